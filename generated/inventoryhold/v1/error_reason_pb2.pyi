@@ -1,0 +1,89 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_CAPACITY_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_ITEM_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_RESERVATION_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_API_KEY_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_ITEM_ALREADY_EXISTS: _ClassVar[ErrorReason]
+    ERROR_REASON_ORDER_ID_IN_USE: _ClassVar[ErrorReason]
+    ERROR_REASON_DUPLICATE_RESERVATION: _ClassVar[ErrorReason]
+    ERROR_REASON_RESERVATION_EXPIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_RESERVATION_ALREADY_CONFIRMED: _ClassVar[ErrorReason]
+    ERROR_REASON_RESERVATION_ALREADY_CANCELLED: _ClassVar[ErrorReason]
+    ERROR_REASON_ALREADY_REFUNDED: _ClassVar[ErrorReason]
+    ERROR_REASON_RESERVATION_NOT_CONFIRMED: _ClassVar[ErrorReason]
+    ERROR_REASON_CAPACITY_IN_USE: _ClassVar[ErrorReason]
+    ERROR_REASON_QUANTITY_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_REFERENCE_AMBIGUOUS: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_FIELD: _ClassVar[ErrorReason]
+    ERROR_REASON_REQUEST_ID_REUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_REVISION_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_TOKEN_EXPIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_TOKEN_FOREIGN: _ClassVar[ErrorReason]
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_SHUTTING_DOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOME_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_CAPACITY_EXCEEDED: ErrorReason
+ERROR_REASON_ITEM_NOT_FOUND: ErrorReason
+ERROR_REASON_RESERVATION_NOT_FOUND: ErrorReason
+ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason
+ERROR_REASON_ITEM_ALREADY_EXISTS: ErrorReason
+ERROR_REASON_ORDER_ID_IN_USE: ErrorReason
+ERROR_REASON_DUPLICATE_RESERVATION: ErrorReason
+ERROR_REASON_RESERVATION_EXPIRED: ErrorReason
+ERROR_REASON_RESERVATION_ALREADY_CONFIRMED: ErrorReason
+ERROR_REASON_RESERVATION_ALREADY_CANCELLED: ErrorReason
+ERROR_REASON_ALREADY_REFUNDED: ErrorReason
+ERROR_REASON_RESERVATION_NOT_CONFIRMED: ErrorReason
+ERROR_REASON_CAPACITY_IN_USE: ErrorReason
+ERROR_REASON_QUANTITY_EXCEEDED: ErrorReason
+ERROR_REASON_REFERENCE_AMBIGUOUS: ErrorReason
+ERROR_REASON_INVALID_FIELD: ErrorReason
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason
+ERROR_REASON_REVISION_MISMATCH: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_RATE_LIMITED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason
+ERROR_REASON_RESUME_TOKEN_FOREIGN: ErrorReason
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason
+ERROR_REASON_SHUTTING_DOWN: ErrorReason
+ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
+
+class CapacityShortfall(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[ShortLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[ShortLine, _Mapping]]] = ...) -> None: ...
+
+class ShortLine(_message.Message):
+    __slots__ = ("sku", "pool", "requested", "available", "shortfall")
+    SKU_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    SHORTFALL_FIELD_NUMBER: _ClassVar[int]
+    sku: str
+    pool: str
+    requested: int
+    available: int
+    shortfall: int
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., requested: _Optional[int] = ..., available: _Optional[int] = ..., shortfall: _Optional[int] = ...) -> None: ...

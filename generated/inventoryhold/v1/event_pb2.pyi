@@ -1,0 +1,66 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from inventoryhold.v1 import item_pb2 as _item_pb2
+from inventoryhold.v1 import reservation_pb2 as _reservation_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_TYPE_UNSPECIFIED: _ClassVar[EventType]
+    EVENT_TYPE_RESERVED: _ClassVar[EventType]
+    EVENT_TYPE_CONFIRMED: _ClassVar[EventType]
+    EVENT_TYPE_CANCELLED: _ClassVar[EventType]
+    EVENT_TYPE_EXPIRED: _ClassVar[EventType]
+    EVENT_TYPE_REFUNDED: _ClassVar[EventType]
+    EVENT_TYPE_EXTENDED: _ClassVar[EventType]
+    EVENT_TYPE_ITEM_CREATED: _ClassVar[EventType]
+    EVENT_TYPE_ITEM_UPDATED: _ClassVar[EventType]
+    EVENT_TYPE_ITEM_DELETED: _ClassVar[EventType]
+    EVENT_TYPE_CAPACITY_ADJUSTED: _ClassVar[EventType]
+    EVENT_TYPE_CAPACITY_TRANSFERRED: _ClassVar[EventType]
+EVENT_TYPE_UNSPECIFIED: EventType
+EVENT_TYPE_RESERVED: EventType
+EVENT_TYPE_CONFIRMED: EventType
+EVENT_TYPE_CANCELLED: EventType
+EVENT_TYPE_EXPIRED: EventType
+EVENT_TYPE_REFUNDED: EventType
+EVENT_TYPE_EXTENDED: EventType
+EVENT_TYPE_ITEM_CREATED: EventType
+EVENT_TYPE_ITEM_UPDATED: EventType
+EVENT_TYPE_ITEM_DELETED: EventType
+EVENT_TYPE_CAPACITY_ADJUSTED: EventType
+EVENT_TYPE_CAPACITY_TRANSFERRED: EventType
+
+class Event(_message.Message):
+    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines")
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OCCUR_TIME_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_OFF_LINES_FIELD_NUMBER: _ClassVar[int]
+    event_id: int
+    type: EventType
+    reservation: _reservation_pb2.Reservation
+    item: _item_pb2.Item
+    lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
+    client: str
+    key_id: str
+    request_id: str
+    reason: str
+    occur_time: _timestamp_pb2.Timestamp
+    written_off_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
+    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ...) -> None: ...
