@@ -1,0 +1,1 @@
+"""holdsvc takes inventory holds over gRPC and keeps them in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""The ledger: the only rooms that know SQL and psycopg."""
