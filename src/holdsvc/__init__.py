@@ -1,0 +1,1 @@
+"""Inventory holds over gRPC and PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Everything that knows SQL: pool, embedded server, migrations, and one module per family of functions."""
