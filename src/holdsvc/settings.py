@@ -196,7 +196,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
-        """Reads the environment, under the flags that are not None; raises SettingsError with a line for each bad one."""
+        """Reads the environment, under the flags that are not None; raises SettingsError, a line for each bad one."""
         try:
             return cls(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
