@@ -115,6 +115,9 @@ def _result(row: Row, request_id: str) -> Result:
     """What came of a change, from a row of type item_answer."""
     outcome, requested, available, sku, pool = row[1:6]
     if outcome is None or outcome == "REPLAYED":
+        # A replay may find the item deleted since.
+        if row[7] is None:
+            return errors.item_not_found(sku, pool)
         return ItemsDone([_item(row)], replayed=outcome is not None)
     if outcome == "RETRY":
         return Again()

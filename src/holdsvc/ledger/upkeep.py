@@ -1,10 +1,9 @@
 """What keeps the ledger in order: sweep, purge, partitions, recount."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import NamedTuple
 
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.model import Drift
 
 VERIFY_SKUS = 200
@@ -40,26 +39,22 @@ async def create_event_partitions(connection: Connection) -> int:
 class Recount(NamedTuple):
     """What a step of a recount has seen."""
 
-    last_sku: str
+    last_sku: str | None
+    """Where the next step begins; None: this was the last."""
     item_count: int
     reservation_count: int
     drifts: list[Drift]
 
 
-async def verify(database: Database, tenant: str) -> AsyncIterator[Recount]:
-    """Recomputes every item's counters from its reservations, a step of `VERIFY_SKUS` skus at a time."""
-    after = ""
-    while True:
-        rows = await database.fetch("SELECT * FROM holdsvc.verify_items(%s, %s, %s)", (tenant, after, VERIFY_SKUS))
-        if not rows:
-            return
-        drifts = []
-        for sku, pool, capacity, remaining, held, confirmed, true_held, true_confirmed, _ in rows:
-            counters = (
-                ("held", held, true_held),
-                ("confirmed", confirmed, true_confirmed),
-                ("capacity", capacity, remaining + held + confirmed),
-            )
-            drifts += [Drift(sku, pool, name, stored, true) for name, stored, true in counters if stored != true]
-        after = rows[-1][0]
-        yield Recount(after, len(rows), sum(row[8] for row in rows), drifts)
+async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Recount:
+    """Recomputes the counters of the next `VERIFY_SKUS` skus from their reservations."""
+    rows = await connection.fetch("SELECT * FROM holdsvc.verify_items(%s, %s, %s)", (tenant, after_sku, VERIFY_SKUS))
+    drifts = []
+    for sku, pool, capacity, remaining, held, confirmed, true_held, true_confirmed, _ in rows:
+        counters = (
+            ("held", held, true_held),
+            ("confirmed", confirmed, true_confirmed),
+            ("capacity", capacity, remaining + held + confirmed),
+        )
+        drifts += [Drift(sku, pool, name, stored, true) for name, stored, true in counters if stored != true]
+    return Recount(rows[-1][0] if rows else None, len(rows), sum(row[8] for row in rows), drifts)
