@@ -82,7 +82,10 @@ class Calls:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
         handlers = {}
         for method in service.methods:
-            handle = getattr(servicer, method.name)
+            handle = getattr(servicer, method.name, None)
+            if handle is None:
+                # gRPC answers UNIMPLEMENTED.
+                continue
             if method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
             else:

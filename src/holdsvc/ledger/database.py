@@ -98,7 +98,7 @@ class Database:
         )
 
     async def _configure(self, connection: AsyncConnection[Row]) -> None:
-        await connection.execute(self._session)
+        await connection.execute(self._session, prepare=False)
 
     async def open(self) -> None:
         """Opens the pool and waits for its first connections."""

@@ -46,6 +46,10 @@ class MigrationError(Exception):
     """A migration cannot be run; the message says what to do."""
 
 
+class ConnectionRefused(MigrationError):  # noqa: N818
+    """The database cannot be reached, perhaps because it is still starting."""
+
+
 class MigrationChanged(MigrationError):  # noqa: N818 - an event, not a fault of the code
     """An applied migration's file is not what it was."""
 
@@ -188,7 +192,7 @@ def _connect(dsn: str) -> Iterator[psycopg.Connection]:
     try:
         connection = psycopg.connect(dsn, autocommit=True, application_name="holdsvc migrate")
     except psycopg.OperationalError as error:
-        raise MigrationError(
+        raise ConnectionRefused(
             f"No connection to the database to migrate: {str(error).strip()}\nThe role and the database must exist;"
             " check HOLDSVC_MIGRATE_DSN, or HOLDSVC_DSN where that is empty"
         ) from error

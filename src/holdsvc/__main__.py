@@ -1,0 +1,5 @@
+"""`python -m holdsvc`."""
+
+from holdsvc.cli import main
+
+main()

@@ -1,0 +1,197 @@
+"""The command line: serve, migrate, keys, items, verify, config, health."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from holdsvc import errors, logs, operator
+from holdsvc.ledger import migrate as migrations
+from holdsvc.ledger.data_folder import EmbeddedServerError
+from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="holdsvc takes inventory holds over gRPC.")
+migrate_app = typer.Typer(no_args_is_help=True, help="Bring the database's schema up or down.")
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+items_app = typer.Typer(no_args_is_help=True, help="Import and list items.")
+app.add_typer(migrate_app, name="migrate")
+app.add_typer(keys_app, name="keys")
+app.add_typer(items_app, name="items")
+
+Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
+
+
+def main() -> None:
+    """Runs the command line; failures that a person can mend are one line on standard error and exit code 1."""
+    try:
+        app()
+    except (
+        SettingsError,
+        EmbeddedServerError,
+        migrations.MigrationError,
+        operator.OperatorError,
+        errors.HoldError,
+    ) as error:
+        typer.echo(f"holdsvc: {error}", err=True)
+        sys.exit(1)
+
+
+def _settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Gives a command one option for each setting; an option goes over the environment."""
+
+    def run(**flags: Any) -> None:
+        command(Settings.load(**flags))
+
+    run.__doc__ = command.__doc__
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045 - typer reads annotations of this form
+                typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description} [{PREFIX}{name.upper()}]"),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@app.command("serve")
+@_settings_options
+def serve(settings: Settings) -> None:
+    """Run the service until SIGTERM."""
+    from holdsvc import supervisor
+
+    logs.configure(settings.log_level)
+    for name in unknown_names():
+        typer.echo(f"holdsvc: {name} is no setting: see `holdsvc config`", err=True)
+    sys.exit(supervisor.serve(settings))
+
+
+@app.command("config")
+@_settings_options
+def config(settings: Settings) -> None:
+    """Print the effective settings, secrets masked."""
+    for name, value in shown(settings).items():
+        typer.echo(f"{name}={value}")
+
+
+@app.command("health")
+def health(
+    address: Annotated[str, typer.Option(help="Where the service listens; default: HOLDSVC_LISTEN.")] = "",
+    timeout: Annotated[str, typer.Option(help="The longest to wait for the answer.")] = "3s",
+    liveness: Annotated[bool, typer.Option("--liveness", help="Ask whether the process works, not the database.")] = False,
+) -> None:
+    """Ask a running service for its health; exit code 0 only when it is SERVING."""
+    answer = operator.health(Settings.load(), address, parse_duration(timeout).total_seconds(), liveness=liveness)
+    typer.echo(answer)
+    if answer != "SERVING":
+        sys.exit(1)
+
+
+@contextmanager
+def _database() -> Iterator[str]:
+    """The owner's DSN: of the DSN given, or of the embedded database, started when no service runs on it."""
+    settings = Settings.load()
+    logs.configure("warning")
+    with operator.owner_dsn(settings) as dsn:
+        yield dsn
+
+
+@migrate_app.command("up")
+def migrate_up(to: Annotated[Optional[str], typer.Option(help="The last version to apply.")] = None) -> None:  # noqa: UP045
+    """Apply the migrations that are pending."""
+    with _database() as dsn:
+        for migration in migrations.up(dsn, to):
+            typer.echo(f"applied {migration.version} {migration.name}")
+
+
+@migrate_app.command("down")
+def migrate_down(steps: Annotated[int, typer.Option(help="How many to take back, data with them.")] = 1) -> None:
+    """Take back the newest migrations."""
+    with _database() as dsn:
+        for migration in migrations.down(dsn, steps):
+            typer.echo(f"took back {migration.version} {migration.name}")
+
+
+@migrate_app.command("status")
+def migrate_status() -> None:
+    """List every migration and whether it is applied."""
+    with _database() as dsn:
+        for row in migrations.status(dsn):
+            typer.echo(f"{row.version} {row.state:8} {row.name}")
+
+
+@keys_app.command("create")
+def keys_create(
+    client: Annotated[str, typer.Option(help="The client that calls with it.")],
+    tenant: Tenant = "default",
+    scopes: Annotated[str, typer.Option(help="What it may do, separated by commas; `all` for every scope.")] = "reserve,confirm,inventory.read",
+    pools: Annotated[str, typer.Option(help="The pools that it may see and take from, separated by commas; empty: all.")] = "",
+    expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
+) -> None:
+    """Create an API key and print it: it is shown this once."""
+    lifetime: timedelta | None = parse_duration(expires_in) if expires_in else None
+    with _database() as dsn:
+        typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
+
+
+@keys_app.command("list")
+def keys_list(tenant: Tenant = "default") -> None:
+    """List a tenant's API keys, newest first, a JSON object a line."""
+    with _database() as dsn:
+        for key in operator.list_keys(dsn, tenant):
+            typer.echo(json.dumps(key))
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
+    """Revoke an API key."""
+    with _database() as dsn:
+        operator.revoke_key(dsn, tenant, key_id)
+        typer.echo(f"revoked {key_id}")
+
+
+@items_app.command("import")
+def items_import(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns sku, capacity and, optionally, pool, display_name, oversell_limit.")],
+    tenant: Tenant = "default",
+    errors_file: Annotated[Optional[Path], typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")] = None,  # noqa: UP045
+) -> None:
+    """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
+    with _database() as dsn:
+        created, bad = operator.import_items(dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv"))
+    typer.echo(f"{created} items created, {bad} rows refused")
+    if bad:
+        sys.exit(1)
+
+
+@items_app.command("list")
+def items_list(tenant: Tenant = "default", prefix: Annotated[str, typer.Option(help="Begin of the sku.")] = "") -> None:
+    """List a tenant's items, a JSON object a line."""
+    with _database() as dsn:
+        for item in operator.list_items(dsn, tenant, prefix):
+            typer.echo(json.dumps(item))
+
+
+@app.command("verify")
+def verify(tenant: Annotated[str, typer.Option(help="Only this tenant; empty: all.")] = "") -> None:
+    """Recount every item's counters from its reservations; exit code 1 when any differs."""
+    with _database() as dsn:
+        ok = True
+        for report in operator.verify(dsn, tenant):
+            ok &= not report["drifts"]
+            typer.echo(json.dumps(report))
+    typer.echo("ok" if ok else "the ledger has drifted", err=not ok)
+    if not ok:
+        sys.exit(1)

@@ -1,0 +1,113 @@
+"""One serving process: database, engine and server, from start to drain."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
+
+from holdsvc import metrics
+from holdsvc.api.calls import Call
+from holdsvc.api.server import Server
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.sweeper import Sweeper
+from holdsvc.ledger.database import Database
+from holdsvc.settings import Settings
+
+log = structlog.get_logger(__name__)
+access_log = structlog.get_logger("holdsvc.access")
+
+HEALTH_INTERVAL_S = 1.0
+HEALTH_TIMEOUT_S = 2.0
+START_TIMEOUT_S = 60.0
+
+
+class _Calls(metrics.Metrics):
+    """Metrics and the access log, at debug level for what went well."""
+
+    def handled(  # type: ignore[override]
+        self, method: str, call: Call | None, code: str, reason: str, seconds: float
+    ) -> None:
+        super().handled(method, code, reason, seconds)
+        if reason:
+            tell = access_log.error if reason == "INTERNAL" else access_log.info
+            tell(
+                "call",
+                method=method,
+                code=code,
+                reason=reason,
+                tenant=call.caller.tenant if call else "",
+                client=call.caller.client if call else "",
+                duration_ms=round(seconds * 1000, 3),
+            )
+
+
+class Service:
+    """Serves until it is stopped. `start`, then `stop`, on one loop."""
+
+    def __init__(self, settings: Settings, dsn: str) -> None:
+        self._settings = settings
+        self._observer = _Calls()
+        self.database = Database(settings, dsn)
+        self.engine = Engine(settings, self.database, self._observer)
+        self._server: Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._server is not None
+        return self._server.port
+
+    async def start(self, *, sweeping: bool = True) -> None:
+        """Connects, sweeps once, serves. Raises OSError when the address is taken."""
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(START_TIMEOUT_S), wait=wait_exponential(multiplier=0.1, max=2), reraise=True
+        ):
+            with attempt:
+                await self.database.open()
+        self.engine.start()
+        self._server = Server(self._settings, self.engine, self._observer)
+        await self._server.start()
+        sweeper = Sweeper(self._settings, self.database, self._observer)
+        if sweeping:
+            self._tasks.append(asyncio.create_task(sweeper.run()))
+        await self._check_health()
+        self._tasks.append(asyncio.create_task(self._watch_health()))
+        log.info("serving", port=self._server.port, auth=self._settings.auth)
+
+    async def _check_health(self) -> None:
+        assert self._server is not None
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self.database.ping()
+            alive = True
+        except Exception as error:
+            alive = False
+            log.warning("database.unreachable", error=type(error).__name__)
+        metrics.DATABASE_UP.set(alive)
+        for lane, depth in self.engine.queue_depths().items():
+            metrics.QUEUE_DEPTH.labels(lane).set(depth)
+        await self._server.set_serving(alive)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            await self._check_health()
+
+    async def stop(self) -> None:
+        """Health first, then the calls in flight, then the connections."""
+        assert self._server is not None
+        log.info("draining")
+        await self._server.announce_stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        grace_s = self._settings.drain_grace.total_seconds()
+        await self._server.stop(grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.engine.drain()
+        await self.engine.close()
+        await self.database.close()
+        log.info("stopped")

@@ -1,0 +1,214 @@
+"""`holdsvc serve`: the process that starts the others, replaces those that die, and ends them all.
+
+It starts the embedded PostgreSQL (without a DSN), migrates, serves the metrics of all workers on one page, and spawns
+the workers, who share one port. Everything is started from its main thread: the kernel tells the children when that
+ends, so a kill -9 leaves nothing behind.
+"""
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import structlog
+import uvloop
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from holdsvc import logs
+from holdsvc.ledger import migrate
+from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.2
+RESTART_PAUSE_S = 1.0
+KILL_AFTER_S = 5.0
+"""How much longer than `drain_grace` a worker may take to end."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def serve(settings: Settings) -> int:
+    """Runs the service until SIGTERM or SIGINT; returns the exit code."""
+    supervisor = Supervisor(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.request_stop())
+    return supervisor.run()
+
+
+class Supervisor:
+    """Keeps `settings.workers` processes serving."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = False
+        self._failed = False
+        self._embedded: EmbeddedServer | None = None
+        self._workers: list[SpawnProcess] = []
+        self._born: dict[int, float] = {}
+        self._context = multiprocessing.get_context("spawn")
+        self._port_holder: socket.socket | None = None
+
+    def request_stop(self) -> None:
+        """Asks for the end; safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> int:
+        """Starts everything, watches over it, ends everything."""
+        metrics_dir = Path(tempfile.mkdtemp(prefix="holdsvc-metrics-"))
+        # Workers inherit it; prometheus-client reads it when it is imported.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+        try:
+            dsn = self._start_database()
+            self._migrate(dsn)
+            settings = self._with_fixed_port()
+            self._serve_metrics(metrics_dir)
+            while not self._stopping:
+                self._keep_database()
+                self._keep_workers(settings, dsn)
+                time.sleep(TICK_S)
+        finally:
+            self._stop_workers()
+            if self._embedded is not None:
+                self._embedded.stop()
+            if self._port_holder is not None:
+                self._port_holder.close()
+            shutil.rmtree(metrics_dir, ignore_errors=True)
+        return 1 if self._failed else 0
+
+    def _start_database(self) -> str:
+        dsn = self._settings.dsn.get_secret_value()
+        if dsn:
+            return dsn
+        self._embedded = EmbeddedServer(self._settings.data_dir, bin_dir=self._settings.pg_bin)
+        dsn = self._embedded.start()
+        log.info("database.started", data_dir=str(self._settings.data_dir))
+        return dsn
+
+    def _migrate(self, dsn: str) -> None:
+        for attempt in Retrying(
+            # A database that is still starting refuses connections; anything else will not get better.
+            retry=retry_if_exception_type(migrate.ConnectionRefused),
+            stop=stop_after_delay(60),
+            wait=wait_exponential(multiplier=0.2, max=3),
+            reraise=True,
+        ):
+            with attempt:
+                done = migrate.up(self._settings.effective_migrate_dsn.get_secret_value() or dsn)
+        if done:
+            log.info("database.migrated", applied=len(done), version=done[-1].version)
+
+    def _with_fixed_port(self) -> Settings:
+        """Several workers share one port: with port 0 a free one is taken here and kept for them."""
+        host, port = split_address(self._settings.listen)
+        if port != 0 or self._settings.workers == 1:
+            return self._settings
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._port_holder = socket.socket(family, socket.SOCK_STREAM)
+        self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._port_holder.bind((host, 0))
+        port = self._port_holder.getsockname()[1]
+        return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
+
+    def _serve_metrics(self, folder: Path) -> None:
+        if not self._settings.metrics_listen:
+            return
+        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        host, port = split_address(self._settings.metrics_listen)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        try:
+            server, _ = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            raise SettingsError(
+                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
+            ) from error
+        log.info("metrics.serving", host=host, port=server.server_port)
+
+    def _keep_database(self) -> None:
+        if self._embedded is not None and self._embedded.pid is None:
+            log.error("database.died")
+            self._embedded.stop()
+            self._embedded.start()
+            log.info("database.restarted")
+
+    def _keep_workers(self, settings: Settings, dsn: str) -> None:
+        for worker in [worker for worker in self._workers if not worker.is_alive()]:
+            self._workers.remove(worker)
+            worker.join()
+            if worker.pid is not None:
+                _forget_metrics(worker.pid)
+            if worker.exitcode == EXIT_ADDRESS:
+                # It said why; trying again would not help.
+                self._failed = self._stopping = True
+                return
+            lived_s = time.monotonic() - self._born.pop(worker.pid or 0, 0.0)
+            log.error("worker.died", pid=worker.pid, exit_code=worker.exitcode)
+            if lived_s < RESTART_PAUSE_S:
+                time.sleep(RESTART_PAUSE_S)
+        while len(self._workers) < settings.workers and not self._stopping:
+            worker = self._context.Process(target=_work, args=(settings, dsn, os.getpid()), name="holdsvc worker")
+            worker.start()
+            self._workers.append(worker)
+            self._born[worker.pid or 0] = time.monotonic()
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+        deadline = time.monotonic() + self._settings.drain_grace.total_seconds() + KILL_AFTER_S
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.is_alive():
+                log.error("worker.killed", pid=worker.pid)
+                worker.kill()
+                worker.join()
+
+
+EXIT_ADDRESS = 3
+"""Exit code of a worker that could not bind the address."""
+
+
+def _forget_metrics(pid: int) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _work(settings: Settings, dsn: str, parent: int) -> None:
+    """A worker's whole life."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    logs.configure(settings.log_level)
+    structlog.contextvars.bind_contextvars(pid=os.getpid())
+    sys.exit(uvloop.run(_serve_calls(settings, dsn)))
+
+
+async def _serve_calls(settings: Settings, dsn: str) -> int:
+    from holdsvc.service import Service
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = Service(settings, dsn)
+    try:
+        await service.start()
+    except OSError as error:
+        log.error("address.taken", listen=settings.listen, error=str(error))
+        return EXIT_ADDRESS
+    await stop.wait()
+    await service.stop()
+    return 0
