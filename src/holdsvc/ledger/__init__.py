@@ -1,1 +1,1 @@
-"""Everything that knows SQL: pool, embedded server, migrations, and one module per family of functions."""
+"""The ledger: the only rooms that know SQL and psycopg."""

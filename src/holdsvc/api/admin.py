@@ -1,0 +1,97 @@
+"""AdminService: API keys and the recount of the ledger."""
+
+from datetime import datetime, timezone
+
+from holdsvc import errors
+from holdsvc.api import convert, pages, validation
+from holdsvc.api.calls import Call
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.keyring import make_key
+from holdsvc.errors import Violation
+from holdsvc.ledger import keys, upkeep
+from holdsvc.ledger.database import Connection
+from inventoryhold.v1 import admin_service_pb2 as pb
+
+DRIFTS_MAX = 1000
+
+
+class AdminServicer:
+    """One coroutine each rpc; the proto documents them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
+        """Creates a key with no more rights than the caller's."""
+        expire_time = request.expire_time.ToDatetime(timezone.utc) if request.HasField("expire_time") else None
+        past = expire_time is not None and expire_time <= datetime.now(timezone.utc)
+        validation.check(request, Violation("expire_time", "must be in the future", "IN_THE_PAST") if past else None)
+        caller = call.caller
+        for scope in request.scopes:
+            if scope not in caller.scopes:
+                raise errors.permission_denied(scope)
+        pools = list(request.pools) or sorted(caller.pools)
+        for pool in pools:
+            if not caller.sees_pool(pool):
+                raise errors.invalid_field("pools", f"the caller's own key does not have the pool {pool!r}")
+        new = make_key()
+
+        async def create(connection: Connection) -> pb.CreateApiKeyResponse:
+            stored = await keys.create(
+                connection,
+                tenant=caller.tenant,
+                key_id=new.key_id,
+                client=request.client,
+                secret_hash=new.secret_hash,
+                scopes=list(request.scopes),
+                pools=pools,
+                expire_time=expire_time,
+            )
+            return pb.CreateApiKeyResponse(api_key=convert.api_key(stored), secret=new.secret)
+
+        return await self._engine.change(caller.tenant, create, call.deadline)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
+        """Lists the tenant's keys, newest first."""
+        validation.check(request)
+        tenant = call.caller.tenant
+        position = pages.read(tenant, request, request.page_token)
+        before = (datetime.fromisoformat(position[0]), position[1]) if position else None
+        size = validation.page_size(request.page_size)
+        found = await self._engine.read(
+            lambda connection: keys.list_page(connection, tenant, before, size + 1), call.deadline
+        )
+        response = pb.ListApiKeysResponse(api_keys=[convert.api_key(key) for key in found[:size]])
+        if len(found) > size:
+            last = found[size - 1]
+            response.next_page_token = pages.write(tenant, request, [last.create_time.isoformat(), last.key_id])
+        return response
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.RevokeApiKeyResponse:
+        """Revokes a key."""
+        validation.check(request)
+        tenant = call.caller.tenant
+        revoked = await self._engine.change(
+            tenant, lambda connection: keys.revoke(connection, tenant, request.key_id), call.deadline
+        )
+        if revoked is None:
+            raise errors.api_key_not_found(request.key_id)
+        return pb.RevokeApiKeyResponse(api_key=convert.api_key(revoked))
+
+    async def VerifyLedger(self, request: pb.VerifyLedgerRequest, call: Call) -> pb.VerifyLedgerResponse:
+        """Recounts the tenant's items, in short statements."""
+        validation.check(request)
+        response = pb.VerifyLedgerResponse(ok=True)
+        after: str | None = ""
+        while after is not None:
+            step = await self._engine.read(
+                lambda connection, after=after: upkeep.verify_step(connection, call.caller.tenant, after),  # type: ignore[misc]
+                call.deadline,
+            )
+            response.item_count += step.item_count
+            response.reservation_count += step.reservation_count
+            response.ok &= not step.drifts
+            for drift in step.drifts[: DRIFTS_MAX - len(response.drifts)]:
+                response.drifts.add(**drift._asdict())
+            after = step.last_sku
+        return response

@@ -1,0 +1,177 @@
+"""The way of a call: identity, scope, request, handler, answer, with one place where errors become statuses.
+
+One function for unary calls and one for streams, instead of a chain of interceptors: gRPC's aio stack makes a coroutine
+of each, and a call has to pay for it. The order is that of the code, and a test holds it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_status import rpc_status
+
+from holdsvc import errors
+from holdsvc.api.errors import CODES, as_hold_error, status
+from holdsvc.api.scopes import ALL_SCOPES, SCOPES
+from holdsvc.engine.keyring import Keyring
+from holdsvc.model import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler knows of its call besides the request."""
+
+    method: str
+    caller: Caller
+    deadline: float
+    """On the loop's clock."""
+
+
+class CallObserver(Protocol):
+    """Who hears of calls: metrics and the access log."""
+
+    def started(self, method: str) -> None:
+        """A call has arrived."""
+
+    def handled(self, method: str, call: Call | None, code: str, reason: str, seconds: float) -> None:
+        """A call has been answered; `call` is None when it had no valid identity."""
+
+
+Authenticate = Callable[[Mapping[str, str | bytes], float], Awaitable[Caller]]
+
+
+def authenticator(keyring: Keyring) -> Authenticate:
+    """Finds the caller by the key in `authorization: Bearer` or `x-api-key`."""
+
+    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
+        key = metadata.get("x-api-key")
+        if key is None:
+            scheme, _, key = str(metadata.get("authorization", "")).partition(" ")
+            if scheme.lower() != "bearer":
+                raise errors.unauthenticated("no API key")
+        return await keyring.caller(str(key).strip(), deadline)
+
+    return authenticate
+
+
+def everybody() -> Authenticate:
+    """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
+    caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
+
+    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
+        return caller
+
+    return authenticate
+
+
+class Calls:
+    """Makes gRPC handlers of a servicer's coroutines."""
+
+    def __init__(self, authenticate: Authenticate, observer: CallObserver, default_deadline_s: float) -> None:
+        self._authenticate = authenticate
+        self._observer = observer
+        self._default_deadline_s = default_deadline_s
+
+    def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
+        handlers = {}
+        for method in service.methods:
+            handle = getattr(servicer, method.name)
+            if method.server_streaming:
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
+            else:
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method, handle))
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    async def _enter(self, method: str, context: Any) -> Call:
+        """Identity and scope come first: who may not call learns nothing of what is valid or there."""
+        remaining = context.time_remaining()
+        deadline = asyncio.get_running_loop().time() + (remaining if remaining is not None else self._default_deadline_s)
+        caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
+        scope = SCOPES[method]
+        if scope not in caller.scopes:
+            raise errors.permission_denied(scope)
+        return Call(method, caller, deadline)
+
+    def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
+        method, request_class = _names(descriptor)
+        observer = self._observer
+
+        async def unary(data: bytes, context: Any) -> bytes:
+            start = perf_counter()
+            observer.started(method)
+            call = None
+            try:
+                call = await self._enter(method, context)
+                answer = (await handle(_parse(request_class, data), call)).SerializeToString()
+            except asyncio.CancelledError:
+                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                raise
+            except Exception as error:
+                await self._abort(context, method, call, error, start)
+                raise AssertionError("abort raises") from None
+            observer.handled(method, call, "OK", "", perf_counter() - start)
+            return answer
+
+        return unary
+
+    def _stream(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]) -> Any:
+        method, request_class = _names(descriptor)
+        observer = self._observer
+
+        async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            start = perf_counter()
+            observer.started(method)
+            call = None
+            try:
+                call = await self._enter(method, context)
+                async for message in handle(_parse(request_class, data), call):
+                    yield message if isinstance(message, bytes) else message.SerializeToString()
+            except asyncio.CancelledError:
+                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                # Swallowing it would leak the call's native memory.
+                raise
+            except Exception as error:
+                await self._abort(context, method, call, error, start)
+                raise AssertionError("abort raises") from None
+            observer.handled(method, call, "OK", "", perf_counter() - start)
+
+        return stream
+
+    async def _abort(self, context: Any, method: str, call: Call | None, error: Exception, start: float) -> None:
+        refusal = as_hold_error(error, method)
+        self._observer.handled(method, call, CODES[refusal.reason].name, refusal.reason, perf_counter() - start)
+        answer = rpc_status.to_status(status(refusal))
+        if refusal.retry_after_s is not None:
+            # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
+            pushback = ("grpc-retry-pushback-ms", str(int(refusal.retry_after_s * 1000)))
+            await context.abort(answer.code, answer.details, (*answer.trailing_metadata, pushback))
+        await context.abort_with_status(answer)
+
+
+def _names(descriptor: MethodDescriptor) -> tuple[str, type[Message]]:
+    method = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    if method not in SCOPES:
+        raise LookupError(f"{method} has no scope rule: add it to SCOPES")
+    return method, GetMessageClass(descriptor.input_type)
+
+
+def _parse(request_class: type[Message], data: bytes) -> Message:
+    try:
+        return request_class.FromString(data)
+    except DecodeError:
+        raise errors.invalid_field("request", f"is not a well-formed {request_class.DESCRIPTOR.full_name}") from None
+
+
+def unwrap(result: Any) -> Any:
+    """What came of a request, raised where it is a refusal."""
+    if isinstance(result, Exception):
+        raise result
+    return result
+

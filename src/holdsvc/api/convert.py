@@ -1,0 +1,110 @@
+"""From plain values to messages."""
+
+from datetime import datetime, timedelta, timezone
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from holdsvc import model
+from inventoryhold.v1 import admin_service_pb2, event_pb2, item_pb2, reservation_pb2
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_SECOND = timedelta(seconds=1)
+
+
+def set_time(timestamp: Timestamp, time: datetime) -> None:
+    """Sets a timestamp, to the microsecond."""
+    timestamp.seconds, rest = divmod(time - _EPOCH, _SECOND)
+    timestamp.nanos = rest.microseconds * 1000
+
+
+def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) -> None:
+    """Fills a Reservation. Unset strings stay unset: assigning costs more than looking."""
+    message.reservation_id = r.reservation_id
+    message.client = r.client
+    message.state = int(r.state)  # type: ignore[assignment]
+    message.revision = r.revision
+    for line in r.lines:
+        added = message.lines.add()
+        added.sku = line.sku
+        if line.pool:
+            added.pool = line.pool
+        added.quantity = line.quantity
+        if line.confirmed_quantity:
+            added.confirmed_quantity = line.confirmed_quantity
+            added.refunded_quantity = line.refunded_quantity
+    set_time(message.create_time, r.create_time)
+    set_time(message.expire_time, r.expire_time)
+    if r.holder:
+        message.holder = r.holder
+    if r.reference:
+        message.reference = r.reference
+    if r.metadata:
+        message.metadata.update(r.metadata)
+    if r.order_id:
+        message.order_id = r.order_id
+    if r.customer_name or r.customer_email:
+        message.customer.name = r.customer_name or ""
+        message.customer.email = r.customer_email or ""
+    if r.confirm_time is not None:
+        set_time(message.confirm_time, r.confirm_time)
+    if r.cancel_time is not None:
+        set_time(message.cancel_time, r.cancel_time)
+    if r.refund_time is not None:
+        set_time(message.refund_time, r.refund_time)
+    if r.reason:
+        message.reason = r.reason
+
+
+def item(i: model.Item) -> item_pb2.Item:
+    """An Item."""
+    message = item_pb2.Item(
+        sku=i.sku,
+        pool=i.pool,
+        display_name=i.display_name,
+        capacity=i.capacity,
+        remaining=i.remaining,
+        held=i.held,
+        confirmed=i.confirmed,
+        oversell_limit=i.oversell_limit,
+        revision=i.revision,
+    )
+    if i.create_time is not None:
+        set_time(message.create_time, i.create_time)
+    set_time(message.update_time, i.update_time)
+    return message
+
+
+def event(e: model.Event) -> event_pb2.Event:
+    """An Event, without any customer."""
+    message = event_pb2.Event(
+        event_id=e.event_id,
+        type=int(e.type),  # type: ignore[arg-type]
+        lines=[_quantity(line) for line in e.lines],
+        client=e.client,
+        key_id=e.key_id,
+        request_id=e.request_id,
+        reason=e.reason,
+        written_off_lines=[_quantity(line) for line in e.written_off_lines],
+    )
+    set_time(message.occur_time, e.occur_time)
+    if e.reservation is not None:
+        set_reservation(message.reservation, e.reservation)
+        message.reservation.ClearField("customer")
+    if e.item is not None:
+        message.item.CopyFrom(item(e.item))
+    return message
+
+
+def _quantity(line: model.Line) -> item_pb2.ItemQuantity:
+    return item_pb2.ItemQuantity(sku=line.sku, pool=line.pool, quantity=line.quantity)
+
+
+def api_key(key: model.ApiKey) -> admin_service_pb2.ApiKey:
+    """An ApiKey, without its secret's hash."""
+    message = admin_service_pb2.ApiKey(key_id=key.key_id, client=key.client, scopes=key.scopes, pools=key.pools)
+    set_time(message.create_time, key.create_time)
+    if key.expire_time is not None:
+        set_time(message.expire_time, key.expire_time)
+    if key.revoke_time is not None:
+        set_time(message.revoke_time, key.revoke_time)
+    return message

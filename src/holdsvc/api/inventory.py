@@ -1,0 +1,184 @@
+"""InventoryService: checks requests, hands them to the engine, makes answers."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from holdsvc import errors, model
+from holdsvc.api import convert, pages, validation
+from holdsvc.api.calls import Call, unwrap
+from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
+from holdsvc.engine.engine import Engine
+from holdsvc.errors import Violation
+from holdsvc.ledger import items
+from holdsvc.model import ItemKey, ItemsDone
+from inventoryhold.v1 import inventory_service_pb2 as pb
+from inventoryhold.v1 import item_pb2
+
+_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class InventoryServicer:
+    """One coroutine each rpc; the proto documents them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def CreateItem(self, request: pb.CreateItemRequest, call: Call) -> pb.CreateItemResponse:
+        """Creates an item."""
+        validation.check(request)
+        [created] = await self._create([request.item], call)
+        return pb.CreateItemResponse(item=convert.item(created))
+
+    async def BatchCreateItems(self, request: pb.BatchCreateItemsRequest, call: Call) -> pb.BatchCreateItemsResponse:
+        """Creates many items or none."""
+        seen: dict[tuple[str, str], int] = {}
+        repeated = []
+        for index, item in enumerate(request.items):
+            first = seen.setdefault((item.sku, item.pool), index)
+            if first != index:
+                repeated.append(Violation(f"items[{index}]", f"names the same item as items[{first}]", "REPEATED_ITEM"))
+        validation.check(request, *repeated)
+        created = await self._create(request.items, call)
+        return pb.BatchCreateItemsResponse(items=[convert.item(item) for item in created])
+
+    async def _create(self, wanted: Sequence[item_pb2.Item], call: Call) -> list[model.Item]:
+        new = [
+            model.Item(
+                item.sku, item.pool, item.display_name, item.capacity, 0, 0, 0, item.oversell_limit, 0, None, _NEVER
+            )
+            for item in wanted
+        ]
+        for item in new:
+            check_pool(call.caller, item.sku, item.pool)
+        result = await self._engine.change(
+            call.caller.tenant, lambda connection: items.create(connection, call.caller, new), call.deadline
+        )
+        done: ItemsDone = unwrap(result)
+        return done.items
+
+    async def GetItem(self, request: pb.GetItemRequest, call: Call) -> pb.GetItemResponse:
+        """Reads one item."""
+        validation.check(request)
+        check_pool(call.caller, request.sku, request.pool)
+        key = ItemKey(request.sku, request.pool)
+        [found] = await self._engine.read(
+            lambda connection: items.get(connection, call.caller.tenant, [key]), call.deadline
+        )
+        if found is None:
+            raise errors.item_not_found(request.sku, request.pool)
+        return pb.GetItemResponse(item=convert.item(found))
+
+    async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
+        """Lists items in order of sku and pool."""
+        validation.check(request)
+        caller = call.caller
+        position = pages.read(caller.tenant, request, request.page_token)
+        after = ItemKey(*position) if position else ItemKey("", "")
+        pools: list[str] | None = sorted(caller.pools) or None
+        if request.HasField("pool"):
+            pools = [request.pool] if caller.sees_pool(request.pool) else []
+        size = validation.page_size(request.page_size)
+        found = await self._engine.read(
+            lambda connection: items.list_page(connection, caller.tenant, request.sku_prefix, pools, after, size + 1),
+            call.deadline,
+        )
+        response = pb.ListItemsResponse(items=[convert.item(item) for item in found[:size]])
+        if len(found) > size:
+            last = found[size - 1]
+            response.next_page_token = pages.write(caller.tenant, request, [last.sku, last.pool])
+        return response
+
+    async def UpdateItem(self, request: pb.UpdateItemRequest, call: Call) -> pb.UpdateItemResponse:
+        """Sets fields of an item."""
+        paths = set(request.update_mask.paths)
+        empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
+        validation.check(request, empty)
+        new = request.item
+        check_pool(call.caller, new.sku, new.pool)
+        result = await self._engine.change(
+            call.caller.tenant,
+            lambda connection: items.update(
+                connection,
+                call.caller,
+                ItemKey(new.sku, new.pool),
+                display_name=new.display_name if "display_name" in paths else None,
+                capacity=new.capacity if "capacity" in paths else None,
+                oversell_limit=new.oversell_limit if "oversell_limit" in paths else None,
+                revision=request.revision,
+            ),
+            call.deadline,
+        )
+        done: ItemsDone = unwrap(result)
+        return pb.UpdateItemResponse(item=convert.item(done.items[0]))
+
+    async def AdjustCapacity(self, request: pb.AdjustCapacityRequest, call: Call) -> pb.AdjustCapacityResponse:
+        """Changes a capacity by a difference."""
+        validation.check(request)
+        check_pool(call.caller, request.sku, request.pool)
+        change = model.Adjust(
+            caller=call.caller,
+            request_id=request.request_id,
+            fingerprint=fingerprint(request),
+            sku=request.sku,
+            pool=request.pool,
+            delta=request.delta,
+            reason=request.reason,
+        )
+        [result] = await self._engine.submit("adjust", [change], call.deadline)
+        done: ItemsDone = unwrap(result)
+        return pb.AdjustCapacityResponse(item=convert.item(done.items[0]), replayed=done.replayed)
+
+    async def TransferCapacity(self, request: pb.TransferCapacityRequest, call: Call) -> pb.TransferCapacityResponse:
+        """Moves capacity between pools."""
+        validation.check(request)
+        check_pool(call.caller, request.sku, request.from_pool)
+        check_pool(call.caller, request.sku, request.to_pool)
+        change = model.Transfer(
+            caller=call.caller,
+            request_id=request.request_id,
+            fingerprint=fingerprint(request),
+            sku=request.sku,
+            from_pool=request.from_pool,
+            to_pool=request.to_pool,
+            quantity=request.quantity,
+            reason=request.reason,
+        )
+        [result] = await self._engine.submit("transfer", [change], call.deadline)
+        done: ItemsDone = unwrap(result)
+        return pb.TransferCapacityResponse(
+            from_item=convert.item(done.items[0]), to_item=convert.item(done.items[1]), replayed=done.replayed
+        )
+
+    async def DeleteItem(self, request: pb.DeleteItemRequest, call: Call) -> pb.DeleteItemResponse:
+        """Deletes an item that nobody has units of."""
+        validation.check(request)
+        check_pool(call.caller, request.sku, request.pool)
+        key = ItemKey(request.sku, request.pool)
+        unwrap(
+            await self._engine.change(
+                call.caller.tenant, lambda connection: items.delete(connection, call.caller, key), call.deadline
+            )
+        )
+        return pb.DeleteItemResponse()
+
+    async def CheckAvailability(
+        self, request: pb.CheckAvailabilityRequest, call: Call
+    ) -> pb.CheckAvailabilityResponse:
+        """Tells what can be had."""
+        validation.check(request)
+        lines = merged_lines(request.lines)
+        check_pools(call.caller, lines)
+        found = await self._engine.read(
+            lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
+        )
+        response = pb.CheckAvailabilityResponse(available=True)
+        for line, available in zip(lines, found, strict=True):
+            if available is None:
+                raise errors.item_not_found(line.sku, line.pool)
+            shortfall = max(0, line.quantity - available)
+            response.available &= not shortfall
+            response.lines.add(
+                sku=line.sku, pool=line.pool, requested=line.quantity, available=available, shortfall=shortfall
+            )
+        return response
+

@@ -1,0 +1,264 @@
+"""ReservationService: checks requests, hands them to the engine, makes answers."""
+
+from typing import Any
+
+from holdsvc import errors, model
+from holdsvc.api import convert, pages, validation
+from holdsvc.api.calls import Call, unwrap
+from holdsvc.api.errors import as_hold_error, status
+from holdsvc.api.requests import check_pools, fingerprint, merged_lines
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.limits import RateLimit
+from holdsvc.errors import Violation
+from holdsvc.ledger import events, reservations, upkeep
+from holdsvc.model import Done
+from holdsvc.settings import Settings
+from inventoryhold.v1 import reservation_service_pb2 as pb
+
+CLEANUP_DEFAULT = 1000
+CLEANUP_MAX = 10_000
+
+
+class ReservationServicer:
+    """One coroutine each rpc; the proto documents them."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
+
+    async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
+        """Takes units for a while."""
+        ttl_us, violation = self._ttl(request)
+        validation.check(request, violation, _duplicate_window_rule(request))
+        change = self._reserve(request, call, ttl_us)
+        [result] = await self._engine.submit("reserve", [change], call.deadline)
+        done: Done = unwrap(result)
+        response = pb.ReserveResponse(replayed=done.replayed)
+        convert.set_reservation(response.reservation, done.reservation)
+        return response
+
+    async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
+        """Makes many reservations, each by itself."""
+        validation.check(
+            request,
+            *(
+                violation._replace(field=f"requests[{index}].{violation.field}")
+                for index, entry in enumerate(request.requests)
+                for violation in (self._ttl(entry)[1], _duplicate_window_rule(entry))
+                if violation
+            ),
+        )
+        results: list[Any] = [None] * len(request.requests)
+        changes, places = [], []
+        for index, entry in enumerate(request.requests):
+            try:
+                changes.append(self._reserve(entry, call, self._ttl(entry)[0]))
+                places.append(index)
+            except errors.HoldError as error:
+                results[index] = error
+        if changes:
+            done = await self._engine.submit("reserve", changes, call.deadline)
+            for index, result in zip(places, done, strict=True):
+                results[index] = result
+        response = pb.BatchReserveResponse()
+        for result in results:
+            added = response.results.add()
+            if isinstance(result, Exception):
+                added.error.CopyFrom(status(as_hold_error(result, call.method)))
+            else:
+                convert.set_reservation(added.reservation, result.reservation)
+                added.replayed = result.replayed
+        return response
+
+    def _ttl(self, request: pb.ReserveRequest | pb.ExtendRequest) -> tuple[int, Violation | None]:
+        return validation.ttl(request.ttl, request.HasField("ttl"), self._settings)
+
+    def _reserve(self, request: pb.ReserveRequest, call: Call, ttl_us: int) -> model.Reserve:
+        lines = merged_lines(request.lines)
+        check_pools(call.caller, lines)
+        return model.Reserve(
+            caller=call.caller,
+            request_id=request.request_id,
+            fingerprint=fingerprint(request),
+            reservation_id=self._engine.new_id(),
+            lines=lines,
+            holder=request.holder,
+            reference=request.reference,
+            ttl_us=ttl_us,
+            metadata=dict(request.metadata),
+            duplicate_window_us=(
+                validation.microseconds_of(request.duplicate_window) if request.HasField("duplicate_window") else None
+            ),
+        )
+
+    async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:
+        """Sells what is held."""
+        validation.check(request)
+        change = model.Confirm(
+            *_target(request, call),
+            order_id=request.order_id or self._engine.new_id(),
+            minted=not request.order_id,
+            customer_name=request.customer.name,
+            customer_email=request.customer.email,
+            lines=merged_lines(request.lines),
+        )
+        return await self._change("confirm", change, call, pb.ConfirmResponse())
+
+    async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
+        """Gives back what is held."""
+        validation.check(request)
+        change = model.Cancel(*_target(request, call), reason=request.reason)
+        return await self._change("cancel", change, call, pb.CancelResponse())
+
+    async def Refund(self, request: pb.RefundRequest, call: Call) -> pb.RefundResponse:
+        """Takes back what was sold."""
+        validation.check(request)
+        change = model.Refund(
+            *_target(request, call), lines=merged_lines(request.lines), write_off=request.write_off, reason=request.reason
+        )
+        return await self._change("refund", change, call, pb.RefundResponse())
+
+    async def Extend(self, request: pb.ExtendRequest, call: Call) -> pb.ExtendResponse:
+        """Gives a hold more time."""
+        ttl_us, violation = self._ttl(request)
+        validation.check(request, violation)
+        change = model.Extend(*_target(request, call), ttl_us=ttl_us)
+        return await self._change("extend", change, call, pb.ExtendResponse())
+
+    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Any) -> Any:
+        [result] = await self._engine.submit(kind, [change], call.deadline)
+        done: Done = unwrap(result)
+        convert.set_reservation(response.reservation, done.reservation)
+        response.replayed = done.replayed
+        return response
+
+    async def GetReservation(self, request: pb.GetReservationRequest, call: Call) -> pb.GetReservationResponse:
+        """Reads one reservation."""
+        validation.check(request)
+        if request.WhichOneof("target") == "reference":
+            reservation_id = await self._by_reference(request.reference, call)
+        else:
+            reservation_id = request.reservation_id
+        found = await self._find(reservation_id, call)
+        if found is None:
+            raise errors.reservation_not_found(
+                request.reservation_id or None, request.reference if request.reference else None
+            )
+        response = pb.GetReservationResponse()
+        convert.set_reservation(response.reservation, found)
+        return response
+
+    async def _by_reference(self, reference: str, call: Call) -> str:
+        caller = call.caller
+        ids = await self._engine.read(
+            lambda connection: reservations.find_reference(connection, caller.tenant, caller.client, reference),
+            call.deadline,
+        )
+        if len(ids) > 1:
+            raise errors.reference_ambiguous(reference)
+        if not ids:
+            raise errors.reservation_not_found(None, reference)
+        return ids[0]
+
+    async def _find(self, reservation_id: str, call: Call) -> model.Reservation | None:
+        """The reservation, where the caller may see it."""
+        caller = call.caller
+        [found] = await self._engine.read(
+            lambda connection: reservations.get(connection, caller.tenant, [reservation_id]), call.deadline
+        )
+        if found is None or (found.client != caller.client and not caller.reads_all):
+            return None
+        return found if all(caller.sees_pool(line.pool) for line in found.lines) else None
+
+    async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
+        """Lists reservations, newest first."""
+        validation.check(request)
+        caller = call.caller
+        before = pages.read(caller.tenant, request, request.page_token)
+        response = pb.ListReservationsResponse()
+        client = request.client or None
+        if not caller.reads_all:
+            if client not in (None, caller.client):
+                return response
+            client = caller.client
+        wanted = reservations.Filter(
+            client=client,
+            states=list(request.states) or None,
+            sku=request.sku or None,
+            pool=request.pool if request.HasField("pool") else None,
+            holder=request.holder or None,
+            reference=request.reference or None,
+            order_id=request.order_id or None,
+            pools=sorted(caller.pools) or None,
+        )
+        size = validation.page_size(request.page_size)
+        found = await self._engine.read(
+            lambda connection: reservations.list_page(
+                connection, caller.tenant, wanted, before[0] if before else None, size + 1
+            ),
+            call.deadline,
+        )
+        for reservation in found[:size]:
+            convert.set_reservation(response.reservations.add(), reservation)
+        if len(found) > size:
+            response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
+        if request.include_total:
+            response.total_count = await self._engine.read(
+                lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
+            )
+        return response
+
+    async def ListReservationEvents(
+        self, request: pb.ListReservationEventsRequest, call: Call
+    ) -> pb.ListReservationEventsResponse:
+        """Lists what happened to a reservation."""
+        validation.check(request)
+        tenant = call.caller.tenant
+        after = pages.read(tenant, request, request.page_token)
+        subject = await self._find(request.reservation_id, call)
+        if subject is None:
+            raise errors.reservation_not_found(request.reservation_id, None)
+        size = validation.page_size(request.page_size)
+        found = await self._engine.read(
+            lambda connection: events.list_of_reservation(
+                connection, tenant, subject, int(after[0]) if after else 0, size + 1
+            ),
+            call.deadline,
+        )
+        response = pb.ListReservationEventsResponse(events=[convert.event(event) for event in found[:size]])
+        if len(found) > size:
+            response.next_page_token = pages.write(tenant, request, [str(found[size - 1].event_id)])
+        return response
+
+    async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
+        """Releases lapsed holds now."""
+        validation.check(request)
+        tenant = call.caller.tenant
+        self._cleanup_limit.take(tenant, "Cleanup calls per second of a tenant")
+        max_count = min(request.max_count or CLEANUP_DEFAULT, CLEANUP_MAX)
+        released = await self._engine.change(
+            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), call.deadline
+        )
+        return pb.CleanupResponse(
+            expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
+        )
+
+
+def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
+    if request.HasField("duplicate_window") and not request.holder:
+        return Violation("duplicate_window", "needs holder: it looks for other reservations of the same holder")
+    return None
+
+
+def _target(request: Any, call: Call) -> tuple[model.Caller, str, bytes, str | None, str | None]:
+    """The first fields of every change of a reservation."""
+    by_reference = request.WhichOneof("target") == "reference"
+    return (
+        call.caller,
+        request.request_id,
+        fingerprint(request),
+        None if by_reference else request.reservation_id,
+        request.reference if by_reference else None,
+    )
+

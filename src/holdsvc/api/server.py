@@ -1,0 +1,124 @@
+"""The gRPC server: the four services, health and reflection on one address."""
+
+import asyncio
+from typing import Any
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from holdsvc.api.admin import AdminServicer
+from holdsvc.api.calls import CallObserver, Calls, authenticator, everybody
+from holdsvc.api.events import EventServicer
+from holdsvc.api.inventory import InventoryServicer
+from holdsvc.api.reservations import ReservationServicer
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.keyring import Keyring
+from holdsvc.settings import Settings
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    event_service_pb2,
+    inventory_service_pb2,
+    reservation_service_pb2,
+)
+
+LIVENESS = "liveness"
+"""The health service's name for "the process works", whatever the database does."""
+
+SERVICES: tuple[ServiceDescriptor, ...] = tuple(
+    file.DESCRIPTOR.services_by_name[name]
+    for file, name in (
+        (reservation_service_pb2, "ReservationService"),
+        (inventory_service_pb2, "InventoryService"),
+        (event_service_pb2, "EventService"),
+        (admin_service_pb2, "AdminService"),
+    )
+)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """Serves the engine. Construct it on the loop that will serve."""
+
+    def __init__(self, settings: Settings, engine: Engine, observer: CallObserver) -> None:
+        self._settings = settings
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(options=_options(settings))
+        self.port = 0
+        authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
+        calls = Calls(authenticate, observer, settings.default_deadline.total_seconds())
+        servicers: dict[str, Any] = {
+            "ReservationService": ReservationServicer(settings, engine),
+            "InventoryService": InventoryServicer(engine),
+            "EventService": EventServicer(),
+            "AdminService": AdminServicer(engine),
+        }
+        self._server.add_generic_rpc_handlers(
+            tuple(calls.handlers(service, servicers[service.name]) for service in SERVICES)
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = [service.full_name for service in SERVICES] + [HEALTH, reflection.SERVICE_NAME]
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), self._server)
+
+    async def start(self) -> None:
+        """Binds the address and serves; raises OSError when somebody else has it."""
+        settings = self._settings
+        try:
+            if settings.tls_cert is None or settings.tls_key is None:
+                self.port = self._server.add_insecure_port(settings.listen)
+            else:
+                self.port = self._server.add_secure_port(settings.listen, _credentials(settings))
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {settings.listen}: {error}") from error
+        await self._health.set(LIVENESS, _SERVING)
+        await self.set_serving(False)
+        await self._server.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tells the health service whether calls can be answered."""
+        for name in ("", *(service.full_name for service in SERVICES)):
+            await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+
+    async def announce_stop(self) -> None:
+        """Turns health to NOT_SERVING for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls, waits for those in flight, at most `grace_s`."""
+        await self._server.stop(grace_s)
+        # stop() does not wait for the finally blocks of handlers that it aborted (grpc#37239).
+        await asyncio.sleep(0)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 1 if settings.workers > 1 else 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", 64 * 1024 * 1024),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", 10_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Callers may ping every 10 s; gRPC's own default would cut them off at less than 5 minutes.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 5),
+    ]
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    assert settings.tls_cert is not None and settings.tls_key is not None
+    authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
+        root_certificates=authorities,
+        require_client_auth=authorities is not None,
+    )

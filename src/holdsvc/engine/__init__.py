@@ -1,0 +1,1 @@
+"""Between the calls and the ledger: batches, deadlines, limits and background work."""

@@ -1,0 +1,272 @@
+"""Batches: what callers send while the last batch commits becomes the next one.
+
+No timer: a call that finds the lane idle runs at once, alone; under load a batch takes all that waits, up to a cap, and
+pays one lock and one commit for it. The database is never touched from a caller's own task: a cancel would land inside
+the commit. A lane is one kind of change of one tenant; its batches run one after another.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from holdsvc import errors
+from holdsvc.errors import HoldError
+from holdsvc.ledger import items
+from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.model import Again, ItemKey, Request, Sweep
+
+log = structlog.get_logger(__name__)
+
+CONFLICT_ATTEMPTS = 8
+"""Tries of a batch that the database undid for the sake of another (deadlock, serialization)."""
+
+Execute = Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]]
+"""Runs a batch of a tenant's requests in one transaction; returns what came of each."""
+
+
+class Observer(Protocol):
+    """Who hears of batches: the metrics."""
+
+    def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
+        """A batch of `size` requests has run; its first waited `wait_s`."""
+
+    def retried(self, lane: str, why: str) -> None:
+        """A batch, or a request of it, runs once more."""
+
+
+class Job:
+    """Requests that were submitted together and are answered together."""
+
+    __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
+
+    def __init__(
+        self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool
+    ) -> None:
+        self.deadline = deadline
+        self.future = future
+        self.results: list[Any] = [None] * size
+        self.pending = size
+        self.started = False
+        self.retriable = retriable
+
+
+class Entry:
+    """One request of a job on its way through the lane."""
+
+    __slots__ = ("entered", "index", "job", "request", "twins")
+
+    def __init__(self, job: Job, index: int, request: Request, entered: float) -> None:
+        self.job = job
+        self.index = index
+        self.request = request
+        self.entered = entered
+        self.twins: list[Entry] | None = None
+        """Entries of the same batch with the same request_id: they are answered as this one."""
+
+
+@dataclass(frozen=True)
+class LaneKind:
+    """A kind of change: its name and how a batch of it runs."""
+
+    name: str
+    execute: Execute
+    batch_max: int
+
+
+class Lane:
+    """The queue of one kind of change of one tenant."""
+
+    def __init__(
+        self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer
+    ) -> None:
+        self._kind = kind
+        self._tenant = tenant
+        self._database = database
+        self._queue_max = queue_max
+        self._observer = observer
+        self._queue: deque[Entry] = deque()
+        self._jobs: set[Job] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return self._task is None
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def submit(self, requests: Sequence[Request], deadline: float) -> asyncio.Future[list[Any]]:
+        """Queues requests; the future brings what came of each.
+
+        `deadline` is on the loop's clock. Raises OVERLOADED when the queue is full.
+        """
+        if len(self._queue) + len(requests) > self._queue_max:
+            raise errors.overloaded()
+        now = self._loop.time()
+        retriable = all([request.request_id for request in requests])
+        job = Job(len(requests), deadline, self._loop.create_future(), retriable=retriable)
+        self._jobs.add(job)
+        self._queue.extend([Entry(job, index, request, now) for index, request in enumerate(requests)])
+        if self._task is None:
+            self._task = self._loop.create_task(self._drain())
+        return job.future
+
+    def expire(self) -> None:
+        """Answers the jobs whose deadline has passed while the database keeps them waiting."""
+        now = self._loop.time()
+        for job in [job for job in self._jobs if job.deadline <= now]:
+            self._jobs.discard(job)
+            if not job.future.done():
+                job.future.set_exception(self._late(job))
+
+    def _late(self, job: Job) -> HoldError:
+        """Its batch may be under way: a retry is safe where every request brought an id, or where none has begun."""
+        return errors.database_unavailable() if job.retriable or not job.started else errors.outcome_unknown()
+
+    async def _drain(self) -> None:
+        try:
+            while batch := self._collect():
+                await self._run(batch)
+        finally:
+            self._task = None
+
+    def _collect(self) -> list[Entry]:
+        """Takes the next batch. Calls that nobody waits for any more, or whose deadline has passed, are dropped."""
+        batch: list[Entry] = []
+        leaders: dict[tuple[str, str], Entry] = {}
+        now = self._loop.time()
+        while self._queue and len(batch) < self._kind.batch_max:
+            entry = self._queue.popleft()
+            job = entry.job
+            if job.future.done() or job.deadline <= now:
+                self._drop(job)
+                continue
+            job.started = True
+            request_id = entry.request.request_id
+            if request_id:
+                leader = leaders.setdefault((entry.request.caller.client, request_id), entry)
+                if leader is not entry:
+                    if leader.twins is None:
+                        leader.twins = []
+                    leader.twins.append(entry)
+                    continue
+            batch.append(entry)
+        return batch
+
+    def _drop(self, job: Job) -> None:
+        self._jobs.discard(job)
+        if not job.future.done():
+            job.future.set_exception(errors.database_unavailable())
+
+    async def _run(self, batch: list[Entry]) -> None:
+        started = self._loop.time()
+        await self._attempt(batch)
+        self._observer.batch(
+            self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started
+        )
+
+    async def _attempt(self, batch: list[Entry]) -> None:
+        """Runs a batch and settles its entries, whatever happens."""
+        try:
+            async with self._database.connection() as connection:
+                await self._settle_all(connection, batch, await self._execute(connection, batch))
+        except NothingRan:
+            self._fail(batch, errors.database_unavailable())
+        except Unknown:
+            self._settle_unknown(batch)
+        except Conflict:
+            self._fail(batch, errors.overloaded())
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch, error)
+                return
+            # One bad request must fail alone: the transaction was undone, so each runs by itself.
+            self._observer.retried(self._kind.name, "poisoned")
+            log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
+            for entry in batch:
+                await self._attempt([entry])
+
+    async def _execute(self, connection: Connection, batch: list[Entry]) -> list[Any]:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Conflict),
+            stop=stop_after_attempt(CONFLICT_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.005, max=0.2),
+            reraise=True,
+        ):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    self._observer.retried(self._kind.name, "conflict")
+                return await self._kind.execute(connection, self._tenant, [entry.request for entry in batch])
+        raise AssertionError("tenacity returns or raises")
+
+    async def _settle_all(self, connection: Connection, batch: list[Entry], results: list[Any]) -> None:
+        again: list[Entry] = []
+        lapsed: dict[ItemKey, None] = {}
+        for entry, result in zip(batch, results, strict=True):
+            if type(result) is Sweep:
+                lapsed.update(dict.fromkeys(result.items))
+                again.append(entry)
+            elif type(result) is Again:
+                again.append(entry)
+            else:
+                self._settle(entry, result)
+        # In order of arrival, ahead of what came later.
+        for entry in reversed(again):
+            for late in reversed(entry.twins or ()):
+                self._queue.appendleft(late)
+            entry.twins = None
+            self._queue.appendleft(entry)
+        if lapsed:
+            self._observer.retried(self._kind.name, "swept")
+            try:
+                await items.sweep(connection, self._tenant, list(lapsed))
+            except (NothingRan, Unknown, Conflict) as error:
+                # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
+                log.warning("sweep.on_demand_failed", error=type(error).__name__)
+
+    def _settle(self, entry: Entry, result: Any) -> None:
+        twins = entry.twins
+        job = entry.job
+        job.results[entry.index] = result
+        job.pending -= 1
+        if job.pending == 0:
+            self._jobs.discard(job)
+            if not job.future.done():
+                job.future.set_result(job.results)
+        if twins:
+            entry.twins = None
+            for twin in twins:
+                if twin.request.fingerprint != entry.request.fingerprint:
+                    # Another content under the same id: judged by itself, in the next batch.
+                    self._queue.appendleft(twin)
+                elif isinstance(result, Exception):
+                    self._settle(twin, result)
+                else:
+                    self._settle(twin, result._replace(replayed=True))
+
+    def _fail(self, batch: list[Entry], error: Exception) -> None:
+        for entry in batch:
+            self._settle(entry, error)
+
+    def _settle_unknown(self, batch: list[Entry]) -> None:
+        """The connection broke under way: a request_id lets the call be made again, without one nobody can tell."""
+        self._observer.retried(self._kind.name, "connection")
+        log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
+        for entry in reversed(batch):
+            if entry.request.request_id:
+                for twin in reversed(entry.twins or ()):
+                    self._queue.appendleft(twin)
+                entry.twins = None
+                self._queue.appendleft(entry)
+            else:
+                self._settle(entry, errors.outcome_unknown())
+

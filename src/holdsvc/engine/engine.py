@@ -1,0 +1,163 @@
+"""The engine: takes requests from the api, runs them in batches, and keeps the ledger swept."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from holdsvc import errors
+from holdsvc.engine.batcher import Lane, LaneKind, Observer
+from holdsvc.engine.identifiers import Uuid7
+from holdsvc.ledger import items, reservations
+from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.model import Done, Request, Sweep
+from holdsvc.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+DEADLINE_TICK_S = 0.25
+"""How often calls whose deadline has passed are looked for."""
+
+SWEEP_ROUNDS = 100
+"""Sweeps on demand that one change of an item may ask for."""
+
+
+class Engine:
+    """One per process. `start` it on the loop that serves the calls."""
+
+    def __init__(self, settings: Settings, database: Database, observer: Observer) -> None:
+        self._database = database
+        self._settings = settings
+        self._observer = observer
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        self.new_id = Uuid7()
+        max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
+        self._kinds = {
+            kind.name: kind
+            for kind in (
+                LaneKind("reserve", self._reserve, settings.batch_max),
+                LaneKind("confirm", reservations.confirm, settings.batch_max),
+                LaneKind("cancel", reservations.cancel, settings.batch_max),
+                LaneKind("refund", reservations.refund, settings.batch_max),
+                LaneKind("extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us), settings.batch_max),
+                LaneKind("adjust", items.adjust, settings.batch_max),
+                LaneKind("transfer", items.transfer, settings.batch_max),
+            )
+        }
+
+    async def _reserve(self, connection: Connection, tenant: str, requests: Sequence[Any]) -> list[Any]:
+        results = await reservations.reserve(connection, tenant, requests)
+        for result in results:
+            if type(result) is Done and not result.replayed:
+                self.new_id.observe(result.reservation.create_time.timestamp())
+                break
+        return results
+
+    def start(self) -> None:
+        """Starts looking after deadlines."""
+        self._spawn(self._watch_deadlines())
+
+    def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(self._tasks.discard)
+        return task  # type: ignore[return-value]
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            await asyncio.sleep(DEADLINE_TICK_S)
+            for key, lane in list(self._lanes.items()):
+                if lane.idle:
+                    del self._lanes[key]
+                else:
+                    lane.expire()
+
+    def queue_depths(self) -> dict[str, int]:
+        """Requests that wait, by kind of change."""
+        depths = dict.fromkeys(self._kinds, 0)
+        for (kind, _), lane in self._lanes.items():
+            depths[kind] += lane.depth
+        return depths
+
+    async def submit(self, kind: str, requests: Sequence[Request], deadline: float) -> list[Any]:
+        """Runs requests of one tenant through their lane and returns what came of each; refusals stand among them.
+
+        `deadline` is on the loop's clock. Raises a HoldError that concerns all of them: SHUTTING_DOWN, OVERLOADED,
+        DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
+        """
+        if self._closing:
+            raise errors.shutting_down()
+        tenant = requests[0].caller.tenant
+        lane = self._lanes.get((kind, tenant))
+        if lane is None:
+            lane = Lane(self._kinds[kind], tenant, self._database, self._settings.queue_max, self._observer)
+            self._lanes[kind, tenant] = lane
+        return await lane.submit(requests, deadline)
+
+    async def change(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+        """Runs a change that has no lane (and no request_id), sweeping on demand."""
+        return await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+
+    async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
+        for _ in range(SWEEP_ROUNDS):
+            async with self._database.connection() as connection:
+                result = await run(connection)
+                if type(result) is not Sweep:
+                    return result
+                await items.sweep(connection, tenant, result.items)
+        raise errors.overloaded()
+
+    async def read(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+        """Runs something that only reads."""
+
+        async def reading() -> T:
+            async with self._database.connection() as connection:
+                return await run(connection)
+
+        return await self._detached(reading, deadline, changes=False)
+
+    async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
+        """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
+        if self._closing:
+            raise errors.shutting_down()
+        task = self._spawn(_retried(work))
+        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not done:
+            raise errors.outcome_unknown() if changes else errors.database_unavailable()
+        try:
+            return task.result()
+        except NothingRan:
+            raise errors.database_unavailable() from None
+        except Conflict:
+            raise errors.overloaded() from None
+        except Unknown:
+            raise (errors.outcome_unknown() if changes else errors.database_unavailable()) from None
+
+    async def drain(self) -> None:
+        """Refuses new work and waits until what was accepted has been answered."""
+        self._closing = True
+        while any(not lane.idle for lane in self._lanes.values()):
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Ends the background work."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _retried(work: Callable[[], Awaitable[T]]) -> T:
+    """Runs work that the database may undo for the sake of other work; three times at most."""
+    for _ in range(2):
+        try:
+            return await work()
+        except Conflict:
+            continue
+    return await work()

@@ -1,0 +1,86 @@
+"""Background work: the sweep of lapsed holds, and what the tables need now and then.
+
+Safe in any number of processes and replicas at once: the sweep skips what another one has locked.
+"""
+
+import asyncio
+from typing import Protocol
+
+import structlog
+
+from holdsvc.ledger import upkeep
+from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
+from holdsvc.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+UPKEEP_INTERVAL_S = 600.0
+
+
+class SweepObserver(Protocol):
+    """Who hears of sweeps: the metrics."""
+
+    def swept(self, expired_count: int, released_quantity: int) -> None:
+        """A sweep has released this much."""
+
+    def sweep_failed(self) -> None:
+        """A sweep has failed; the next one tries again."""
+
+
+class Sweeper:
+    """Sweeps every `sweep_interval`, for the first time at once, and looks after the tables every ten minutes."""
+
+    def __init__(self, settings: Settings, database: Database, observer: SweepObserver) -> None:
+        self._settings = settings
+        self._database = database
+        self._observer = observer
+
+    async def run(self) -> None:
+        """Runs until it is cancelled; a failure is logged and counted, never the end."""
+        await asyncio.gather(self._sweep_forever(), self._upkeep_forever())
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            more = False
+            try:
+                more = await self.sweep_once()
+            except (NothingRan, Unknown, Conflict) as error:
+                self._observer.sweep_failed()
+                log.warning("reservation.cleanup_failed", error=type(error).__name__)
+            except Exception:
+                self._observer.sweep_failed()
+                log.exception("reservation.cleanup_failed")
+            if not more:
+                await asyncio.sleep(self._settings.sweep_interval.total_seconds())
+
+    async def sweep_once(self) -> bool:
+        """Releases one batch; tells whether more is left that this sweep could have taken."""
+        async with self._database.connection() as connection:
+            released = await upkeep.release_expired(connection, None, self._settings.sweep_batch)
+        self._observer.swept(released.expired_count, released.released_quantity)
+        if released.expired_count:
+            log.info(
+                "reservation.cleanup",
+                expired_count=released.expired_count,
+                inventory_released=released.released_quantity,
+            )
+        return released.more and released.expired_count > 0
+
+    async def _upkeep_forever(self) -> None:
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    made = await upkeep.create_event_partitions(connection)
+                    if made:
+                        log.info("event.partitions_made", count=made)
+                while await self._purge():
+                    await asyncio.sleep(0.1)
+            except (NothingRan, Unknown, Conflict) as error:
+                log.warning("upkeep.failed", error=type(error).__name__)
+            except Exception:
+                log.exception("upkeep.failed")
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+
+    async def _purge(self) -> bool:
+        async with self._database.connection() as connection:
+            return await upkeep.purge_requests(connection, self._settings.request_id_retention) > 0

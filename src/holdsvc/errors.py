@@ -1,0 +1,223 @@
+"""Refusals and failures, as the caller will read them.
+
+A `HoldError` carries a reason of the contract's catalogue, a message that says what to do, and every changing word of
+it as metadata. Which gRPC code a reason has is known to the api alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from holdsvc.model import ShortLine
+
+
+class Violation(NamedTuple):
+    """One bad field of a request."""
+
+    field: str
+    description: str
+    rule: str = ""
+
+
+class HoldError(Exception):
+    """A call that is answered with an error."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        shortfall: Sequence[ShortLine] = (),
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = metadata or {}
+        self.shortfall = shortfall
+        self.violations = violations
+        self.retry_after_s = retry_after_s
+
+
+def invalid_fields(violations: Sequence[Violation]) -> HoldError:
+    """Says which fields are bad, all of them at once."""
+    fields = ", ".join(dict.fromkeys(violation.field for violation in violations))
+    return HoldError("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
+
+
+def invalid_field(field: str, description: str) -> HoldError:
+    """Says that one field is bad."""
+    return invalid_fields([Violation(field, description)])
+
+
+def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:
+    """Says which lines are short and by how much."""
+    first = shortfall[0]
+    more = f" and {len(shortfall) - 1} more" if len(shortfall) > 1 else ""
+    return HoldError(
+        "CAPACITY_EXCEEDED",
+        f"not enough units: {first.requested} of {_item(first.sku, first.pool)} requested, {first.available} available{more}",
+        {
+            "sku": first.sku,
+            "pool": first.pool,
+            "requested": str(first.requested),
+            "available": str(first.available),
+            "short_lines": str(len(shortfall)),
+        },
+        shortfall=shortfall,
+    )
+
+
+def item_not_found(sku: str, pool: str) -> HoldError:
+    """Says which item there is not."""
+    return HoldError("ITEM_NOT_FOUND", f"no item {_item(sku, pool)}", {"sku": sku, "pool": pool})
+
+
+def item_already_exists(sku: str, pool: str) -> HoldError:
+    """Says which item there is already."""
+    return HoldError("ITEM_ALREADY_EXISTS", f"item {_item(sku, pool)} exists already", {"sku": sku, "pool": pool})
+
+
+def capacity_in_use(sku: str, pool: str, requested: int, available: int) -> HoldError:
+    """Says how many units a change of capacity wanted and how many are free."""
+    return HoldError(
+        "CAPACITY_IN_USE",
+        f"{requested} units of {_item(sku, pool)} would have to be free, {available} are: the others are held or confirmed",
+        {"sku": sku, "pool": pool, "requested": str(requested), "available": str(available)},
+    )
+
+
+def revision_mismatch(sku: str, pool: str, revision: int) -> HoldError:
+    """Says which revision the item has by now."""
+    return HoldError(
+        "REVISION_MISMATCH",
+        f"item {_item(sku, pool)} has revision {revision} by now; read it again",
+        {"sku": sku, "pool": pool, "revision": str(revision)},
+    )
+
+
+def reservation_not_found(reservation_id: str | None, reference: str | None) -> HoldError:
+    """Says which reservation there is not."""
+    if reference is not None:
+        return HoldError("RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference})
+    return HoldError(
+        "RESERVATION_NOT_FOUND", f"no reservation {reservation_id}", {"reservation_id": reservation_id or ""}
+    )
+
+
+def reference_ambiguous(reference: str) -> HoldError:
+    """Says that a reference does not tell which reservation is meant."""
+    return HoldError(
+        "REFERENCE_AMBIGUOUS",
+        f"several reservations bear the reference {reference!r}; name one by reservation_id",
+        {"reference": reference},
+    )
+
+
+_STATE_MESSAGES = {
+    "RESERVATION_EXPIRED": "reservation {} has expired and its units are free again; reserve anew",
+    "RESERVATION_ALREADY_CONFIRMED": "reservation {} is confirmed already",
+    "RESERVATION_ALREADY_CANCELLED": "reservation {} is cancelled already",
+    "ALREADY_REFUNDED": "every confirmed unit of reservation {} is refunded already",
+    "RESERVATION_NOT_CONFIRMED": "reservation {} is not confirmed",
+}
+
+
+def wrong_state(reason: str, reservation_id: str, state: str, order_id: str) -> HoldError:
+    """Says why the reservation's state does not allow the change."""
+    metadata = {"reservation_id": reservation_id, "state": state}
+    if order_id:
+        metadata["order_id"] = order_id
+    return HoldError(reason, _STATE_MESSAGES[reason].format(reservation_id), metadata)
+
+
+def quantity_exceeded(sku: str, pool: str, requested: int, available: int) -> HoldError:
+    """Says of which line a partial confirm or refund wanted more than there is."""
+    return HoldError(
+        "QUANTITY_EXCEEDED",
+        f"{requested} of {_item(sku, pool)} requested, the reservation has {available}",
+        {"sku": sku, "pool": pool, "requested": str(requested), "available": str(available)},
+    )
+
+
+def order_id_in_use(order_id: str, reservation_id: str) -> HoldError:
+    """Says to which reservation the order belongs."""
+    return HoldError(
+        "ORDER_ID_IN_USE",
+        f"order {order_id!r} belongs to reservation {reservation_id}",
+        {"order_id": order_id, "reservation_id": reservation_id},
+    )
+
+
+def duplicate_reservation(reservation_id: str) -> HoldError:
+    """Says which reservation of the holder stands in the way."""
+    return HoldError(
+        "DUPLICATE_RESERVATION",
+        f"the holder has reservation {reservation_id} on one of these items already",
+        {"reservation_id": reservation_id},
+    )
+
+
+def request_id_reused(request_id: str) -> HoldError:
+    """Says that a request_id was used for something else."""
+    return HoldError(
+        "REQUEST_ID_REUSED",
+        f"request_id {request_id!r} was used for another call or other content; make a new one",
+        {"request_id": request_id},
+    )
+
+
+def unauthenticated(why: str) -> HoldError:
+    """Says what is wrong with the caller's key."""
+    return HoldError("UNAUTHENTICATED", f"{why}; send `authorization: Bearer <key>` or `x-api-key: <key>`")
+
+
+def permission_denied(scope: str) -> HoldError:
+    """Says which scope the key lacks."""
+    return HoldError("PERMISSION_DENIED", f"the API key lacks the scope {scope}", {"required_scope": scope})
+
+
+def api_key_not_found(key_id: str) -> HoldError:
+    """Says which key there is not."""
+    return HoldError("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})
+
+
+def rate_limited(limit: str, retry_after_s: float) -> HoldError:
+    """Says which limit the caller has reached and when to come back."""
+    return HoldError(
+        "RATE_LIMITED", f"limit reached: {limit}; try again later", {"limit": limit}, retry_after_s=retry_after_s
+    )
+
+
+def overloaded() -> HoldError:
+    """Says that the service has more work than it can finish in time; nothing ran."""
+    return HoldError("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
+
+
+def database_unavailable() -> HoldError:
+    """Says that the database does not answer and that a retry is safe."""
+    return HoldError("DATABASE_UNAVAILABLE", "the database does not answer; try again", retry_after_s=1.0)
+
+
+def shutting_down() -> HoldError:
+    """Says that this server is stopping; nothing ran."""
+    return HoldError("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.2)
+
+
+def outcome_unknown() -> HoldError:
+    """Says that nobody knows whether the call took effect."""
+    return HoldError(
+        "OUTCOME_UNKNOWN",
+        "the connection to the database broke around the commit; look whether the call took effect before you call "
+        "again, and send a request_id next time",
+    )
+
+
+def internal(incident_id: str) -> HoldError:
+    """Says that the service is at fault and where its log tells more."""
+    return HoldError("INTERNAL", f"internal error, incident {incident_id}", {"incident_id": incident_id})
+
+
+def _item(sku: str, pool: str) -> str:
+    return f"{sku!r} in pool {pool!r}" if pool else repr(sku)

@@ -1,0 +1,130 @@
+"""The service's way to PostgreSQL: a pool of connections whose role may only execute the ledger's functions."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from holdsvc.settings import Settings
+
+Row = tuple[Any, ...]
+
+SERVICE_ROLE = "holdsvc_service"
+
+
+class NothingRan(Exception):
+    """The database refused or could not be reached before anything could take effect."""
+
+
+class Unknown(Exception):
+    """The connection broke while a change was under way: it took effect or it did not."""
+
+
+class Conflict(Exception):
+    """The database undid the change for the sake of another one (deadlock, serialization): do it again."""
+
+
+class Connection:
+    """One connection of the pool, in autocommit: a function call is a transaction, in one round trip."""
+
+    def __init__(self, connection: AsyncConnection[Row]) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Runs one statement and returns its rows.
+
+        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault; any other psycopg error is the
+        statement's.
+        """
+        try:
+            cursor = await self._connection.execute(sql, parameters, binary=True)
+            return await cursor.fetchall()
+        except (errors.DeadlockDetected, errors.SerializationFailure) as error:
+            raise Conflict from error
+        except (
+            errors.QueryCanceled,
+            errors.LockNotAvailable,
+            errors.ReadOnlySqlTransaction,
+            errors.InsufficientResources,
+            errors.DiskFull,
+            errors.OutOfMemory,
+        ) as error:
+            if self._connection.closed:
+                raise Unknown from error
+            raise NothingRan from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if self._connection.closed:
+                raise Unknown from error
+            raise
+
+
+class Database:
+    """The pool. Open it, lend connections, close it."""
+
+    def __init__(self, settings: Settings, dsn: str) -> None:
+        self._wait_s = settings.pool_timeout.total_seconds()
+        options = {
+            "statement_timeout": settings.statement_timeout,
+            "lock_timeout": settings.lock_timeout,
+            "idle_in_transaction_session_timeout": settings.statement_timeout,
+        }
+        self._session = "; ".join(
+            [f"SET {name} = {int(value.total_seconds() * 1000)}" for name, value in options.items()]
+            + ["SET TIME ZONE 'UTC'", "SET default_transaction_isolation = 'read committed'", f"SET ROLE {SERVICE_ROLE}"]
+        )
+        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
+            dsn,
+            min_size=min(2, settings.pool_size),
+            max_size=settings.pool_size,
+            timeout=self._wait_s,
+            reconnect_timeout=0.0,
+            max_lifetime=3600.0,
+            open=False,
+            name="holdsvc",
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": 0,
+                "application_name": "holdsvc",
+                "connect_timeout": 5,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20000,
+            },
+            configure=self._configure,
+        )
+
+    async def _configure(self, connection: AsyncConnection[Row]) -> None:
+        await connection.execute(self._session)
+
+    async def open(self) -> None:
+        """Opens the pool and waits for its first connections."""
+        await self._pool.open(wait=True, timeout=30.0)
+
+    async def close(self) -> None:
+        """Closes the pool; waits for nobody."""
+        await self._pool.close(timeout=2.0)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lends a connection; raises `NothingRan` when there is none to be had in time."""
+        try:
+            connection = await self._pool.getconn(timeout=self._wait_s)
+        except (PoolTimeout, psycopg.OperationalError) as error:
+            raise NothingRan from error
+        try:
+            yield Connection(connection)
+        finally:
+            await self._pool.putconn(connection)
+
+    async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Runs one statement on a connection of the pool."""
+        async with self.connection() as connection:
+            return await connection.fetch(sql, parameters)
+
+    async def ping(self) -> None:
+        """Returns when the database answers; raises what `fetch` raises."""
+        await self.fetch("SELECT 1")

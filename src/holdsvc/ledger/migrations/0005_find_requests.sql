@@ -1,0 +1,25 @@
+-- Step "find" of every change: which request ids have taken effect before. Returns only those: REPLAYED when rpc and
+-- fingerprint are the same, else REQUEST_ID_REUSED, and the reservation they made or changed. Locks nothing.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.find_requests(
+  _tenant text, _rpc text, _client text[], _request_id text[], _fingerprint bytea[]
+) RETURNS TABLE (ix integer, outcome text, reservation_id uuid)
+LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
+BEGIN
+  RETURN QUERY
+  SELECT x.ix::integer,
+         CASE WHEN q.rpc = _rpc AND q.fingerprint = x.fingerprint THEN 'REPLAYED' ELSE 'REQUEST_ID_REUSED' END,
+         q.reservation_id
+  FROM unnest(_client, _request_id, _fingerprint) WITH ORDINALITY x (client, request_id, fingerprint, ix)
+  CROSS JOIN LATERAL (
+    SELECT r.rpc, r.fingerprint, r.reservation_id FROM request r
+    WHERE r.request_id = x.request_id AND r.client = x.client AND r.tenant = _tenant
+    LIMIT 1
+  ) q;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.find_requests FROM PUBLIC;
+
+-- migrate:down
+DROP FUNCTION holdsvc.find_requests;

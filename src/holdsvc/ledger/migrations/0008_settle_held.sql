@@ -1,0 +1,40 @@
+-- Step "apply" of what ends a hold: moves the units of the lines of these reservations, whose rows and items the caller
+-- has locked, from held to confirmed (confirmed_quantity of the line) and to remaining (the rest). The lines leave the
+-- index of held lines.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.settle_held(_tenant text, _reservation_id uuid[], _now timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
+DECLARE
+  _items bigint;
+  _settled bigint;
+BEGIN
+  WITH settled AS (
+    UPDATE reservation_line l SET expire_time = NULL
+    FROM unnest(_reservation_id) x (id)
+    WHERE l.reservation_id = x.id AND l.tenant = _tenant AND l.expire_time IS NOT NULL
+    RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
+  ), moved AS (
+    SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed
+    FROM settled s GROUP BY s.sku, s.pool
+  ), updated AS (
+    UPDATE item i SET
+      held = i.held - m.quantity,
+      confirmed = i.confirmed + m.confirmed,
+      remaining = i.remaining + m.quantity - m.confirmed,
+      revision = i.revision + 1,
+      update_time = _now
+    FROM moved m
+    WHERE i.sku = m.sku AND i.pool = m.pool AND i.tenant = _tenant AND i.held >= m.quantity
+    RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _settled;
+  IF _items <> _settled THEN
+    RAISE 'held units do not cover the lines: % of % items', _settled, _items;
+  END IF;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.settle_held FROM PUBLIC;
+
+-- migrate:down
+DROP FUNCTION holdsvc.settle_held;

@@ -1,0 +1,77 @@
+-- Step "find" of a change to reservations: replays by request id, references resolved, and every reservation named,
+-- replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in order: outcome null where
+-- the change may go on. _wanted is the state that the change starts from (1 HELD, 2 CONFIRMED): a reference must lead to
+-- exactly one such reservation of the client; without one its newest reservation decides the refusal.
+-- _pools bounds what the key may see: null for all, else pools each between U+001F.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.find_targets(
+  _tenant text, _rpc text, _wanted smallint,
+  _client text[], _pools text[], _read_all boolean[], _write_all boolean[],
+  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[]
+) RETURNS TABLE (outcome text, reservation_id uuid)
+LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  _outcome text[] := array_fill(NULL::text, ARRAY[cardinality(_client)]);
+  _id uuid[] := _target;
+  _now timestamptz := wall_clock();
+  _r record;
+BEGIN
+  FOR _r IN SELECT * FROM find_requests(_tenant, _rpc, _client, _request_id, _fingerprint) LOOP
+    _outcome[_r.ix] := _r.outcome;
+    _id[_r.ix] := _r.reservation_id;
+  END LOOP;
+
+  FOR _r IN
+    SELECT x.ix, m.ids, m.newest
+    FROM unnest(_client, _reference, _outcome) WITH ORDINALITY x (client, reference, outcome, ix)
+    CROSS JOIN LATERAL (
+      SELECT array_agg(v.reservation_id)
+               FILTER (WHERE state_refusal(_wanted, v.state, v.expire_time, _now) IS NULL) AS ids,
+             (array_agg(v.reservation_id ORDER BY v.reservation_id DESC))[1] AS newest
+      FROM reservation v
+      WHERE v.reference = x.reference AND v.reference <> '' AND v.client = x.client AND v.tenant = _tenant
+    ) m
+    WHERE x.reference IS NOT NULL AND x.outcome IS NULL
+  LOOP
+    IF cardinality(_r.ids) > 1 THEN
+      _outcome[_r.ix] := 'REFERENCE_AMBIGUOUS';
+    END IF;
+    _id[_r.ix] := coalesce(_r.ids[1], _r.newest);
+  END LOOP;
+
+  PERFORM 1
+  FROM (SELECT DISTINCT i.id FROM unnest(_id) i (id) WHERE i.id IS NOT NULL ORDER BY i.id) x
+  CROSS JOIN LATERAL (
+    SELECT 1 FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant FOR NO KEY UPDATE
+  ) v;
+
+  FOR _r IN
+    SELECT x.ix,
+           CASE
+             WHEN v.client IS NULL OR (v.client <> x.client AND NOT x.read_all) THEN 'RESERVATION_NOT_FOUND'
+             WHEN x.pools IS NOT NULL AND EXISTS (
+               SELECT 1 FROM reservation_line l
+               WHERE l.reservation_id = x.id AND l.tenant = _tenant
+                 AND strpos(x.pools, chr(31) || l.pool || chr(31)) = 0
+             ) THEN 'RESERVATION_NOT_FOUND'
+             WHEN v.client <> x.client AND NOT x.write_all THEN 'PERMISSION_DENIED'
+           END AS refusal
+    FROM unnest(_id, _client, _pools, _read_all, _write_all, _outcome)
+      WITH ORDINALITY x (id, client, pools, read_all, write_all, outcome, ix)
+    LEFT JOIN LATERAL (
+      SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) v ON true
+    WHERE x.outcome IS NULL
+  LOOP
+    _outcome[_r.ix] := _r.refusal;
+  END LOOP;
+
+  RETURN QUERY SELECT x.outcome, x.id FROM unnest(_outcome, _id) x (outcome, id);
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.find_targets FROM PUBLIC;
+
+-- migrate:down
+DROP FUNCTION holdsvc.find_targets;

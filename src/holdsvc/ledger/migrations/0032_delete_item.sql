@@ -1,0 +1,39 @@
+-- Deletes one item with nothing held or confirmed (else CAPACITY_IN_USE, or SWEEP where lapsed holds are all that is
+-- held). The row stays, empty, to keep its revision. Locks: the item row.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.delete_item(_tenant text, _client text, _key_id text, _sku text, _pool text)
+RETURNS SETOF holdsvc.item_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+  _outcome text;
+  _now timestamptz;
+  _item item;
+BEGIN
+  SELECT * INTO _item FROM item i
+  WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
+  FOR NO KEY UPDATE;
+  _now := wall_clock();
+  IF _item.sku IS NULL THEN
+    _outcome := 'ITEM_NOT_FOUND';
+  ELSIF _item.confirmed > 0 OR _item.held > lapsed_units(_tenant, _sku, _pool, _now) THEN
+    _outcome := 'CAPACITY_IN_USE';
+  ELSIF _item.held > 0 THEN
+    _outcome := 'SWEEP';
+  ELSE
+    UPDATE item i SET
+      capacity = 0, remaining = 0, revision = i.revision + 1, update_time = _now, delete_time = _now
+    WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
+    PERFORM write_item_event(_tenant, 9::smallint, _sku, _pool, -_item.capacity, _client, _key_id, NULL, NULL, _now);
+  END IF;
+  RETURN QUERY SELECT * FROM answer_items(
+    _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_item.capacity],
+    ARRAY[_item.capacity - _item.held - _item.confirmed]);
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.delete_item FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION holdsvc.delete_item TO holdsvc_service;
+
+-- migrate:down
+DROP FUNCTION holdsvc.delete_item;

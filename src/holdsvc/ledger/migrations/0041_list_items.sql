@@ -1,0 +1,28 @@
+-- Lists items in order of sku and pool, after (_after_sku, _after_pool): of a sku prefix, of these pools (null: all).
+-- Locks nothing.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.list_items(
+  _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
+) RETURNS SETOF holdsvc.item_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
+         i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision, i.create_time, i.update_time
+  FROM item i
+  WHERE i.tenant = _tenant AND i.delete_time IS NULL
+    AND i.sku >= _sku_prefix AND i.sku < _sku_prefix || U&'\+10FFFF'
+    AND (i.sku, i.pool) > (_after_sku, _after_pool)
+    AND (_pools IS NULL OR i.pool = ANY (_pools))
+  ORDER BY i.sku, i.pool
+  LIMIT _limit;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.list_items FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION holdsvc.list_items TO holdsvc_service;
+
+-- migrate:down
+DROP FUNCTION holdsvc.list_items;

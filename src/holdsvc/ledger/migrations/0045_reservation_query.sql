@@ -1,0 +1,70 @@
+-- Builds the query behind lists and counts of reservations: ids in order, newest first, of those that match every filter
+-- that is not null. The text is made of constants alone; values stand in it as $1 … $10:
+-- tenant, client, states, sku, pool, holder, reference, order_id, pools, before (an id), and $11 is the time.
+-- Each kind of filter drives from its own index, so that a page costs a page, not the table.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.reservation_query(
+  _client text, _states smallint[], _sku text, _pool text, _holder text, _reference text, _order_id text,
+  _pools text[], _before uuid, _limited boolean
+) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = holdsvc, pg_temp AS $$
+DECLARE
+  _filter text := '';
+  _before_filter text := CASE WHEN _before IS NULL THEN '' ELSE ' AND %s.reservation_id < $10' END;
+  _limit text := CASE WHEN _limited THEN ' ORDER BY v.reservation_id DESC LIMIT $12' ELSE '' END;
+BEGIN
+  IF _states IS NOT NULL THEN
+    _filter := _filter || ' AND (CASE WHEN v.state = 1 AND v.expire_time <= $11 THEN 4 ELSE v.state END) = ANY ($3)';
+  END IF;
+  IF _client IS NOT NULL THEN
+    _filter := _filter || ' AND v.client = $2';
+  END IF;
+  IF _holder IS NOT NULL THEN
+    _filter := _filter || ' AND v.holder = $6 AND v.holder <> ''''';
+  END IF;
+  IF _reference IS NOT NULL THEN
+    _filter := _filter || ' AND v.reference = $7 AND v.reference <> ''''';
+  END IF;
+  IF _order_id IS NOT NULL THEN
+    _filter := _filter || ' AND v.order_id = $8 AND v.reservation_id = '
+      || '(SELECT s.reservation_id FROM sales_order s WHERE s.order_id = $8 AND s.tenant = $1)';
+  END IF;
+  IF _sku IS NULL AND _pool IS NOT NULL THEN
+    _filter := _filter || ' AND EXISTS (SELECT 1 FROM reservation_line l '
+      || 'WHERE l.reservation_id = v.reservation_id AND l.tenant = $1 AND l.pool = $5)';
+  END IF;
+  IF _pools IS NOT NULL THEN
+    _filter := _filter || ' AND NOT EXISTS (SELECT 1 FROM reservation_line l '
+      || 'WHERE l.reservation_id = v.reservation_id AND l.tenant = $1 AND l.pool <> ALL ($9))';
+  END IF;
+
+  IF _sku IS NOT NULL AND _order_id IS NULL AND _holder IS NULL AND _reference IS NULL THEN
+    RETURN 'SELECT v.reservation_id FROM (SELECT DISTINCT l.reservation_id FROM reservation_line l '
+      || 'WHERE l.sku = $4 AND l.tenant = $1' || CASE WHEN _pool IS NULL THEN '' ELSE ' AND l.pool = $5' END
+      || format(_before_filter, 'l') || ' ORDER BY l.reservation_id DESC) k '
+      || 'CROSS JOIN LATERAL (SELECT * FROM reservation w '
+      || 'WHERE w.reservation_id = k.reservation_id AND w.tenant = $1 LIMIT 1) v WHERE true' || _filter || _limit;
+  END IF;
+  IF _sku IS NOT NULL THEN
+    _filter := _filter || ' AND EXISTS (SELECT 1 FROM reservation_line l WHERE l.reservation_id = v.reservation_id '
+      || 'AND l.tenant = $1 AND l.sku = $4' || CASE WHEN _pool IS NULL THEN '' ELSE ' AND l.pool = $5' END || ')';
+  END IF;
+  _filter := _filter || format(_before_filter, 'v');
+  IF _client IS NOT NULL OR _holder IS NOT NULL OR _reference IS NOT NULL OR _order_id IS NOT NULL
+     OR NOT _limited THEN
+    RETURN 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1' || _filter || _limit;
+  END IF;
+  -- Every client of the tenant: the newest of each, merged. One index serves lists with and without a client.
+  RETURN 'WITH RECURSIVE c AS ('
+    || 'SELECT (SELECT min(r.client) FROM reservation r WHERE r.tenant = $1) AS client UNION ALL '
+    || 'SELECT (SELECT min(r.client) FROM reservation r WHERE r.tenant = $1 AND r.client > c.client) FROM c '
+    || 'WHERE c.client IS NOT NULL) '
+    || 'SELECT v.reservation_id FROM c CROSS JOIN LATERAL (SELECT v.reservation_id FROM reservation v '
+    || 'WHERE v.tenant = $1 AND v.client = c.client' || _filter || _limit || ') v' || _limit;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.reservation_query FROM PUBLIC;
+
+-- migrate:down
+DROP FUNCTION holdsvc.reservation_query;

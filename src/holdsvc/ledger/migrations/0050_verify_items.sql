@@ -1,0 +1,39 @@
+-- Recomputes the counters of the next _limit skus after _after_sku from their reservations. One row an item with what is
+-- stored and what the reservations say; one short statement a call, so that no snapshot stays open for long: an open one
+-- took Reserve on a hot row from 7,000 to 2,200 a second in 30 s. Locks nothing.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.verify_items(_tenant text, _after_sku text, _limit integer)
+RETURNS TABLE (
+  sku text, pool text, capacity bigint, remaining bigint, held bigint, confirmed bigint,
+  true_held bigint, true_confirmed bigint, reservation_count bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT i.sku::text, i.pool::text, i.capacity, i.remaining, i.held, i.confirmed,
+         coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint, coalesce(l.reservations, 0)
+  FROM (
+    SELECT DISTINCT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku > _after_sku ORDER BY v.sku LIMIT _limit
+  ) k
+  JOIN item i ON i.tenant = _tenant AND i.sku = k.sku
+  LEFT JOIN LATERAL (
+    SELECT sum(m.quantity) FILTER (WHERE r.state = 1) AS held,
+           sum(m.confirmed_quantity - m.refunded_quantity) FILTER (WHERE r.state IN (2, 5)) AS confirmed,
+           count(*) FILTER (WHERE r.state = 1 OR m.confirmed_quantity > m.refunded_quantity) AS reservations
+    FROM reservation_line m
+    CROSS JOIN LATERAL (
+      SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
+    ) r
+    WHERE m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
+  ) l ON true
+  ORDER BY i.sku, i.pool;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.verify_items FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION holdsvc.verify_items TO holdsvc_service;
+
+-- migrate:down
+DROP FUNCTION holdsvc.verify_items;

@@ -1,0 +1,19 @@
+-- The tenants that have items or keys, for commands that walk through all of them.
+
+-- migrate:up
+CREATE FUNCTION holdsvc.tenants() RETURNS SETOF text
+LANGUAGE sql SECURITY DEFINER SET search_path = holdsvc, pg_temp AS $$
+  WITH RECURSIVE t AS (
+    SELECT (SELECT min(i.tenant) FROM item i) AS tenant
+    UNION ALL
+    SELECT (SELECT min(i.tenant) FROM item i WHERE i.tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL
+  )
+  SELECT tenant FROM t WHERE tenant IS NOT NULL
+  UNION
+  SELECT tenant FROM api_key
+  ORDER BY 1
+$$;
+REVOKE EXECUTE ON FUNCTION holdsvc.tenants FROM PUBLIC;
+
+-- migrate:down
+DROP FUNCTION holdsvc.tenants;

@@ -1,0 +1,329 @@
+"""The changes of reservations, each one call of one SQL function over a batch, and reading them.
+
+Every function takes a batch of one tenant and returns what came of each request, in order. A refusal is a `HoldError`
+in its place, never raised; `Sweep` and `Again` ask the engine to call once more.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from holdsvc import errors
+from holdsvc.errors import HoldError
+from holdsvc.ledger import arrays
+from holdsvc.ledger.database import Connection, Row
+from holdsvc.model import (
+    Again,
+    Caller,
+    Cancel,
+    Confirm,
+    Done,
+    Extend,
+    ItemKey,
+    Line,
+    Refund,
+    Reservation,
+    ReservationLine,
+    Reserve,
+    ShortLine,
+    State,
+    Sweep,
+    Targeted,
+)
+
+Result = Done | HoldError | Sweep | Again
+
+_RESERVE = "SELECT * FROM holdsvc.reserve(" + ", ".join(["%s"] * 18) + ")"
+_CONFIRM = "SELECT * FROM holdsvc.confirm(" + ", ".join(["%s"] * 18) + ")"
+_CANCEL = "SELECT * FROM holdsvc.cancel(" + ", ".join(["%s"] * 11) + ")"
+_REFUND = "SELECT * FROM holdsvc.refund(" + ", ".join(["%s"] * 16) + ")"
+_EXTEND = "SELECT * FROM holdsvc.extend(" + ", ".join(["%s"] * 12) + ")"
+_GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
+_LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
+
+
+async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
+    """Takes the units of each request, or says why not."""
+    items: dict[ItemKey, int] = {}
+    line_request: list[int] = []
+    line_item: list[int] = []
+    lines: list[Line] = []
+    for number, request in enumerate(requests, 1):
+        for line in request.lines:
+            line_request.append(number)
+            line_item.append(items.setdefault(ItemKey(line.sku, line.pool), len(items) + 1))
+            lines.append(line)
+    [row] = await connection.fetch(
+        _RESERVE,
+        (
+            tenant,
+            arrays.texts(r.caller.client for r in requests),
+            arrays.texts(r.caller.key_id for r in requests),
+            arrays.texts(r.request_id or None for r in requests),
+            arrays.blobs(r.fingerprint for r in requests),
+            arrays.plain(r.reservation_id for r in requests),
+            arrays.texts(r.holder for r in requests),
+            arrays.texts(r.reference for r in requests),
+            arrays.plain(r.ttl_us for r in requests),
+            arrays.documents(r.metadata for r in requests),
+            arrays.plain(r.duplicate_window_us for r in requests),
+            arrays.plain(line_request),
+            arrays.plain(line_item),
+            arrays.texts(line.sku for line in lines),
+            arrays.texts(line.pool for line in lines),
+            arrays.plain(line.quantity for line in lines),
+            arrays.texts(item.sku for item in items),
+            arrays.texts(item.pool for item in items),
+        ),
+    )
+    judge_time, outcomes, other_ids, short_lines, short_available = row
+    short: dict[int, list[ShortLine]] = {}
+    for index, available in zip(short_lines, short_available, strict=True):
+        line = lines[index - 1]
+        short.setdefault(line_request[index - 1], []).append(
+            ShortLine(line.sku, line.pool, line.quantity, available if available is not None else -1)
+        )
+    replayed = await _replayed(connection, tenant, outcomes, other_ids)
+    results: list[Result] = []
+    for number, (request, outcome, other_id) in enumerate(zip(requests, outcomes, other_ids, strict=True), 1):
+        if outcome is None:
+            results.append(Done(_reserved(request, judge_time), replayed=False))
+        elif outcome == "REPLAYED":
+            results.append(Done(replayed[str(other_id)], replayed=True))
+        elif outcome == "RETRY":
+            results.append(Again())
+        elif outcome == "SWEEP":
+            results.append(Sweep([ItemKey(line.sku, line.pool) for line in request.lines]))
+        elif outcome == "ITEM_NOT_FOUND":
+            missing = next(line for line in short[number] if line.available < 0)
+            results.append(errors.item_not_found(missing.sku, missing.pool))
+        elif outcome == "CAPACITY_EXCEEDED":
+            results.append(errors.capacity_exceeded(short[number]))
+        elif outcome == "DUPLICATE_RESERVATION":
+            results.append(errors.duplicate_reservation(str(other_id)))
+        else:
+            results.append(errors.request_id_reused(request.request_id))
+    return results
+
+
+async def _replayed(
+    connection: Connection, tenant: str, outcomes: Sequence[str | None], ids: Sequence[Any]
+) -> dict[str, Reservation]:
+    wanted = {str(id_) for outcome, id_ in zip(outcomes, ids, strict=True) if outcome == "REPLAYED"}
+    if not wanted:
+        return {}
+    return {r.reservation_id: r for r in await get(connection, tenant, sorted(wanted)) if r is not None}
+
+
+def _reserved(request: Reserve, judge_time: Any) -> Reservation:
+    return Reservation(
+        reservation_id=request.reservation_id,
+        client=request.caller.client,
+        holder=request.holder,
+        reference=request.reference,
+        state=State.HELD,
+        lines=[ReservationLine(*line) for line in request.lines],
+        create_time=judge_time,
+        expire_time=judge_time + timedelta(microseconds=request.ttl_us),
+        metadata=request.metadata,
+    )
+
+
+async def confirm(connection: Connection, tenant: str, requests: Sequence[Confirm]) -> list[Result]:
+    """Sells what each request's reservation holds, or the part that it names."""
+    rows = await connection.fetch(
+        _CONFIRM,
+        (
+            *_target_arrays(tenant, requests),
+            arrays.texts(r.order_id for r in requests),
+            arrays.flags(r.minted for r in requests),
+            arrays.texts(r.customer_name for r in requests),
+            arrays.texts(r.customer_email for r in requests),
+            *_line_arrays([r.lines for r in requests]),
+        ),
+    )
+    return [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
+
+
+async def cancel(connection: Connection, tenant: str, requests: Sequence[Cancel]) -> list[Result]:
+    """Gives back what each request's reservation holds."""
+    rows = await connection.fetch(
+        _CANCEL, (*_target_arrays(tenant, requests), arrays.texts(r.reason or None for r in requests))
+    )
+    return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
+
+
+async def refund(connection: Connection, tenant: str, requests: Sequence[Refund]) -> list[Result]:
+    """Takes back what each request's reservation has confirmed, or the part that it names."""
+    rows = await connection.fetch(
+        _REFUND,
+        (
+            *_target_arrays(tenant, requests),
+            arrays.flags(r.write_off for r in requests),
+            arrays.texts(r.reason or None for r in requests),
+            *_line_arrays([r.lines for r in requests]),
+        ),
+    )
+    return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
+
+
+async def extend(
+    connection: Connection, tenant: str, requests: Sequence[Extend], *, max_lifetime_us: int
+) -> list[Result]:
+    """Gives each request's reservation more time."""
+    rows = await connection.fetch(
+        _EXTEND, (*_target_arrays(tenant, requests), arrays.plain(r.ttl_us for r in requests), max_lifetime_us)
+    )
+    return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
+
+
+def _target_arrays(tenant: str, requests: Sequence[Targeted]) -> tuple[str, ...]:
+    return (
+        tenant,
+        arrays.texts(r.caller.client for r in requests),
+        arrays.texts(r.caller.key_id for r in requests),
+        arrays.texts(pool_list(r.caller) for r in requests),
+        arrays.flags(r.caller.reads_all for r in requests),
+        arrays.flags(r.caller.writes_all for r in requests),
+        arrays.texts(r.request_id or None for r in requests),
+        arrays.blobs(r.fingerprint for r in requests),
+        arrays.plain(r.reservation_id for r in requests),
+        arrays.texts(r.reference for r in requests),
+    )
+
+
+def pool_list(caller: Caller) -> str | None:
+    """The caller's pools as the SQL functions take them: each between U+001F, which no pool's name may contain."""
+    if not caller.pools:
+        return None
+    return "\x1f" + "".join(f"{pool}\x1f" for pool in sorted(caller.pools))
+
+
+def _line_arrays(lines: Sequence[Sequence[Line]]) -> tuple[str, ...]:
+    flat = [(number, line) for number, group in enumerate(lines, 1) for line in group]
+    return (
+        arrays.plain(number for number, _ in flat),
+        arrays.texts(line.sku for _, line in flat),
+        arrays.texts(line.pool for _, line in flat),
+        arrays.plain(line.quantity for _, line in flat),
+    )
+
+
+def _result(request: Targeted, row: Row, order_id: str = "") -> Result:
+    """What came of a change of an existing reservation, from a row of type reservation_answer."""
+    outcome = row[1]
+    if outcome is None or outcome == "REPLAYED":
+        return Done(_reservation(row), replayed=outcome is not None)
+    if outcome == "RETRY":
+        return Again()
+    if outcome == "RESERVATION_NOT_FOUND":
+        return errors.reservation_not_found(request.reservation_id, request.reference)
+    if outcome == "PERMISSION_DENIED":
+        return errors.permission_denied("reservations.write_all")
+    if outcome == "REFERENCE_AMBIGUOUS":
+        return errors.reference_ambiguous(request.reference or "")
+    if outcome == "REQUEST_ID_REUSED":
+        return errors.request_id_reused(request.request_id)
+    if outcome == "QUANTITY_EXCEEDED":
+        return errors.quantity_exceeded(row[2], row[3], row[4], row[5])
+    if outcome == "ORDER_ID_IN_USE":
+        return errors.order_id_in_use(order_id, str(row[6]))
+    reservation = _reservation(row)
+    return errors.wrong_state(outcome, reservation.reservation_id, reservation.state.name, reservation.order_id)
+
+
+def _reservation(row: Row) -> Reservation:
+    """A reservation from a row of type reservation_answer."""
+    (
+        reservation_id, client, holder, reference, state, sku, pool, quantity, confirmed, refunded,
+        order_id, customer_name, customer_email, metadata,
+        create_time, expire_time, confirm_time, cancel_time, refund_time, reason, revision,
+    ) = row[7:]  # fmt: skip
+    return Reservation(
+        reservation_id=str(reservation_id),
+        client=client,
+        holder=holder,
+        reference=reference,
+        state=State(state),
+        lines=[ReservationLine(*line) for line in zip(sku, pool, quantity, confirmed, refunded, strict=True)],
+        create_time=create_time,
+        expire_time=expire_time,
+        metadata=metadata or {},
+        order_id=order_id or "",
+        customer_name=customer_name,
+        customer_email=customer_email,
+        confirm_time=confirm_time,
+        cancel_time=cancel_time,
+        refund_time=refund_time,
+        reason=reason or "",
+        revision=revision,
+    )
+
+
+async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[Reservation | None]:
+    """Reads reservations by id, in order; None where there is none."""
+    rows = await connection.fetch(_GET, (tenant, arrays.plain(ids)))
+    return [_reservation(row) if row[7] is not None else None for row in rows]
+
+
+async def find_reference(connection: Connection, tenant: str, client: str, reference: str) -> list[str]:
+    """The ids of a client's reservations with this reference, newest first, two at most."""
+    [[ids]] = await connection.fetch(_FIND_REFERENCE, (tenant, client, reference))
+    return [str(id_) for id_ in ids or []]
+
+
+class Filter:
+    """Which reservations a list shows; None leaves a filter out."""
+
+    __slots__ = ("client", "holder", "order_id", "pool", "pools", "reference", "sku", "states")
+
+    def __init__(
+        self,
+        *,
+        client: str | None,
+        states: Sequence[int] | None,
+        sku: str | None,
+        pool: str | None,
+        holder: str | None,
+        reference: str | None,
+        order_id: str | None,
+        pools: Sequence[str] | None,
+    ) -> None:
+        self.client = client
+        self.states = states
+        self.sku = sku
+        self.pool = pool
+        self.holder = holder
+        self.reference = reference
+        self.order_id = order_id
+        self.pools = pools
+
+    def parameters(self) -> tuple[Any, ...]:
+        """In the order of the SQL functions."""
+        return (
+            self.client,
+            None if self.states is None else arrays.plain(self.states),
+            self.sku,
+            self.pool,
+            self.holder,
+            self.reference,
+            self.order_id,
+            None if self.pools is None else arrays.texts(self.pools),
+        )
+
+
+async def list_page(
+    connection: Connection, tenant: str, wanted: Filter, before: str | None, limit: int
+) -> list[Reservation]:
+    """One page, newest first, after the reservation `before`."""
+    rows = await connection.fetch(_LIST, (tenant, *wanted.parameters(), before, limit))
+    return [_reservation(row) for row in rows]
+
+
+async def count(connection: Connection, tenant: str, wanted: Filter) -> int:
+    """How many match; reads them all."""
+    [[total]] = await connection.fetch(_COUNT, (tenant, *wanted.parameters()))
+    return int(total)
+

@@ -1,0 +1,290 @@
+"""What the rooms of the service say to each other: plain values, no SQL and no protobuf.
+
+Requests are what the ledger's functions take; a batch is a list of them. Times are aware datetimes in UTC, durations
+whole microseconds, quantities units.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class State(IntEnum):
+    """A reservation's states, numbered as in the contract and in the tables."""
+
+    HELD = 1
+    CONFIRMED = 2
+    CANCELLED = 3
+    EXPIRED = 4
+    REFUNDED = 5
+
+
+class EventType(IntEnum):
+    """What an event tells, numbered as in the contract and in the tables."""
+
+    RESERVED = 1
+    CONFIRMED = 2
+    CANCELLED = 3
+    EXPIRED = 4
+    REFUNDED = 5
+    EXTENDED = 6
+    ITEM_CREATED = 7
+    ITEM_UPDATED = 8
+    ITEM_DELETED = 9
+    CAPACITY_ADJUSTED = 10
+    CAPACITY_TRANSFERRED = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: from the API key, never from a request."""
+
+    tenant: str
+    client: str
+    key_id: str
+    scopes: frozenset[str]
+    pools: frozenset[str] = frozenset()
+    """The pools that it may see and take from; empty: all."""
+
+    def sees_pool(self, pool: str) -> bool:
+        """Whether the caller may see and take from this pool."""
+        return not self.pools or pool in self.pools
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether it may read other clients' reservations."""
+        return "reservations.read_all" in self.scopes
+
+    @property
+    def writes_all(self) -> bool:
+        """Whether it may act on other clients' reservations."""
+        return "reservations.write_all" in self.scopes
+
+
+class ItemKey(NamedTuple):
+    """Names one item of a tenant."""
+
+    sku: str
+    pool: str
+
+
+class Line(NamedTuple):
+    """Units of one item."""
+
+    sku: str
+    pool: str
+    quantity: int
+
+
+class ReservationLine(NamedTuple):
+    """Units of one item inside a reservation."""
+
+    sku: str
+    pool: str
+    quantity: int
+    confirmed_quantity: int = 0
+    refunded_quantity: int = 0
+
+
+class ShortLine(NamedTuple):
+    """A line that asked for more than could be had."""
+
+    sku: str
+    pool: str
+    requested: int
+    available: int
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A reservation as a caller sees it: a lapsed hold is EXPIRED."""
+
+    reservation_id: str
+    client: str
+    holder: str
+    reference: str
+    state: State
+    lines: list[ReservationLine]
+    create_time: datetime
+    expire_time: datetime
+    metadata: dict[str, str] = field(default_factory=dict)
+    order_id: str = ""
+    customer_name: str | None = None
+    customer_email: str | None = None
+    confirm_time: datetime | None = None
+    cancel_time: datetime | None = None
+    refund_time: datetime | None = None
+    reason: str = ""
+    revision: int = 1
+
+
+@dataclass(slots=True)
+class Item:
+    """An item with its stored counters."""
+
+    sku: str
+    pool: str
+    display_name: str
+    capacity: int
+    remaining: int
+    held: int
+    confirmed: int
+    oversell_limit: int
+    revision: int
+    create_time: datetime | None
+    update_time: datetime
+
+
+@dataclass(slots=True)
+class Event:
+    """One committed change, with its subject as it was right after it."""
+
+    event_id: int
+    type: EventType
+    lines: list[Line]
+    client: str
+    key_id: str
+    request_id: str
+    reason: str
+    occur_time: datetime
+    reservation: Reservation | None = None
+    item: Item | None = None
+    written_off_lines: list[Line] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ApiKey:
+    """An API key, without its secret."""
+
+    key_id: str
+    tenant: str
+    client: str
+    secret_hash: bytes
+    scopes: list[str]
+    pools: list[str]
+    create_time: datetime
+    expire_time: datetime | None
+    revoke_time: datetime | None
+
+
+class Drift(NamedTuple):
+    """A counter that differs from what the reservations add up to."""
+
+    sku: str
+    pool: str
+    counter: str
+    stored: int
+    recomputed: int
+
+
+@dataclass(slots=True)
+class Request:
+    """What every change brings: who makes it and which call it is.
+
+    `fingerprint` is a hash of the content, by which a reused request_id is told from a repeated call.
+    """
+
+    caller: Caller
+    request_id: str
+    fingerprint: bytes
+
+
+@dataclass(slots=True)
+class Reserve(Request):
+    """Take `lines`, one a item, for `ttl_us`."""
+
+    reservation_id: str
+    lines: list[Line]
+    holder: str
+    reference: str
+    ttl_us: int
+    metadata: dict[str, str]
+    duplicate_window_us: int | None
+
+
+@dataclass(slots=True)
+class Targeted(Request):
+    """A change of one reservation, named by id or by the client's reference."""
+
+    reservation_id: str | None
+    reference: str | None
+
+
+@dataclass(slots=True)
+class Confirm(Targeted):
+    """Sell what is held, or `lines` of it."""
+
+    order_id: str
+    minted: bool
+    customer_name: str
+    customer_email: str
+    lines: list[Line]
+
+
+@dataclass(slots=True)
+class Cancel(Targeted):
+    """Give back what is held."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Refund(Targeted):
+    """Take back what is confirmed, or `lines` of it."""
+
+    lines: list[Line]
+    write_off: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class Extend(Targeted):
+    """Hold until now + `ttl_us`."""
+
+    ttl_us: int
+
+
+@dataclass(slots=True)
+class Adjust(Request):
+    """Change an item's capacity by `delta`."""
+
+    sku: str
+    pool: str
+    delta: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Transfer(Request):
+    """Move `quantity` units of capacity between pools."""
+
+    sku: str
+    from_pool: str
+    to_pool: str
+    quantity: int
+    reason: str
+
+
+class Done(NamedTuple):
+    """A change to a reservation took effect, or had before."""
+
+    reservation: Reservation
+    replayed: bool
+
+
+class ItemsDone(NamedTuple):
+    """A change to items took effect, or had before."""
+
+    items: list[Item]
+    replayed: bool
+
+
+class Sweep(NamedTuple):
+    """Not judged: lapsed holds on these items would make room. Sweep them and call again."""
+
+    items: list[ItemKey]
+
+
+class Again(NamedTuple):
+    """Not judged: another change of the same reservation or request id came first. Call again."""
