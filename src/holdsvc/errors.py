@@ -100,7 +100,9 @@ def revision_mismatch(sku: str, pool: str, revision: int) -> HoldError:
 def reservation_not_found(reservation_id: str | None, reference: str | None) -> HoldError:
     """Says which reservation there is not."""
     if reference is not None:
-        return HoldError("RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference})
+        return HoldError(
+            "RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference}
+        )
     return HoldError(
         "RESERVATION_NOT_FOUND", f"no reservation {reservation_id}", {"reservation_id": reservation_id or ""}
     )

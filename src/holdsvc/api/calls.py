@@ -95,7 +95,9 @@ class Calls:
     async def _enter(self, method: str, context: Any) -> Call:
         """Identity and scope come first: who may not call learns nothing of what is valid or there."""
         remaining = context.time_remaining()
-        deadline = asyncio.get_running_loop().time() + (remaining if remaining is not None else self._default_deadline_s)
+        deadline = asyncio.get_running_loop().time() + (
+            remaining if remaining is not None else self._default_deadline_s
+        )
         caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
         scope = SCOPES[method]
         if scope not in caller.scopes:
@@ -124,7 +126,9 @@ class Calls:
 
         return unary
 
-    def _stream(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]) -> Any:
+    def _stream(
+        self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]
+    ) -> Any:
         method, request_class = _names(descriptor)
         observer = self._observer
 
@@ -177,4 +181,3 @@ def unwrap(result: Any) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
-

@@ -44,9 +44,7 @@ class Job:
 
     __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
 
-    def __init__(
-        self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool
-    ) -> None:
+    def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
         self.future = future
         self.results: list[Any] = [None] * size
@@ -81,9 +79,7 @@ class LaneKind:
 class Lane:
     """The queue of one kind of change of one tenant."""
 
-    def __init__(
-        self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer
-    ) -> None:
+    def __init__(self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer) -> None:
         self._kind = kind
         self._tenant = tenant
         self._database = database
@@ -170,9 +166,7 @@ class Lane:
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
         await self._attempt(batch)
-        self._observer.batch(
-            self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started
-        )
+        self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started)
 
     async def _attempt(self, batch: list[Entry]) -> None:
         """Runs a batch and settles its entries, whatever happens."""
@@ -269,4 +263,3 @@ class Lane:
                 self._queue.appendleft(entry)
             else:
                 self._settle(entry, errors.outcome_unknown())
-

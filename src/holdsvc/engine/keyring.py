@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple, TypeVar
 
@@ -79,7 +79,7 @@ class Keyring:
         # The same work whether there is such a key or not.
         if not hmac.compare_digest(digest, key.secret_hash if key else bytes(len(digest))) or key is None:
             return None
-        if not _lives(key, datetime.now(timezone.utc)):
+        if not _lives(key, datetime.now(UTC)):
             return None
         return Caller(key.tenant, key.client, key.key_id, frozenset(key.scopes), frozenset(key.pools))
 

@@ -326,4 +326,3 @@ async def count(connection: Connection, tenant: str, wanted: Filter) -> int:
     """How many match; reads them all."""
     [[total]] = await connection.fetch(_COUNT, (tenant, *wanted.parameters()))
     return int(total)
-
