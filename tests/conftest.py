@@ -1,14 +1,18 @@
 """What all tests share: one embedded PostgreSQL for the run and a fresh database for each test that asks."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from holdsvc.ledger import migrate
 from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.settings import Settings
+from tests.harness import TEST_CLOCK, Harness
 
 _numbers = itertools.count(1)
 
@@ -22,12 +26,66 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+def _create(server_dsn: str, template: str = "template1") -> str:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    return name
+
+
+def _drop(server_dsn: str, name: str) -> None:
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
 @pytest.fixture
 def database_dsn(server_dsn: str) -> Iterator[str]:
     """The DSN of an empty database of the test's own."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+    name = _create(server_dsn)
     yield make_conninfo(server_dsn, dbname=name)
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    _drop(server_dsn, name)
+
+
+@pytest.fixture(scope="session")
+def _template(server_dsn: str) -> str:
+    """A migrated database whose clock a test can put forward, to copy from."""
+    name = _create(server_dsn)
+    dsn = make_conninfo(server_dsn, dbname=name)
+    migrate.up(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(TEST_CLOCK.encode())
+    return name
+
+
+@pytest.fixture
+def ledger_dsn(server_dsn: str, _template: str) -> Iterator[str]:
+    """The owner's DSN of a migrated database of the test's own."""
+    name = _create(server_dsn, _template)
+    yield make_conninfo(server_dsn, dbname=name)
+    _drop(server_dsn, name)
+
+
+StartService = Callable[..., Awaitable[Harness]]
+
+
+@pytest.fixture
+async def start_service(ledger_dsn: str) -> AsyncIterator[StartService]:
+    """Starts services on the test's database: settings as keywords, `sweeping` for the background sweep."""
+    started: list[Harness] = []
+
+    async def start(*, sweeping: bool = False, dsn: str | None = None, **settings: Any) -> Harness:
+        values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
+        harness = Harness(Settings.load(**values), dsn or ledger_dsn, ledger_dsn)
+        await harness.start(sweeping=sweeping)
+        started.append(harness)
+        return harness
+
+    yield start
+    for harness in started:
+        await harness.stop()
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> Harness:
+    """A running service without authentication and without a background sweep."""
+    return await start_service()
