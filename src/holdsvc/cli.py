@@ -181,8 +181,8 @@ def items_import(
     ],
     tenant: Tenant = "default",
     errors_file: Annotated[
-        Optional[Path], typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")
-    ] = None,  # noqa: UP045
+        Path | None, typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")
+    ] = None,
 ) -> None:
     """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
     with _database() as dsn:

@@ -1,6 +1,6 @@
 """Metrics for Prometheus. gRPC's have the names of go-grpc-middleware, so that dashboards out there fit.
 
-With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR and the supervisor serves them all on one page.
+With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the supervisor serves them all on one page.
 """
 
 from functools import cache

@@ -34,8 +34,9 @@ class OperatorError(Exception):
 
 @contextmanager
 def owner_dsn(settings: Settings) -> Iterator[str]:
-    """The DSN of the schema's owner: of the settings, of the embedded database that a service runs, or else of one
-    started for this command.
+    """The DSN of the schema's owner.
+
+    Of the settings, of the embedded database that a service runs, or else of one started for this command.
     """
     dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
     if dsn:
@@ -222,7 +223,7 @@ def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")
+    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
     if settings.tls_cert is not None:
         credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
         channel = grpc.secure_channel(target, credentials)

@@ -64,7 +64,7 @@ def everybody() -> Authenticate:
     """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
     caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
 
-    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
+    async def authenticate(_metadata: Mapping[str, str | bytes], _deadline: float) -> Caller:
         return caller
 
     return authenticate
@@ -80,7 +80,7 @@ class Calls:
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
-        handlers = {}
+        handlers: dict[str, Any] = {}
         for method in service.methods:
             handle = getattr(servicer, method.name, None)
             if handle is None:
@@ -118,7 +118,7 @@ class Calls:
             except asyncio.CancelledError:
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)
@@ -144,7 +144,7 @@ class Calls:
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)

@@ -1,6 +1,6 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -15,6 +15,8 @@ from holdsvc.errors import Violation
 from holdsvc.ledger import events, reservations, upkeep
 from holdsvc.model import Done
 from holdsvc.settings import Settings
+
+Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
 
 CLEANUP_DEFAULT = 1000
 CLEANUP_MAX = 10_000
@@ -130,7 +132,7 @@ class ReservationServicer:
         change = model.Extend(*_target(request, call), ttl_us=ttl_us)
         return await self._change("extend", change, call, pb.ExtendResponse())
 
-    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Any) -> Any:
+    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Changed) -> Changed:
         [result] = await self._engine.submit(kind, [change], call.deadline)
         done: Done = unwrap(result)
         convert.set_reservation(response.reservation, done.reservation)

@@ -113,7 +113,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    assert settings.tls_cert is not None and settings.tls_key is not None
+    assert settings.tls_cert is not None
+    assert settings.tls_key is not None
     authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
     return grpc.ssl_server_credentials(
         [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],

@@ -108,7 +108,7 @@ class Lane:
         if len(self._queue) + len(requests) > self._queue_max:
             raise errors.overloaded()
         now = self._loop.time()
-        retriable = all([request.request_id for request in requests])
+        retriable = all(request.request_id for request in requests)
         job = Job(len(requests), deadline, self._loop.create_future(), retriable=retriable)
         self._jobs.add(job)
         self._queue.extend([Entry(job, index, request, now) for index, request in enumerate(requests)])
@@ -179,7 +179,7 @@ class Lane:
             self._settle_unknown(batch)
         except Conflict:
             self._fail(batch, errors.overloaded())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             if len(batch) == 1:
                 self._fail(batch, error)
                 return

@@ -38,8 +38,9 @@ class EventRow(NamedTuple):
 
 
 def rebuild(row: Row, subject: Reservation | None) -> Event:
-    """The event of a row. `subject` is the event's reservation as it is by now: what never changes comes from it, what
-    does from the row.
+    """Makes the event of a row.
+
+    `subject` is the event's reservation as it is by now: what never changes comes from it, what does from the row.
     """
     r = EventRow(*row)
     lines = [Line(*line) for line in zip(r.line_sku, r.line_pool, r.line_quantity, strict=True) if line[2] != 0]

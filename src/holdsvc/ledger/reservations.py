@@ -33,11 +33,16 @@ from holdsvc.model import (
 
 Result = Done | HoldError | Sweep | Again
 
-_RESERVE = "SELECT * FROM holdsvc.reserve(" + ", ".join(["%s"] * 18) + ")"
-_CONFIRM = "SELECT * FROM holdsvc.confirm(" + ", ".join(["%s"] * 18) + ")"
-_CANCEL = "SELECT * FROM holdsvc.cancel(" + ", ".join(["%s"] * 11) + ")"
-_REFUND = "SELECT * FROM holdsvc.refund(" + ", ".join(["%s"] * 16) + ")"
-_EXTEND = "SELECT * FROM holdsvc.extend(" + ", ".join(["%s"] * 12) + ")"
+
+def _call(function: str, parameters: int) -> str:
+    return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
+
+
+_RESERVE = _call("reserve", 18)
+_CONFIRM = _call("confirm", 18)
+_CANCEL = _call("cancel", 11)
+_REFUND = _call("refund", 16)
+_EXTEND = _call("extend", 12)
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
