@@ -72,7 +72,7 @@ class Refusal:
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """Reads an error's status and details."""
     code, message = error.code(), error.details()
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for detail in status.details if status else ():
         name = detail.type_url.rpartition("/")[2]
