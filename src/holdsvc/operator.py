@@ -5,7 +5,7 @@ import csv
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 IMPORT_BATCH = 500
 CLIENT = "holdsvc-cli"
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OperatorError(Exception):
@@ -34,14 +34,18 @@ class OperatorError(Exception):
 
 @contextmanager
 def owner_dsn(settings: Settings) -> Iterator[str]:
-    """The DSN of the schema's owner: of the settings, of the embedded database that a service runs, or else of one
-    started for this command."""
+    """The DSN of the schema's owner.
+
+    Of the settings, of the embedded database that a service runs, or else of one started for this command.
+    """
     dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
     if dsn:
         yield dsn
         return
     if not (settings.data_dir / "pgdata").exists():
-        raise OperatorError(f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once")
+        raise OperatorError(
+            f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once"
+        )
     server = EmbeddedServer(settings.data_dir, bin_dir=settings.pg_bin)
     try:
         yield server.start()
@@ -71,7 +75,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
     if not tenant or not client:
         raise OperatorError("a key needs a tenant and a client")
     new = make_key()
-    expire_time = None if lifetime is None else datetime.now(timezone.utc) + lifetime
+    expire_time = None if lifetime is None else datetime.now(UTC) + lifetime
     _run(
         dsn,
         lambda connection: keys.create(
@@ -146,7 +150,10 @@ def import_items(dsn: str, tenant: str, file: Path, errors_file: Path) -> tuple[
 
 
 async def _create(
-    connection: Connection, caller: Caller, rows: list[tuple[dict[str, str], Item]], bad: list[tuple[dict[str, str], str]]
+    connection: Connection,
+    caller: Caller,
+    rows: list[tuple[dict[str, str], Item]],
+    bad: list[tuple[dict[str, str], str]],
 ) -> int:
     """Creates a batch of items; halves it until the rows that are there already stand alone."""
     if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
@@ -181,7 +188,8 @@ def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
         page = _run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
         for item in page:
             yield {
-                name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(item).items()
+                name: value.isoformat() if isinstance(value, datetime) else value
+                for name, value in asdict(item).items()
             }
         if len(page) < 1000:
             return
@@ -215,7 +223,7 @@ def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")
+    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
     if settings.tls_cert is not None:
         credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
         channel = grpc.secure_channel(target, credentials)

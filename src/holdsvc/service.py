@@ -82,7 +82,7 @@ class Service:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 await self.database.ping()
             alive = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
             log.warning("database.unreachable", error=type(error).__name__)
         metrics.DATABASE_UP.set(alive)

@@ -95,6 +95,7 @@ class Supervisor:
         return dsn
 
     def _migrate(self, dsn: str) -> None:
+        done: list[migrate.Migration] = []
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
@@ -207,7 +208,7 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     try:
         await service.start()
     except OSError as error:
-        log.error("address.taken", listen=settings.listen, error=str(error))
+        log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
         return EXIT_ADDRESS
     await stop.wait()
     await service.stop()

@@ -1,6 +1,8 @@
 """AdminService: API keys and the recount of the ledger."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+
+from inventoryhold.v1 import admin_service_pb2 as pb
 
 from holdsvc import errors
 from holdsvc.api import convert, pages, validation
@@ -10,7 +12,6 @@ from holdsvc.engine.keyring import make_key
 from holdsvc.errors import Violation
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
-from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000
 
@@ -23,8 +24,8 @@ class AdminServicer:
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Creates a key with no more rights than the caller's."""
-        expire_time = request.expire_time.ToDatetime(timezone.utc) if request.HasField("expire_time") else None
-        past = expire_time is not None and expire_time <= datetime.now(timezone.utc)
+        expire_time = request.expire_time.ToDatetime(UTC) if request.HasField("expire_time") else None
+        past = expire_time is not None and expire_time <= datetime.now(UTC)
         validation.check(request, Violation("expire_time", "must be in the future", "IN_THE_PAST") if past else None)
         caller = call.caller
         for scope in request.scopes:

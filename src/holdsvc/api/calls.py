@@ -64,7 +64,7 @@ def everybody() -> Authenticate:
     """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
     caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
 
-    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
+    async def authenticate(_metadata: Mapping[str, str | bytes], _deadline: float) -> Caller:
         return caller
 
     return authenticate
@@ -80,7 +80,7 @@ class Calls:
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
-        handlers = {}
+        handlers: dict[str, Any] = {}
         for method in service.methods:
             handle = getattr(servicer, method.name, None)
             if handle is None:
@@ -95,7 +95,9 @@ class Calls:
     async def _enter(self, method: str, context: Any) -> Call:
         """Identity and scope come first: who may not call learns nothing of what is valid or there."""
         remaining = context.time_remaining()
-        deadline = asyncio.get_running_loop().time() + (remaining if remaining is not None else self._default_deadline_s)
+        deadline = asyncio.get_running_loop().time() + (
+            remaining if remaining is not None else self._default_deadline_s
+        )
         caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
         scope = SCOPES[method]
         if scope not in caller.scopes:
@@ -116,7 +118,7 @@ class Calls:
             except asyncio.CancelledError:
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)
@@ -124,7 +126,9 @@ class Calls:
 
         return unary
 
-    def _stream(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]) -> Any:
+    def _stream(
+        self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]
+    ) -> Any:
         method, request_class = _names(descriptor)
         observer = self._observer
 
@@ -140,7 +144,7 @@ class Calls:
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)
@@ -177,4 +181,3 @@ def unwrap(result: Any) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
-

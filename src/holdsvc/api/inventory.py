@@ -1,7 +1,10 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+
+from inventoryhold.v1 import inventory_service_pb2 as pb
+from inventoryhold.v1 import item_pb2
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
@@ -11,10 +14,8 @@ from holdsvc.engine.engine import Engine
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
-from inventoryhold.v1 import inventory_service_pb2 as pb
-from inventoryhold.v1 import item_pb2
 
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InventoryServicer:
@@ -161,9 +162,7 @@ class InventoryServicer:
         )
         return pb.DeleteItemResponse()
 
-    async def CheckAvailability(
-        self, request: pb.CheckAvailabilityRequest, call: Call
-    ) -> pb.CheckAvailabilityResponse:
+    async def CheckAvailability(self, request: pb.CheckAvailabilityRequest, call: Call) -> pb.CheckAvailabilityResponse:
         """Tells what can be had."""
         validation.check(request)
         lines = merged_lines(request.lines)
@@ -181,4 +180,3 @@ class InventoryServicer:
                 sku=line.sku, pool=line.pool, requested=line.quantity, available=available, shortfall=shortfall
             )
         return response
-

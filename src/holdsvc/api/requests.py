@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from google.protobuf.message import Message
+from inventoryhold.v1 import item_pb2
 
 from holdsvc import errors
 from holdsvc.model import Caller, Line
-from inventoryhold.v1 import item_pb2
 
 
 def fingerprint(request: Message) -> bytes:

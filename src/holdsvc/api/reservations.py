@@ -1,6 +1,8 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from typing import Any
+from typing import Any, TypeVar
+
+from inventoryhold.v1 import reservation_service_pb2 as pb
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
@@ -13,7 +15,8 @@ from holdsvc.errors import Violation
 from holdsvc.ledger import events, reservations, upkeep
 from holdsvc.model import Done
 from holdsvc.settings import Settings
-from inventoryhold.v1 import reservation_service_pb2 as pb
+
+Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
 
 CLEANUP_DEFAULT = 1000
 CLEANUP_MAX = 10_000
@@ -115,7 +118,10 @@ class ReservationServicer:
         """Takes back what was sold."""
         validation.check(request)
         change = model.Refund(
-            *_target(request, call), lines=merged_lines(request.lines), write_off=request.write_off, reason=request.reason
+            *_target(request, call),
+            lines=merged_lines(request.lines),
+            write_off=request.write_off,
+            reason=request.reason,
         )
         return await self._change("refund", change, call, pb.RefundResponse())
 
@@ -126,7 +132,7 @@ class ReservationServicer:
         change = model.Extend(*_target(request, call), ttl_us=ttl_us)
         return await self._change("extend", change, call, pb.ExtendResponse())
 
-    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Any) -> Any:
+    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Changed) -> Changed:
         [result] = await self._engine.submit(kind, [change], call.deadline)
         done: Done = unwrap(result)
         convert.set_reservation(response.reservation, done.reservation)
@@ -142,9 +148,7 @@ class ReservationServicer:
             reservation_id = request.reservation_id
         found = await self._find(reservation_id, call)
         if found is None:
-            raise errors.reservation_not_found(
-                request.reservation_id or None, request.reference if request.reference else None
-            )
+            raise errors.reservation_not_found(request.reservation_id or None, request.reference or None)
         response = pb.GetReservationResponse()
         convert.set_reservation(response.reservation, found)
         return response
@@ -261,4 +265,3 @@ def _target(request: Any, call: Call) -> tuple[model.Caller, str, bytes, str | N
         None if by_reference else request.reservation_id,
         request.reference if by_reference else None,
     )
-

@@ -6,11 +6,16 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
-from grpc_reflection.v1alpha import reflection_pb2_grpc
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    event_service_pb2,
+    inventory_service_pb2,
+    reservation_service_pb2,
+)
 
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.calls import CallObserver, Calls, authenticator, everybody
@@ -19,12 +24,6 @@ from holdsvc.api.reservations import ReservationServicer
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import Keyring
 from holdsvc.settings import Settings
-from inventoryhold.v1 import (
-    admin_service_pb2,
-    event_service_pb2,
-    inventory_service_pb2,
-    reservation_service_pb2,
-)
 
 LIVENESS = "liveness"
 """The health service's name for "the process works", whatever the database does."""
@@ -114,7 +113,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    assert settings.tls_cert is not None and settings.tls_key is not None
+    assert settings.tls_cert is not None
+    assert settings.tls_key is not None
     authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
     return grpc.ssl_server_credentials(
         [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],

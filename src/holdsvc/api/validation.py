@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
-from protovalidate import Validator, Violation as RuleViolation
+from protovalidate import Validator
+from protovalidate import Violation as RuleViolation
 
 from holdsvc import errors
 from holdsvc.errors import Violation

@@ -44,9 +44,7 @@ class Job:
 
     __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
 
-    def __init__(
-        self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool
-    ) -> None:
+    def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
         self.future = future
         self.results: list[Any] = [None] * size
@@ -81,9 +79,7 @@ class LaneKind:
 class Lane:
     """The queue of one kind of change of one tenant."""
 
-    def __init__(
-        self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer
-    ) -> None:
+    def __init__(self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer) -> None:
         self._kind = kind
         self._tenant = tenant
         self._database = database
@@ -112,7 +108,7 @@ class Lane:
         if len(self._queue) + len(requests) > self._queue_max:
             raise errors.overloaded()
         now = self._loop.time()
-        retriable = all([request.request_id for request in requests])
+        retriable = all(request.request_id for request in requests)
         job = Job(len(requests), deadline, self._loop.create_future(), retriable=retriable)
         self._jobs.add(job)
         self._queue.extend([Entry(job, index, request, now) for index, request in enumerate(requests)])
@@ -170,9 +166,7 @@ class Lane:
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
         await self._attempt(batch)
-        self._observer.batch(
-            self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started
-        )
+        self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started)
 
     async def _attempt(self, batch: list[Entry]) -> None:
         """Runs a batch and settles its entries, whatever happens."""
@@ -185,7 +179,7 @@ class Lane:
             self._settle_unknown(batch)
         except Conflict:
             self._fail(batch, errors.overloaded())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             if len(batch) == 1:
                 self._fail(batch, error)
                 return
@@ -269,4 +263,3 @@ class Lane:
                 self._queue.appendleft(entry)
             else:
                 self._settle(entry, errors.outcome_unknown())
-

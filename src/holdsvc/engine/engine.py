@@ -65,9 +65,9 @@ class Engine:
 
     def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # type: ignore[arg-type]
+        self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task  # type: ignore[return-value]
+        return task
 
     async def _watch_deadlines(self) -> None:
         while True:
@@ -108,7 +108,7 @@ class Engine:
         for _ in range(SWEEP_ROUNDS):
             async with self._database.connection() as connection:
                 result = await run(connection)
-                if type(result) is not Sweep:
+                if not isinstance(result, Sweep):
                     return result
                 await items.sweep(connection, tenant, result.items)
         raise errors.overloaded()

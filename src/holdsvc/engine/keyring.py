@@ -1,14 +1,14 @@
 """API keys: how they look, how they are made, and who calls with one.
 
-A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256 is
-stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
+A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256
+is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
 """
 
 import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple, TypeVar
 
@@ -79,7 +79,7 @@ class Keyring:
         # The same work whether there is such a key or not.
         if not hmac.compare_digest(digest, key.secret_hash if key else bytes(len(digest))) or key is None:
             return None
-        if not _lives(key, datetime.now(timezone.utc)):
+        if not _lives(key, datetime.now(UTC)):
             return None
         return Caller(key.tenant, key.client, key.key_id, frozenset(key.scopes), frozenset(key.pools))
 
