@@ -39,7 +39,7 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 20)
+_RESERVE = _call("reserve", 22)
 _CONFIRM = _call("confirm", 19)
 _CANCEL = _call("cancel", 12)
 _REFUND = _call("refund", 17)
@@ -52,7 +52,8 @@ _FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
     """Takes the units of each request, or says why not."""
-    items: dict[ItemKey, int] = {}
+    items: dict[tuple[str, str], int] = {}
+    item_quantity: list[int] = []
     line_request: list[int] = []
     line_number: list[int] = []
     line_item: list[int] = []
@@ -61,7 +62,11 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         line_number += range(1, len(request.lines) + 1)
         for line in request.lines:
             line_request.append(number)
-            line_item.append(items.setdefault(ItemKey(line.sku, line.pool), len(items) + 1))
+            item = items.setdefault(line[:2], len(items) + 1)
+            if item > len(item_quantity):
+                item_quantity.append(0)
+            item_quantity[item - 1] += line.quantity
+            line_item.append(item)
             lines.append(line)
     [row] = await connection.fetch(
         _RESERVE,
@@ -80,8 +85,10 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             arrays.texts(line.sku for line in lines),
             arrays.texts(line.pool for line in lines),
             arrays.plain(line.quantity for line in lines),
-            arrays.texts(item.sku for item in items),
-            arrays.texts(item.pool for item in items),
+            arrays.texts(sku for sku, _ in items),
+            arrays.texts(pool for _, pool in items),
+            arrays.plain(item_quantity),
+            all(r.duplicate_window_us is None for r in requests),
         ),
     )
     judge_time, outcomes, other_ids, short_lines, short_available = row
