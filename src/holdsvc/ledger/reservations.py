@@ -104,8 +104,9 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     short: dict[int, list[ShortLine]] = {}
     for index, available in zip(short_lines, short_available, strict=True):
         line = flat.lines[index - 1]
+        missing = available is None
         short.setdefault(flat.request[index - 1], []).append(
-            ShortLine(*line, _MISSING if available is None else available)
+            ShortLine(line.sku, line.pool, line.quantity, _MISSING if missing else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     results: list[Result] = []
