@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-
+from google.protobuf.message import Message
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
+
 from tests.conftest import StartService
 from tests.harness import Harness, outcome, refused
 
@@ -28,7 +29,10 @@ async def race(services: list[Harness], *changes: Change) -> list[list[Any]]:
     calls = [(number % len(changes), services[number // len(changes) % 2], number) for number in range(CALLERS)]
     random.shuffle(calls)
     answers = await asyncio.gather(*(outcome(changes[kind](service, number)) for kind, service, number in calls))
-    return [[answer for (of, _, _), answer in zip(calls, answers, strict=True) if of == kind] for kind in range(len(changes))]
+    return [
+        [answer for (of, _, _), answer in zip(calls, answers, strict=True) if of == kind]
+        for kind in range(len(changes))
+    ]
 
 
 def reasons(answers: list[Any]) -> Counter[str]:
@@ -39,6 +43,14 @@ async def two(start_service: StartService, capacity: int = 10) -> list[Harness]:
     services = [await start_service() for _ in range(2)]
     await services[0].create_item("seat", capacity)
     return services
+
+
+def send(rpc: str, request: Message) -> Change:
+    return lambda service, _: getattr(service.reservations, rpc)(request)
+
+
+def reserve(lines: dict[str, int], request_id: str) -> Change:
+    return lambda service, _: service.reserve(lines, request_id=request_id)
 
 
 def confirm(reservation_id: str) -> Change:
@@ -74,7 +86,7 @@ async def test_refund_against_refund_gives_back_once(start_service: StartService
         held = await services[0].reserve({"seat": 3})
         await services[0].reservations.Confirm(pb.ConfirmRequest(reservation_id=held.reservation_id))
         request = pb.RefundRequest(reservation_id=held.reservation_id)
-        [refunds] = await race(services, lambda service, _, request=request: service.reservations.Refund(request))
+        [refunds] = await race(services, send("Refund", request))
         assert reasons(refunds) == {"OK": 1, "ALREADY_REFUNDED": CALLERS - 1}
         assert (await services[0].item("seat")).remaining == 10
     await services[0].verify()
@@ -85,7 +97,7 @@ async def test_partial_refunds_never_give_back_more_than_was_sold(start_service:
     held = await services[0].reserve({"seat": 10})
     await services[0].reservations.Confirm(pb.ConfirmRequest(reservation_id=held.reservation_id))
     request = pb.RefundRequest(reservation_id=held.reservation_id, lines=[{"sku": "seat", "quantity": 3}])
-    [refunds] = await race(services, lambda service, _: service.reservations.Refund(request))
+    [refunds] = await race(services, send("Refund", request))
     assert reasons(refunds) == {"OK": 3, "QUANTITY_EXCEEDED": CALLERS - 3}
     item = await services[0].item("seat")
     assert (item.remaining, item.confirmed) == (9, 1)
@@ -133,7 +145,7 @@ async def test_extend_against_sweep_lives_on_or_expires_and_never_both(start_ser
             await asyncio.to_thread(services[0].clock.advance, timedelta(seconds=30))
             await asyncio.gather(*(service.sweep() for service in services * 3))
 
-        extending = race(services, lambda service, _, request=request: service.reservations.Extend(request))
+        extending = race(services, send("Extend", request))
         [extends], _ = await asyncio.gather(extending, lapse_and_sweep())
         await services[0].sweep()
         state = (await services[0].get(held.reservation_id)).state
@@ -169,9 +181,7 @@ async def test_the_same_confirm_fifty_times_at_once_sells_once(start_service: St
     services = await two(start_service)
     held = await services[0].reserve({"seat": 2})
     request = pb.ConfirmRequest(request_id=str(uuid.uuid4()), reservation_id=held.reservation_id)
-    answers = await asyncio.gather(
-        *(services[number % 2].reservations.Confirm(request) for number in range(CALLERS))
-    )
+    answers = await asyncio.gather(*(services[number % 2].reservations.Confirm(request) for number in range(CALLERS)))
     assert all(answer.reservation == answers[0].reservation for answer in answers)
     assert Counter(answer.replayed for answer in answers) == {False: 1, True: CALLERS - 1}
     assert (await services[0].item("seat")).confirmed == 2
@@ -186,8 +196,8 @@ async def test_one_request_id_with_two_contents_on_two_services_is_taken_by_one_
         request_id = str(uuid.uuid4())
         ones, twos = await race(
             services,
-            lambda service, _, id_=request_id: service.reserve({"seat": 1}, request_id=id_),
-            lambda service, _, id_=request_id: service.reserve({"seat": 2}, request_id=id_),
+            reserve({"seat": 1}, request_id),
+            reserve({"seat": 2}, request_id),
         )
         assert {*reasons(ones), *reasons(twos)} == {"OK", "REQUEST_ID_REUSED"}
         winners = ones if reasons(ones)["OK"] else twos
