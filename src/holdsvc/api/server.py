@@ -18,11 +18,13 @@ from inventoryhold.v1 import (
 )
 
 from holdsvc.api.admin import AdminServicer
-from holdsvc.api.calls import CallObserver, Calls, authenticator, everybody
+from holdsvc.api.calls import CallObserver, Calls
+from holdsvc.api.identity import authenticator, everybody
 from holdsvc.api.inventory import InventoryServicer
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import Keyring
+from holdsvc.engine.limits import ClientLimits
 from holdsvc.settings import Settings
 
 LIVENESS = "liveness"
@@ -51,7 +53,8 @@ class Server:
         self._server = grpc.aio.server(options=_options(settings))
         self.port = 0
         authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
-        calls = Calls(authenticate, observer, settings.default_deadline.total_seconds())
+        limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
+        calls = Calls(authenticate, limits, observer, settings.default_deadline.total_seconds())
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine),
             "InventoryService": InventoryServicer(engine),
