@@ -254,8 +254,9 @@ class Lane:
         if twins:
             entry.twins = None
             for twin in twins:
-                if twin.request.fingerprint != entry.request.fingerprint:
-                    # Another content under the same id: judged by itself, in the next batch.
+                same_rights = twin.request.caller == entry.request.caller
+                if not same_rights or twin.request.fingerprint != entry.request.fingerprint:
+                    # Another content under the same id, or another key of the client: judged by itself, in the next batch.
                     self._queue.appendleft(twin)
                 elif isinstance(result, Exception):
                     self._settle(twin, result)

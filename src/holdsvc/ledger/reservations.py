@@ -47,7 +47,7 @@ _EXTEND = _call("extend", 13)
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
+_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
 
 
 class _Flat:
@@ -301,9 +301,9 @@ async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[R
     return [_reservation(row) if row[7] is not None else None for row in rows]
 
 
-async def find_reference(connection: Connection, tenant: str, client: str, reference: str) -> list[str]:
-    """The ids of a client's reservations with this reference, newest first, two at most."""
-    [[ids]] = await connection.fetch(_FIND_REFERENCE, (tenant, client, reference))
+async def find_reference(connection: Connection, caller: Caller, reference: str) -> list[str]:
+    """The ids of the caller's own reservations with this reference, newest first, two at most."""
+    [[ids]] = await connection.fetch(_FIND_REFERENCE, (caller.tenant, caller.client, pool_list(caller), reference))
     return [str(id_) for id_ in ids or []]
 
 
