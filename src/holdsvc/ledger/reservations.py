@@ -12,6 +12,7 @@ from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Again,
     Caller,
@@ -38,11 +39,11 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 18)
-_CONFIRM = _call("confirm", 18)
-_CANCEL = _call("cancel", 11)
-_REFUND = _call("refund", 16)
-_EXTEND = _call("extend", 12)
+_RESERVE = _call("reserve", 22)
+_CONFIRM = _call("confirm", 19)
+_CANCEL = _call("cancel", 12)
+_REFUND = _call("refund", 17)
+_EXTEND = _call("extend", 13)
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -51,23 +52,27 @@ _FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
     """Takes the units of each request, or says why not."""
-    items: dict[ItemKey, int] = {}
+    items: dict[tuple[str, str], int] = {}
+    item_quantity: list[int] = []
     line_request: list[int] = []
+    line_number: list[int] = []
     line_item: list[int] = []
     lines: list[Line] = []
     for number, request in enumerate(requests, 1):
+        line_number += range(1, len(request.lines) + 1)
         for line in request.lines:
             line_request.append(number)
-            line_item.append(items.setdefault(ItemKey(line.sku, line.pool), len(items) + 1))
+            item = items.setdefault(line[:2], len(items) + 1)
+            if item > len(item_quantity):
+                item_quantity.append(0)
+            item_quantity[item - 1] += line.quantity
+            line_item.append(item)
             lines.append(line)
     [row] = await connection.fetch(
         _RESERVE,
         (
             tenant,
-            arrays.texts(r.caller.client for r in requests),
-            arrays.texts(r.caller.key_id for r in requests),
-            arrays.texts(r.request_id or None for r in requests),
-            arrays.blobs(r.fingerprint for r in requests),
+            *columns(tenant, requests),
             arrays.plain(r.reservation_id for r in requests),
             arrays.texts(r.holder for r in requests),
             arrays.texts(r.reference for r in requests),
@@ -75,12 +80,15 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             arrays.documents(r.metadata for r in requests),
             arrays.plain(r.duplicate_window_us for r in requests),
             arrays.plain(line_request),
+            arrays.plain(line_number),
             arrays.plain(line_item),
             arrays.texts(line.sku for line in lines),
             arrays.texts(line.pool for line in lines),
             arrays.plain(line.quantity for line in lines),
-            arrays.texts(item.sku for item in items),
-            arrays.texts(item.pool for item in items),
+            arrays.texts(sku for sku, _ in items),
+            arrays.texts(pool for _, pool in items),
+            arrays.plain(item_quantity),
+            all(r.duplicate_window_us is None for r in requests),
         ),
     )
     judge_time, outcomes, other_ids, short_lines, short_available = row
@@ -185,15 +193,17 @@ async def extend(
 
 
 def _target_arrays(tenant: str, requests: Sequence[Targeted]) -> tuple[str, ...]:
+    client, key_id, request_id, request_key, fingerprint = columns(tenant, requests)
     return (
         tenant,
-        arrays.texts(r.caller.client for r in requests),
-        arrays.texts(r.caller.key_id for r in requests),
+        client,
+        key_id,
         arrays.texts(pool_list(r.caller) for r in requests),
         arrays.flags(r.caller.reads_all for r in requests),
         arrays.flags(r.caller.writes_all for r in requests),
-        arrays.texts(r.request_id or None for r in requests),
-        arrays.blobs(r.fingerprint for r in requests),
+        request_id,
+        request_key,
+        fingerprint,
         arrays.plain(r.reservation_id for r in requests),
         arrays.texts(r.reference for r in requests),
     )
