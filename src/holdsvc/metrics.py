@@ -40,6 +40,13 @@ SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
+STREAMS = Gauge("holdsvc_streams", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum")
+FEED_LAG = Gauge(
+    "holdsvc_feed_lag_seconds",
+    "How long an open transaction has kept the feed of events from becoming complete.",
+    multiprocess_mode="livemax",
+)
+FEED_FAILURES = Counter("holdsvc_feed_failures_total", "Looks at the feed of events that failed.")
 DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
 
 
@@ -73,6 +80,10 @@ class Metrics:
         SWEEPS.inc()
         SWEPT_RESERVATIONS.inc(expired_count)
         SWEPT_UNITS.inc(released_quantity)
+
+    def feed_failed(self) -> None:
+        """The feed could not be read."""
+        FEED_FAILURES.inc()
 
     def sweep_failed(self) -> None:
         """A sweep has failed."""

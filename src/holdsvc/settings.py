@@ -202,7 +202,18 @@ class Settings(BaseSettings):
         0, ge=0, description="Calls per second of each client, in each worker; more are RATE_LIMITED; 0: no limit."
     )
     client_streams_max: int = Field(
-        0, ge=0, description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit."
+        0,
+        ge=0,
+        description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
+    )
+
+    heartbeat_interval: Duration = Field(
+        timedelta(seconds=10),
+        gt=timedelta(),
+        description="How long a stream may be quiet before it says that it lives.",
+    )
+    streams_max: int = Field(
+        10_000, ge=1, description="Streams that each worker serves (watches, events); more are refused with OVERLOADED."
     )
 
     request_id_retention: Duration = Field(

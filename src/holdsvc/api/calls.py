@@ -25,7 +25,6 @@ from holdsvc.api.scopes import SCOPES
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.model import Caller
 
-
 RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""
 
@@ -66,10 +65,7 @@ class Calls:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
         handlers: dict[str, Any] = {}
         for method in service.methods:
-            handle = getattr(servicer, method.name, None)
-            if handle is None:
-                # gRPC answers UNIMPLEMENTED.
-                continue
+            handle = getattr(servicer, method.name)
             if method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
             else:

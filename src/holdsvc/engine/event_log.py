@@ -6,7 +6,7 @@ the database at its own pace. So no stream has a queue, and a slow one holds nob
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -212,7 +212,7 @@ class EventHub:
         """The last id that anybody drew."""
         return (await self._read(feed.last)).last_event_id
 
-    async def stream(self, subscription: Subscription, start: Position) -> AsyncIterator[Batch]:
+    async def stream(self, subscription: Subscription, start: Position) -> AsyncGenerator[Batch]:
         """Tells every event after `start`, in order, with heartbeats between.
 
         Raises RESUME_TOKEN_EXPIRED where retention overtakes it, SHUTTING_DOWN in the end.

@@ -8,7 +8,7 @@ the present state again.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -355,7 +355,7 @@ class WatchHub:
             _discard(self._by_key, (wanted.tenant, key), topic)
         _discard(self._by_prefix, wanted.tenant, topic)
 
-    async def watch(self, wanted: Wanted, interval_s: float) -> AsyncIterator[Update]:
+    async def watch(self, wanted: Wanted, interval_s: float) -> AsyncGenerator[Update]:
         """Tells the present state, `complete`, then what changes, at most once in `interval_s`.
 
         An update without payloads that is not `complete` is a heartbeat. Raises SHUTTING_DOWN in the end.
@@ -378,7 +378,7 @@ class WatchHub:
         finally:
             self._leave(watcher)
 
-    async def _present(self, wanted: Wanted, sent: dict[ItemKey, int], *, again: bool) -> AsyncIterator[Update]:
+    async def _present(self, wanted: Wanted, sent: dict[ItemKey, int], *, again: bool) -> AsyncGenerator[Update]:
         """The present state in pages; `sent` gets the revisions. Deleted items only to who was told of them before."""
         async for states, read_time in self._pages(wanted):
             payloads = []
@@ -394,7 +394,7 @@ class WatchHub:
             if payloads:
                 yield Update(payloads, read_time)
 
-    async def _pages(self, wanted: Wanted) -> AsyncIterator[tuple[list[feed.Watched], datetime]]:
+    async def _pages(self, wanted: Wanted) -> AsyncGenerator[tuple[list[feed.Watched], datetime]]:
         names = sorted(wanted.keys)
         for start in range(0, len(names), BATCH_MAX):
             part = names[start : start + BATCH_MAX]
@@ -422,7 +422,7 @@ class WatchHub:
                 return
             after = ItemKey(page[-1].item.sku, page[-1].item.pool)
 
-    async def _changes(self, watcher: Watcher, sent: dict[ItemKey, int] | None) -> AsyncIterator[Update]:
+    async def _changes(self, watcher: Watcher, sent: dict[ItemKey, int] | None) -> AsyncGenerator[Update]:
         """What changes, until the topic no longer remembers what comes after the watcher.
 
         A state that the reader read before the present state was told, but handed out after, must not be told: `sent`

@@ -85,9 +85,7 @@ async def poll(connection: Connection, value: int, mark: str | None, fence: Posi
     return Poll(*row)
 
 
-async def item_changes(
-    connection: Connection, after: Position, missing: Sequence[int], limit: int
-) -> list[Changed]:
+async def item_changes(connection: Connection, after: Position, missing: Sequence[int], limit: int) -> list[Changed]:
     """Which items the events after a position changed, and those among `missing` that have appeared, of all tenants."""
     rows = await connection.fetch(
         "SELECT * FROM holdsvc.read_item_changes(%s, %s, %s, %s)",
