@@ -7,12 +7,11 @@ from datetime import timedelta
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-
-from inventoryhold.v1 import event_pb2, item_pb2
+from inventoryhold.v1 import event_pb2, item_pb2, reservation_pb2
 from inventoryhold.v1 import event_service_pb2 as pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
-from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as reservations
+
 from tests.conftest import StartService
 from tests.harness import Harness, Refusal, refused
 from tests.streams.readers import consuming, open_adjustment
@@ -34,7 +33,7 @@ async def test_every_kind_of_change_is_told_with_its_subject_as_it_then_was(serv
         held = await service.reserve({"a": 3}, holder="ann", reference="r1", metadata={"k": "v"}, request_id="q1")
         target = {"reservation_id": held.reservation_id}
         await service.reservations.Extend(reservations.ExtendRequest(**target, ttl=Duration(seconds=7200)))
-        customer = reservation_pb2.Customer(name="Ann", email="ann@example.com")
+        customer = reservations.CustomerInput(name="Ann", email="ann@example.com")
         await service.reservations.Confirm(
             reservations.ConfirmRequest(
                 **target, order_id="o1", customer=customer, lines=[item_pb2.ItemQuantity(sku="a", quantity=2)]
