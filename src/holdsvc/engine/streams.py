@@ -9,7 +9,7 @@ from holdsvc import errors
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.event_log import EventHub
 from holdsvc.engine.feed import Feed, FeedObserver
-from holdsvc.engine.pace import Pace
+from holdsvc.engine.turns import Turns
 from holdsvc.engine.watch import WatchHub
 from holdsvc.ledger.database import Database
 from holdsvc.model import Event, Item, ItemKey
@@ -32,18 +32,18 @@ class Streams:
         self, settings: Settings, database: Database, engine: Engine, observer: FeedObserver, encoding: Encoding
     ) -> None:
         heartbeat_s = settings.heartbeat_interval.total_seconds()
-        self._pace = Pace()
+        self._turns = Turns()
         self._feed = Feed(database, observer)
         self._max = settings.streams_max
         self._open = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self.watch = WatchHub(engine, self._feed, encoding.item, encoding.deleted_item, self._pace, heartbeat_s)
+        self.watch = WatchHub(engine, self._feed, encoding.item, encoding.deleted_item, self._turns, heartbeat_s)
         self.events = EventHub(engine, self._feed, encoding.event, heartbeat_s)
         engine.on_change(self._feed.wake)
 
     def start(self) -> None:
         """Begins to follow the feed."""
-        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._pace.run())]
+        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._turns.run())]
 
     @property
     def lag_s(self) -> float:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from holdsvc import errors
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.feed import End, Feed
-from holdsvc.engine.pace import Pace
+from holdsvc.engine.turns import Turns
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Position
@@ -135,41 +135,40 @@ class Topic:
 class Watcher:
     """One stream: where it stands and when its next message is due."""
 
-    __slots__ = ("_timer", "_waiter", "cursor", "due", "interval_s", "topic")
+    __slots__ = ("_waiter", "asked", "cursor", "due", "granted", "interval_s", "topic")
 
     def __init__(self, topic: Topic, interval_s: float) -> None:
         self.topic = topic
         self.interval_s = interval_s
         self.cursor = 0
         self.due = 0.0
+        self.asked = False
+        """Whether it is in the queue for a turn."""
+        self.granted = False
+        """Whether it is its turn."""
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+
+    def grant(self) -> None:
+        """Gives it its turn."""
+        self.asked, self.granted = False, True
+        self.wake()
 
     def wake(self) -> None:
         """Lets the stream go on."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def wake_at(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        """Lets the stream go on at a time of the loop's clock."""
-        self.cancel_timer()
-        self._timer = loop.call_at(when, self.wake)
-
-    def cancel_timer(self) -> None:
-        """Forgets the time to go on."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def sleep_until(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        """Waits until then, or until it is woken."""
+    async def sleep(self, until: float | None = None) -> None:
+        """Waits until it is woken, or until then on the loop's clock."""
+        loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        self.wake_at(loop, when)
+        timer = None if until is None else loop.call_at(until, self.wake)
         try:
             await self._waiter
         finally:
             self._waiter = None
-            self.cancel_timer()
+            if timer is not None:
+                timer.cancel()
 
 
 class WatchHub:
@@ -181,14 +180,14 @@ class WatchHub:
         feed_: Feed,
         encode: Callable[[Item], bytes],
         encode_deleted: Callable[[ItemKey], bytes],
-        pace: Pace,
+        turns: Turns,
         heartbeat_s: float,
     ) -> None:
         self._engine = engine
         self._feed = feed_
         self._encode = encode
         self._encode_deleted = encode_deleted
-        self._pace = pace
+        self._turns = turns
         self._heartbeat_s = heartbeat_s
         self._topics: dict[Wanted, Topic] = {}
         self._by_key: dict[tuple[str, ItemKey], set[Topic]] = {}
@@ -307,14 +306,14 @@ class WatchHub:
             self._notify(topic)
 
     def _notify(self, topic: Topic) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
         for watcher in topic.idle:
-            if watcher.due <= now:
-                watcher.wake()
-            else:
-                watcher.wake_at(loop, watcher.due)
+            self._ask(watcher)
         topic.idle.clear()
+
+    def _ask(self, watcher: Watcher) -> None:
+        if not watcher.asked:
+            watcher.asked = True
+            self._turns.ask(watcher.grant, watcher.due)
 
     # The watchers' side.
 
@@ -346,7 +345,6 @@ class WatchHub:
         topic = watcher.topic
         topic.watchers.discard(watcher)
         topic.idle.discard(watcher)
-        watcher.cancel_timer()
         if topic.watchers:
             return
         wanted = topic.wanted
@@ -436,9 +434,11 @@ class WatchHub:
             self._check_open()
             now = loop.time()
             if topic.last > watcher.cursor:
-                if now < watcher.due:
-                    await watcher.sleep_until(loop, watcher.due)
+                if not watcher.granted:
+                    self._ask(watcher)
+                    await watcher.sleep()
                     continue
+                watcher.granted = False
                 if sent is None:
                     payloads, watcher.cursor = topic.batch(watcher.cursor)
                 else:
@@ -446,7 +446,7 @@ class WatchHub:
                     payloads = [change.payload for key, change in found if change.revision > sent.get(key, 0)]
                     sent.update({key: max(change.revision, sent.get(key, 0)) for key, change in found})
                 if payloads:
-                    watcher.due = now + max(watcher.interval_s, self._pace.interval_s)
+                    watcher.due = now + watcher.interval_s
                     last_sent = now
                     yield Update(payloads, topic.read_time)
             elif now >= last_sent + self._heartbeat_s:
@@ -454,7 +454,7 @@ class WatchHub:
                 yield Update([], await self._read(feed.clock))
             else:
                 topic.idle.add(watcher)
-                await watcher.sleep_until(loop, last_sent + self._heartbeat_s)
+                await watcher.sleep(last_sent + self._heartbeat_s)
                 topic.idle.discard(watcher)
             if self._cycle > cycle and topic.last <= watcher.cursor:
                 sent = None
