@@ -145,7 +145,7 @@ async def read(
         _READ,
         (tenant, after.event_id, reach, after.day, None if types is None else arrays.plain(types), limit),
     )
-    found = await _rebuilt(connection, [EventRow(*row) for row in rows])
+    found = await rebuilt(connection, [EventRow(*row) for row in rows])
     if len(found) == limit:
         return found, Position(found[-1].event.event_id, found[-1].day)
     if reach == upto.event_id:
@@ -153,7 +153,8 @@ async def read(
     return found, Position(reach, found[-1].day if found else after.day)
 
 
-async def _rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEvent]:
+async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEvent]:
+    """The events of rows, with the reservations that they are about."""
     ids: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.reservation_id is not None:
@@ -171,3 +172,14 @@ async def _rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEve
         )
         for row in rows
     ]
+
+
+async def relay_position(connection: Connection, name: str) -> tuple[str, Position] | None:
+    """The epoch and place to which a relay has come; None: it has not begun."""
+    rows = await connection.fetch("SELECT * FROM holdsvc.relay_position(%s)", (name,))
+    return (rows[0][0], Position(rows[0][1], rows[0][2])) if rows else None
+
+
+async def save_relay_position(connection: Connection, name: str, epoch: str, position: Position) -> None:
+    """Remembers how far a relay has come."""
+    await connection.fetch("SELECT holdsvc.save_relay_position(%s, %s, %s, %s)", (name, epoch, *position))
