@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.model import Again, ItemKey, Request, Sweep
 
 log = structlog.get_logger(__name__)
@@ -42,29 +42,46 @@ class Observer(Protocol):
 class Job:
     """Requests that were submitted together and are answered together."""
 
-    __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
+    __slots__ = ("deadline", "future", "pending", "results", "retriable", "running")
 
     def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
         self.future = future
         self.results: list[Any] = [None] * size
         self.pending = size
-        self.started = False
+        self.running = 0
         self.retriable = retriable
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of it has taken effect or may be about to."""
+        return self.running == 0 and self.pending == len(self.results)
 
 
 class Entry:
     """One request of a job on its way through the lane."""
 
-    __slots__ = ("entered", "index", "job", "request", "twins")
+    __slots__ = ("entered", "index", "job", "request", "running", "twins")
 
     def __init__(self, job: Job, index: int, request: Request, entered: float) -> None:
         self.job = job
         self.index = index
         self.request = request
+        self.running = False
         self.entered = entered
         self.twins: list[Entry] | None = None
         """Entries of the same batch with the same request_id: they are answered as this one."""
+
+    def start(self) -> None:
+        """It is in a batch now."""
+        self.running = True
+        self.job.running += 1
+
+    def end(self) -> None:
+        """It is in no batch any more."""
+        if self.running:
+            self.running = False
+            self.job.running -= 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return self._task is None
+        return self._task is None and not self._queue
 
     @property
     def depth(self) -> int:
@@ -125,13 +142,18 @@ class Lane:
                 job.future.set_exception(self._late(job))
 
     def _late(self, job: Job) -> HoldError:
-        """Its batch may be under way: a retry is safe where every request brought an id, or where none has begun."""
-        return errors.database_unavailable() if job.retriable or not job.started else errors.outcome_unknown()
+        """Its batch may be under way: a retry is safe where every request brought an id, or where none has run."""
+        return errors.database_unavailable() if job.retriable or job.untouched else errors.outcome_unknown()
 
     async def _drain(self) -> None:
         try:
             while batch := self._collect():
-                await self._run(batch)
+                try:
+                    await self._run(batch)
+                except Exception as error:
+                    # A fault of this module; whoever waits gets an answer all the same, and the lane lives on.
+                    log.exception("batch.crashed", lane=self._kind.name)
+                    self._fail([entry for entry in batch if entry.running], error)
         finally:
             self._task = None
 
@@ -146,7 +168,6 @@ class Lane:
             if job.future.done() or job.deadline <= now:
                 self._drop(job)
                 continue
-            job.started = True
             request_id = entry.request.request_id
             if request_id:
                 leader = leaders.setdefault((entry.request.caller.client, request_id), entry)
@@ -155,13 +176,14 @@ class Lane:
                         leader.twins = []
                     leader.twins.append(entry)
                     continue
+            entry.start()
             batch.append(entry)
         return batch
 
     def _drop(self, job: Job) -> None:
         self._jobs.discard(job)
         if not job.future.done():
-            job.future.set_exception(errors.database_unavailable())
+            job.future.set_exception(self._late(job))
 
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
@@ -172,7 +194,7 @@ class Lane:
         """Runs a batch and settles its entries, whatever happens."""
         try:
             async with self._database.connection() as connection:
-                await self._settle_all(connection, batch, await self._execute(connection, batch))
+                results = await self._execute(connection, batch)
         except NothingRan:
             self._fail(batch, errors.database_unavailable())
         except Unknown:
@@ -183,11 +205,17 @@ class Lane:
             if len(batch) == 1:
                 self._fail(batch, error)
                 return
-            # One bad request must fail alone: the transaction was undone, so each runs by itself.
+            # One bad request must fail alone, so each runs by itself. When it is not the database that refused, the
+            # batch may have been committed: then only what has a request_id may run again.
             self._observer.retried(self._kind.name, "poisoned")
             log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
             for entry in batch:
-                await self._attempt([entry])
+                if isinstance(error, Failed) or entry.request.request_id:
+                    await self._attempt([entry])
+                else:
+                    self._settle(entry, error)
+        else:
+            await self._settle_all(batch, results)
 
     async def _execute(self, connection: Connection, batch: list[Entry]) -> list[Any]:
         async for attempt in AsyncRetrying(
@@ -202,7 +230,7 @@ class Lane:
                 return await self._kind.execute(connection, self._tenant, [entry.request for entry in batch])
         raise AssertionError("tenacity returns or raises")
 
-    async def _settle_all(self, connection: Connection, batch: list[Entry], results: list[Any]) -> None:
+    async def _settle_all(self, batch: list[Entry], results: list[Any]) -> None:
         again: list[Entry] = []
         lapsed: dict[ItemKey, None] = {}
         for entry, result in zip(batch, results, strict=True):
@@ -213,21 +241,27 @@ class Lane:
                 again.append(entry)
             else:
                 self._settle(entry, result)
-        # In order of arrival, ahead of what came later.
-        for entry in reversed(again):
+        self._requeue(again)
+        if lapsed:
+            self._observer.retried(self._kind.name, "swept")
+            try:
+                async with self._database.connection() as connection:
+                    await items.sweep(connection, self._tenant, list(lapsed))
+            except (NothingRan, Unknown, Conflict, Failed) as error:
+                # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
+                log.warning("sweep.on_demand_failed", error=type(error).__name__)
+
+    def _requeue(self, entries: Sequence[Entry]) -> None:
+        """Puts them, and their twins behind them, in order of arrival ahead of what came later."""
+        for entry in reversed(entries):
+            entry.end()
             for late in reversed(entry.twins or ()):
                 self._queue.appendleft(late)
             entry.twins = None
             self._queue.appendleft(entry)
-        if lapsed:
-            self._observer.retried(self._kind.name, "swept")
-            try:
-                await items.sweep(connection, self._tenant, list(lapsed))
-            except (NothingRan, Unknown, Conflict) as error:
-                # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
-                log.warning("sweep.on_demand_failed", error=type(error).__name__)
 
     def _settle(self, entry: Entry, result: Any) -> None:
+        entry.end()
         twins = entry.twins
         job = entry.job
         job.results[entry.index] = result
@@ -255,11 +289,7 @@ class Lane:
         """The connection broke under way: a request_id lets the call be made again, without one nobody can tell."""
         self._observer.retried(self._kind.name, "connection")
         log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
-        for entry in reversed(batch):
-            if entry.request.request_id:
-                for twin in reversed(entry.twins or ()):
-                    self._queue.appendleft(twin)
-                entry.twins = None
-                self._queue.appendleft(entry)
-            else:
+        self._requeue([entry for entry in batch if entry.request.request_id])
+        for entry in batch:
+            if not entry.request.request_id:
                 self._settle(entry, errors.outcome_unknown())
