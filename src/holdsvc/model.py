@@ -168,6 +168,18 @@ class ApiKey:
     revoke_time: datetime | None
 
 
+class KeyRights(NamedTuple):
+    """What a call needs to know of the key that it brings."""
+
+    tenant: str
+    client: str
+    secret_hash: bytes
+    scopes: list[str]
+    pools: list[str]
+    lives_s: float
+    """Seconds until it ends, on the database's clock; not above 0: it has expired or is revoked."""
+
+
 class Drift(NamedTuple):
     """A counter that differs from what the reservations add up to."""
 
