@@ -202,7 +202,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Calls per second of each client, in each worker; more are RATE_LIMITED; 0: no limit."
     )
     client_streams_max: int = Field(
-        0, ge=0, description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit."
+        0,
+        ge=0,
+        description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
     )
 
     request_id_retention: Duration = Field(

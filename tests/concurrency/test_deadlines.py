@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-
 from tests import blocked
 from tests.conftest import StartService
 from tests.harness import Harness

@@ -7,12 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from inventoryhold.v1 import inventory_service_pb2 as inventory
-from inventoryhold.v1 import reservation_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
 
 from holdsvc.ledger import requests
 from holdsvc.model import Caller, Request
+from inventoryhold.v1 import inventory_service_pb2 as inventory
+from inventoryhold.v1 import reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests import blocked
 from tests.conftest import StartService
 from tests.harness import Harness, outcome

@@ -15,8 +15,14 @@ from typing import Any, Self
 
 import grpc
 
-from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
-from inventoryhold.v1 import reservation_pb2, reservation_service_pb2, reservation_service_pb2_grpc
+from inventoryhold.v1 import (
+    inventory_service_pb2,
+    inventory_service_pb2_grpc,
+    item_pb2,
+    reservation_pb2,
+    reservation_service_pb2,
+    reservation_service_pb2_grpc,
+)
 
 WAIT_S = 60.0
 

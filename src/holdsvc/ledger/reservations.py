@@ -58,7 +58,7 @@ class _Flat:
     def __init__(self, requests: Sequence[Reserve]) -> None:
         self.items: dict[tuple[str, str], int] = {}
         self.item_quantity: list[int] = []
-        self.lines: list[Line] = []
+        self.lines: list[ReservationLine] = []
         self.request: list[int] = []
         self.number: list[int] = []
         self.item: list[int] = []
@@ -161,7 +161,7 @@ def _reserved(request: Reserve, judge_time: Any) -> Reservation:
         holder=request.holder,
         reference=request.reference,
         state=State.HELD,
-        lines=[ReservationLine(*line) for line in request.lines],
+        lines=request.lines,
         create_time=judge_time,
         expire_time=judge_time + timedelta(microseconds=request.ttl_us),
         metadata=request.metadata,
