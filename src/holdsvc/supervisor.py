@@ -136,8 +136,8 @@ class Supervisor:
     def _claim_address(self) -> Settings:
         """Refuses an address that somebody listens on, before anything is started.
 
-        Several workers share one port by SO_REUSEPORT, with which a second service would bind silently and take a part of
-        the calls. With port 0 a free one is taken here; it is kept for the workers as long as they may be replaced.
+        Several workers share one port by SO_REUSEPORT, with which a second service would bind silently and take a part
+        of the calls. With port 0 a free one is taken here; it is kept for the workers as long as they may be replaced.
         """
         listen = self._settings.listen
         host, port = split_address(listen)

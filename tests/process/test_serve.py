@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
-from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.process.program import Client, Program, Watched, command
 
@@ -88,7 +88,7 @@ def test_a_killed_database_is_restarted_and_calls_go_on(data_dir: Path) -> None:
         assert restarted != postgres
 
 
-def reserve_until_served(client: Client) -> object:
+def reserve_until_served(client: Client) -> reservation_pb2.Reservation:
     """A caller's own retries: UNAVAILABLE is the one code that is retried."""
     for _ in range(100):
         try:
@@ -130,7 +130,7 @@ def _has_connection(pid: int, port: int) -> bool:
     """Whether the process has an established connection on its listening port."""
     inodes = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(file)
+        target = str(file.readlink())
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     tables = (Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6"))
@@ -146,6 +146,7 @@ def test_sigterm_under_load_loses_no_accepted_call(data_dir: Path, workers: int)
     with Program(data_dir, "--workers", str(workers)) as program:
         Client(program.serving(workers=workers)).create_item("seat", 1_000_000)
         answered: list[str] = []
+        codes: set[grpc.StatusCode] = set()
         enough = threading.Event()
         stopped = threading.Event()
 
@@ -159,8 +160,7 @@ def test_sigterm_under_load_loses_no_accepted_call(data_dir: Path, workers: int)
                 try:
                     answer = client.reservations.Reserve(request, timeout=30)
                 except grpc.RpcError as error:
-                    # Refused before it ran, or the connection is gone: never anything else.
-                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    codes.add(error.code())
                     return
                 answered.append(answer.reservation.reservation_id)
                 count += 1
@@ -176,6 +176,7 @@ def test_sigterm_under_load_loses_no_accepted_call(data_dir: Path, workers: int)
             for done in callers:
                 done.result()
         assert code == 0
+        assert codes == {grpc.StatusCode.UNAVAILABLE}, "nothing ran of it: a retry is safe"
     with EmbeddedServer(data_dir):
         dsn = running_dsn(data_dir)
         assert dsn is not None
