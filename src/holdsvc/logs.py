@@ -6,9 +6,12 @@ from typing import Any
 
 import structlog
 
+from holdsvc import tracing
+
 _PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
+    tracing.add_ids,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
 ]

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from holdsvc import errors
+from holdsvc import errors, tracing
 from holdsvc.api.errors import CODES, as_hold_error, status
 from holdsvc.api.scopes import ALL_SCOPES, SCOPES
 from holdsvc.engine.keyring import Keyring
@@ -31,6 +31,8 @@ class Call:
     caller: Caller
     deadline: float
     """On the loop's clock."""
+    traceparent: str = ""
+    """The caller's own place in a trace, as it says."""
 
 
 class CallObserver(Protocol):
@@ -39,8 +41,10 @@ class CallObserver(Protocol):
     def started(self, method: str) -> None:
         """A call has arrived."""
 
-    def handled(self, method: str, call: Call | None, code: str, reason: str, seconds: float) -> None:
-        """A call has been answered; `call` is None when it had no valid identity."""
+    def handled(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
+        """A call has been answered; `call` is None when it had no valid identity, `request` when it was not read."""
 
 
 Authenticate = Callable[[Mapping[str, str | bytes], float], Awaitable[Caller]]
@@ -87,9 +91,11 @@ class Calls:
                 # gRPC answers UNIMPLEMENTED.
                 continue
             if method.server_streaming:
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
+                handler = _traced_stream(_path(method), self._stream(method, handle))
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
             else:
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method, handle))
+                handler = _traced(_path(method), self._unary(method, handle))
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(handler)
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     async def _enter(self, method: str, context: Any) -> Call:
@@ -98,11 +104,12 @@ class Calls:
         deadline = asyncio.get_running_loop().time() + (
             remaining if remaining is not None else self._default_deadline_s
         )
-        caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
+        metadata = dict(context.invocation_metadata())
+        caller = await self._authenticate(metadata, deadline)
         scope = SCOPES[method]
         if scope not in caller.scopes:
             raise errors.permission_denied(scope)
-        return Call(method, caller, deadline)
+        return Call(method, caller, deadline, str(metadata.get("traceparent", "")))
 
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
         method, request_class = _names(descriptor)
@@ -111,17 +118,18 @@ class Calls:
         async def unary(data: bytes, context: Any) -> bytes:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
                 call = await self._enter(method, context)
-                answer = (await handle(_parse(request_class, data), call)).SerializeToString()
+                request = _parse(request_class, data)
+                answer = (await handle(request, call)).SerializeToString()
             except asyncio.CancelledError:
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
         return unary
@@ -135,25 +143,35 @@ class Calls:
         async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
                 call = await self._enter(method, context)
-                async for message in handle(_parse(request_class, data), call):
+                request = _parse(request_class, data)
+                async for message in handle(request, call):
                     yield message if isinstance(message, bytes) else message.SerializeToString()
             except asyncio.CancelledError:
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
 
         return stream
 
-    async def _abort(self, context: Any, method: str, call: Call | None, error: Exception, start: float) -> None:
+    async def _abort(
+        self,
+        context: Any,
+        method: str,
+        call: Call | None,
+        request: Message | None,
+        error: Exception,
+        start: float,
+    ) -> None:
         refusal = as_hold_error(error, method)
-        self._observer.handled(method, call, CODES[refusal.reason].name, refusal.reason, perf_counter() - start)
+        code = CODES[refusal.reason].name
+        self._observer.handled(method, call, request, code, refusal.reason, perf_counter() - start)
         answer = rpc_status.to_status(status(refusal))
         if refusal.retry_after_s is not None:
             # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
@@ -162,8 +180,38 @@ class Calls:
         await context.abort_with_status(answer)
 
 
+def _traced(method: str, handle: Any) -> Any:
+    """The handler within a span; the handler itself where nothing is traced."""
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> bytes:
+        with active.call(method, dict(context.invocation_metadata())):
+            return bytes(await handle(data, context))
+
+    return traced
+
+
+def _traced_stream(method: str, handle: Any) -> Any:
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        with active.call(method, dict(context.invocation_metadata())):
+            async for message in handle(data, context):
+                yield message
+
+    return traced
+
+
+def _path(descriptor: MethodDescriptor) -> str:
+    return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+
+
 def _names(descriptor: MethodDescriptor) -> tuple[str, type[Message]]:
-    method = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    method = _path(descriptor)
     if method not in SCOPES:
         raise LookupError(f"{method} has no scope rule: add it to SCOPES")
     return method, GetMessageClass(descriptor.input_type)
