@@ -12,6 +12,7 @@ from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Again,
     Caller,
@@ -38,11 +39,11 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 18)
-_CONFIRM = _call("confirm", 18)
-_CANCEL = _call("cancel", 11)
-_REFUND = _call("refund", 16)
-_EXTEND = _call("extend", 12)
+_RESERVE = _call("reserve", 20)
+_CONFIRM = _call("confirm", 19)
+_CANCEL = _call("cancel", 12)
+_REFUND = _call("refund", 17)
+_EXTEND = _call("extend", 13)
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -53,9 +54,11 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     """Takes the units of each request, or says why not."""
     items: dict[ItemKey, int] = {}
     line_request: list[int] = []
+    line_number: list[int] = []
     line_item: list[int] = []
     lines: list[Line] = []
     for number, request in enumerate(requests, 1):
+        line_number += range(1, len(request.lines) + 1)
         for line in request.lines:
             line_request.append(number)
             line_item.append(items.setdefault(ItemKey(line.sku, line.pool), len(items) + 1))
@@ -64,10 +67,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         _RESERVE,
         (
             tenant,
-            arrays.texts(r.caller.client for r in requests),
-            arrays.texts(r.caller.key_id for r in requests),
-            arrays.texts(r.request_id or None for r in requests),
-            arrays.blobs(r.fingerprint for r in requests),
+            *columns(tenant, requests),
             arrays.plain(r.reservation_id for r in requests),
             arrays.texts(r.holder for r in requests),
             arrays.texts(r.reference for r in requests),
@@ -75,6 +75,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             arrays.documents(r.metadata for r in requests),
             arrays.plain(r.duplicate_window_us for r in requests),
             arrays.plain(line_request),
+            arrays.plain(line_number),
             arrays.plain(line_item),
             arrays.texts(line.sku for line in lines),
             arrays.texts(line.pool for line in lines),
@@ -185,15 +186,17 @@ async def extend(
 
 
 def _target_arrays(tenant: str, requests: Sequence[Targeted]) -> tuple[str, ...]:
+    client, key_id, request_id, request_key, fingerprint = columns(tenant, requests)
     return (
         tenant,
-        arrays.texts(r.caller.client for r in requests),
-        arrays.texts(r.caller.key_id for r in requests),
+        client,
+        key_id,
         arrays.texts(pool_list(r.caller) for r in requests),
         arrays.flags(r.caller.reads_all for r in requests),
         arrays.flags(r.caller.writes_all for r in requests),
-        arrays.texts(r.request_id or None for r in requests),
-        arrays.blobs(r.fingerprint for r in requests),
+        request_id,
+        request_key,
+        fingerprint,
         arrays.plain(r.reservation_id for r in requests),
         arrays.texts(r.reference for r in requests),
     )

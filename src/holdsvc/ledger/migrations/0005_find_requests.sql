@@ -3,7 +3,7 @@
 
 -- migrate:up
 CREATE FUNCTION holdsvc.find_requests(
-  _tenant text, _rpc text, _client text[], _request_id text[], _fingerprint bytea[]
+  _tenant text, _rpc text, _request_key uuid[], _fingerprint bytea[]
 ) RETURNS TABLE (ix integer, outcome text, reservation_id uuid)
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 BEGIN
@@ -11,10 +11,10 @@ BEGIN
   SELECT x.ix::integer,
          CASE WHEN q.rpc = _rpc AND q.fingerprint = x.fingerprint THEN 'REPLAYED' ELSE 'REQUEST_ID_REUSED' END,
          q.reservation_id
-  FROM unnest(_client, _request_id, _fingerprint) WITH ORDINALITY x (client, request_id, fingerprint, ix)
+  FROM unnest(_request_key, _fingerprint) WITH ORDINALITY x (request_key, fingerprint, ix)
   CROSS JOIN LATERAL (
     SELECT r.rpc, r.fingerprint, r.reservation_id FROM request r
-    WHERE r.request_id = x.request_id AND r.client = x.client AND r.tenant = _tenant
+    WHERE r.request_key = x.request_key AND r.tenant = _tenant
     LIMIT 1
   ) q;
 END

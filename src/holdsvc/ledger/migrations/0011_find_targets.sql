@@ -8,7 +8,7 @@
 CREATE FUNCTION holdsvc.find_targets(
   _tenant text, _rpc text, _wanted smallint,
   _client text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[]
+  _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[]
 ) RETURNS TABLE (outcome text, reservation_id uuid)
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 #variable_conflict use_column
@@ -18,7 +18,7 @@ DECLARE
   _now timestamptz := wall_clock();
   _r record;
 BEGIN
-  FOR _r IN SELECT * FROM find_requests(_tenant, _rpc, _client, _request_id, _fingerprint) LOOP
+  FOR _r IN SELECT * FROM find_requests(_tenant, _rpc, _request_key, _fingerprint) LOOP
     _outcome[_r.ix] := _r.outcome;
     _id[_r.ix] := _r.reservation_id;
   END LOOP;

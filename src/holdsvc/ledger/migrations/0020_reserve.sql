@@ -9,9 +9,10 @@
 -- migrate:up
 CREATE FUNCTION holdsvc.reserve(
   _tenant text,
-  _client text[], _key_id text[], _request_id text[], _fingerprint bytea[], _reservation_id uuid[],
+  _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[],
   _holder text[], _reference text[], _ttl_us bigint[], _metadata jsonb[], _duplicate_window_us bigint[],
-  _line_request integer[], _line_item integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[],
+  _line_request integer[], _line_number smallint[], _line_item integer[], _line_sku text[], _line_pool text[],
+  _line_quantity bigint[],
   _item_sku text[], _item_pool text[],
   OUT judge_time timestamptz, OUT outcome text[], OUT other_id uuid[],
   OUT short_line integer[], OUT short_available bigint[]
@@ -39,7 +40,7 @@ BEGIN
   short_available := '{}';
 
   -- find
-  FOR _r IN SELECT * FROM find_requests(_tenant, 'Reserve', _client, _request_id, _fingerprint) LOOP
+  FOR _r IN SELECT * FROM find_requests(_tenant, 'Reserve', _request_key, _fingerprint) LOOP
     outcome[_r.ix] := _r.outcome;
     other_id[_r.ix] := _r.reservation_id;
   END LOOP;
@@ -128,7 +129,7 @@ BEGIN
   END LOOP;
 
   -- claim
-  IF NOT claim_requests(_tenant, 'Reserve', _client, _request_id, _fingerprint, _reservation_id, outcome, judge_time) THEN
+  IF NOT claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, outcome, judge_time) THEN
     FOR _i IN 1 .. _n LOOP
       IF outcome[_i] IS NULL OR outcome[_i] NOT IN ('REPLAYED', 'REQUEST_ID_REUSED') THEN
         outcome[_i] := 'RETRY';
@@ -144,8 +145,10 @@ BEGIN
     revision = v.revision + 1,
     update_time = judge_time
   FROM unnest(_item_sku, _item_pool, _take) x (sku, pool, take)
-  WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant
-    AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
+  CROSS JOIN LATERAL (
+    SELECT i.ctid AS place FROM item i WHERE i.sku = x.sku AND i.pool = x.pool AND i.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
   GET DIAGNOSTICS _updated = ROW_COUNT;
   SELECT count(*) INTO _taken FROM unnest(_take) x (take) WHERE x.take > 0;
   IF _updated <> _taken THEN
@@ -163,9 +166,10 @@ BEGIN
     x (id, client, holder, reference, metadata, ttl_us, outcome)
   WHERE x.outcome IS NULL;
   INSERT INTO reservation_line (tenant, reservation_id, line_number, sku, pool, quantity, expire_time)
-  SELECT _tenant, _reservation_id[x.request], row_number() OVER (PARTITION BY x.request ORDER BY x.ix),
-         x.sku, x.pool, x.quantity, judge_time + _ttl_us[x.request] * interval '1 microsecond'
-  FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) WITH ORDINALITY x (request, sku, pool, quantity, ix)
+  SELECT _tenant, _reservation_id[x.request], x.number, x.sku, x.pool, x.quantity,
+         judge_time + _ttl_us[x.request] * interval '1 microsecond'
+  FROM unnest(_line_request, _line_number, _line_sku, _line_pool, _line_quantity)
+    x (request, number, sku, pool, quantity)
   WHERE outcome[x.request] IS NULL;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, occur_time, revision,
