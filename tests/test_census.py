@@ -1,12 +1,14 @@
 """The census: what units and holds the metrics page shows, and in how many series."""
 
+from collections import Counter
 from datetime import timedelta
 
+import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
-from holdsvc import metrics
+from holdsvc import families
 from holdsvc.census import Census, Count, _families
 from holdsvc.ledger import stock
 from holdsvc.ledger.stock import Holds, Stock, TopItem
@@ -69,7 +71,7 @@ async def test_counting_in_parts_gives_the_same_as_counting_at_once(service: Har
         some_holds = await stock.holds(connection, part_holds=2)
     assert whole == parts
     assert [item.sku for item in whole[1]] == ["sku-6", "sku-5", "sku-4"]
-    assert all_holds == some_holds == Holds(stock.Counter(default=7), stock.Counter(default=0))
+    assert all_holds == some_holds == Holds(Counter(default=7), Counter(default=0))
 
 
 async def test_a_count_of_no_stock_at_all_is_no_failure(service: Harness) -> None:
@@ -81,13 +83,13 @@ def test_series_of_tenants_and_items_are_bounded_by_settings() -> None:
     count = Count(
         stocks={f"tenant-{number}": Stock(1, number, 0, 5) for number in range(5)},
         top=[TopItem(1, 0, 5, "sku", "", "tenant-1")],
-        holds=Holds(stock.Counter({f"tenant-{number}": number for number in range(5)})),
+        holds=Holds(Counter({f"tenant-{number}": number for number in range(5)})),
     )
     census._fold(count)
     series = _series(count)
-    assert {key[1] for key in series if key[0] == "holdsvc_units"} == {"tenant-3", "tenant-4", metrics.OTHER_TENANTS}
-    assert series["holdsvc_units", metrics.OTHER_TENANTS, "held"] == 0 + 1 + 2
-    assert series["holdsvc_active_holds", metrics.OTHER_TENANTS] == 0 + 1 + 2
+    assert {key[1] for key in series if key[0] == "holdsvc_units"} == {"tenant-3", "tenant-4", families.OTHER_TENANTS}
+    assert series["holdsvc_units", families.OTHER_TENANTS, "held"] == 0 + 1 + 2
+    assert series["holdsvc_active_holds", families.OTHER_TENANTS] == 0 + 1 + 2
     # An item of a tenant without a name of its own has none either.
     assert not [key for key in series if key[0] == "holdsvc_top_item_units"]
 
@@ -108,3 +110,14 @@ def test_without_a_database_there_are_no_figures_rather_than_old_ones() -> None:
     assert list(census.collect())
     census._count = None
     assert list(census.collect()) == []
+
+
+async def test_an_open_transaction_shows_as_the_fence_and_as_the_oldest_snapshot(service: Harness) -> None:
+    with psycopg.connect(service.owner_dsn) as writer, psycopg.connect(service.owner_dsn) as reader:
+        writer.execute("SELECT pg_current_xact_id()")
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT 1")
+        count = await _count(service)
+        series = _series(count)
+        assert series["holdsvc_fence_age_seconds",] > 0
+        assert series["holdsvc_oldest_snapshot_age_seconds",] > 0

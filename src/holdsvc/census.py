@@ -16,11 +16,11 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from holdsvc import metrics
+from holdsvc import families
+from holdsvc.families import Family
 from holdsvc.ledger import stock
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.ledger.stock import Holds, Stock, TopItem
-from holdsvc.metrics import Family
+from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,6 +37,7 @@ class Count:
     top: list[TopItem] = field(default_factory=list)
     holds: Holds = field(default_factory=Holds)
     oldest_lapsed_s: float = 0.0
+    oldest: OldestTransactions = field(default_factory=lambda: OldestTransactions(0.0, 0.0))
     took_s: float = 0.0
     time_s: float = 0.0
 
@@ -95,6 +96,7 @@ class Census(Collector):
         items = self._settings.census_items
         # First, for it matters most: a sweep that is stuck shows here.
         count = Count(oldest_lapsed_s=await stock.oldest_lapsed_hold_age_s(connection))
+        count.oldest = await stock.oldest_transactions(connection)
         for tenant in await stock.tenants(connection):
             count.stocks[tenant], top = await stock.totals(connection, tenant, items)
             count.top = heapq.nlargest(items, [*count.top, *top])
@@ -115,8 +117,8 @@ class Census(Collector):
         for tenant in rest:
             other.add(count.stocks.pop(tenant))
             active += count.holds.active.pop(tenant, 0)
-        count.stocks[metrics.OTHER_TENANTS] = other
-        count.holds.active[metrics.OTHER_TENANTS] = active
+        count.stocks[families.OTHER_TENANTS] = other
+        count.holds.active[families.OTHER_TENANTS] = active
         count.top = [item for item in count.top if item.tenant in count.stocks]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -138,7 +140,7 @@ class Workforce(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The present numbers."""
         for which, number in zip(
-            (metrics.WORKERS, metrics.WORKERS_WANTED, metrics.WORKER_DEATHS), self._tell(), strict=True
+            (families.WORKERS, families.WORKERS_WANTED, families.WORKER_DEATHS), self._tell(), strict=True
         ):
             yield family(which, [((), number)])
 
@@ -153,7 +155,7 @@ def family(which: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> Gaug
 
 def _families(count: Count) -> Iterator[GaugeMetricFamily]:
     yield family(
-        metrics.UNITS,
+        families.UNITS,
         (
             ((tenant, state), units)
             for tenant, total in count.stocks.items()
@@ -164,18 +166,20 @@ def _families(count: Count) -> Iterator[GaugeMetricFamily]:
             )
         ),
     )
-    yield family(metrics.ITEMS, (((tenant,), total.items) for tenant, total in count.stocks.items()))
+    yield family(families.ITEMS, (((tenant,), total.items) for tenant, total in count.stocks.items()))
     # A tenant without holds has a series too: 0 is a figure, an absent series is none.
-    yield family(metrics.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
-    yield family(metrics.LAPSED_HOLDS, [((), count.holds.lapsed.total())])
-    yield family(metrics.OLDEST_LAPSED_HOLD, [((), count.oldest_lapsed_s)])
+    yield family(families.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
+    yield family(families.LAPSED_HOLDS, [((), count.holds.lapsed.total())])
+    yield family(families.OLDEST_LAPSED_HOLD, [((), count.oldest_lapsed_s)])
+    yield family(families.FENCE_AGE, [((), count.oldest.writer_s)])
+    yield family(families.SNAPSHOT_AGE, [((), count.oldest.snapshot_s)])
     yield family(
-        metrics.TOP_ITEM_UNITS,
+        families.TOP_ITEM_UNITS,
         (
             ((item.tenant, item.sku, item.pool, state), units)
             for item in count.top
             for state, units in (("held", item.held), ("confirmed", item.confirmed), ("remaining", item.remaining))
         ),
     )
-    yield family(metrics.CENSUS_TIME, [((), count.time_s)])
-    yield family(metrics.CENSUS_SECONDS, [((), count.took_s)])
+    yield family(families.CENSUS_TIME, [((), count.time_s)])
+    yield family(families.CENSUS_SECONDS, [((), count.took_s)])

@@ -1,15 +1,16 @@
 """Metrics for Prometheus. gRPC's have the names of go-grpc-middleware, so that dashboards out there fit.
 
 With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the supervisor serves them all on one page.
-What only the database knows as a whole (units, holds) is a `Family`: the supervisor's census fills it in, once, however
-many workers there are.
+What only the database knows as a whole (units, holds) stands in `families`.
 """
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from holdsvc.families import FAMILIES
 
 _CALL_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -50,48 +51,16 @@ POOL_WAITING = Gauge("holdsvc_pool_waiting", "Takers that wait for a connection.
 DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
 
 
-class Family(NamedTuple):
-    """A gauge that the supervisor fills in."""
-
-    name: str
-    description: str
-    labels: tuple[str, ...] = ()
-
-
-UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("tenant", "state"))
-ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
-ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
-LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Holds whose time is over and that no sweep has returned yet.")
-OLDEST_LAPSED_HOLD = Family(
-    "holdsvc_oldest_lapsed_hold_age_seconds", "For how long the oldest lapsed hold waits for a sweep."
+STREAM_WATCHERS = Gauge(
+    "holdsvc_stream_watchers", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum"
 )
-TOP_ITEM_UNITS = Family(
-    "holdsvc_top_item_units",
-    "Units of the items with the most units held by where they are.",
-    ("tenant", "sku", "pool", "state"),
+FEED_LAG = Gauge(
+    "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
 )
-CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
-CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
-WORKERS = Family("holdsvc_workers", "Worker processes that live.")
-WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that there should be.")
-WORKER_DEATHS = Family("holdsvc_worker_deaths", "Workers that have died since the service started.")
-
-FAMILIES = (
-    UNITS,
-    ITEMS,
-    ACTIVE_HOLDS,
-    LAPSED_HOLDS,
-    OLDEST_LAPSED_HOLD,
-    TOP_ITEM_UNITS,
-    CENSUS_TIME,
-    CENSUS_SECONDS,
-    WORKERS,
-    WORKERS_WANTED,
-    WORKER_DEATHS,
+RELAY_LAG = Gauge(
+    "holdsvc_relay_lag_seconds", "How far the relay is behind the event feed.", multiprocess_mode="livemax"
 )
 
-OTHER_TENANTS = "(other)"
-"""Tenants beyond `metrics_tenants`, added up."""
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
 

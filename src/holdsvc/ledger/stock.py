@@ -55,6 +55,13 @@ class Holds:
     """Holds whose time is over and whose units no sweep has returned yet."""
 
 
+class OldestTransactions(NamedTuple):
+    """For how long the oldest ones have been open; 0: none is."""
+
+    writer_s: float
+    snapshot_s: float
+
+
 async def tenants(connection: Connection) -> list[str]:
     """Every tenant that has items or keys."""
     return [row[0] for row in await connection.fetch("SELECT * FROM holdsvc.tenants()")]
@@ -93,3 +100,9 @@ async def oldest_lapsed_hold_age_s(connection: Connection) -> float:
     """For how long the oldest lapsed hold waits for a sweep; 0 when none does."""
     [[age]] = await connection.fetch("SELECT holdsvc.oldest_lapsed_hold_age()")
     return 0.0 if age is None else float(age.total_seconds())
+
+
+async def oldest_transactions(connection: Connection) -> OldestTransactions:
+    """The oldest writer and the oldest snapshot of the cluster."""
+    [ages] = await connection.fetch("SELECT * FROM holdsvc.oldest_transactions()")
+    return OldestTransactions(*(0.0 if age is None else float(age.total_seconds()) for age in ages))
