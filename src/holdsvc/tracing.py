@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from holdsvc.settings import PREFIX, Settings, SettingsError
@@ -38,16 +39,19 @@ class Tracing(Protocol):
 active: Tracing | None = None
 
 
+def check(settings: Settings) -> None:
+    """Raises SettingsError when tracing is on and its packages are missing: before any worker starts."""
+    if settings.tracing and (find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None):
+        raise SettingsError(f"{PREFIX}TRACING is on and its packages are missing: pip install 'holdsvc[otel]'")
+
+
 def configure(settings: Settings) -> None:
-    """Turns tracing on where the settings say so; raises SettingsError when its packages are missing."""
+    """Turns tracing on where the settings say so."""
     global active  # noqa: PLW0603 - one process, one tracing; a lookup less on the way of each call
-    if not settings.tracing:
-        return
-    try:
-        from holdsvc import otel
-    except ImportError as error:
-        raise SettingsError(f"{PREFIX}TRACING is on and {error.name} is missing: pip install 'holdsvc[otel]'") from None
-    active = otel.from_environment()
+    if settings.tracing:
+        from holdsvc.otel import from_environment
+
+        active = from_environment()
 
 
 def close() -> None:
