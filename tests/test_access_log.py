@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import structlog
-from inventoryhold.v1 import inventory_service_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
 from structlog.testing import LogCapture
 
 from holdsvc.api import access_log
 from holdsvc.api.access_log import AccessLog, Sample
 from holdsvc.api.calls import Call
 from holdsvc.model import Caller
+from inventoryhold.v1 import inventory_service_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.harness import Harness, refused
 from tests.serving import serving

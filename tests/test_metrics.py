@@ -13,15 +13,15 @@ from typing import Any
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
 from prometheus_client import REGISTRY
 from prometheus_client.samples import Sample
 
 from holdsvc import metrics
 from holdsvc.engine.batcher import _outcome
 from holdsvc.families import FAMILIES
+from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
 from tests.conftest import StartService
 from tests.harness import Harness, outcome, refused
 from tests.serving import Series, serving

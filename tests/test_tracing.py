@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from inventoryhold.v1 import inventory_service_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -17,6 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from holdsvc import tracing
 from holdsvc.otel import OpenTelemetry
 from holdsvc.settings import Settings, SettingsError
+from inventoryhold.v1 import inventory_service_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.harness import Harness, refused
 

@@ -67,8 +67,7 @@ class AccessLog:
         }
         if skipped:
             line["skipped"] = skipped
-        if call and call.traceparent:
-            found = _TRACEPARENT.fullmatch(call.traceparent)
-            if found:
+        for key, value in call.metadata if call else ():
+            if key == "traceparent" and (found := _TRACEPARENT.fullmatch(str(value))):
                 line["trace_id"] = found[1]
         (log.error if failed else log.info)("call", **line)
