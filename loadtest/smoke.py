@@ -90,7 +90,7 @@ def main() -> int:
                 found = differences(wanted.answer, refusal(answer) if wanted.refused else answer)
                 if "code" in answer and not wanted.refused:
                     found = [f"{answer['code']}: {answer.get('message', '')}"]
-                print(f"{'FAILED' if found else 'ok    '} {wanted.rpc} {wanted.request}")
+                print(f"{'FAILED' if found else 'ok    '} {wanted.rpc} {' '.join(wanted.request.split())}")
                 for difference in found:
                     print(f"       {difference}")
                 problems += found
