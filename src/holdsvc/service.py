@@ -76,6 +76,11 @@ class Service:
         self._tasks.append(asyncio.create_task(self._watch_health()))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
+    def reload_certificates(self) -> None:
+        """Takes up certificate files that have changed."""
+        if self._server is not None:
+            self._server.reload_certificates()
+
     async def _check_health(self) -> None:
         assert self._server is not None
         try:

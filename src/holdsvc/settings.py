@@ -198,6 +198,15 @@ class Settings(BaseSettings):
         10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."
     )
 
+    client_calls_per_second: float = Field(
+        0, ge=0, description="Calls per second of each client, in each worker; more are RATE_LIMITED; 0: no limit."
+    )
+    client_streams_max: int = Field(
+        0,
+        ge=0,
+        description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
+    )
+
     request_id_retention: Duration = Field(
         timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
     )
