@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmark import machine, report
+from benchmark import machine, profile, report
 from benchmark.bench import Bench
 from benchmark.load import LOADTEST
 from benchmark.results import Results
@@ -18,6 +18,7 @@ from benchmark.stage import Postgres
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description="Measures the service beside its rivals.")
     parser.add_argument("--only", default="", help=f"some of {','.join(SCENARIOS)}")
+    parser.add_argument("--profile", choices=profile.KINDS, help="no figures: py-spy's view of a worker under this load")
     parser.add_argument("--full", action="store_true", help="5 million reservations, longer runs")
     parser.add_argument("--seconds", type=float, help="measured time of each load (BENCH_SECONDS)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the figures that ratios are made of")
@@ -50,6 +51,9 @@ def main() -> None:
             bench = Bench(
                 postgres, folder, results, seconds, arguments.rounds, full=arguments.full, scale=arguments.scale
             )
+            if arguments.profile:
+                profile.run(bench, arguments.profile, where, arguments.out)
+                return
             for scenario in names:
                 print(f"{scenario} (at {time.monotonic() - started:.0f} s)", flush=True)
                 SCENARIOS[scenario](bench)
