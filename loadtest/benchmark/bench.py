@@ -50,8 +50,15 @@ class Bench:
         return max(100, int(count * self.scale))
 
     def holds(
-        self, running: Running, dsn: str, messages: Sequence[bytes], *, method: str = "Reserve", each: int = 1,
-        units: int = 1, **how: Any,
+        self,
+        running: Running,
+        dsn: str,
+        messages: Sequence[bytes],
+        *,
+        method: str = "Reserve",
+        each: int = 1,
+        units: int = 1,
+        **how: Any,
     ) -> Outcome:
         """Puts Reserve or BatchReserve under load and counts in the database what was promised: `each` holds a call,
         `units` units a hold."""

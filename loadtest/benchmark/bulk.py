@@ -57,7 +57,9 @@ class Count:
 
 def count(dsn: str) -> Count:
     """Counts the holds; those loaded in bulk have older ids and are not among the reservations."""
-    reservations = query(dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'")
+    reservations = query(
+        dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'"
+    )
     held = query(dsn, "SELECT sum(held)::bigint FROM holdsvc.item WHERE tenant = %s", (TENANT,))
     return Count(int(reservations[0][0]), int(held[0][0]))
 

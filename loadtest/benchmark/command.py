@@ -18,7 +18,9 @@ from benchmark.stage import Postgres
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description="Measures the service beside its rivals.")
     parser.add_argument("--only", default="", help=f"some of {','.join(SCENARIOS)}")
-    parser.add_argument("--profile", choices=profile.KINDS, help="no figures: py-spy's view of a worker under this load")
+    parser.add_argument(
+        "--profile", choices=profile.KINDS, help="no figures: py-spy's view of a worker under this load"
+    )
     parser.add_argument("--full", action="store_true", help="5 million reservations, longer runs")
     parser.add_argument("--seconds", type=float, help="measured time of each load (BENCH_SECONDS)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the figures that ratios are made of")
