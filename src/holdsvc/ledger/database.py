@@ -3,12 +3,13 @@
 import select
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from holdsvc import tracing
 from holdsvc.settings import Settings
 
 Row = tuple[Any, ...]
@@ -32,6 +33,15 @@ class Failed(Exception):
     """The database refused the statement, through a fault of ours or of one request; nothing of it took effect."""
 
 
+class PoolUse(NamedTuple):
+    """Connections of the pool, and those who wait for one."""
+
+    size: int
+    size_max: int
+    idle: int
+    waiting: int
+
+
 class Connection:
     """One connection of the pool, in autocommit: a function call is a transaction, in one round trip."""
 
@@ -44,6 +54,12 @@ class Connection:
         Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault, and `Failed` for what is the
         statement's.
         """
+        if tracing.active is None:
+            return await self._fetch(sql, parameters)
+        with tracing.active.statement(sql):
+            return await self._fetch(sql, parameters)
+
+    async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         try:
             cursor = await self._connection.execute(sql, parameters, binary=True)
             return await cursor.fetchall()
@@ -138,6 +154,16 @@ class Database:
         """Runs one statement on a connection of the pool."""
         async with self.connection() as connection:
             return await connection.fetch(sql, parameters)
+
+    def pool_use(self) -> PoolUse:
+        """How much of the pool is in use at this moment."""
+        stats = self._pool.get_stats()
+        return PoolUse(
+            size=stats.get("pool_size", 0),
+            size_max=stats.get("pool_max", 0),
+            idle=stats.get("pool_available", 0),
+            waiting=stats.get("requests_waiting", 0),
+        )
 
     async def ping(self) -> None:
         """Returns when the database answers; raises what `fetch` raises."""
