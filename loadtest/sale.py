@@ -14,6 +14,9 @@ from typing import Any
 
 import grpc
 from google.protobuf import duration_pb2
+from target import Target, reason_of
+from verdict import Check, Tally, judge
+
 from inventoryhold.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -24,8 +27,6 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
     reservation_service_pb2_grpc,
 )
-from target import Target, reason_of
-from verdict import Check, Tally, judge
 
 HELD = reservation_pb2.Reservation.STATE_HELD
 CONFIRMED = reservation_pb2.Reservation.STATE_CONFIRMED

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from inventoryhold.v1 import item_pb2
 from target import Target, TargetError
 from verdict import Tally, judge, percentile
 
+from inventoryhold.v1 import item_pb2
 from tests.harness import Harness
 
 ROOT = Path(__file__).resolve().parent.parent

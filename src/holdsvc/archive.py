@@ -53,8 +53,10 @@ def export(dsn: str, day: date, file: Path | None) -> int:
 async def _write(connection: Connection, day: date, target: BinaryIO) -> int:
     count = after = 0
     while found := await retention.events_of(connection, day, after):
-        for event in found:
-            target.write(json.dumps({"tenant": event.tenant, **as_json(event)}, ensure_ascii=False).encode() + b"\n")
+        target.writelines(
+            json.dumps({"tenant": event.tenant, **as_json(event)}, ensure_ascii=False).encode() + b"\n"
+            for event in found
+        )
         count += len(found)
         after = found[-1].event.event_id
     return count

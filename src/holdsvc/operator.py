@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
 from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import items, keys, upkeep
-from holdsvc.ledger.database import Connection
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from holdsvc.model import ApiKey, Caller, Item, ItemKey
 from holdsvc.settings import Settings
@@ -53,7 +54,9 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
         server.stop()
 
 
-def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Runs work on a connection of its own, as the owner."""
+
     async def session() -> T:
         try:
             connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=tuple_row)
@@ -61,9 +64,20 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             raise OperatorError(f"the database does not answer: {error}") from error
         async with connection:
             await connection.execute("SET TIME ZONE 'UTC'")
-            return await work(Connection(connection))
+            try:
+                return await work(Connection(connection))
+            except Failed as error:
+                raise OperatorError(_refused(error)) from error
+            except (NothingRan, Unknown, Conflict) as error:
+                raise OperatorError(f"the database did not carry it out: {error.__cause__}") from error
 
     return asyncio.run(session())
+
+
+def _refused(error: Failed) -> str:
+    if isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction, UndefinedTable)):
+        return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
+    return f"the database refused: {error}"
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
@@ -92,7 +106,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
         )
 
     try:
-        created = _run(dsn, create)
+        created = run(dsn, create)
     except OverflowError:
         raise OperatorError("a key cannot live that long: it ends before the year 10000, or never") from None
     if isinstance(created, errors.HoldError):
@@ -106,7 +120,7 @@ def _split(text: str) -> list[str]:
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     """A tenant's keys, newest first, without their hashes."""
-    found = _run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
+    found = run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
     return [
         {
             name: value.isoformat() if isinstance(value, datetime) else value
@@ -119,7 +133,7 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
 
 def revoke_key(dsn: str, tenant: str, key_id: str) -> None:
     """Revokes a key; raises API_KEY_NOT_FOUND."""
-    if _run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
+    if run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
         raise errors.api_key_not_found(key_id)
 
 
@@ -148,7 +162,7 @@ def import_items(dsn: str, tenant: str, file: Path, errors_file: Path) -> tuple[
             created += await _create(connection, caller, good[start : start + IMPORT_BATCH], bad)
         return created
 
-    created = _run(dsn, create)
+    created = run(dsn, create)
     if bad:
         with errors_file.open("w", newline="", encoding="utf-8") as target:
             writer = csv.DictWriter(target, [*(name for name in bad[0][0] if name), "error"], extrasaction="ignore")
@@ -163,16 +177,27 @@ async def _create(
     rows: list[tuple[dict[str, str], Item]],
     bad: list[tuple[dict[str, str], str]],
 ) -> int:
-    """Creates a batch of items; halves it until the rows that are there already stand alone."""
-    if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
-        result = await items.create(connection, caller, [item for _, item in rows])
-        if not isinstance(result, errors.HoldError):
-            return len(rows)
-        if len(rows) == 1:
-            bad.append((rows[0][0], result.message))
-            return 0
-    middle = len(rows) // 2
-    return await _create(connection, caller, rows[:middle], bad) + await _create(connection, caller, rows[middle:], bad)
+    """Creates those of a batch of items that are not there yet."""
+    found = await items.get(connection, caller.tenant, [ItemKey(item.sku, item.pool) for _, item in rows])
+    there = {ItemKey(item.sku, item.pool) for item in found if item is not None}
+    fresh: list[tuple[dict[str, str], Item]] = []
+    for row, item in rows:
+        key = ItemKey(item.sku, item.pool)
+        if key in there:
+            bad.append((row, errors.item_already_exists(*key).message))
+        else:
+            there.add(key)
+            fresh.append((row, item))
+    if not fresh:
+        return 0
+    result = await items.create(connection, caller, [item for _, item in fresh])
+    if not isinstance(result, errors.HoldError):
+        return len(fresh)
+    if len(fresh) == 1:
+        bad.append((fresh[0][0], result.message))
+        return 0
+    # Somebody else has created some of them a moment ago: each stands for itself.
+    return sum([await _create(connection, caller, [row], bad) for row in fresh])
 
 
 def _item(row: dict[str, str]) -> Item:
@@ -193,7 +218,7 @@ def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
     """A tenant's items in order of sku and pool."""
     after = ItemKey("", "")
     while True:
-        page = _run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
+        page = run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
         for item in page:
             yield {
                 name: value.isoformat() if isinstance(value, datetime) else value
@@ -210,8 +235,8 @@ def verify(dsn: str, tenant: str) -> Iterator[dict[str, Any]]:
     async def tenants(connection: Connection) -> list[str]:
         return [row[0] for row in await connection.fetch("SELECT * FROM holdsvc.tenants()")]
 
-    for name in [tenant] if tenant else _run(dsn, tenants):
-        yield _run(dsn, lambda connection, name=name: _verify(connection, name))  # type: ignore[misc]
+    for name in [tenant] if tenant else run(dsn, tenants):
+        yield run(dsn, lambda connection, name=name: _verify(connection, name))  # type: ignore[misc]
 
 
 async def _verify(connection: Connection, tenant: str) -> dict[str, Any]:

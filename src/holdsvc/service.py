@@ -4,10 +4,12 @@ import asyncio
 from contextlib import suppress
 
 import structlog
+from google.protobuf.message import Message
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
-from holdsvc import metrics
+from holdsvc import metrics, tracing
 from holdsvc.api import convert
+from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine.engine import Engine
@@ -17,7 +19,6 @@ from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
-access_log = structlog.get_logger("holdsvc.access")
 
 HEALTH_INTERVAL_S = 1.0
 HEALTH_TIMEOUT_S = 2.0
@@ -25,23 +26,19 @@ START_TIMEOUT_S = 60.0
 
 
 class _Calls(metrics.Metrics):
-    """Metrics and the access log, at debug level for what went well."""
+    """Metrics, the access log and, where calls are traced, the end of a call's span."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._access_log = AccessLog(settings.log_calls_per_second)
 
     def handled(  # type: ignore[override]
-        self, method: str, call: Call | None, code: str, reason: str, seconds: float
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
     ) -> None:
         super().handled(method, code, reason, seconds)
-        if reason:
-            tell = access_log.error if reason == "INTERNAL" else access_log.info
-            tell(
-                "call",
-                method=method,
-                code=code,
-                reason=reason,
-                tenant=call.caller.tenant if call else "",
-                client=call.caller.client if call else "",
-                duration_ms=round(seconds * 1000, 3),
-            )
+        if tracing.active is not None:
+            caller = call.caller if call else None
+            tracing.active.answered(code, reason, caller.tenant if caller else "", caller.client if caller else "")
+        self._access_log.tell(method, call, request, code, reason, seconds)
 
 
 class Service:
@@ -49,7 +46,7 @@ class Service:
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings = settings
-        self._observer = _Calls()
+        self._observer = _Calls(settings)
         self.database = Database(settings, dsn)
         self.engine = Engine(settings, self.database, self._observer)
         encoding = Encoding(convert.watched_item, convert.watched_deletion, convert.streamed_event)
@@ -101,6 +98,11 @@ class Service:
         metrics.STREAMS.labels("WatchInventory").set(self.streams.watch.watchers)
         metrics.STREAMS.labels("StreamEvents").set(self.streams.events.streams)
         metrics.FEED_LAG.set(self.streams.lag_s)
+        pool = self.database.pool_use()
+        metrics.POOL_SIZE.set(pool.size)
+        metrics.POOL_MAX.set(pool.size_max)
+        metrics.POOL_IDLE.set(pool.idle)
+        metrics.POOL_WAITING.set(pool.waiting)
         await self._server.set_serving(alive)
 
     async def _watch_health(self) -> None:
@@ -109,7 +111,7 @@ class Service:
             await self._check_health()
 
     async def stop(self) -> None:
-        """Health first, then the calls in flight, then the connections."""
+        """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
         assert self._server is not None
         log.info("draining")
         await self._server.announce_stop()
@@ -118,11 +120,11 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Streams would last for ever: they end first, and their clients go on elsewhere.
         await self.streams.close()
-        grace_s = self._settings.drain_grace.total_seconds()
-        await self._server.stop(grace_s)
+        end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout_at(end):
                 await self.engine.drain()
+        await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
         await self.engine.close()
         await self.database.close()
         log.info("stopped")

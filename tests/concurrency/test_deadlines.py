@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-
 from tests import blocked
 from tests.conftest import StartService
 from tests.harness import Harness
@@ -54,7 +54,7 @@ async def test_after_a_short_deadline_the_request_id_tells_whether_it_was_done(
     for early, answer in zip(first, second, strict=True):
         assert early is None or (answer.replayed and answer.reservation == early.reservation)
     assert any(early is None for early in first)
-    assert one.sql("SELECT count(*) FROM holdsvc.request WHERE request_id LIKE 'reserve-%%'") == [(CALLS,)]
+    assert one.sql("SELECT count(*) FROM holdsvc.event WHERE request_id LIKE 'reserve-%%'") == [(CALLS,)]
     assert (await other.item("ticket")).held == CALLS * 2
 
     confirms = [

@@ -10,9 +10,9 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-
 from tests.conftest import StartService
 from tests.harness import Harness, outcome, refused
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
-from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1 import reservation_service_pb2_grpc as stubs
 
 from holdsvc import metrics
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import reservation_service_pb2_grpc as stubs
 from tests.conftest import StartService
 from tests.harness import Harness, Refusal, refusal_of, refused
 

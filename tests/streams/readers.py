@@ -7,14 +7,14 @@ from typing import Any
 
 import psycopg
 from google.protobuf.duration_pb2 import Duration
-from inventoryhold.v1 import event_pb2, item_pb2
-from inventoryhold.v1 import event_service_pb2 as events_pb
-from inventoryhold.v1 import inventory_service_pb2 as pb
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Adjust, Caller
+from inventoryhold.v1 import event_pb2, item_pb2
+from inventoryhold.v1 import event_service_pb2 as events_pb
+from inventoryhold.v1 import inventory_service_pb2 as pb
 from tests.harness import Harness
 
 FAST = Duration(nanos=10_000_000)

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import psycopg
 from google.protobuf.duration_pb2 import Duration
+
 from inventoryhold.v1 import (
     event_pb2,
     event_service_pb2,
@@ -27,7 +28,6 @@ from inventoryhold.v1 import (
 )
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-
 from tests.streams.books import Books
 from tests.streams.readers import open_adjustment
 from tests.streams.restarts import RestartableServer

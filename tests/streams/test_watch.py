@@ -4,9 +4,9 @@ import asyncio
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2, reservation_service_pb2
-
 from tests.conftest import StartService
 from tests.harness import Harness, refused
 from tests.streams.readers import open_adjustment, watching

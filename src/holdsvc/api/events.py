@@ -4,8 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import date
 
-from inventoryhold.v1 import event_service_pb2 as pb
-
 from holdsvc import errors
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
@@ -13,6 +11,7 @@ from holdsvc.api.tokens import Tokens
 from holdsvc.engine.event_log import Batch, Subscription
 from holdsvc.engine.streams import Streams
 from holdsvc.ledger.feed import Position
+from inventoryhold.v1 import event_service_pb2 as pb
 
 
 class EventServicer:

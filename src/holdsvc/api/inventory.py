@@ -4,9 +4,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from inventoryhold.v1 import inventory_service_pb2 as pb
-from inventoryhold.v1 import item_pb2
-
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
@@ -17,6 +14,8 @@ from holdsvc.engine.watch import Update, Wanted
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
+from inventoryhold.v1 import inventory_service_pb2 as pb
+from inventoryhold.v1 import item_pb2
 
 WATCH_INTERVAL_S = 0.1
 """The shortest time between two messages of a watcher that names none."""
@@ -173,7 +172,7 @@ class InventoryServicer:
         """Tells what can be had."""
         validation.check(request)
         lines = merged_lines(request.lines)
-        check_pools(call.caller, lines)
+        check_pools(call.caller, (line[:2] for line in lines))
         found = await self._engine.read(
             lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
         )

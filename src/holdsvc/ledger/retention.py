@@ -32,9 +32,7 @@ async def days(connection: Connection) -> list[EventDay]:
 
 async def events_of(connection: Connection, day: date, after: int) -> list[FeedEvent]:
     """The next events of a day, of all tenants."""
-    rows = await connection.fetch(
-        "SELECT * FROM holdsvc.read_events_of_day(%s, %s, %s)", (day, after, EXPORT_MAX)
-    )
+    rows = await connection.fetch("SELECT * FROM holdsvc.read_events_of_day(%s, %s, %s)", (day, after, EXPORT_MAX))
     return await rebuilt(connection, [EventRow(*row) for row in rows])
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from holdsvc.relay.cloud_event import CloudEvent
 
 
-class BrokerDown(Exception):  # noqa: N818 - a state of the broker, not a fault of ours
+class BrokerDown(Exception):
     """The broker does not take anything now: try again later."""
 
 

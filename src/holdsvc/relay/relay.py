@@ -6,7 +6,7 @@ after a kill it publishes some again, with the same ids.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
 import structlog
@@ -41,7 +41,7 @@ def open_broker(url: str, prefix: str) -> Broker:
         return Stdout()
     if urlsplit(url).scheme in ("nats", "tls"):
         try:
-            from holdsvc.relay.nats import Nats  # noqa: PLC0415 - an extra
+            from holdsvc.relay.nats import Nats
         except ImportError as error:
             raise RelayError("NATS needs a package more: pip install 'holdsvc[server,relay]'") from error
         return Nats(url, prefix)
@@ -150,14 +150,16 @@ class Relay:
 
     def _tell(self, end: End, oldest: datetime | None) -> None:
         assert self._position is not None
-        lag_s = max(0.0, (datetime.now(timezone.utc) - oldest).total_seconds()) if oldest else 0.0
+        lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
         behind = end.last_event_id - self._position.event_id if oldest else 0
         BEHIND.set(behind)
         LAG.set(lag_s)
         now = asyncio.get_running_loop().time()
         if now >= self._told + LAG_LOG_S:
             self._told = now
-            log.info("relay.lag", name=self._name, event_id=self._position.event_id, behind=behind, lag_s=round(lag_s, 1))
+            log.info(
+                "relay.lag", name=self._name, event_id=self._position.event_id, behind=behind, lag_s=round(lag_s, 1)
+            )
 
 
 def waves(events: Sequence[CloudEvent]) -> Iterator[list[CloudEvent]]:
