@@ -29,9 +29,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
+from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, item_pb2, reservation_service_pb2_grpc
 from inventoryhold.v1 import reservation_service_pb2 as reservations
-from inventoryhold.v1 import reservation_service_pb2_grpc
 
 SKU = "hot"
 CHANNELS = 20
@@ -132,8 +131,8 @@ async def _watch_all(address: str, count: int, pipe: Connection) -> None:
 
     async def watch(number: int) -> None:
         # Bytes as they come: what they say is looked at when nobody is measuring.
-        call = channels[number % CHANNELS].unary_stream(WATCH)(request)
-        async for message in call:
+        watch_bytes: Any = channels[number % CHANNELS].unary_stream(WATCH)
+        async for message in watch_bytes(request):
             heard[number].append((time.time(), message))
 
     tasks = [asyncio.create_task(watch(number)) for number in range(count)]

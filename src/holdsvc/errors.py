@@ -213,7 +213,8 @@ def resume_token_expired() -> HoldError:
     """Says that events after the stream's place are no longer kept."""
     return HoldError(
         "RESUME_TOKEN_EXPIRED",
-        "events after this resume_token are no longer kept: read the present state, then start with from_oldest or from now",
+        "events after this resume_token are no longer kept: read the present state, then start with from_oldest"
+        " or from now",
     )
 
 

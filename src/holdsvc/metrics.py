@@ -50,12 +50,6 @@ SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
-STREAMS = Gauge("holdsvc_streams", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum")
-FEED_LAG = Gauge(
-    "holdsvc_feed_lag_seconds",
-    "How long an open transaction has kept the feed of events from becoming complete.",
-    multiprocess_mode="livemax",
-)
 FEED_FAILURES = Counter("holdsvc_feed_failures_total", "Looks at the feed of events that failed.")
 POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")

@@ -95,8 +95,8 @@ class Service:
         metrics.DATABASE_UP.set(alive)
         for lane, depth in self.engine.queue_depths().items():
             metrics.QUEUE_DEPTH.labels(lane).set(depth)
-        metrics.STREAMS.labels("WatchInventory").set(self.streams.watch.watchers)
-        metrics.STREAMS.labels("StreamEvents").set(self.streams.events.streams)
+        metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
+        metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
         metrics.FEED_LAG.set(self.streams.lag_s)
         pool = self.database.pool_use()
         metrics.POOL_SIZE.set(pool.size)

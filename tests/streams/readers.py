@@ -50,10 +50,10 @@ class Watch:
             pass
         return self
 
-    async def until(self, sku: str, **counters: int) -> item_pb2.Item:
+    async def until(self, sku: str, pool: str = "", **counters: int) -> item_pb2.Item:
         """Reads until the item is like this."""
         while True:
-            item = self.items.get((sku, counters.get("pool", "")))  # type: ignore[call-overload]
+            item = self.items.get((sku, pool))
             if item is not None and all(getattr(item, name) == value for name, value in counters.items()):
                 return item
             await self.read()

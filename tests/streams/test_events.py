@@ -3,6 +3,7 @@
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -31,7 +32,7 @@ async def test_every_kind_of_change_is_told_with_its_subject_as_it_then_was(serv
     async with consuming(service) as consumer:
         await service.create_item("a", 10, display_name="A")
         held = await service.reserve({"a": 3}, holder="ann", reference="r1", metadata={"k": "v"}, request_id="q1")
-        target = {"reservation_id": held.reservation_id}
+        target: dict[str, Any] = {"reservation_id": held.reservation_id}
         await service.reservations.Extend(reservations.ExtendRequest(**target, ttl=Duration(seconds=7200)))
         customer = reservations.CustomerInput(name="Ann", email="ann@example.com")
         await service.reservations.Confirm(

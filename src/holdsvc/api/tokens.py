@@ -1,4 +1,4 @@
-"""Resume tokens: where a stream of events stands, opaque, signed with the database's own key, bound to tenant and epoch.
+"""Resume tokens: where a stream of events stands, opaque, signed with the database's key, bound to tenant and epoch.
 
 The key lies in the database, so every worker and replica reads the others' tokens.
 """

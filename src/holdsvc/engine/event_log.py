@@ -1,7 +1,7 @@
 """Streaming events: what has become complete is read once for the process, made into bytes once, kept for a while.
 
-Who stands within the part that is kept takes from there; who is further behind (a resumed stream, a slow one) reads from
-the database at its own pace. So no stream has a queue, and a slow one holds nobody up.
+Who stands within the part that is kept takes from there; who is further behind (a resumed stream, a slow one) reads
+from the database at its own pace. So no stream has a queue, and a slow one holds nobody up.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Whose turn it is to send: watchers go a few at a time, and fewer while sales keep the loop busy.
 
-A message costs the loop some 55 µs. A thousand watchers of a hot item woken at once would keep every Reserve waiting for
-as long as that takes, several times on its way: it took the rate from 1,700 to 94 a second. So they go a few at a time,
-and while the loop's thread has no time to spare their share of it falls to a few percent.
+A message costs the loop some 55 µs. A thousand watchers of a hot item woken at once would keep every Reserve waiting
+for as long as that takes, several times on its way: it took the rate from 1,700 to 94 a second. So they go a few at a
+time, and while the loop's thread has no time to spare their share of it falls to a few percent.
 """
 
 import asyncio

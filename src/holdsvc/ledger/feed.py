@@ -136,7 +136,7 @@ async def read(
     types: Sequence[int] | None = None,
     limit: int = 500,
 ) -> tuple[list[FeedEvent], Position]:
-    """The next events up to `upto`, to which the feed must be complete, of a tenant or of all; and how far that reaches.
+    """The next events up to `upto`, to which the feed must be complete, of a tenant or all; and how far that reaches.
 
     It may reach further than the last of the events, and there may be none although more follow.
     """

@@ -1,10 +1,11 @@
-"""NATS JetStream: one message an event, `Nats-Msg-Id` so that repeats are dropped, refused ones on a subject of their own."""
+"""NATS JetStream: a message each event, `Nats-Msg-Id` so that repeats are dropped, dead letters on subjects of their own."""
 
 import asyncio
 from collections.abc import Sequence
 
 import nats
 import structlog
+from nats.aio.client import Client
 from nats.errors import Error, MaxPayloadError
 from nats.js.api import StreamConfig
 from nats.js.errors import APIError, BadRequestError
@@ -30,7 +31,7 @@ class Nats:
     def __init__(self, url: str, prefix: str) -> None:
         self._url = url
         self._prefix = prefix
-        self._client: nats.NATS | None = None
+        self._client: Client | None = None
 
     async def open(self) -> None:
         """Connects and makes the streams that are missing; raises BrokerDown."""

@@ -17,6 +17,7 @@ from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Position
+from holdsvc.metrics import RELAY_LAG
 from holdsvc.relay.broker import Broker, BrokerDown, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
 
@@ -28,7 +29,6 @@ LAG_LOG_S = 10.0
 PUBLISHED = Counter("holdsvc_relay_events_total", "Events that the broker has taken.")
 REFUSED = Counter("holdsvc_relay_dead_letters_total", "Events that the broker has refused for good.")
 BEHIND = Gauge("holdsvc_relay_behind_events", "Event ids between the relay's place and the last one drawn.")
-LAG = Gauge("holdsvc_relay_lag_seconds", "Age of the oldest event that is not published yet.")
 
 
 class RelayError(Exception):
@@ -118,8 +118,8 @@ class Relay:
         epoch, position = known
         if epoch != identity.epoch:
             raise RelayError(
-                f"relay {self._name} has come to a place in another database or timeline ({epoch}, here {identity.epoch}):"
-                " nobody can tell what it has published of this one; start one under a new --name"
+                f"relay {self._name} has come to a place in another database or timeline ({epoch}, here"
+                f" {identity.epoch}): nobody can tell what it has published of this one; start one under a new --name"
             )
         return position
 
@@ -153,7 +153,7 @@ class Relay:
         lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
         behind = end.last_event_id - self._position.event_id if oldest else 0
         BEHIND.set(behind)
-        LAG.set(lag_s)
+        RELAY_LAG.set(lag_s)
         now = asyncio.get_running_loop().time()
         if now >= self._told + LAG_LOG_S:
             self._told = now
