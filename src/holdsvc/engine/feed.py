@@ -88,8 +88,16 @@ class Feed:
         self._readers.append(reader)
 
     def wake(self) -> None:
-        """Says that something has changed, or that somebody has begun to listen."""
+        """Looks at once: somebody has begun to listen."""
         self._wake.set()
+
+    def changed(self) -> None:
+        """Says that something has changed: looked at soon, where anybody listens."""
+        if self._active():
+            self._wake.set()
+
+    def _active(self) -> bool:
+        return any([reader.active for reader in self._readers])
 
     @property
     def fence(self) -> Position | None:
@@ -131,7 +139,7 @@ class Feed:
             try:
                 async with self._database.connection() as connection:
                     await self._look(connection)
-                if any(reader.active for reader in self._readers) or self._fence is None:
+                if self._active() or self._fence is None:
                     wait_s = POLL_S if self._pending is None else GAP_S
             except (NothingRan, Unknown, Conflict) as error:
                 # What answers next may be another database: a standby that took over.

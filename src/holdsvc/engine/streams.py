@@ -39,7 +39,7 @@ class Streams:
         self._tasks: list[asyncio.Task[None]] = []
         self.watch = WatchHub(engine, self._feed, encoding.item, encoding.deleted_item, self._turns, heartbeat_s)
         self.events = EventHub(engine, self._feed, encoding.event, heartbeat_s)
-        engine.on_change(self._feed.wake)
+        engine.on_change(self._feed.changed)
 
     def start(self) -> None:
         """Begins to follow the feed."""
