@@ -23,9 +23,8 @@ class AdminServicer:
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Creates a key with no more rights than the caller's."""
-        expire_time = request.expire_time.ToDatetime(timezone.utc) if request.HasField("expire_time") else None
-        past = expire_time is not None and expire_time <= datetime.now(timezone.utc)
-        validation.check(request, Violation("expire_time", "must be in the future", "IN_THE_PAST") if past else None)
+        expire_time, violation = _expire_time(request)
+        validation.check(request, violation)
         caller = call.caller
         for scope in request.scopes:
             if scope not in caller.scopes:
@@ -53,9 +52,9 @@ class AdminServicer:
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         """Lists the tenant's keys, newest first."""
-        validation.check(request)
         tenant = call.caller.tenant
-        position = pages.read(tenant, request, request.page_token)
+        position, violation = pages.read(tenant, request, request.page_token)
+        validation.check(request, violation)
         before = (datetime.fromisoformat(position[0]), position[1]) if position else None
         size = validation.page_size(request.page_size)
         found = await self._engine.read(
@@ -95,3 +94,14 @@ class AdminServicer:
                 response.drifts.add(**drift._asdict())
             after = step.last_sku
         return response
+
+
+def _expire_time(request: pb.CreateApiKeyRequest) -> tuple[datetime | None, Violation | None]:
+    if not request.HasField("expire_time"):
+        return None, None
+    try:
+        time = request.expire_time.ToDatetime(timezone.utc)
+    except (ValueError, OverflowError):
+        return None, Violation("expire_time", "must be a time from the year 1 to the year 9999", "OUT_OF_RANGE")
+    past = time <= datetime.now(timezone.utc)
+    return time, Violation("expire_time", "must be in the future", "IN_THE_PAST") if past else None

@@ -29,9 +29,7 @@ class ReservationServicer:
 
     async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
         """Takes units for a while."""
-        ttl_us, violation = self._ttl(request)
-        validation.check(request, violation, _duplicate_window_rule(request))
-        change = self._reserve(request, call, ttl_us)
+        change = self._reserve(request, call)
         [result] = await self._engine.submit("reserve", [change], call.deadline)
         done: Done = unwrap(result)
         response = pb.ReserveResponse(replayed=done.replayed)
@@ -40,20 +38,12 @@ class ReservationServicer:
 
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
-        validation.check(
-            request,
-            *(
-                violation._replace(field=f"requests[{index}].{violation.field}")
-                for index, entry in enumerate(request.requests)
-                for violation in (self._ttl(entry)[1], _duplicate_window_rule(entry))
-                if violation
-            ),
-        )
+        validation.check_outside(request, "requests")
         results: list[Any] = [None] * len(request.requests)
         changes, places = [], []
         for index, entry in enumerate(request.requests):
             try:
-                changes.append(self._reserve(entry, call, self._ttl(entry)[0]))
+                changes.append(self._reserve(entry, call))
                 places.append(index)
             except errors.HoldError as error:
                 results[index] = error
@@ -74,7 +64,9 @@ class ReservationServicer:
     def _ttl(self, request: pb.ReserveRequest | pb.ExtendRequest) -> tuple[int, Violation | None]:
         return validation.ttl(request.ttl, request.HasField("ttl"), self._settings)
 
-    def _reserve(self, request: pb.ReserveRequest, call: Call, ttl_us: int) -> model.Reserve:
+    def _reserve(self, request: pb.ReserveRequest, call: Call) -> model.Reserve:
+        ttl_us, violation = self._ttl(request)
+        validation.check(request, violation, _duplicate_window_rule(request))
         lines = merged_lines(request.lines)
         check_pools(call.caller, lines)
         return model.Reserve(
@@ -173,9 +165,9 @@ class ReservationServicer:
 
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""
-        validation.check(request)
         caller = call.caller
-        before = pages.read(caller.tenant, request, request.page_token)
+        before, violation = pages.read(caller.tenant, request, request.page_token)
+        validation.check(request, violation)
         response = pb.ListReservationsResponse()
         client = request.client or None
         if not caller.reads_all:
@@ -200,7 +192,9 @@ class ReservationServicer:
             call.deadline,
         )
         for reservation in found[:size]:
-            convert.set_reservation(response.reservations.add(), reservation)
+            # It may have changed between the search and the reading of its row.
+            if not request.states or reservation.state in request.states:
+                convert.set_reservation(response.reservations.add(), reservation)
         if len(found) > size:
             response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
         if request.include_total:
@@ -213,9 +207,9 @@ class ReservationServicer:
         self, request: pb.ListReservationEventsRequest, call: Call
     ) -> pb.ListReservationEventsResponse:
         """Lists what happened to a reservation."""
-        validation.check(request)
         tenant = call.caller.tenant
-        after = pages.read(tenant, request, request.page_token)
+        after, violation = pages.read(tenant, request, request.page_token)
+        validation.check(request, violation)
         subject = await self._find(request.reservation_id, call)
         if subject is None:
             raise errors.reservation_not_found(request.reservation_id, None)

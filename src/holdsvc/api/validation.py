@@ -19,10 +19,18 @@ PAGE_SIZE_MAX = 1000
 
 def check(request: Message, *more: Violation | None) -> None:
     """Raises INVALID_FIELD with every rule of the proto that the request breaks and every violation in `more`."""
-    found = _validator.collect_violations(request)
-    if found or any(more):
-        violations = [_violation(violation) for violation in found]
-        raise errors.invalid_fields(violations + [violation for violation in more if violation])
+    violations = [_violation(violation) for violation in _validator.collect_violations(request)]
+    violations += [violation for violation in more if violation]
+    if violations:
+        raise errors.invalid_fields(violations)
+
+
+def check_outside(request: Message, entries: str) -> None:
+    """Raises INVALID_FIELD for what is wrong with a request besides the entries of its repeated field `entries`."""
+    found = [_violation(violation) for violation in _validator.collect_violations(request)]
+    violations = [violation for violation in found if not violation.field.startswith(f"{entries}[")]
+    if violations:
+        raise errors.invalid_fields(violations)
 
 
 def _violation(violation: RuleViolation) -> Violation:

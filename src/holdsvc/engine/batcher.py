@@ -210,21 +210,17 @@ class Lane:
 
     async def _settle_all(self, connection: Connection, batch: list[Entry], results: list[Any]) -> None:
         again: list[Entry] = []
+        short: list[Entry] = []
         lapsed: dict[ItemKey, None] = {}
         for entry, result in zip(batch, results, strict=True):
             if type(result) is Sweep:
                 lapsed.update(dict.fromkeys(result.items))
                 again.append(entry)
+                short.append(entry)
             elif type(result) is Again:
                 again.append(entry)
             else:
                 self._settle(entry, result)
-        # In order of arrival, ahead of what came later.
-        for entry in reversed(again):
-            for late in reversed(entry.twins or ()):
-                self._queue.appendleft(late)
-            entry.twins = None
-            self._queue.appendleft(entry)
         if lapsed:
             self._observer.retried(self._kind.name, "swept")
             try:
@@ -232,6 +228,16 @@ class Lane:
             except (NothingRan, Unknown, Conflict) as error:
                 # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
                 log.warning("sweep.on_demand_failed", error=type(error).__name__)
+            except Exception as error:
+                # The batch itself is committed: only those that are short of units fail, and nothing runs twice.
+                again = [entry for entry in again if entry not in short]
+                self._fail(short, error)
+        # In order of arrival, ahead of what came later.
+        for entry in reversed(again):
+            for late in reversed(entry.twins or ()):
+                self._queue.appendleft(late)
+            entry.twins = None
+            self._queue.appendleft(entry)
 
     def _settle(self, entry: Entry, result: Any) -> None:
         twins = entry.twins

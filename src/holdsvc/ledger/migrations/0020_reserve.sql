@@ -88,7 +88,8 @@ BEGIN
       _line := _line + 1;
     END LOOP;
     CONTINUE WHEN outcome[_i] IS NOT NULL;
-    IF _verdict IS NULL AND _duplicate_window_us[_i] IS NOT NULL THEN
+    -- Before the units: a holder who has the last seat is told so, not that there is none left.
+    IF _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' AND _duplicate_window_us[_i] IS NOT NULL THEN
       SELECT v.reservation_id INTO other_id[_i] FROM reservation v
       WHERE v.holder = _holder[_i] AND v.holder <> '' AND v.client = _client[_i] AND v.tenant = _tenant
         AND v.create_time >= judge_time - _duplicate_window_us[_i] * interval '1 microsecond'
