@@ -142,10 +142,8 @@ class ReservationServicer:
         return response
 
     async def _by_reference(self, reference: str, call: Call) -> str:
-        caller = call.caller
         ids = await self._engine.read(
-            lambda connection: reservations.find_reference(connection, caller.tenant, caller.client, reference),
-            call.deadline,
+            lambda connection: reservations.find_reference(connection, call.caller, reference), call.deadline
         )
         if len(ids) > 1:
             raise errors.reference_ambiguous(reference)

@@ -41,7 +41,7 @@ _EXTEND = "SELECT * FROM holdsvc.extend(" + ", ".join(["%s"] * 12) + ")"
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
+_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
 
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
@@ -273,9 +273,9 @@ async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[R
     return [_reservation(row) if row[7] is not None else None for row in rows]
 
 
-async def find_reference(connection: Connection, tenant: str, client: str, reference: str) -> list[str]:
-    """The ids of a client's reservations with this reference, newest first, two at most."""
-    [[ids]] = await connection.fetch(_FIND_REFERENCE, (tenant, client, reference))
+async def find_reference(connection: Connection, caller: Caller, reference: str) -> list[str]:
+    """The ids of the caller's reservations with this reference, newest first, two at most."""
+    [[ids]] = await connection.fetch(_FIND_REFERENCE, (caller.tenant, caller.client, reference, pool_list(caller)))
     return [str(id_) for id_ in ids or []]
 
 

@@ -25,13 +25,14 @@ BEGIN
 
   FOR _r IN
     SELECT x.ix, m.ids, m.newest
-    FROM unnest(_client, _reference, _outcome) WITH ORDINALITY x (client, reference, outcome, ix)
+    FROM unnest(_client, _pools, _reference, _outcome) WITH ORDINALITY x (client, pools, reference, outcome, ix)
     CROSS JOIN LATERAL (
       SELECT array_agg(v.reservation_id)
                FILTER (WHERE state_refusal(_wanted, v.state, v.expire_time, _now) IS NULL) AS ids,
              (array_agg(v.reservation_id ORDER BY v.reservation_id DESC))[1] AS newest
       FROM reservation v
       WHERE v.reference = x.reference AND v.reference <> '' AND v.client = x.client AND v.tenant = _tenant
+        AND (x.pools IS NULL OR sees_reservation(_tenant, v.reservation_id, x.pools))
     ) m
     WHERE x.reference IS NOT NULL AND x.outcome IS NULL
   LOOP
@@ -51,11 +52,7 @@ BEGIN
     SELECT x.ix,
            CASE
              WHEN v.client IS NULL OR (v.client <> x.client AND NOT x.read_all) THEN 'RESERVATION_NOT_FOUND'
-             WHEN x.pools IS NOT NULL AND EXISTS (
-               SELECT 1 FROM reservation_line l
-               WHERE l.reservation_id = x.id AND l.tenant = _tenant
-                 AND strpos(x.pools, chr(31) || l.pool || chr(31)) = 0
-             ) THEN 'RESERVATION_NOT_FOUND'
+             WHEN x.pools IS NOT NULL AND NOT sees_reservation(_tenant, x.id, x.pools) THEN 'RESERVATION_NOT_FOUND'
              WHEN v.client <> x.client AND NOT x.write_all THEN 'PERMISSION_DENIED'
            END AS refusal
     FROM unnest(_id, _client, _pools, _read_all, _write_all, _outcome)

@@ -126,8 +126,9 @@ BEGIN
   LOOP
     -- Another transaction, or another request of this batch, has just taken the order id: a refusal is not remembered.
     _outcome[_r.ix] := 'ORDER_ID_IN_USE';
-    SELECT s.reservation_id INTO _other_id[_r.ix] FROM sales_order s
-    WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant;
+    _other_id[_r.ix] := (
+      SELECT s.reservation_id FROM sales_order s WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant
+    );
     DELETE FROM request q
     WHERE q.request_id = _request_id[_r.ix] AND q.client = _client[_r.ix] AND q.tenant = _tenant;
   END LOOP;
