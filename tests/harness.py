@@ -71,7 +71,7 @@ class Refusal:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """Reads an error's status and details."""
-    code, message = error.code(), error.details()  # type: ignore[attr-defined]
+    code, message = error.code(), error.details()
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for detail in status.details if status else ():
@@ -156,7 +156,9 @@ class Harness:
         """Reads an item."""
         return (await self.inventory.GetItem(inventory_service_pb2.GetItemRequest(sku=sku, pool=pool))).item
 
-    async def reserve(self, lines: Mapping[str, int] | list[tuple[str, str, int]], **fields: Any) -> reservation_pb2.Reservation:
+    async def reserve(
+        self, lines: Mapping[str, int] | list[tuple[str, str, int]], **fields: Any
+    ) -> reservation_pb2.Reservation:
         """Reserves; `lines` is {sku: quantity} or [(sku, pool, quantity)]."""
         wanted = [(sku, "", quantity) for sku, quantity in lines.items()] if isinstance(lines, Mapping) else lines
         request = reservation_service_pb2.ReserveRequest(

@@ -16,7 +16,12 @@ from holdsvc.ledger import migrate as migrations
 from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="holdsvc takes inventory holds over gRPC.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="holdsvc takes inventory holds over gRPC.",
+)
 migrate_app = typer.Typer(no_args_is_help=True, help="Bring the database's schema up or down.")
 keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 items_app = typer.Typer(no_args_is_help=True, help="Import and list items.")
@@ -90,7 +95,9 @@ def config(settings: Settings) -> None:
 def health(
     address: Annotated[str, typer.Option(help="Where the service listens; default: HOLDSVC_LISTEN.")] = "",
     timeout: Annotated[str, typer.Option(help="The longest to wait for the answer.")] = "3s",
-    liveness: Annotated[bool, typer.Option("--liveness", help="Ask whether the process works, not the database.")] = False,
+    liveness: Annotated[
+        bool, typer.Option("--liveness", help="Ask whether the process works, not the database.")
+    ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
     answer = operator.health(Settings.load(), address, parse_duration(timeout).total_seconds(), liveness=liveness)
@@ -136,8 +143,16 @@ def migrate_status() -> None:
 def keys_create(
     client: Annotated[str, typer.Option(help="The client that calls with it.")],
     tenant: Tenant = "default",
-    scopes: Annotated[str, typer.Option(help="What it may do, separated by commas; `all` for every scope.")] = "reserve,confirm,inventory.read",
-    pools: Annotated[str, typer.Option(help="The pools that it may see and take from, separated by commas; empty: all.")] = "",
+    scopes: Annotated[
+        str, typer.Option(help="What it may do, separated by commas; `all` for every scope.")
+    ] = "reserve,confirm,inventory.read",
+    pools: Annotated[
+        str,
+        typer.Option(
+            help="The pools that it may see and take from, separated by commas; an empty one among them is the default"
+            " pool, as in `,web`. Empty: all."
+        ),
+    ] = "",
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
@@ -164,13 +179,20 @@ def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
 
 @items_app.command("import")
 def items_import(
-    file: Annotated[Path, typer.Argument(help="CSV with the columns sku, capacity and, optionally, pool, display_name, oversell_limit.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV with the columns sku, capacity and, optionally, pool, display_name, oversell_limit."),
+    ],
     tenant: Tenant = "default",
-    errors_file: Annotated[Optional[Path], typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")] = None,  # noqa: UP045
+    errors_file: Annotated[
+        Path | None, typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")
+    ] = None,
 ) -> None:
     """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
     with _database() as dsn:
-        created, bad = operator.import_items(dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv"))
+        created, bad = operator.import_items(
+            dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv")
+        )
     typer.echo(f"{created} items created, {bad} rows refused")
     if bad:
         sys.exit(1)

@@ -57,7 +57,8 @@ def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:
     more = f" and {len(shortfall) - 1} more" if len(shortfall) > 1 else ""
     return HoldError(
         "CAPACITY_EXCEEDED",
-        f"not enough units: {first.requested} of {_item(first.sku, first.pool)} requested, {first.available} available{more}",
+        f"not enough units: {first.requested} of {_item(first.sku, first.pool)} requested, "
+        f"{first.available} available{more}",
         {
             "sku": first.sku,
             "pool": first.pool,
@@ -83,7 +84,8 @@ def capacity_in_use(sku: str, pool: str, requested: int, available: int) -> Hold
     """Says how many units a change of capacity wanted and how many are free."""
     return HoldError(
         "CAPACITY_IN_USE",
-        f"{requested} units of {_item(sku, pool)} would have to be free, {available} are: the others are held or confirmed",
+        f"{requested} units of {_item(sku, pool)} would have to be free, {available} are: "
+        "the others are held or confirmed",
         {"sku": sku, "pool": pool, "requested": str(requested), "available": str(available)},
     )
 
@@ -100,7 +102,9 @@ def revision_mismatch(sku: str, pool: str, revision: int) -> HoldError:
 def reservation_not_found(reservation_id: str | None, reference: str | None) -> HoldError:
     """Says which reservation there is not."""
     if reference is not None:
-        return HoldError("RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference})
+        return HoldError(
+            "RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference}
+        )
     return HoldError(
         "RESERVATION_NOT_FOUND", f"no reservation {reservation_id}", {"reservation_id": reservation_id or ""}
     )
@@ -176,6 +180,16 @@ def unauthenticated(why: str) -> HoldError:
 def permission_denied(scope: str) -> HoldError:
     """Says which scope the key lacks."""
     return HoldError("PERMISSION_DENIED", f"the API key lacks the scope {scope}", {"required_scope": scope})
+
+
+def invalid_key() -> HoldError:
+    """Says that the key is none, or none any more; which of it, nobody is told."""
+    return unauthenticated("the API key is not valid")
+
+
+def pool_denied(pool: str) -> HoldError:
+    """Says which pool the key lacks that it wanted to give to another."""
+    return HoldError("PERMISSION_DENIED", f"the API key lacks the pool {pool!r}", {"required_pool": pool})
 
 
 def api_key_not_found(key_id: str) -> HoldError:

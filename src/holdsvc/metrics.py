@@ -1,9 +1,9 @@
 """Metrics for Prometheus. gRPC's have the names of go-grpc-middleware, so that dashboards out there fit.
 
-With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR and the supervisor serves them all on one page.
+With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the supervisor serves them all on one page.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -39,9 +39,7 @@ SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have r
 SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.")
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
-QUEUE_DEPTH = Gauge(
-    "holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum"
-)
+QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
 DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
 
 
@@ -90,19 +88,19 @@ def _labels(method: str) -> tuple[str, str, str]:
 
 
 # Looking a child up by its labels costs more than counting; there are as many as methods and codes.
-@lru_cache(maxsize=None)
+@cache
 def _call(method: str) -> tuple[Any, Any]:
     labels = _labels(method)
     return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _handled(method: str, code: str) -> Any:
     # As go-grpc-middleware writes them: OK, FailedPrecondition, ….
     name = code if code == "OK" else "".join(word.capitalize() for word in code.split("_"))
     return CALLS_HANDLED.labels(*_labels(method), name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lane(lane: str) -> tuple[Any, Any, Any]:
     return BATCH_SIZE.labels(lane), BATCH_WAIT.labels(lane), BATCH_SECONDS.labels(lane)

@@ -5,7 +5,7 @@ import csv
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +18,14 @@ from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import items, keys, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
-from holdsvc.model import Caller, Item, ItemKey
+from holdsvc.model import ApiKey, Caller, Item, ItemKey
 from holdsvc.settings import Settings
 
 T = TypeVar("T")
 
 IMPORT_BATCH = 500
 CLIENT = "holdsvc-cli"
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OperatorError(Exception):
@@ -34,14 +34,18 @@ class OperatorError(Exception):
 
 @contextmanager
 def owner_dsn(settings: Settings) -> Iterator[str]:
-    """The DSN of the schema's owner: of the settings, of the embedded database that a service runs, or else of one
-    started for this command."""
+    """The DSN of the schema's owner.
+
+    Of the settings, of the embedded database that a service runs, or else of one started for this command.
+    """
     dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
     if dsn:
         yield dsn
         return
     if not (settings.data_dir / "pgdata").exists():
-        raise OperatorError(f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once")
+        raise OperatorError(
+            f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once"
+        )
     server = EmbeddedServer(settings.data_dir, bin_dir=settings.pg_bin)
     try:
         yield server.start()
@@ -63,33 +67,41 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
-    """Creates a key and returns its secret. Scopes and pools are separated by commas."""
-    wanted = list(ALL_SCOPES) if scopes == "all" else _split(scopes)
+    """Creates a key and returns its secret. Scopes and pools are separated by commas; an empty pool is the default one."""
+    wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:
         raise OperatorError(f"no such scope: {', '.join(unknown) or '(none given)'}; there are {', '.join(ALL_SCOPES)}")
-    if not tenant or not client:
-        raise OperatorError("a key needs a tenant and a client")
+    seen = list(dict.fromkeys(_split(pools))) if pools else []
+    for name, value, longest in (("tenant", tenant, 128), ("client", client, 128), *(("pool", p, 64) for p in seen)):
+        if len(value) > longest or not value.isprintable() or not (value or name == "pool"):
+            raise OperatorError(f"{name} must have 1 to {longest} printable characters")
     new = make_key()
-    expire_time = None if lifetime is None else datetime.now(timezone.utc) + lifetime
-    _run(
-        dsn,
-        lambda connection: keys.create(
+
+    async def create(connection: Connection) -> ApiKey | errors.HoldError:
+        return await keys.create(
             connection,
             tenant=tenant,
             key_id=new.key_id,
             client=client,
             secret_hash=new.secret_hash,
             scopes=wanted,
-            pools=_split(pools),
-            expire_time=expire_time,
-        ),
-    )
+            pools=seen,
+            expire_time=None if lifetime is None else await keys.now(connection) + lifetime,
+            creator_id=None,
+        )
+
+    try:
+        created = _run(dsn, create)
+    except OverflowError:
+        raise OperatorError("a key cannot live that long: it ends before the year 10000, or never") from None
+    if isinstance(created, errors.HoldError):
+        raise created
     return new.secret
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return [part.strip() for part in text.split(",")]
 
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
@@ -146,7 +158,10 @@ def import_items(dsn: str, tenant: str, file: Path, errors_file: Path) -> tuple[
 
 
 async def _create(
-    connection: Connection, caller: Caller, rows: list[tuple[dict[str, str], Item]], bad: list[tuple[dict[str, str], str]]
+    connection: Connection,
+    caller: Caller,
+    rows: list[tuple[dict[str, str], Item]],
+    bad: list[tuple[dict[str, str], str]],
 ) -> int:
     """Creates a batch of items; halves it until the rows that are there already stand alone."""
     if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
@@ -181,7 +196,8 @@ def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
         page = _run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
         for item in page:
             yield {
-                name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(item).items()
+                name: value.isoformat() if isinstance(value, datetime) else value
+                for name, value in asdict(item).items()
             }
         if len(page) < 1000:
             return
@@ -215,7 +231,7 @@ def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")
+    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
     if settings.tls_cert is not None:
         credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
         channel = grpc.secure_channel(target, credentials)

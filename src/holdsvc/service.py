@@ -76,13 +76,18 @@ class Service:
         self._tasks.append(asyncio.create_task(self._watch_health()))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
+    def reload_certificates(self) -> None:
+        """Takes up certificate files that have changed."""
+        if self._server is not None:
+            self._server.reload_certificates()
+
     async def _check_health(self) -> None:
         assert self._server is not None
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 await self.database.ping()
             alive = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
             log.warning("database.unreachable", error=type(error).__name__)
         metrics.DATABASE_UP.set(alive)

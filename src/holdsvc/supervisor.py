@@ -39,10 +39,29 @@ _PR_SET_PDEATHSIG = 1
 
 def serve(settings: Settings) -> int:
     """Runs the service until SIGTERM or SIGINT; returns the exit code."""
+    _check_certificates(settings)
     supervisor = Supervisor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
+    if settings.tls_cert is not None:
+        signal.signal(signal.SIGHUP, lambda *_: supervisor.request_reload())
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # There is nothing to reload: it is the terminal that goes away.
+        signal.signal(signal.SIGHUP, lambda *_: supervisor.request_stop())
     return supervisor.run()
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Says what is wrong with them here, once, and not in each worker again and again."""
+    if settings.tls_cert is None:
+        return
+    # Brings gRPC along, which this process needs for nothing else.
+    from holdsvc.api.tls import CertificateError, certificates_of
+
+    try:
+        certificates_of(settings)
+    except CertificateError as error:
+        raise SettingsError(f"{PREFIX}TLS_CERT: {error}") from error
 
 
 class Supervisor:
@@ -51,6 +70,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._reloading = False
         self._failed = False
         self._embedded: EmbeddedServer | None = None
         self._workers: list[SpawnProcess] = []
@@ -61,6 +81,10 @@ class Supervisor:
     def request_stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
         self._stopping = True
+
+    def request_reload(self) -> None:
+        """Asks the workers to take up changed certificates; safe in a signal handler."""
+        self._reloading = True
 
     def run(self) -> int:
         """Starts everything, watches over it, ends everything."""
@@ -75,6 +99,7 @@ class Supervisor:
             while not self._stopping:
                 self._keep_database()
                 self._keep_workers(settings, dsn)
+                self._pass_reload_on()
                 time.sleep(TICK_S)
         finally:
             self._stop_workers()
@@ -95,6 +120,7 @@ class Supervisor:
         return dsn
 
     def _migrate(self, dsn: str) -> None:
+        done: list[migrate.Migration] = []
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
@@ -159,9 +185,19 @@ class Supervisor:
                 time.sleep(RESTART_PAUSE_S)
         while len(self._workers) < settings.workers and not self._stopping:
             worker = self._context.Process(target=_work, args=(settings, dsn, os.getpid()), name="holdsvc worker")
+            # Until it can handle the signal it must not be killed by it: it inherits the mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             worker.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             self._workers.append(worker)
             self._born[worker.pid or 0] = time.monotonic()
+
+    def _pass_reload_on(self) -> None:
+        if self._reloading:
+            self._reloading = False
+            for worker in self._workers:
+                if worker.pid is not None and worker.is_alive():
+                    os.kill(worker.pid, signal.SIGHUP)
 
     def _stop_workers(self) -> None:
         for worker in self._workers:
@@ -197,17 +233,27 @@ def _work(settings: Settings, dsn: str, parent: int) -> None:
 
 
 async def _serve_calls(settings: Settings, dsn: str) -> int:
+    from holdsvc.api.tls import CertificateError
     from holdsvc.service import Service
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     service = Service(settings, dsn)
+    if settings.tls_cert is not None:
+        loop.add_signal_handler(signal.SIGHUP, service.reload_certificates)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         await service.start()
+    except CertificateError as error:
+        log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
+        return 1
     except OSError as error:
-        log.error("address.taken", listen=settings.listen, error=str(error))
+        log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
         return EXIT_ADDRESS
     await stop.wait()
     await service.stop()

@@ -5,7 +5,8 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,9 +19,14 @@ from grpc_status import rpc_status
 
 from holdsvc import errors
 from holdsvc.api.errors import CODES, as_hold_error, status
-from holdsvc.api.scopes import ALL_SCOPES, SCOPES
-from holdsvc.engine.keyring import Keyring
+from holdsvc.api.guard import Recheck, StreamGuard
+from holdsvc.api.identity import Authenticate
+from holdsvc.api.scopes import SCOPES
+from holdsvc.engine.limits import ClientLimits
 from holdsvc.model import Caller
+
+RECHECK_S = 1.0
+"""The longest to wait for the word on an open stream's key; then the next round asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +49,21 @@ class CallObserver(Protocol):
         """A call has been answered; `call` is None when it had no valid identity."""
 
 
-Authenticate = Callable[[Mapping[str, str | bytes], float], Awaitable[Caller]]
-
-
-def authenticator(keyring: Keyring) -> Authenticate:
-    """Finds the caller by the key in `authorization: Bearer` or `x-api-key`."""
-
-    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
-        key = metadata.get("x-api-key")
-        if key is None:
-            scheme, _, key = str(metadata.get("authorization", "")).partition(" ")
-            if scheme.lower() != "bearer":
-                raise errors.unauthenticated("no API key")
-        return await keyring.caller(str(key).strip(), deadline)
-
-    return authenticate
-
-
-def everybody() -> Authenticate:
-    """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
-    caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
-
-    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
-        return caller
-
-    return authenticate
-
-
 class Calls:
     """Makes gRPC handlers of a servicer's coroutines."""
 
-    def __init__(self, authenticate: Authenticate, observer: CallObserver, default_deadline_s: float) -> None:
+    def __init__(
+        self, authenticate: Authenticate, limits: ClientLimits, observer: CallObserver, default_deadline_s: float
+    ) -> None:
         self._authenticate = authenticate
+        self._limits = limits
+        self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
-        handlers = {}
+        handlers: dict[str, Any] = {}
         for method in service.methods:
             handle = getattr(servicer, method.name, None)
             if handle is None:
@@ -92,18 +75,22 @@ class Calls:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method, handle))
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
-    async def _enter(self, method: str, context: Any) -> Call:
-        """Identity and scope come first: who may not call learns nothing of what is valid or there."""
+    async def _identify(self, method: str, context: Any) -> Call:
         remaining = context.time_remaining()
-        deadline = asyncio.get_running_loop().time() + (remaining if remaining is not None else self._default_deadline_s)
-        caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
-        scope = SCOPES[method]
-        if scope not in caller.scopes:
-            raise errors.permission_denied(scope)
-        return Call(method, caller, deadline)
+        deadline = asyncio.get_running_loop().time() + (
+            remaining if remaining is not None else self._default_deadline_s
+        )
+        return Call(method, await self._authenticate(context.invocation_metadata(), deadline), deadline)
+
+    def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
+        """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
+        caller = call.caller
+        self._limits.call(caller.tenant, caller.client)
+        if caller.scopes.isdisjoint(scopes):
+            raise errors.permission_denied(scopes[0])
 
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
-        method, request_class = _names(descriptor)
+        method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
         async def unary(data: bytes, context: Any) -> bytes:
@@ -111,12 +98,13 @@ class Calls:
             observer.started(method)
             call = None
             try:
-                call = await self._enter(method, context)
+                call = await self._identify(method, context)
+                self._admit(call, scopes)
                 answer = (await handle(_parse(request_class, data), call)).SerializeToString()
             except asyncio.CancelledError:
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)
@@ -124,8 +112,10 @@ class Calls:
 
         return unary
 
-    def _stream(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]) -> Any:
-        method, request_class = _names(descriptor)
+    def _stream(
+        self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncGenerator[Message | bytes]]
+    ) -> Any:
+        method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
         async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -133,19 +123,31 @@ class Calls:
             observer.started(method)
             call = None
             try:
-                call = await self._enter(method, context)
-                async for message in handle(_parse(request_class, data), call):
-                    yield message if isinstance(message, bytes) else message.SerializeToString()
-            except asyncio.CancelledError:
+                call = await self._identify(method, context)
+                self._admit(call, scopes)
+                request = _parse(request_class, data)
+                with self._limits.stream(call.caller.tenant, call.caller.client):
+                    async with (
+                        aclosing(handle(request, call)) as messages,
+                        aclosing(self._guard.watch(messages, self._recheck(context))) as guarded,
+                    ):
+                        async for message in guarded:
+                            yield message if isinstance(message, bytes) else message.SerializeToString()
+            except (asyncio.CancelledError, GeneratorExit):
                 observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await self._abort(context, method, call, error, start)
                 raise AssertionError("abort raises") from None
             observer.handled(method, call, "OK", "", perf_counter() - start)
 
         return stream
+
+    def _recheck(self, context: Any) -> Recheck:
+        metadata = context.invocation_metadata()
+        loop = asyncio.get_running_loop()
+        return lambda: self._authenticate(metadata, loop.time() + RECHECK_S)
 
     async def _abort(self, context: Any, method: str, call: Call | None, error: Exception, start: float) -> None:
         refusal = as_hold_error(error, method)
@@ -158,11 +160,12 @@ class Calls:
         await context.abort_with_status(answer)
 
 
-def _names(descriptor: MethodDescriptor) -> tuple[str, type[Message]]:
+def _rule(descriptor: MethodDescriptor) -> tuple[str, tuple[str, ...], type[Message]]:
     method = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
-    if method not in SCOPES:
+    scopes = SCOPES.get(method)
+    if not scopes:
         raise LookupError(f"{method} has no scope rule: add it to SCOPES")
-    return method, GetMessageClass(descriptor.input_type)
+    return method, scopes, GetMessageClass(descriptor.input_type)
 
 
 def _parse(request_class: type[Message], data: bytes) -> Message:
@@ -177,4 +180,3 @@ def unwrap(result: Any) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
-

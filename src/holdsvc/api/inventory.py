@@ -1,7 +1,7 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
@@ -14,7 +14,7 @@ from holdsvc.model import ItemKey, ItemsDone
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InventoryServicer:
@@ -161,13 +161,11 @@ class InventoryServicer:
         )
         return pb.DeleteItemResponse()
 
-    async def CheckAvailability(
-        self, request: pb.CheckAvailabilityRequest, call: Call
-    ) -> pb.CheckAvailabilityResponse:
+    async def CheckAvailability(self, request: pb.CheckAvailabilityRequest, call: Call) -> pb.CheckAvailabilityResponse:
         """Tells what can be had."""
         validation.check(request)
         lines = merged_lines(request.lines)
-        check_pools(call.caller, lines)
+        check_pools(call.caller, (line[:2] for line in lines))
         found = await self._engine.read(
             lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
         )
@@ -181,4 +179,3 @@ class InventoryServicer:
                 sku=line.sku, pool=line.pool, requested=line.quantity, available=available, shortfall=shortfall
             )
         return response
-

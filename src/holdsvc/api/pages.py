@@ -21,7 +21,7 @@ def _checksum(tenant: str, request: Message, position: bytes) -> bytes:
     for name in ("page_size", "page_token", "include_total"):
         if name in filters.DESCRIPTOR.fields_by_name:
             filters.ClearField(name)
-    content = "\0".join((filters.DESCRIPTOR.full_name, tenant)).encode() + filters.SerializeToString(deterministic=True)
+    content = f"{filters.DESCRIPTOR.full_name}\0{tenant}".encode() + filters.SerializeToString(deterministic=True)
     return blake2b(content + b"\0" + position, digest_size=_CHECKSUM_BYTES, person=b"holdsvc page").digest()
 
 

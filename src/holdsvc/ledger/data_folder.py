@@ -21,7 +21,7 @@ class EmbeddedServerError(Exception):
     """The embedded server cannot run; the message says what to do."""
 
 
-class DataDirInUse(EmbeddedServerError):  # noqa: N818 - a state, not a fault
+class DataDirInUse(EmbeddedServerError):
     """Another process runs the server of this data folder."""
 
 

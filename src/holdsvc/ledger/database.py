@@ -73,7 +73,11 @@ class Database:
         }
         self._session = "; ".join(
             [f"SET {name} = {int(value.total_seconds() * 1000)}" for name, value in options.items()]
-            + ["SET TIME ZONE 'UTC'", "SET default_transaction_isolation = 'read committed'", f"SET ROLE {SERVICE_ROLE}"]
+            + [
+                "SET TIME ZONE 'UTC'",
+                "SET default_transaction_isolation = 'read committed'",
+                f"SET ROLE {SERVICE_ROLE}",
+            ]
         )
         self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
             dsn,

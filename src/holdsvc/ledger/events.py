@@ -1,7 +1,7 @@
 """The event table: what happened, rebuilt from its rows."""
 
-from typing import NamedTuple
 from datetime import date, datetime
+from typing import NamedTuple
 
 from holdsvc.ledger.database import Connection, Row
 from holdsvc.model import Event, EventType, Item, Line, Reservation, State
@@ -38,8 +38,10 @@ class EventRow(NamedTuple):
 
 
 def rebuild(row: Row, subject: Reservation | None) -> Event:
-    """The event of a row. `subject` is the event's reservation as it is by now: what never changes comes from it, what
-    does from the row."""
+    """Makes the event of a row.
+
+    `subject` is the event's reservation as it is by now: what never changes comes from it, what does from the row.
+    """
     r = EventRow(*row)
     lines = [Line(*line) for line in zip(r.line_sku, r.line_pool, r.line_quantity, strict=True) if line[2] != 0]
     event = Event(

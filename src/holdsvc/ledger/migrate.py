@@ -46,15 +46,15 @@ class MigrationError(Exception):
     """A migration cannot be run; the message says what to do."""
 
 
-class ConnectionRefused(MigrationError):  # noqa: N818
+class ConnectionRefused(MigrationError):
     """The database cannot be reached, perhaps because it is still starting."""
 
 
-class MigrationChanged(MigrationError):  # noqa: N818 - an event, not a fault of the code
+class MigrationChanged(MigrationError):
     """An applied migration's file is not what it was."""
 
 
-class DatabaseNewer(MigrationError):  # noqa: N818
+class DatabaseNewer(MigrationError):
     """The database has migrations that this version does not know."""
 
 

@@ -25,7 +25,10 @@ BEGIN
       revision = i.revision + 1,
       update_time = _now
     FROM moved m
-    WHERE i.sku = m.sku AND i.pool = m.pool AND i.tenant = _tenant AND i.held >= m.quantity
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.held >= m.quantity
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _settled;

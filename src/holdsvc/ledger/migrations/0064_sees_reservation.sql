@@ -1,8 +1,8 @@
--- Whether a key that is bound to these pools may see a reservation: no line of it lies elsewhere. _pools: null for all, else
--- pools each between U+001F. Locks nothing.
+-- Whether a key that may see these pools only may see a reservation: every line of it is in one of them.
+-- _pools: null for all, else the pools, each between U+001F, which no name may contain. Locks nothing.
 
 -- migrate:up
-CREATE FUNCTION holdsvc.sees_reservation(_tenant text, _reservation_id uuid, _pools text) RETURNS boolean
+CREATE FUNCTION holdsvc.sees_reservation(_tenant text, _pools text, _reservation_id uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = holdsvc, pg_temp AS $$
 BEGIN
   RETURN _pools IS NULL OR NOT EXISTS (
