@@ -243,7 +243,7 @@ class ReservationServicer:
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
     if request.HasField("duplicate_window") and not request.holder:
-        return Violation("duplicate_window", "needs holder: it looks for other reservations of the same holder")
+        return Violation("duplicate_window", "needs holder: it looks for other reservations of the same holder", "NEEDS_HOLDER")
     return None
 
 

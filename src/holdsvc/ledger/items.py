@@ -128,7 +128,7 @@ def _result(row: Row, request_id: str, units_field: str = "quantity") -> Result:
     if outcome == "REVISION_MISMATCH":
         return errors.revision_mismatch(sku, pool, row[12])
     if outcome == "CAPACITY_LIMIT":
-        return errors.invalid_field(units_field, "the capacity would exceed 10^15 units")
+        return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
     assert outcome == "REQUEST_ID_REUSED", outcome
     return errors.request_id_reused(request_id)
 
