@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
-import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -54,13 +53,13 @@ async def test_an_item_that_is_there_is_not_created_again(service: Harness) -> N
     await service.create_item("bed", 1, pool="vip")
 
 
-@pytest.mark.parametrize("sku", ["{}", '"', "\\", "NULL", "a,b", "ü\U0001f6cf", "x" * 128, " ", "';--", "%s"])
-async def test_an_sku_may_be_any_printable_text(service: Harness, sku: str) -> None:
-    await service.create_item(sku, 3, pool=sku[:64], display_name=sku)
-    held = await service.reserve([(sku, sku[:64], 2)], holder=sku, metadata={sku[:64]: sku})
-    assert held.lines[0].sku == sku
-    assert (await service.get(held.reservation_id)) == held
-    assert (await service.item(sku, sku[:64])).held == 2
+async def test_an_sku_may_be_any_printable_text(service: Harness) -> None:
+    for sku in ("{}", '"', "\\", "NULL", "a,b", "ü\U0001f6cf", "x" * 128, " ", "';--", "%s"):
+        await service.create_item(sku, 3, pool=sku[:64], display_name=sku)
+        held = await service.reserve([(sku, sku[:64], 2)], holder=sku, metadata={sku[:64]: sku})
+        assert held.lines[0].sku == sku
+        assert (await service.get(held.reservation_id)) == held
+        assert (await service.item(sku, sku[:64])).held == 2
     await service.verify()
 
 

@@ -5,7 +5,6 @@ from itertools import combinations
 from typing import Any
 
 import grpc
-import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -219,19 +218,18 @@ async def test_a_token_is_bound_to_its_filters_and_its_call(service: Harness) ->
     assert _bad_fields(await refused(service.inventory.ListItems(items))) == ["page_token"]
 
 
-@pytest.mark.parametrize("token", ["x", "AAAA", "!!!!", "ü", "a" * 1024, "=", "bnVsbA", "-" * 40])
-async def test_a_made_up_token_is_refused_by_every_list(service: Harness, token: str) -> None:
+async def test_a_made_up_token_is_refused_by_every_list(service: Harness) -> None:
     await service.create_item("bed", 5)
     held = await service.reserve({"bed": 1})
-    for call in (
-        _list(service, page_token=token),
-        service.inventory.ListItems(inventory.ListItemsRequest(page_token=token)),
-        service.admin.ListApiKeys(admin.ListApiKeysRequest(page_token=token)),
-        service.reservations.ListReservationEvents(
-            pb.ListReservationEventsRequest(reservation_id=held.reservation_id, page_token=token)
-        ),
-    ):
-        assert _bad_fields(await refused(call)) == ["page_token"]
+    target = {"reservation_id": held.reservation_id}
+    for token in ("x", "AAAA", "!!!!", "ü", "a" * 1024, "=", "bnVsbA", "-" * 40):
+        for call in (
+            _list(service, page_token=token),
+            service.inventory.ListItems(inventory.ListItemsRequest(page_token=token)),
+            service.admin.ListApiKeys(admin.ListApiKeysRequest(page_token=token)),
+            service.reservations.ListReservationEvents(pb.ListReservationEventsRequest(**target, page_token=token)),
+        ):
+            assert _bad_fields(await refused(call)) == ["page_token"]
 
 
 async def test_other_clients_show_only_to_who_may_read_all(start_service: StartService) -> None:
