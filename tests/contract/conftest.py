@@ -1,4 +1,4 @@
-"""One database for the tests of a file, emptied after each: a copy of its own costs every test a quarter of a second."""
+"""One database for the tests of a file, emptied after each: a copy of its own would cost each test a quarter second."""
 
 from collections.abc import Iterator
 from uuid import uuid4

@@ -116,7 +116,8 @@ async def test_a_planted_drift_is_found_with_its_numbers(
     if "DROP CONSTRAINT" in damage:
         service.sql("DELETE FROM holdsvc.item")
         service.sql(
-            "ALTER TABLE holdsvc.item ADD CONSTRAINT item_counters_add_up CHECK (capacity = remaining + held + confirmed)"
+            "ALTER TABLE holdsvc.item ADD CONSTRAINT item_counters_add_up "
+            "CHECK (capacity = remaining + held + confirmed)"
         )
 
 
