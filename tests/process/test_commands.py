@@ -111,7 +111,7 @@ def test_a_created_key_opens_its_scopes_until_it_is_revoked(program: Program) ->
     assert client.reserve("keyed").client == "web"
     with pytest.raises(grpc.RpcError) as denied:
         client.inventory.DeleteItem(
-            inventory_service_pb2.DeleteItemRequest(sku="keyed"), metadata=[("x-api-key", key + "x")]
+            inventory_service_pb2.DeleteItemRequest(sku="keyed"), metadata=(("x-api-key", key + "x"),)
         )
     assert denied.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
@@ -204,8 +204,9 @@ def test_verify_runs_beside_a_service_and_finds_a_drift(program: Program, tmp_pa
         owner.execute("UPDATE holdsvc.item SET held = 0, remaining = 10 WHERE sku = 'sound'")
     assert done.returncode == 1
     assert "the ledger has drifted" in done.stderr
-    [drift] = next(row for row in lines_of(done.stdout) if row["tenant"] == "checked")["drifts"]  # type: ignore[misc]
-    assert drift == {"sku": "sound", "pool": "", "counter": "held", "stored": 3, "recomputed": 0}
+    [report] = [row for row in lines_of(done.stdout) if row["tenant"] == "checked"]
+    drift = {"sku": "sound", "pool": "", "counter": "held", "stored": 3, "recomputed": 0}
+    assert report["drifts"] == [drift]
 
 
 def test_migrations_go_down_and_up_beside_a_running_database(copied: Path) -> None:
