@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 import uvloop
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc import logs
 from holdsvc.ledger import migrate
@@ -126,6 +126,7 @@ class Supervisor:
             retry=retry_if_exception_type(migrate.ConnectionRefused),
             stop=stop_after_delay(60),
             wait=wait_exponential(multiplier=0.2, max=3),
+            before_sleep=_say_what_is_awaited,
             reraise=True,
         ):
             with attempt:
@@ -209,6 +210,12 @@ class Supervisor:
                 log.error("worker.killed", pid=worker.pid)
                 worker.kill()
                 worker.join()
+
+
+def _say_what_is_awaited(state: RetryCallState) -> None:
+    """Someone who sees nothing for a minute believes that the service hangs."""
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("database.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0])
 
 
 EXIT_ADDRESS = 3
