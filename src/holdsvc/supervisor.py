@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_any, wait_exponential
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
@@ -137,8 +137,8 @@ class Supervisor:
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
-            stop=stop_after_delay(60),
-            wait=wait_exponential(multiplier=0.2, max=3),
+            stop=stop_any(stop_after_delay(60), lambda _: self._stopping),
+            wait=wait_exponential(multiplier=0.2, max=1),
             before_sleep=_say_what_is_awaited,
             reraise=True,
         ):
@@ -276,8 +276,13 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # It waits for the database and has served nobody.
+        return 0
     try:
-        await service.start()
+        await starting
     except CertificateError as error:
         log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
         return 1
