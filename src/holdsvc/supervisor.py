@@ -174,7 +174,8 @@ class Supervisor:
             server, _ = start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             raise SettingsError(
-                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
+                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror};"
+                " name another address, or leave it empty for no metrics"
             ) from error
         log.info("metrics.serving", host=host, port=server.server_port)
         registry.register(Workforce(lambda: (len(self._workers), self._settings.workers, self._worker_deaths)))
