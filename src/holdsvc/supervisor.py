@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, stop_any, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
@@ -137,7 +137,7 @@ class Supervisor:
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
-            stop=stop_any(stop_after_delay(60), lambda _: self._stopping),
+            stop=lambda state: self._stopping or stop_after_delay(60)(state),
             wait=wait_exponential(multiplier=0.2, max=1),
             before_sleep=_say_what_is_awaited,
             reraise=True,
