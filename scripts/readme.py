@@ -42,7 +42,8 @@ def rpcs() -> str:
         if rpc in handlers:
             comments = dict(_comments(_RPC, PROTOS / f"{_snake(service.rpartition('.')[2])}.proto"))
             sentence = re.split(r"(?<=\.) ", comments[rpc])[0]
-            rows.append((f"`{service.rpartition('.')[2]}/{rpc}`", sentence, " or ".join(f"`{scope}`" for scope in scopes)))
+            needed = " or ".join(f"`{scope}`" for scope in scopes)
+            rows.append((f"`{service.rpartition('.')[2]}/{rpc}`", sentence, needed))
     return _table(("rpc", "what it does", "scope"), rows)
 
 
