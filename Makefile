@@ -23,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 	    echo "holdsvc needs Python 3.11 or newer and '$(PYTHON3)' is not: name another, as in 'make PYTHON3=python3.12 $(MAKECMDGOALS)'." >&2; exit 1; }
 	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "'$(PYTHON3)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	$(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev]'
+	@echo "Setting up $(VENV) with everything that is needed; this takes a minute or two, once."
+	@$(PYTHON3) -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev]'
 	@touch $@
 
 serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)
@@ -46,8 +47,9 @@ format: $(READY) ## Format Python and protos, repair what ruff can
 	$(PYTHON) -m ruff format .
 	$(VENV)/bin/buf format --write protos
 
-generate: $(READY) ## Make the stubs in generated/ from protos/
+generate: $(READY) ## Make the stubs in generated/ from protos/, and the tables of README.md
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
+	@$(PYTHON) scripts/readme.py
 
 # The stubs are committed: this proves that they belong to these protos. It leaves the image that buf reads.
 fresh: $(READY)
