@@ -38,6 +38,7 @@ class _Calls(metrics.Metrics):
                 reason=reason,
                 tenant=call.caller.tenant if call else "",
                 client=call.caller.client if call else "",
+                key_id=call.caller.key_id if call else "",
                 duration_ms=round(seconds * 1000, 3),
             )
 
