@@ -207,7 +207,8 @@ class Reserve(Request):
     """Take `lines`, one a item, for `ttl_us`."""
 
     reservation_id: str
-    lines: list[Line]
+    lines: list[ReservationLine]
+    """Nothing of them confirmed: they become the reservation's."""
     holder: str
     reference: str
     ttl_us: int

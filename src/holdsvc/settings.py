@@ -24,6 +24,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "HOLDSVC_"
 
+CALLER_VARIABLES: Mapping[str, str] = {
+    "API_KEY": "The key to call with.",
+    "TLS_CA": "Authorities to trust, PEM file; setting it, or TLS_CERT, turns TLS on.",
+    "TLS_CLIENT_CERT": "Certificate to show to a service that asks for one, PEM file.",
+    "TLS_CLIENT_KEY": "Private key of that certificate, PEM file.",
+}
+"""What `make load` and `make smoke` read besides LISTEN: no settings of the service, but no misspelt ones either."""
+
 _UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -194,7 +202,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Calls per second of each client, in each worker; more are RATE_LIMITED; 0: no limit."
     )
     client_streams_max: int = Field(
-        0, ge=0, description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit."
+        0,
+        ge=0,
+        description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
     )
 
     request_id_retention: Duration = Field(
@@ -283,7 +293,7 @@ def shown(settings: Settings) -> dict[str, str]:
 
 def unknown_names(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Returns the HOLDSVC_* variables that no setting reads, most likely misspelt."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *CALLER_VARIABLES)}
     return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 

@@ -20,9 +20,7 @@ AUTHORITY = Authority("authority of the service")
 CALLERS = Authority("authority of its callers")
 
 
-def channel_to(
-    service: Harness, authority: Authority = AUTHORITY, client: Pair | None = None
-) -> grpc.aio.Channel:
+def channel_to(service: Harness, authority: Authority = AUTHORITY, client: Pair | None = None) -> grpc.aio.Channel:
     """A connection of its own, over TLS."""
     credentials = grpc.ssl_channel_credentials(
         authority.certificate, client.key if client else None, client.certificate if client else None

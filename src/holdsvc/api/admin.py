@@ -2,8 +2,6 @@
 
 from datetime import UTC, datetime
 
-from inventoryhold.v1 import admin_service_pb2 as pb
-
 from holdsvc import errors
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
@@ -13,6 +11,7 @@ from holdsvc.errors import Violation
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.model import ApiKey
+from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000
 

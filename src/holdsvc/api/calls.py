@@ -25,7 +25,6 @@ from holdsvc.api.scopes import SCOPES
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.model import Caller
 
-
 RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""
 

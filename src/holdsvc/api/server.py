@@ -10,12 +10,6 @@ from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
-from inventoryhold.v1 import (
-    admin_service_pb2,
-    event_service_pb2,
-    inventory_service_pb2,
-    reservation_service_pb2,
-)
 
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.calls import CallObserver, Calls
@@ -27,6 +21,12 @@ from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import Keyring
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.settings import Settings
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    event_service_pb2,
+    inventory_service_pb2,
+    reservation_service_pb2,
+)
 
 LIVENESS = "liveness"
 """The health service's name for "the process works", whatever the database does."""

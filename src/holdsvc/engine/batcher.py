@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 CONFLICT_ATTEMPTS = 8
 """Tries of a batch that the database undid for the sake of another (deadlock, serialization)."""
 
+SWEEP_PAUSE_S = 0.05
+"""Pause after a sweep on demand that failed."""
+
 Execute = Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]]
 """Runs a batch of a tenant's requests in one transaction; returns what came of each."""
 
@@ -161,7 +164,7 @@ class Lane:
     def _drop(self, job: Job) -> None:
         self._jobs.discard(job)
         if not job.future.done():
-            job.future.set_exception(errors.database_unavailable())
+            job.future.set_exception(self._late(job))
 
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
@@ -172,7 +175,7 @@ class Lane:
         """Runs a batch and settles its entries, whatever happens."""
         try:
             async with self._database.connection() as connection:
-                await self._settle_all(connection, batch, await self._execute(connection, batch))
+                results = await self._execute(connection, batch)
         except NothingRan:
             self._fail(batch, errors.database_unavailable())
         except Unknown:
@@ -188,6 +191,10 @@ class Lane:
             log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
             for entry in batch:
                 await self._attempt([entry])
+        else:
+            lapsed = self._settle_all(batch, results)
+            if lapsed:
+                await self._sweep(lapsed)
 
     async def _execute(self, connection: Connection, batch: list[Entry]) -> list[Any]:
         async for attempt in AsyncRetrying(
@@ -202,7 +209,8 @@ class Lane:
                 return await self._kind.execute(connection, self._tenant, [entry.request for entry in batch])
         raise AssertionError("tenacity returns or raises")
 
-    async def _settle_all(self, connection: Connection, batch: list[Entry], results: list[Any]) -> None:
+    def _settle_all(self, batch: list[Entry], results: list[Any]) -> list[ItemKey]:
+        """Answers what was judged, puts back what was not; returns the items whose lapsed holds stand in the way."""
         again: list[Entry] = []
         lapsed: dict[ItemKey, None] = {}
         for entry, result in zip(batch, results, strict=True):
@@ -213,19 +221,26 @@ class Lane:
                 again.append(entry)
             else:
                 self._settle(entry, result)
-        # In order of arrival, ahead of what came later.
-        for entry in reversed(again):
-            for late in reversed(entry.twins or ()):
-                self._queue.appendleft(late)
+        self._put_back(again)
+        return list(lapsed)
+
+    def _put_back(self, entries: list[Entry]) -> None:
+        """Queues entries once more, in order of arrival, ahead of what came later."""
+        for entry in reversed(entries):
+            for twin in reversed(entry.twins or ()):
+                self._queue.appendleft(twin)
             entry.twins = None
             self._queue.appendleft(entry)
-        if lapsed:
-            self._observer.retried(self._kind.name, "swept")
-            try:
-                await items.sweep(connection, self._tenant, list(lapsed))
-            except (NothingRan, Unknown, Conflict) as error:
-                # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
-                log.warning("sweep.on_demand_failed", error=type(error).__name__)
+
+    async def _sweep(self, lapsed: list[ItemKey]) -> None:
+        """Makes room for calls that wait in the queue: they are judged again, until their deadline."""
+        self._observer.retried(self._kind.name, "swept")
+        try:
+            async with self._database.connection() as connection:
+                await items.sweep(connection, self._tenant, lapsed)
+        except Exception as error:  # noqa: BLE001 - the calls ask again
+            log.warning("sweep.on_demand_failed", error=type(error).__name__)
+            await asyncio.sleep(SWEEP_PAUSE_S)
 
     def _settle(self, entry: Entry, result: Any) -> None:
         twins = entry.twins
@@ -256,11 +271,7 @@ class Lane:
         """The connection broke under way: a request_id lets the call be made again, without one nobody can tell."""
         self._observer.retried(self._kind.name, "connection")
         log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
-        for entry in reversed(batch):
-            if entry.request.request_id:
-                for twin in reversed(entry.twins or ()):
-                    self._queue.appendleft(twin)
-                entry.twins = None
-                self._queue.appendleft(entry)
-            else:
+        for entry in batch:
+            if not entry.request.request_id:
                 self._settle(entry, errors.outcome_unknown())
+        self._put_back([entry for entry in batch if entry.request.request_id])

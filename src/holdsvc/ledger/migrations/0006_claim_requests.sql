@@ -10,11 +10,14 @@ CREATE FUNCTION holdsvc.claim_requests(
 ) RETURNS boolean
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 DECLARE
-  _wanted bigint;
+  _wanted bigint := 0;
   _claimed bigint;
 BEGIN
-  SELECT count(*) INTO _wanted FROM unnest(_request_key, _outcome) x (request_key, outcome)
-  WHERE x.request_key IS NOT NULL AND x.outcome IS NULL;
+  FOR _i IN 1 .. cardinality(_request_key) LOOP
+    IF _request_key[_i] IS NOT NULL AND _outcome[_i] IS NULL THEN
+      _wanted := _wanted + 1;
+    END IF;
+  END LOOP;
   IF _wanted = 0 THEN
     RETURN true;
   END IF;

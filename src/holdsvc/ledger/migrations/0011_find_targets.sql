@@ -13,14 +13,18 @@ CREATE FUNCTION holdsvc.find_targets(
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  _outcome text[] := array_fill(NULL::text, ARRAY[cardinality(_client)]);
-  _id uuid[] := _target;
+  _outcome text[];
+  _id uuid[];
   _now timestamptz := wall_clock();
   _r record;
 BEGIN
-  FOR _r IN SELECT * FROM find_requests(_tenant, _rpc, _request_key, _fingerprint) LOOP
-    _outcome[_r.ix] := _r.outcome;
-    _id[_r.ix] := _r.reservation_id;
+  _r := find_requests(_tenant, _rpc, _request_key, _fingerprint);
+  _outcome := _r.outcome;
+  _id := _r.reservation_id;
+  FOR _i IN 1 .. cardinality(_client) LOOP
+    IF _outcome[_i] IS NULL THEN
+      _id[_i] := _target[_i];
+    END IF;
   END LOOP;
 
   FOR _r IN

@@ -12,7 +12,7 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET jit = off AS $$
 DECLARE
   _n integer := cardinality(_client);
-  _outcome text[] := array_fill(NULL::text, ARRAY[_n]);
+  _outcome text[];
   _available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _now timestamptz;
   _lapsed bigint;
@@ -20,9 +20,8 @@ DECLARE
   _r record;
 BEGIN
   -- find
-  FOR _r IN SELECT * FROM find_requests(_tenant, 'AdjustCapacity', _request_key, _fingerprint) LOOP
-    _outcome[_r.ix] := _r.outcome;
-  END LOOP;
+  _r := find_requests(_tenant, 'AdjustCapacity', _request_key, _fingerprint);
+  _outcome := _r.outcome;
   -- lock
   PERFORM lock_items(_tenant, _sku, _pool);
   _now := wall_clock();
