@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -14,20 +13,15 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import errors
-from holdsvc.api.calls import Call, Calls
-from holdsvc.api.identity import authenticator
-from holdsvc.api.server import SERVICES
 from holdsvc.engine import keyring as rings
 from holdsvc.engine.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_key
-from holdsvc.engine.limits import ClientLimits
-from holdsvc.metrics import Metrics
 from inventoryhold.v1 import admin_service_pb2 as admin
-from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
+from tests.endless import endless_streams
 from tests.harness import Harness, refusal_of, refused
-from tests.partners import Partner, new_partner, new_secret
+from tests.partners import new_partner, new_secret
 
 FORM = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
 NO_KEY = f"holdsvc_{'0' * 12}_{'A' * 43}"
@@ -289,14 +283,12 @@ async def test_a_revoked_key_ends_on_every_replica_within_five_seconds_and_its_s
     replica = await start_service(auth="api-key")
     boss = await new_partner(guarded, "boss")
     secret = await new_secret(guarded, "partner")
-    stream, server = await _open_stream(replica, secret)
-    try:
-        assert (await stream.read()).heartbeat
+    async with endless_streams(replica) as streams:
+        stream = await streams.open(secret)
         for service in (guarded, replica):
             await list_items(service, ("x-api-key", secret))
         revoked = time.monotonic()
-        key_id = secret.split("_")[1]
-        await boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=key_id))
+        await boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=secret.split("_")[1]))
         for service in (guarded, replica):
             while True:
                 try:
@@ -309,32 +301,6 @@ async def test_a_revoked_key_ends_on_every_replica_within_five_seconds_and_its_s
             await stream.read()
         assert refusal_of(ended.value).reason == "UNAUTHENTICATED"
         assert time.monotonic() - revoked < 5
-    finally:
-        await server.stop(None)
-
-
-class _Endless:
-    """An EventService that says one thing and then nothing."""
-
-    async def StreamEvents(self, _request: Any, _call: Call) -> AsyncIterator[Any]:  # noqa: N802 - as in the proto
-        yield events.StreamEventsResponse(heartbeat=True)
-        await asyncio.Event().wait()
-
-
-async def _open_stream(service: Harness, secret: str) -> tuple[Any, grpc.aio.Server]:
-    """A stream through the real way of a call, on the ledger of a service."""
-    calls = Calls(authenticator(Keyring(service.service.engine)), ClientLimits(0, 0), _Deaf(), 30.0)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((calls.handlers(SERVICES[2], _Endless()),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-    return Partner(channel, secret).events.StreamEvents(events.StreamEventsRequest()), server
-
-
-class _Deaf(Metrics):
-    def handled(self, *_: Any) -> None:
-        pass
 
 
 # Making, listing and revoking them.
