@@ -100,10 +100,17 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, parse_duration(timeout).total_seconds(), liveness=liveness)
+    answer = operator.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise operator.OperatorError(str(error)) from error
 
 
 @contextmanager
@@ -156,7 +163,7 @@ def keys_create(
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    lifetime: timedelta | None = parse_duration(expires_in) if expires_in else None
+    lifetime = _duration(expires_in) if expires_in else None
     with _database() as dsn:
         typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
 
@@ -171,10 +178,10 @@ def keys_list(tenant: Tenant = "default") -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
-    """Revoke an API key."""
+    """Revoke an API key, by its id or the whole of it."""
     with _database() as dsn:
         operator.revoke_key(dsn, tenant, key_id)
-        typer.echo(f"revoked {key_id}")
+        typer.echo("revoked")
 
 
 @items_app.command("import")

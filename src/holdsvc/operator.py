@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import make_key
+from holdsvc.engine.keyring import key_id_of, make_key
 from holdsvc.ledger import items, keys, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
@@ -118,7 +118,8 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
 
 
 def revoke_key(dsn: str, tenant: str, key_id: str) -> None:
-    """Revokes a key; raises API_KEY_NOT_FOUND."""
+    """Revokes a key, by its id or the whole of it; raises API_KEY_NOT_FOUND."""
+    key_id = key_id_of(key_id)
     if _run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
         raise errors.api_key_not_found(key_id)
 
