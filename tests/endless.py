@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from holdsvc.api.calls import Call, Calls
 from holdsvc.api.identity import authenticator
@@ -28,7 +29,9 @@ class _Deaf:
     def started(self, method: str) -> None:
         pass
 
-    def handled(self, method: str, call: Call | None, code: str, reason: str, seconds: float) -> None:
+    def handled(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
         pass
 
 

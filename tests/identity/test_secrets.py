@@ -10,7 +10,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import admin_service_pb2_grpc, inventory_service_pb2_grpc, reservation_service_pb2_grpc
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.served import Served, command, served
+from tests.serving import Serving, command, serving
 
 NAME = "Xaver Ypsilon"
 EMAIL = "xaver.ypsilon@example.org"
@@ -113,13 +113,13 @@ def test_secrets_stay_out_of_logs_errors_and_metrics(ledger_dsn: str) -> None:
     made = command("keys", "create", "--client", "partner", "--scopes", "all", dsn=ledger_dsn)
     secret = made.stdout.strip()
     new_secrets: list[str] = []
-    with served(dsn=ledger_dsn, log_level="debug") as service:
+    with serving(dsn=ledger_dsn, auth="api-key", log_level="debug", log_calls_per_second="1000") as service:
         with grpc.insecure_channel(service.address, options=[("grpc.enable_retries", 0)]) as channel:
             talk = Talk(channel, secret)
             everything(talk, secret, new_secrets)
         metrics = service.metrics()
         _assert_stopped_well(service)
-        log = "".join(service.lines)
+        log = service.said()
     assert {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "INTERNAL", "FAILED_PRECONDITION"} <= talk.codes
     assert "CheckViolation" in log
     assert "confirm line " in log
@@ -136,5 +136,5 @@ def test_secrets_stay_out_of_logs_errors_and_metrics(ledger_dsn: str) -> None:
         assert word not in metrics, word
 
 
-def _assert_stopped_well(service: Served) -> None:
+def _assert_stopped_well(service: Serving) -> None:
     assert service.stop() == 0

@@ -13,7 +13,7 @@ from holdsvc import cli
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import inventory_service_pb2_grpc
 from tests.certificates import Authority, shown_name
-from tests.served import command, served
+from tests.serving import command, serving
 
 AUTHORITY = Authority("authority of the service")
 CHANNELS = 12
@@ -88,7 +88,8 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
     certificate, key = AUTHORITY.issue("first").write(tmp_path)
     keys = {"dsn": ledger_dsn}
     secret = command("keys", "create", "--client", "partner", "--scopes", "inventory.read", **keys).stdout.strip()
-    with served(workers=2, dsn=ledger_dsn, tls_cert=certificate, tls_key=key) as service:
+    tls = {"tls_cert": str(certificate), "tls_key": str(key)}
+    with serving(workers=2, dsn=ledger_dsn, auth="api-key", **tls) as service:
         caller = Caller(service.address, secret)
         with ThreadPoolExecutor(CHANNELS) as pool:
             runs = [pool.submit(caller.run, index) for index in range(CHANNELS)]
@@ -96,7 +97,7 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
                 assert subjects(service.address) == {"first"}
                 AUTHORITY.issue("second").write(tmp_path)
                 service.process.send_signal(signal.SIGHUP)
-                assert len({entry["pid"] for entry in service.wait_for("tls.reloaded", 2)}) == 2
+                assert len({service.wait_for("tls.reloaded")["pid"] for _ in range(2)}) == 2
                 assert subjects(service.address) == {"second"}
                 # By the change of the files alone.
                 AUTHORITY.issue("third").write(tmp_path)
@@ -121,10 +122,10 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
 
 
 def test_sighup_without_tls_is_the_end_of_a_terminal_and_ends_the_service_cleanly(ledger_dsn: str) -> None:
-    with served(dsn=ledger_dsn, auth="off") as service:
+    with serving(dsn=ledger_dsn) as service:
         service.process.send_signal(signal.SIGHUP)
         assert service.wait() == 0
-        assert service.events("stopped")
+        assert service.wait_for("stopped")
 
 
 def test_keys_are_made_listed_and_revoked_by_the_command_line(ledger_dsn: str) -> None:
