@@ -26,7 +26,7 @@ class Serving:
 
     def __init__(self, environment: dict[str, str]) -> None:
         # Beside the log: what the interpreter and gRPC's core say.
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             [*COMMAND, "serve"],
             env={**os.environ, **environment},

@@ -67,7 +67,7 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
-    """Creates a key and returns its secret. Scopes and pools are separated by commas; an empty pool is the default one."""
+    """Creates a key and returns its secret; scopes and pools are separated by commas, an empty pool is the default."""
     wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:

@@ -18,9 +18,7 @@ async def guarded(start_service: StartService) -> Harness:
     service = await start_service(auth="api-key")
     boss = await new_partner(service, "boss")
     for pool in ("", "web", "agency"):
-        await boss.inventory.CreateItem(
-            inventory.CreateItemRequest(item={"sku": "tour", "pool": pool, "capacity": 10})
-        )
+        await boss.inventory.CreateItem(inventory.CreateItemRequest(item={"sku": "tour", "pool": pool, "capacity": 10}))
     return service
 
 
@@ -48,8 +46,14 @@ async def test_inventory_of_other_pools_is_not_there(guarded: Harness) -> None:
             ("AdjustCapacity", inventory.AdjustCapacityRequest(**item, delta=1)),
             ("DeleteItem", inventory.DeleteItemRequest(**item)),
             ("CheckAvailability", inventory.CheckAvailabilityRequest(lines=lines("web", pool))),
-            ("TransferCapacity", inventory.TransferCapacityRequest(sku="tour", from_pool="web", to_pool=pool, quantity=1)),
-            ("TransferCapacity", inventory.TransferCapacityRequest(sku="tour", from_pool=pool, to_pool="web", quantity=1)),
+            (
+                "TransferCapacity",
+                inventory.TransferCapacityRequest(sku="tour", from_pool="web", to_pool=pool, quantity=1),
+            ),
+            (
+                "TransferCapacity",
+                inventory.TransferCapacityRequest(sku="tour", from_pool=pool, to_pool="web", quantity=1),
+            ),
         ):
             refusal = await refused(getattr(web.inventory, method)(request))
             assert (refusal.reason, refusal.metadata) == ("ITEM_NOT_FOUND", item), (method, pool)
@@ -91,7 +95,8 @@ async def test_a_reservation_with_a_line_in_another_pool_is_not_there_for_any_ke
     everything = await new_partner(guarded, "partner")
     mixed = await reserved(everything, "web", "agency", reference="mixed")
     web = await new_partner(guarded, "partner", pools="web")
-    for target in ({"reservation_id": mixed}, {"reference": "mixed"}):
+    targets: list[dict[str, Any]] = [{"reservation_id": mixed}, {"reference": "mixed"}]
+    for target in targets:
         for method, request in (
             ("GetReservation", pb.GetReservationRequest(**target)),
             ("Confirm", pb.ConfirmRequest(**target)),
@@ -106,7 +111,7 @@ async def test_a_reservation_with_a_line_in_another_pool_is_not_there_for_any_ke
     )
     assert refusal.reason == "RESERVATION_NOT_FOUND"
     for pool in (None, "web", "agency"):
-        filters = {} if pool is None else {"pool": pool}
+        filters: dict[str, Any] = {} if pool is None else {"pool": pool}
         listed = await web.reservations.ListReservations(pb.ListReservationsRequest(include_total=True, **filters))
         assert (list(listed.reservations), listed.total_count) == ([], 0)
 

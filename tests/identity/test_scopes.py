@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -72,12 +73,10 @@ def methods_of(address: str) -> dict[str, bool]:
 
 async def call(channel: grpc.aio.Channel, method: str, streams: bool, metadata: Metadata = ()) -> grpc.RpcError:
     """How a call with a request that is no message is refused."""
+    rpc: Any = channel.unary_stream(method) if streams else channel.unary_unary(method)
+    answer = rpc(NONSENSE, metadata=metadata, timeout=10)
     with pytest.raises(grpc.RpcError) as error:
-        if streams:
-            async for _ in channel.unary_stream(method)(NONSENSE, metadata=metadata, timeout=10):
-                pass
-        else:
-            await channel.unary_unary(method)(NONSENSE, metadata=metadata, timeout=10)
+        await (answer.read() if streams else answer)
     return error.value
 
 
@@ -122,9 +121,13 @@ async def test_a_method_without_a_scope_rule_is_not_served(
 
 
 async def test_health_and_reflection_need_no_key(guarded: Harness) -> None:
-    answer = await health_pb2_grpc.HealthStub(guarded.channel).Check(health_pb2.HealthCheckRequest())
+    answer = await _health(guarded).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert await asyncio.to_thread(methods_of, guarded.address)
+
+
+def _health(service: Harness) -> Any:
+    return health_pb2_grpc.HealthStub(service.channel)
 
 
 async def test_another_clients_reservation_is_not_there_without_read_all(guarded: Harness) -> None:
@@ -165,9 +168,7 @@ async def test_read_all_shows_other_clients_reservations_and_write_all_acts_on_t
 
 async def test_a_right_that_was_lost_is_not_found_again_by_a_replay(guarded: Harness) -> None:
     held = await _held(guarded, "owner")
-    strong = await new_partner(
-        guarded, "agent", scopes=["reserve", "reservations.read_all", "reservations.write_all"]
-    )
+    strong = await new_partner(guarded, "agent", scopes=["reserve", "reservations.read_all", "reservations.write_all"])
     request = pb.CancelRequest(reservation_id=held, request_id="once")
     assert not (await strong.reservations.Cancel(request)).replayed
     assert (await strong.reservations.Cancel(request)).replayed
@@ -196,7 +197,7 @@ def _on(reservation_id: str) -> list[tuple[str, object]]:
     ]
 
 
-async def _held(service: Harness, client: str, **fields: str) -> str:
+async def _held(service: Harness, client: str, **fields: Any) -> str:
     """A new hold of a client on an item of its own."""
     owner = await new_partner(service, client)
     sku = f"sku {owner.key_id}"

@@ -62,7 +62,7 @@ class Caller:
                 self.answered += 1
                 assert index not in self.refused_at, "a revoked key works again"
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNAUTHENTICATED:  # type: ignore[attr-defined]
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     self.refused_at.setdefault(index, time.monotonic())
                 else:
                     self.failures.append(str(error))

@@ -145,13 +145,15 @@ async def test_versions_before_tls_1_2_are_refused(start_service: StartService, 
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.maximum_version = most
         host, port = service.address.split(":")
-        with socket.create_connection((host, int(port)), 10) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost") as secured:
-                return secured.version()
+        with (
+            socket.create_connection((host, int(port)), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            return secured.version()
 
     assert await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
     assert await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
-    with pytest.warns(DeprecationWarning), pytest.raises(ssl.SSLError):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"), pytest.raises(ssl.SSLError):
         await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_1)
 
 

@@ -282,7 +282,7 @@ class Lane:
             for twin in twins:
                 same_rights = twin.request.caller == entry.request.caller
                 if not same_rights or twin.request.fingerprint != entry.request.fingerprint:
-                    # Another content under the same id, or another key of the client: judged by itself, in the next batch.
+                    # Other content under the same id, or another key of the client: judged by itself, next time.
                     self._queue.appendleft(twin)
                 elif isinstance(result, Exception):
                     self._settle(twin, result)

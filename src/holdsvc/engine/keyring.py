@@ -1,7 +1,7 @@
 """API keys: how they look, how they are made, and who calls with one.
 
-A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256 is
-stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
+A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256
+is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
 """
 
 import asyncio
