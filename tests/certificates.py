@@ -42,11 +42,12 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for localhost and 127.0.0.1."""
+    def issue(self, name: str, *hosts: str) -> Pair:
+        """A certificate for these hosts, or else for localhost and 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+        here: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts] or here)
         certificate = (
             _builder(subject, self._name, key).add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         )

@@ -100,7 +100,9 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
+    from holdsvc import probe
+
+    answer = probe.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
@@ -180,8 +182,7 @@ def keys_list(tenant: Tenant = "default") -> None:
 def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
     """Revoke an API key, by its id or the whole of it."""
     with _database() as dsn:
-        operator.revoke_key(dsn, tenant, key_id)
-        typer.echo("revoked")
+        typer.echo(f"revoked {operator.revoke_key(dsn, tenant, key_id)}")
 
 
 @items_app.command("import")

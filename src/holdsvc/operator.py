@@ -129,11 +129,12 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     ]
 
 
-def revoke_key(dsn: str, tenant: str, key_id: str) -> None:
-    """Revokes a key, by its id or the whole of it; raises API_KEY_NOT_FOUND."""
-    key_id = key_id_of(key_id)
+def revoke_key(dsn: str, tenant: str, key: str) -> str:
+    """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
+    key_id = key_id_of(key)
     if _run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
         raise errors.api_key_not_found(key_id)
+    return key_id
 
 
 def import_items(dsn: str, tenant: str, file: Path, errors_file: Path) -> tuple[int, int]:
@@ -248,23 +249,3 @@ async def _verify(connection: Connection, tenant: str) -> dict[str, Any]:
         report["drifts"] += [drift._asdict() for drift in step.drifts]
         after = step.last_sku
     return report
-
-
-def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
-    """Asks a service for its health: SERVING, NOT_SERVING or UNREACHABLE."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
-    if settings.tls_cert is not None:
-        credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
-        channel = grpc.secure_channel(target, credentials)
-    else:
-        channel = grpc.insecure_channel(target)
-    with channel:
-        request = health_pb2.HealthCheckRequest(service="liveness" if liveness else "")
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
-        except grpc.RpcError:
-            return "UNREACHABLE"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -88,7 +89,7 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
     certificate, key = AUTHORITY.issue("first").write(tmp_path)
     keys = {"dsn": ledger_dsn}
     secret = command("keys", "create", "--client", "partner", "--scopes", "inventory.read", **keys).stdout.strip()
-    tls = {"tls_cert": str(certificate), "tls_key": str(key)}
+    tls: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key)}
     with serving(workers=2, dsn=ledger_dsn, auth="api-key", **tls) as service:
         caller = Caller(service.address, secret)
         with ThreadPoolExecutor(CHANNELS) as pool:
@@ -119,6 +120,22 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
         assert len(caller.refused_at) == CHANNELS
         assert max(caller.refused_at.values()) - revoked < 5
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("asks_callers", [False, True])
+def test_health_is_asked_over_tls_with_the_services_own_certificate(
+    ledger_dsn: str, tmp_path: Path, asks_callers: bool
+) -> None:
+    certificate, key = AUTHORITY.issue("server", "holds.example.org").write(tmp_path)
+    tls: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key)}
+    if asks_callers:
+        (tmp_path / "callers.pem").write_bytes(AUTHORITY.certificate)
+        tls["tls_client_ca"] = str(tmp_path / "callers.pem")
+    with serving(dsn=ledger_dsn, auth="api-key", **tls) as service:
+        assert command("health", "--address", service.address, **tls).stdout == "SERVING\n"
+        other = AUTHORITY.issue("another", "holds.example.org").write(tmp_path, "another")
+        tls |= {"tls_cert": str(other[0]), "tls_key": str(other[1])}
+        assert command("health", "--address", service.address, **tls).stdout == "UNREACHABLE\n"
 
 
 def test_sighup_without_tls_is_the_end_of_a_terminal_and_ends_the_service_cleanly(ledger_dsn: str) -> None:
