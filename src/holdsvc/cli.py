@@ -47,13 +47,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-
 def _settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Gives a command one option for each setting; an option goes over the environment."""
 
@@ -107,10 +100,19 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
+    from holdsvc import probe
+
+    answer = probe.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise operator.OperatorError(str(error)) from error
 
 
 @contextmanager
@@ -163,7 +165,7 @@ def keys_create(
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    lifetime: timedelta | None = _duration(expires_in) if expires_in else None
+    lifetime = _duration(expires_in) if expires_in else None
     with _database() as dsn:
         typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
 
@@ -178,10 +180,9 @@ def keys_list(tenant: Tenant = "default") -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
-    """Revoke an API key."""
+    """Revoke an API key, by its id or the whole of it."""
     with _database() as dsn:
-        operator.revoke_key(dsn, tenant, key_id)
-        typer.echo(f"revoked {key_id}")
+        typer.echo(f"revoked {operator.revoke_key(dsn, tenant, key_id)}")
 
 
 @items_app.command("import")
