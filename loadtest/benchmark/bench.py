@@ -56,11 +56,16 @@ class Bench:
         """Puts Reserve or BatchReserve under load and counts in the database what was promised: `each` holds a call,
         `units` units a hold."""
         before = bulk.count(dsn)
-        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        outcome = self.calls(running, messages, method=method, **how)
         made = bulk.count(dsn) - before
-        self.expect(outcome, method)
         if made.reservations != outcome.ok * each or made.held != outcome.ok * each * units:
             self.results.fail(f"{method}: {outcome.ok} calls of {each} promised, the database counts {made}")
+        return outcome
+
+    def calls(self, running: Running, messages: Sequence[bytes], *, method: str = "Reserve", **how: Any) -> Outcome:
+        """Puts a method under load, all of whose calls must end well."""
+        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        self.expect(outcome, method)
         return outcome
 
     def expect(self, outcome: Outcome, method: str, status: int = 0) -> None:

@@ -65,3 +65,14 @@ def count(dsn: str) -> Count:
 def in_state(dsn: str, state: int) -> int:
     """Reservations in a state."""
     return int(query(dsn, "SELECT count(*) FROM holdsvc.reservation WHERE state = %s", (state,))[0][0])
+
+
+def changed(dsn: str) -> dict[str, int]:
+    """Reservations that calls have brought into another state, by the call: the bulk-loaded ones have no such events."""
+    row = query(
+        dsn,
+        "SELECT count(*) FILTER (WHERE state = 2 AND confirm_time > create_time),"
+        " count(*) FILTER (WHERE state = 3 AND cancel_time > create_time), count(*) FILTER (WHERE state = 5)"
+        " FROM holdsvc.reservation",
+    )[0]
+    return dict(zip(("Confirm", "Cancel", "Refund"), (int(value) for value in row), strict=True))

@@ -41,11 +41,9 @@ class Postgres:
         self._dsn = ""
         self._templates: dict[str, str] = {}
 
-    def start(self, *, autovacuum: bool = True) -> None:
-        """Starts it, or starts it anew with other settings."""
-        self.stop()
-        setting = {"autovacuum": "on" if autovacuum else "off"}
-        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir, settings=setting)
+    def start(self) -> None:
+        """Starts it."""
+        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
         self._dsn = self._server.start()
 
     def stop(self) -> None:
@@ -79,6 +77,16 @@ class Postgres:
         """Drops a database, so that its files and its vacuum are no load on the next."""
         run_sql(self._dsn, f"DROP DATABASE {_name_of(dsn)} WITH (FORCE)")
 
+    def never_vacuum(self, dsn: str) -> None:
+        """Keeps autovacuum, its analysis with it, off all tables of a database."""
+        tables = query(
+            dsn,
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relkind = 'r' AND n.nspname = 'holdsvc'",
+        )
+        for (table,) in tables:
+            run_sql(dsn, f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+
     def settle(self) -> None:
         """Writes everything out, so that no checkpoint of what came before falls into what comes next."""
         run_sql(self._dsn, "CHECKPOINT")
@@ -102,7 +110,7 @@ def run_sql(dsn: str, sql: str) -> None:
 def query(dsn: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Runs a query."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        return connection.execute(sql.encode(), parameters).fetchall()
+        return connection.execute(sql.encode(), parameters or None).fetchall()
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Reserve of one hot item, 100 in flight, beside pgbench, the empty handler and the plain service, turn by turn."""
 
-from benchmark import load, messages, rivals, stage
+from benchmark import messages, rivals, stage
 from benchmark.bench import Bench
 from benchmark.results import median
 
@@ -33,12 +33,8 @@ def run(bench: Bench) -> None:
             processor_us = (service.processor_s() - used) / max(1, outcome.calls) * 1e6
             memory = max(memory, service.resident_mb())
             found["unary"].append(outcome.per_second)
-            outcome = load.run(empty.target("Reserve"), message, seconds=bench.seconds, connections=CONNECTIONS)
-            bench.expect(outcome, "empty Reserve")
-            found["empty"].append(outcome.per_second)
-            outcome = load.run(plain.target("Reserve"), message, seconds=bench.seconds, connections=CONNECTIONS)
-            bench.expect(outcome, "plain Reserve")
-            found["plain"].append(outcome.per_second)
+            found["empty"].append(bench.calls(empty, message, connections=CONNECTIONS).per_second)
+            found["plain"].append(bench.calls(plain, message, connections=CONNECTIONS).per_second)
         without = [messages.reserve([messages.HOT], with_request_id=False)]
         found["unary_no_id"].append(bench.holds(service, ledger, without, connections=CONNECTIONS).per_second)
     bench.postgres.drop(dsn)
