@@ -50,11 +50,20 @@ class Bench:
         return max(100, int(count * self.scale))
 
     def holds(
-        self, running: Running, dsn: str, messages: Sequence[bytes], *, method: str = "Reserve", each: int = 1,
-        units: int = 1, **how: Any,
+        self,
+        running: Running,
+        dsn: str,
+        messages: Sequence[bytes],
+        *,
+        method: str = "Reserve",
+        each: int = 1,
+        units: int = 1,
+        **how: Any,
     ) -> Outcome:
-        """Puts Reserve or BatchReserve under load and counts in the database what was promised: `each` holds a call,
-        `units` units a hold."""
+        """Puts Reserve or BatchReserve under load and counts in the database what was promised.
+
+        That is `each` holds a call and `units` units a hold.
+        """
         before = bulk.count(dsn)
         outcome = self.calls(running, messages, method=method, **how)
         made = bulk.count(dsn) - before

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -27,7 +27,7 @@ def items(dsn: str) -> None:
 
 def reservations(dsn: str, first: int, count: int, states: Sequence[int], *, lives: timedelta) -> None:
     """Loads reservations of the numbers from `first` that were made an hour ago and expire in `lives` from now."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     parameters = {
         "tenant": TENANT,
         "states": list(states),
@@ -57,7 +57,9 @@ class Count:
 
 def count(dsn: str) -> Count:
     """Counts the holds; those loaded in bulk have older ids and are not among the reservations."""
-    reservations = query(dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'")
+    reservations = query(
+        dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'"
+    )
     held = query(dsn, "SELECT sum(held)::bigint FROM holdsvc.item WHERE tenant = %s", (TENANT,))
     return Count(int(reservations[0][0]), int(held[0][0]))
 
@@ -68,7 +70,7 @@ def in_state(dsn: str, state: int) -> int:
 
 
 def changed(dsn: str) -> dict[str, int]:
-    """Reservations that calls have brought into another state, by the call: the bulk-loaded ones have no such events."""
+    """Reservations that calls have brought into another state, by call; bulk-loaded ones have no such times."""
     row = query(
         dsn,
         "SELECT count(*) FILTER (WHERE state = 2 AND confirm_time > create_time),"

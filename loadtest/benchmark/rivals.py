@@ -13,7 +13,6 @@ from benchmark.messages import HOT, UNIFORM_COUNT
 from benchmark.stage import query
 
 
-
 class Unavailable(Exception):
     """A rival whose program is not here; the message says what to install."""
 

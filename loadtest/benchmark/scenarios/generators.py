@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import time
+from typing import Any
 
 import grpc.aio
 
@@ -35,7 +36,9 @@ def run(bench: Bench) -> None:
         before_s = time.process_time()
         calls, rate = asyncio.run(_grpc_client(empty, message, bench.seconds))
         cost_us = (time.process_time() - before_s) / calls * 1e6
-        results.add("generator_grpc", "empty handler under gRPC's own aio client", rate, "calls/s", f"{cost_us:.0f} µs a call")
+        results.add(
+            "generator_grpc", "empty handler under gRPC's own aio client", rate, "calls/s", f"{cost_us:.0f} µs a call"
+        )
 
 
 def _children_s() -> float:
@@ -66,7 +69,7 @@ async def _grpc_client(empty: Running, message: bytes, seconds: float) -> tuple[
 
     async def caller(channel: grpc.aio.Channel) -> None:
         nonlocal calls
-        reserve = channel.unary_unary(stage.SERVICE + "Reserve")
+        reserve: Any = channel.unary_unary(stage.SERVICE + "Reserve")
         while time.monotonic() < end:
             await reserve(message)
             calls += 1

@@ -13,7 +13,8 @@ def run(bench: Bench) -> None:
     results = bench.results
     dsn = bench.postgres.baseline()
     found: dict[str, list[float]] = {"cte": [], "unary": [], "unary_no_id": [], "empty": [], "plain": []}
-    memory = processor_us = 0.0
+    costs: dict[str, list[float]] = {"unary_cpu": [], "unary_database_cpu": [], "empty_cpu": []}
+    memory = 0.0
     with (
         bench.ledger() as ledger,
         bench.service(ledger) as service,
@@ -28,12 +29,16 @@ def run(bench: Bench) -> None:
                     bench.postgres.bin_dir, dsn, bench.folder, hot=True, clients=CLIENTS, seconds=bench.seconds
                 ).per_second
             )
-            used = service.processor_s()
+            used, used_by_database = service.processor_s(), bench.postgres.processor_s()
             outcome = bench.holds(service, ledger, message, connections=CONNECTIONS)
-            processor_us = (service.processor_s() - used) / max(1, outcome.calls) * 1e6
+            costs["unary_cpu"].append((service.processor_s() - used) / outcome.calls)
+            costs["unary_database_cpu"].append((bench.postgres.processor_s() - used_by_database) / outcome.calls)
             memory = max(memory, service.resident_mb())
             found["unary"].append(outcome.per_second)
-            found["empty"].append(bench.calls(empty, message, connections=CONNECTIONS).per_second)
+            used = empty.processor_s()
+            outcome = bench.calls(empty, message, connections=CONNECTIONS)
+            costs["empty_cpu"].append((empty.processor_s() - used) / outcome.calls)
+            found["empty"].append(outcome.per_second)
             found["plain"].append(bench.calls(plain, message, connections=CONNECTIONS).per_second)
         without = [messages.reserve([messages.HOT], with_request_id=False)]
         found["unary_no_id"].append(bench.holds(service, ledger, without, connections=CONNECTIONS).per_second)
@@ -48,7 +53,12 @@ def run(bench: Bench) -> None:
         values = found[key]
         note = f"{len(values)} rounds: {', '.join(f'{value:,.0f}' for value in values)}" if len(values) > 1 else ""
         results.add(key, title, median(values), unit, note)
-    results.add("unary_cpu", "processor time of the worker per unary Reserve", processor_us, "µs")
+    for key, title in (
+        ("unary_cpu", "processor time of the worker per unary Reserve"),
+        ("unary_database_cpu", "processor time of the database per unary Reserve"),
+        ("empty_cpu", "processor time of the empty handler per call"),
+    ):
+        results.add(key, title, median(costs[key]) * 1e6, "µs")
     results.add("memory_unary", "resident memory of a worker, peak under unary load", memory, "MB")
     for title, below, goal in (
         ("unary Reserve, hot ÷ pgbench CTE", "cte", 4.0),

@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
     with _server(bench.folder) as socket:
         for key, title, clients, pipeline in (
             ("redis", "Redis Lua, AOF always, hot, 100 clients", 100, 1),
-            ("redis_pipeline", f"Redis Lua, AOF always, hot, 20 clients × {PIPELINE} at once", 20, PIPELINE),
+            ("redis_pipeline", f"Redis Lua, AOF always, hot, 20 clients, {PIPELINE} at once each", 20, PIPELINE),
         ):
             # redis-benchmark counts calls, not seconds: a short run tells how many.
             count = int(_hold(socket, clients, pipeline, 5_000) * bench.seconds)

@@ -10,13 +10,16 @@ from benchmark.scenarios.hot import CONNECTIONS
 
 SIZES = (0, 100_000, 1_000_000)
 SIZES_FULL = (*SIZES, 5_000_000)
+JUDGED = 1_000_000
+"""From this size on there is a ratio, of several rounds."""
 
 
 def run(bench: Bench) -> None:
-    """Loads history up to each size into one database; beside it, turn by turn, an empty one tells how the machine
-    does at that moment."""
+    """Loads history up to each size into one database.
+
+    Beside it, turn by turn, a near-empty one tells how the machine does at that moment.
+    """
     results = bench.results
-    message = [messages.reserve([messages.HOT])]
     series = []
     with bench.ledger() as ledger, bench.ledger() as empty:
         loaded = 0
@@ -25,19 +28,23 @@ def run(bench: Bench) -> None:
             started = time.monotonic()
             bulk.reservations(ledger, loaded, wanted - loaded, bulk.HISTORY, lives=timedelta(hours=6))
             bench.postgres.settle()
-            took = time.monotonic() - started
-            loaded = wanted
-            rates: dict[str, list[float]] = {ledger: [], empty: []}
-            with bench.service(ledger) as filled_service, bench.service(empty) as empty_service:
-                for _ in range(bench.rounds if size == max(SIZES) or size == max(SIZES_FULL) else 1):
-                    for service, dsn in ((filled_service, ledger), (empty_service, empty)):
-                        outcome = bench.holds(service, dsn, message, connections=CONNECTIONS)
-                        rates[dsn].append(outcome.per_second)
-            ratio = median([one / other for one, other in zip(rates[ledger], rates[empty], strict=True)])
-            title = f"unary Reserve, hot, {wanted:,} reservations in the tables"
-            note = f"{median(rates[empty]):,.0f} on a near-empty database beside it" + (f"; loaded in {took:.0f} s" if size else "")
-            results.add(f"size_{size}", title, median(rates[ledger]), note=note)
-            series.append((wanted, median(rates[ledger]), median(rates[empty])))
-            if size >= max(SIZES):
-                results.ratio(f"unary Reserve, {wanted:,} reservations ÷ near empty", ratio, 0.9)
+            loaded, took_s = wanted, time.monotonic() - started
+            filled_rates, empty_rates = _rates(bench, ledger, empty, bench.rounds if size >= JUDGED else 1)
+            filled, beside = median(filled_rates), median(empty_rates)
+            note = f"{beside:,.0f} on a near-empty database beside it, loaded in {took_s:.0f} s"
+            results.add(f"size_{size}", f"unary Reserve, hot, {wanted:,} reservations in the tables", filled, note=note)
+            series.append((wanted, filled, beside))
+            if size >= JUDGED:
+                rounds = [one / other for one, other in zip(filled_rates, empty_rates, strict=True)]
+                results.ratio(f"unary Reserve, {wanted:,} reservations ÷ near empty", median(rounds), 0.9)
     results.series["size"] = series
+
+
+def _rates(bench: Bench, ledger: str, empty: str, rounds: int) -> tuple[list[float], list[float]]:
+    message = [messages.reserve([messages.HOT])]
+    filled_rates, empty_rates = [], []
+    with bench.service(ledger) as filled_service, bench.service(empty) as empty_service:
+        for _ in range(rounds):
+            filled_rates.append(bench.holds(filled_service, ledger, message, connections=CONNECTIONS).per_second)
+            empty_rates.append(bench.holds(empty_service, empty, message, connections=CONNECTIONS).per_second)
+    return filled_rates, empty_rates

@@ -4,7 +4,7 @@ import time
 from datetime import timedelta
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from benchmark import bulk, messages
 from benchmark.bench import Bench
@@ -48,7 +48,11 @@ def _beside(bench: Bench) -> None:
     with bench.ledger() as ledger:
         with bench.service(ledger) as service:
             most = bench.holds(service, ledger, message, connections=CONNECTIONS).per_second
-            how = {"connections": CONNECTIONS, "rate": most * RESERVE_SHARE, "seconds": 3 * bench.seconds}
+            how: dict[str, Any] = {
+                "connections": CONNECTIONS,
+                "rate": most * RESERVE_SHARE,
+                "seconds": 3 * bench.seconds,
+            }
             idle = bench.holds(service, ledger, message, **how)
         bulk.reservations(ledger, 0, count, [bulk.HELD], lives=timedelta(seconds=-1))
         bench.postgres.settle()
@@ -64,10 +68,14 @@ def _beside(bench: Bench) -> None:
     beside = sorted(latency for ended, latency in busy.timeline if busy.measured_from + ended <= swept_at)
     per_second = f"{most * RESERVE_SHARE:,.0f}/s"
     idle_ms, busy_ms = idle.percentile_ms(99), percentile(beside, 99) * 1000
-    results.add("sweep_busy", f"sweep while Reserve runs at {per_second}", count * share / seconds, note=f"{seconds:.1f} s")
+    results.add(
+        "sweep_busy", f"sweep while Reserve runs at {per_second}", count * share / seconds, note=f"{seconds:.1f} s"
+    )
     results.add("sweep_idle_p99", f"p99 of Reserve at {per_second} without a sweep", idle_ms, "ms")
     results.add("sweep_busy_p99", f"p99 of Reserve at {per_second} while the sweep runs", busy_ms, "ms")
-    results.add("sweep_busy_p50", f"p50 of Reserve at {per_second} while the sweep runs", percentile(beside, 50) * 1000, "ms")
+    results.add(
+        "sweep_busy_p50", f"p50 of Reserve at {per_second} while the sweep runs", percentile(beside, 50) * 1000, "ms"
+    )
     results.ratio("p99 of Reserve while the sweep runs ÷ without", busy_ms / idle_ms, 2.0, most=True)
 
 
@@ -104,7 +112,7 @@ class _Progress:
                 self.done.set()
 
     def swept(self, since: float, until: float) -> tuple[float, float]:
-        """The share of all that was swept between two times, and how long that took, from its first sign to the last."""
+        """The share of all that was swept between two times, and how long that took, from first sign to last."""
         total = self._seen[0][1]
         within = [(at, left) for at, left in self._seen if since <= at <= until]
         # The last look before anything had gone is the start.
