@@ -78,9 +78,9 @@ def _latency(plt: Any, series: list[tuple[int, float, float, float, float]]) -> 
 def _size(plt: Any, series: list[tuple[int, float, float]]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 3.5))
     labels = [f"{size:,}" for size, _, _ in series]
-    axes.plot(labels, [filled / empty for _, filled, empty in series], "o-", color=OWN)
+    axes.plot(labels, [filled / max(empty, 1) for _, filled, empty in series], "o-", color=OWN)
     axes.axhline(0.9, color=OTHER, linestyle=":", label="goal: 0.9")
-    axes.set_ylim(0, max(1.25, *(1.1 * filled / empty for _, filled, empty in series)))
+    axes.set_ylim(0, max(1.25, *(1.1 * filled / max(empty, 1) for _, filled, empty in series)))
     axes.set_xlabel("reservations in the tables")
     axes.set_ylabel("holds/s ÷ those of an empty database beside it")
     axes.legend()

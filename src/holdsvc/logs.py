@@ -14,6 +14,8 @@ from typing import Any
 
 import structlog
 
+from holdsvc import tracing
+
 log = structlog.get_logger(__name__)
 
 _SQL_FUNCTION = re.compile(r"^PL/pgSQL function ([\w.]+)\(.*\) line (\d+)", re.MULTILINE)
@@ -53,6 +55,7 @@ def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
 _PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
+    tracing.add_ids,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.ExceptionRenderer(without_words),
 ]

@@ -136,6 +136,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug | info | warning | error."
     )
+    log_calls_per_second: float = Field(
+        20,
+        ge=0,
+        description="Calls that went well that a worker logs per second at most, and as many refused ones; 0: none. "
+        "Failures are always logged.",
+    )
+    tracing: bool = Field(
+        False, description="Trace calls with OpenTelemetry (on | off); needs holdsvc[otel], OTEL_* say where to."
+    )
+    census_interval: Duration = Field(
+        timedelta(seconds=15),
+        ge=timedelta(),
+        description="Pause between two counts of units and holds for the metrics; 0: never counted.",
+    )
+    census_tenants: int = Field(
+        50, ge=1, le=10_000, description="Tenants that the metrics show by name; the others are added up."
+    )
+    census_items: int = Field(
+        20, ge=0, le=1000, description="Items that the metrics show by name: those with the most units held."
+    )
 
     dsn: SecretStr = Field(
         SecretStr(""), description="PostgreSQL to use (15 or newer); empty: an embedded one in DATA_DIR."

@@ -7,6 +7,7 @@ ends, so a kill -9 leaves nothing behind.
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -17,19 +18,26 @@ import tempfile
 import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from holdsvc import logs
+from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
 from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
 
+if TYPE_CHECKING:
+    # prometheus-client decides at its import where values lie, by a variable that `run` sets.
+    from holdsvc.census import Census
+
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.2
+GC_THRESHOLD = 50_000
+"""New objects after which a worker looks for cycles among the youngest; a call leaves none behind."""
 RESTART_PAUSE_S = 1.0
 KILL_AFTER_S = 5.0
 """How much longer than `drain_grace` a worker may take to end."""
@@ -39,6 +47,7 @@ _PR_SET_PDEATHSIG = 1
 
 def serve(settings: Settings) -> int:
     """Runs the service until SIGTERM or SIGINT; returns the exit code."""
+    tracing.check(settings)
     _check_certificates(settings)
     supervisor = Supervisor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,6 +86,8 @@ class Supervisor:
         self._born: dict[int, float] = {}
         self._context = multiprocessing.get_context("spawn")
         self._port_holder: socket.socket | None = None
+        self._census: Census | None = None
+        self._worker_deaths = 0
 
     def request_stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
@@ -95,7 +106,7 @@ class Supervisor:
             dsn = self._start_database()
             self._migrate(dsn)
             settings = self._with_fixed_port()
-            self._serve_metrics(metrics_dir)
+            self._serve_metrics(metrics_dir, dsn)
             while not self._stopping:
                 self._keep_database()
                 self._keep_workers(settings, dsn)
@@ -103,6 +114,8 @@ class Supervisor:
                 time.sleep(TICK_S)
         finally:
             self._stop_workers()
+            if self._census is not None:
+                self._census.stop()
             if self._embedded is not None:
                 self._embedded.stop()
             if self._port_holder is not None:
@@ -145,11 +158,13 @@ class Supervisor:
         port = self._port_holder.getsockname()[1]
         return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
 
-    def _serve_metrics(self, folder: Path) -> None:
+    def _serve_metrics(self, folder: Path, dsn: str) -> None:
         if not self._settings.metrics_listen:
             return
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.multiprocess import MultiProcessCollector
+
+        from holdsvc.census import Census, Workforce
 
         host, port = split_address(self._settings.metrics_listen)
         registry = CollectorRegistry()
@@ -161,6 +176,11 @@ class Supervisor:
                 f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
             ) from error
         log.info("metrics.serving", host=host, port=server.server_port)
+        registry.register(Workforce(lambda: (len(self._workers), self._settings.workers, self._worker_deaths)))
+        if self._settings.census_interval:
+            self._census = Census(self._settings, dsn)
+            registry.register(self._census)
+            self._census.start()
 
     def _keep_database(self) -> None:
         if self._embedded is not None and self._embedded.pid is None:
@@ -180,6 +200,7 @@ class Supervisor:
                 self._failed = self._stopping = True
                 return
             lived_s = time.monotonic() - self._born.pop(worker.pid or 0, 0.0)
+            self._worker_deaths += 1
             log.error("worker.died", pid=worker.pid, exit_code=worker.exitcode)
             if lived_s < RESTART_PAUSE_S:
                 time.sleep(RESTART_PAUSE_S)
@@ -228,6 +249,7 @@ def _work(settings: Settings, dsn: str, parent: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
     logs.configure(settings.log_level)
+    tracing.configure(settings)
     structlog.contextvars.bind_contextvars(pid=os.getpid())
     sys.exit(uvloop.run(_serve_calls(settings, dsn)))
 
@@ -255,6 +277,11 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     except OSError as error:
         log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
         return EXIT_ADDRESS
+    # What is there by now stays: without this 5 % of a busy worker's time went into looking for cycles among it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     await stop.wait()
     await service.stop()
+    tracing.close()
     return 0

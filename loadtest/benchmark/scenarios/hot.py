@@ -2,7 +2,7 @@
 
 from benchmark import messages, rivals, stage
 from benchmark.bench import Bench
-from benchmark.results import median
+from benchmark.results import median, quotient
 
 CLIENTS = 100
 CONNECTIONS = 4
@@ -66,5 +66,5 @@ def run(bench: Bench) -> None:
         ("unary Reserve, hot ÷ plain service", "plain", 8.0),
     ):
         # Round by round: what disturbed a round disturbed both.
-        rounds = [above / under for above, under in zip(found["unary"], found[below], strict=True)]
+        rounds = [quotient(above, under) for above, under in zip(found["unary"], found[below], strict=True)]
         results.ratio(title, median(rounds), goal)

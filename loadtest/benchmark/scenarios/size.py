@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from benchmark import bulk, messages
 from benchmark.bench import Bench
-from benchmark.results import median
+from benchmark.results import median, quotient
 from benchmark.scenarios.hot import CONNECTIONS
 
 SIZES = (0, 100_000, 1_000_000)
@@ -35,7 +35,7 @@ def run(bench: Bench) -> None:
             results.add(f"size_{size}", f"unary Reserve, hot, {wanted:,} reservations in the tables", filled, note=note)
             series.append((wanted, filled, beside))
             if size >= JUDGED:
-                rounds = [one / other for one, other in zip(filled_rates, empty_rates, strict=True)]
+                rounds = [quotient(one, other) for one, other in zip(filled_rates, empty_rates, strict=True)]
                 results.ratio(f"unary Reserve, {wanted:,} reservations ÷ near empty", median(rounds), 0.9)
     results.series["size"] = series
 

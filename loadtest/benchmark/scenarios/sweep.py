@@ -9,6 +9,7 @@ from typing import Any, Self
 from benchmark import bulk, messages
 from benchmark.bench import Bench
 from benchmark.load import percentile
+from benchmark.results import quotient
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import query
 
@@ -76,7 +77,7 @@ def _beside(bench: Bench) -> None:
     results.add(
         "sweep_busy_p50", f"p50 of Reserve at {per_second} while the sweep runs", percentile(beside, 50) * 1000, "ms"
     )
-    results.ratio("p99 of Reserve while the sweep runs ÷ without", busy_ms / idle_ms, 2.0, most=True)
+    results.ratio("p99 of Reserve while the sweep runs ÷ without", quotient(busy_ms, idle_ms), 2.0, most=True)
 
 
 class _Progress:

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmark import messages
 from benchmark.bench import Bench
-from benchmark.results import median
+from benchmark.results import median, quotient
 from benchmark.scenarios.hot import CONNECTIONS
 
 
@@ -29,6 +29,6 @@ def run(bench: Bench) -> None:
     results.add("vacuum_on", "unary Reserve, hot, fresh, autovacuum on", median(found[True]))
     results.add("vacuum_off", "unary Reserve, hot, fresh, autovacuum off", median(found[False]))
     results.add("vacuum_off_batch", "BatchReserve of 500, over 10,000 items, autovacuum off", both[1])
-    rounds = [off / on for off, on in zip(found[False], found[True], strict=True)]
+    rounds = [quotient(off, on) for off, on in zip(found[False], found[True], strict=True)]
     results.ratio("unary Reserve, autovacuum off ÷ on, fresh database", median(rounds), 0.9)
-    results.ratio("BatchReserve of 500 over 10,000 items, autovacuum off ÷ on", both[1] / both[0], 0.9)
+    results.ratio("BatchReserve of 500 over 10,000 items, autovacuum off ÷ on", quotient(both[1], both[0]), 0.9)

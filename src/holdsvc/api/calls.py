@@ -5,9 +5,9 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from holdsvc import errors
+from holdsvc import errors, tracing
 from holdsvc.api.errors import CODES, as_hold_error, status
 from holdsvc.api.guard import Recheck, StreamGuard
 from holdsvc.api.identity import Authenticate
@@ -37,6 +37,8 @@ class Call:
     caller: Caller
     deadline: float
     """On the loop's clock."""
+    metadata: Sequence[tuple[str, str | bytes]] = field(default=(), repr=False)
+    """As the caller sent it; it holds the key, so it is never logged or passed on."""
 
 
 class CallObserver(Protocol):
@@ -45,8 +47,10 @@ class CallObserver(Protocol):
     def started(self, method: str) -> None:
         """A call has arrived."""
 
-    def handled(self, method: str, call: Call | None, code: str, reason: str, seconds: float) -> None:
-        """A call has been answered; `call` is None when it had no valid identity."""
+    def handled(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
+        """A call has been answered; `call` is None when it had no valid identity, `request` when it was not read."""
 
 
 class Calls:
@@ -70,9 +74,11 @@ class Calls:
                 # gRPC answers UNIMPLEMENTED.
                 continue
             if method.server_streaming:
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
+                handler = _traced_stream(_path(method), self._stream(method, handle))
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
             else:
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method, handle))
+                handler = _traced(_path(method), self._unary(method, handle))
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(handler)
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     async def _identify(self, method: str, context: Any) -> Call:
@@ -80,7 +86,8 @@ class Calls:
         deadline = asyncio.get_running_loop().time() + (
             remaining if remaining is not None else self._default_deadline_s
         )
-        return Call(method, await self._authenticate(context.invocation_metadata(), deadline), deadline)
+        metadata = context.invocation_metadata()
+        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
 
     def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
@@ -96,18 +103,19 @@ class Calls:
         async def unary(data: bytes, context: Any) -> bytes:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, scopes)
-                answer = (await handle(_parse(request_class, data), call)).SerializeToString()
+                request = _parse(request_class, data)
+                answer = (await handle(request, call)).SerializeToString()
             except asyncio.CancelledError:
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
         return unary
@@ -121,7 +129,7 @@ class Calls:
         async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, scopes)
@@ -134,13 +142,13 @@ class Calls:
                         async for message in guarded:
                             yield message if isinstance(message, bytes) else message.SerializeToString()
             except (asyncio.CancelledError, GeneratorExit):
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
 
         return stream
 
@@ -149,9 +157,18 @@ class Calls:
         loop = asyncio.get_running_loop()
         return lambda: self._authenticate(metadata, loop.time() + RECHECK_S)
 
-    async def _abort(self, context: Any, method: str, call: Call | None, error: Exception, start: float) -> None:
+    async def _abort(
+        self,
+        context: Any,
+        method: str,
+        call: Call | None,
+        request: Message | None,
+        error: Exception,
+        start: float,
+    ) -> None:
         refusal = as_hold_error(error, method)
-        self._observer.handled(method, call, CODES[refusal.reason].name, refusal.reason, perf_counter() - start)
+        code = CODES[refusal.reason].name
+        self._observer.handled(method, call, request, code, refusal.reason, perf_counter() - start)
         answer = rpc_status.to_status(status(refusal))
         if refusal.retry_after_s is not None:
             # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
@@ -160,8 +177,38 @@ class Calls:
         await context.abort_with_status(answer)
 
 
+def _traced(method: str, handle: Any) -> Any:
+    """The handler within a span; the handler itself where nothing is traced."""
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> bytes:
+        with active.call(method, dict(context.invocation_metadata())):
+            return bytes(await handle(data, context))
+
+    return traced
+
+
+def _traced_stream(method: str, handle: Any) -> Any:
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        with active.call(method, dict(context.invocation_metadata())):
+            async for message in handle(data, context):
+                yield message
+
+    return traced
+
+
+def _path(descriptor: MethodDescriptor) -> str:
+    return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+
+
 def _rule(descriptor: MethodDescriptor) -> tuple[str, tuple[str, ...], type[Message]]:
-    method = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    method = _path(descriptor)
     scopes = SCOPES.get(method)
     if not scopes:
         raise LookupError(f"{method} has no scope rule: add it to SCOPES")

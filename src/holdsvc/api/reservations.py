@@ -2,6 +2,8 @@
 
 from typing import Any, TypeVar
 
+import structlog
+
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
@@ -10,10 +12,12 @@ from holdsvc.api.requests import check_pools, fingerprint, merged_lines, units
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import Violation
-from holdsvc.ledger import events, reservations, upkeep
+from holdsvc.ledger import events, reservations
 from holdsvc.model import Done, ReservationLine
 from holdsvc.settings import Settings
 from inventoryhold.v1 import reservation_service_pb2 as pb
+
+log = structlog.get_logger(__name__)
 
 Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
 
@@ -104,7 +108,17 @@ class ReservationServicer:
         """Gives back what is held."""
         validation.check(request)
         change = model.Cancel(*_target(request, call), reason=request.reason)
-        return await self._change("cancel", change, call, pb.CancelResponse())
+        response = await self._change("cancel", change, call, pb.CancelResponse())
+        if not response.replayed:
+            log.info(
+                "reservation.cancelled",
+                tenant=call.caller.tenant,
+                client=call.caller.client,
+                request_id=request.request_id,
+                reservation_id=response.reservation.reservation_id,
+                quantity_released=sum(line.quantity for line in response.reservation.lines),
+            )
+        return response
 
     async def Refund(self, request: pb.RefundRequest, call: Call) -> pb.RefundResponse:
         """Takes back what was sold."""
@@ -197,6 +211,7 @@ class ReservationServicer:
             convert.set_reservation(response.reservations.add(), reservation)
         if len(found) > size:
             response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
+        log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
             response.total_count = await self._engine.read(
                 lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
@@ -231,9 +246,7 @@ class ReservationServicer:
         tenant = call.caller.tenant
         self._cleanup_limit.take(tenant, "Cleanup calls per second of a tenant")
         max_count = min(request.max_count or CLEANUP_DEFAULT, CLEANUP_MAX)
-        released = await self._engine.change(
-            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), call.deadline
-        )
+        released = await self._engine.cleanup(tenant, max_count, call.deadline)
         return pb.CleanupResponse(
             expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
         )

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from holdsvc import errors
+from holdsvc import errors, tracing
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
@@ -38,14 +38,20 @@ class Observer(Protocol):
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
         """A batch of `size` requests has run; its first waited `wait_s`."""
 
+    def settled(self, lane: str, outcomes: dict[str, int]) -> None:
+        """Requests have come to an end: how many, by OK, REPLAYED or the reason of the refusal."""
+
     def retried(self, lane: str, why: str) -> None:
         """A batch, or a request of it, runs once more."""
+
+    def expired(self, expired_count: int) -> None:
+        """A sweep on demand has released lapsed holds."""
 
 
 class Job:
     """Requests that were submitted together and are answered together."""
 
-    __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
+    __slots__ = ("deadline", "future", "pending", "place", "results", "retriable", "started")
 
     def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
@@ -54,6 +60,8 @@ class Job:
         self.pending = size
         self.started = False
         self.retriable = retriable
+        self.place = tracing.active.place() if tracing.active is not None else None
+        """Where in a trace the call stands."""
 
 
 class Entry:
@@ -90,6 +98,7 @@ class Lane:
         self._observer = observer
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
+        self._outcomes: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -109,6 +118,7 @@ class Lane:
         `deadline` is on the loop's clock. Raises OVERLOADED when the queue is full.
         """
         if len(self._queue) + len(requests) > self._queue_max:
+            self._observer.settled(self._kind.name, {"OVERLOADED": len(requests)})
             raise errors.overloaded()
         now = self._loop.time()
         retriable = all(request.request_id for request in requests)
@@ -137,6 +147,7 @@ class Lane:
                 await self._run(batch)
         finally:
             self._task = None
+            self._tell_outcomes()
 
     def _collect(self) -> list[Entry]:
         """Takes the next batch. Calls that nobody waits for any more, or whose deadline has passed, are dropped."""
@@ -147,6 +158,7 @@ class Lane:
             entry = self._queue.popleft()
             job = entry.job
             if job.future.done() or job.deadline <= now:
+                self._count("DATABASE_UNAVAILABLE")
                 self._drop(job)
                 continue
             job.started = True
@@ -168,8 +180,21 @@ class Lane:
 
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
-        await self._attempt(batch)
+        if tracing.active is None:
+            await self._attempt(batch)
+        else:
+            with tracing.active.batch(self._kind.name, _places(batch)):
+                await self._attempt(batch)
         self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started)
+        self._tell_outcomes()
+
+    def _count(self, outcome: str) -> None:
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+
+    def _tell_outcomes(self) -> None:
+        if self._outcomes:
+            self._observer.settled(self._kind.name, self._outcomes)
+            self._outcomes = {}
 
     async def _attempt(self, batch: list[Entry]) -> None:
         """Runs a batch and settles its entries, whatever happens."""
@@ -237,7 +262,7 @@ class Lane:
         self._observer.retried(self._kind.name, "swept")
         try:
             async with self._database.connection() as connection:
-                await items.sweep(connection, self._tenant, lapsed)
+                self._observer.expired(await items.sweep(connection, self._tenant, lapsed))
         except Exception as error:  # noqa: BLE001 - the calls ask again
             log.warning("sweep.on_demand_failed", error=type(error).__name__)
             await asyncio.sleep(SWEEP_PAUSE_S)
@@ -245,6 +270,7 @@ class Lane:
     def _settle(self, entry: Entry, result: Any) -> None:
         twins = entry.twins
         job = entry.job
+        self._count(_outcome(result))
         job.results[entry.index] = result
         job.pending -= 1
         if job.pending == 0:
@@ -275,3 +301,13 @@ class Lane:
             if not entry.request.request_id:
                 self._settle(entry, errors.outcome_unknown())
         self._put_back([entry for entry in batch if entry.request.request_id])
+
+
+def _places(batch: list[Entry]) -> list[Any]:
+    return [each.job.place for entry in batch for each in (entry, *(entry.twins or ()))]
+
+
+def _outcome(result: Any) -> str:
+    if isinstance(result, Exception):
+        return result.reason if isinstance(result, HoldError) else "INTERNAL"
+    return "REPLAYED" if result.replayed else "OK"

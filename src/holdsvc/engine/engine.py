@@ -10,7 +10,7 @@ import structlog
 from holdsvc import errors
 from holdsvc.engine.batcher import Lane, LaneKind, Observer
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.ledger import items, reservations
+from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.model import Done, Request, Sweep
 from holdsvc.settings import Settings
@@ -116,7 +116,7 @@ class Engine:
                 result = await run(connection)
                 if not isinstance(result, Sweep):
                     return result
-                await items.sweep(connection, tenant, result.items)
+                self._observer.expired(await items.sweep(connection, tenant, result.items))
         raise errors.overloaded()
 
     async def read(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
@@ -133,6 +133,20 @@ class Engine:
             return await self._detached(reading, deadline, changes=False)
         finally:
             self._waiting_reads -= 1
+
+    async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
+        """Sweeps a tenant's lapsed holds now."""
+        released = await self.change(
+            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), deadline
+        )
+        self._observer.expired(released.expired_count)
+        log.info(
+            "reservation.cleanup",
+            tenant=tenant,
+            expired_count=released.expired_count,
+            inventory_released=released.released_quantity,
+        )
+        return released
 
     async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
         """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
