@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 # One scenario with rivals, one with bulk-loaded tables; `make bench` itself runs them all.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import grpc.aio
 import pytest
+
 from benchmark.load import prefixed
 from benchmark.wire import Connection
 
@@ -25,7 +26,7 @@ async def connect() -> AsyncIterator[Callable[[], Connection]]:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as you wish")
         return request
 
-    handler = grpc.unary_unary_rpc_method_handler(echo)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(echo)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Echo": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
