@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
 from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import items, keys, upkeep
-from holdsvc.ledger.database import Connection
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from holdsvc.model import ApiKey, Caller, Item, ItemKey
 from holdsvc.settings import Settings
@@ -61,9 +62,20 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             raise OperatorError(f"the database does not answer: {error}") from error
         async with connection:
             await connection.execute("SET TIME ZONE 'UTC'")
-            return await work(Connection(connection))
+            try:
+                return await work(Connection(connection))
+            except Failed as error:
+                raise OperatorError(_refused(error)) from error
+            except (NothingRan, Unknown, Conflict) as error:
+                raise OperatorError(f"the database did not carry it out: {error.__cause__}") from error
 
     return asyncio.run(session())
+
+
+def _refused(error: Failed) -> str:
+    if isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction, UndefinedTable)):
+        return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
+    return f"the database refused: {error}"
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
@@ -163,16 +175,27 @@ async def _create(
     rows: list[tuple[dict[str, str], Item]],
     bad: list[tuple[dict[str, str], str]],
 ) -> int:
-    """Creates a batch of items; halves it until the rows that are there already stand alone."""
-    if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
-        result = await items.create(connection, caller, [item for _, item in rows])
-        if not isinstance(result, errors.HoldError):
-            return len(rows)
-        if len(rows) == 1:
-            bad.append((rows[0][0], result.message))
-            return 0
-    middle = len(rows) // 2
-    return await _create(connection, caller, rows[:middle], bad) + await _create(connection, caller, rows[middle:], bad)
+    """Creates those of a batch of items that are not there yet."""
+    found = await items.get(connection, caller.tenant, [ItemKey(item.sku, item.pool) for _, item in rows])
+    there = {ItemKey(item.sku, item.pool) for item in found if item is not None}
+    fresh: list[tuple[dict[str, str], Item]] = []
+    for row, item in rows:
+        key = ItemKey(item.sku, item.pool)
+        if key in there:
+            bad.append((row, errors.item_already_exists(*key).message))
+        else:
+            there.add(key)
+            fresh.append((row, item))
+    if not fresh:
+        return 0
+    result = await items.create(connection, caller, [item for _, item in fresh])
+    if not isinstance(result, errors.HoldError):
+        return len(fresh)
+    if len(fresh) == 1:
+        bad.append((fresh[0][0], result.message))
+        return 0
+    # Somebody else has created some of them a moment ago: each stands for itself.
+    return sum([await _create(connection, caller, [row], bad) for row in fresh])
 
 
 def _item(row: dict[str, str]) -> Item:
