@@ -71,15 +71,16 @@ class Bench:
             self.results.fail(f"{method}: {outcome.ok} calls of {each} promised, the database counts {made}")
         return outcome
 
-    def calls(self, running: Running, messages: Sequence[bytes], *, method: str = "Reserve", **how: Any) -> Outcome:
-        """Puts a method under load, all of whose calls must end well."""
+    def calls(
+        self, running: Running, messages: Sequence[bytes], *, method: str = "Reserve", status: int = 0, **how: Any
+    ) -> Outcome:
+        """Puts a method under load, all of whose calls must end with this status."""
+        worker_s, database_s = running.processor_s(), self.postgres.processor_s()
         outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
-        self.expect(outcome, method)
-        return outcome
-
-    def expect(self, outcome: Outcome, method: str, status: int = 0) -> None:
-        """Records a failure unless every call ended with this status."""
+        outcome.worker_us = (running.processor_s() - worker_s) / max(1, outcome.calls) * 1e6
+        outcome.database_us = (self.postgres.processor_s() - database_s) / max(1, outcome.calls) * 1e6
         if set(outcome.statuses) != {status}:
             self.results.fail(f"{method}: statuses {outcome.statuses}, expected {status} only")
         if outcome.generator_share > 0.9:
             self.results.fail(f"{method}: the load generator was the limit ({outcome.generator_share:.0%} busy)")
+        return outcome

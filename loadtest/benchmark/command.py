@@ -23,7 +23,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help="5 million reservations, longer runs")
     parser.add_argument("--seconds", type=float, help="measured time of each load (BENCH_SECONDS)")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of the figures that ratios are made of")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the figures that ratios are made of")
     parser.add_argument("--scale", type=float, default=1.0, help="of the row counts: less than 1 for a trial")
     parser.add_argument("--pg-bin", type=Path, help="folder of another PostgreSQL's programs")
     parser.add_argument("--folder", type=Path, help="where the database is made; default: the temporary folder")

@@ -52,7 +52,16 @@ class Outcome:
     measured_from: float
     """When the measured time began, on the monotonic clock."""
     generator_share: float
+    worker_us: float = 0.0
+    """Processor time of the server's workers, by call."""
+    database_us: float = 0.0
+    """Processor time of PostgreSQL, by call."""
     """Of a processor, that the busiest generator used: near 1 it is the generator that was measured."""
+
+    @property
+    def cost(self) -> str:
+        """What a call costs in processor time, which tells more than a rate where the machine is shared."""
+        return f"worker {self.worker_us:.0f} µs, database {self.database_us:.0f} µs a call"
 
     @property
     def ok(self) -> int:

@@ -24,22 +24,23 @@ def run(bench: Bench) -> None:
             turns = (("Confirm", messages.confirm()), ("Cancel", messages.cancel()), ("Refund", messages.refund()))
             for turn, (method, message) in enumerate(turns):
                 bench.postgres.settle()
-                outcome = load.run(
-                    service.target(method),
-                    [message],
-                    seconds=bench.seconds,
-                    connections=CONNECTIONS,
-                    call_limit=count,
-                    first_number=turn * count,
-                )
-                bench.expect(outcome, method)
-                results.add(method.lower(), f"unary {method}, 100 in flight", outcome.per_second, "calls/s")
+                how = {"connections": CONNECTIONS, "call_limit": count, "first_number": turn * count}
+                outcome = bench.calls(service, [message], method=method, **how)
+                title = f"unary {method}, 100 in flight"
+                results.add(method.lower(), title, outcome.per_second, "calls/s", outcome.cost)
                 _check(bench, ledger, method, outcome)
             outcome = bench.holds(service, ledger, messages.reserves_uniform(), connections=CONNECTIONS)
-            results.add("unary_uniform", "unary Reserve, over 10,000 items, 100 in flight", outcome.per_second)
+            results.add(
+                "unary_uniform",
+                "unary Reserve, over 10,000 items, 100 in flight",
+                outcome.per_second,
+                note=outcome.cost,
+            )
             three = messages.reserves_uniform(3)
             outcome = bench.holds(service, ledger, three, connections=CONNECTIONS, units=3)
-            results.add("unary_3", "unary Reserve of 3 items, over 10,000, 100 in flight", outcome.per_second)
+            results.add(
+                "unary_3", "unary Reserve of 3 items, over 10,000, 100 in flight", outcome.per_second, note=outcome.cost
+            )
             _refusals(bench, service, ledger)
 
 
@@ -53,8 +54,8 @@ def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:
 def _refusals(bench: Bench, service: Running, ledger: str) -> None:
     before = bulk.count(ledger)
     message = [messages.reserve([messages.SOLD_OUT])]
-    outcome = load.run(service.target("Reserve"), message, seconds=bench.seconds, connections=CONNECTIONS)
-    bench.expect(outcome, "sold-out Reserve", FAILED_PRECONDITION)
+    outcome = bench.calls(service, message, status=FAILED_PRECONDITION, connections=CONNECTIONS)
     if bulk.count(ledger) != before:
         bench.results.fail("sold-out Reserve: something was held")
-    bench.results.add("sold_out", "unary Reserve refused, sold out, 100 in flight", outcome.per_second, "calls/s")
+    title = "unary Reserve refused, sold out, 100 in flight"
+    bench.results.add("sold_out", title, outcome.per_second, "calls/s", outcome.cost)

@@ -23,8 +23,7 @@ def run(bench: Bench) -> None:
     message = messages.reserve([messages.HOT], with_request_id=False)
     with stage.baseline("empty_service", bench.folder) as empty:
         before = _children_s()
-        outcome = load.run(empty.target("Reserve"), [message], seconds=bench.seconds, connections=CONNECTIONS)
-        bench.expect(outcome, "empty Reserve")
+        outcome = bench.calls(empty, [message], connections=CONNECTIONS)
         cost_us = (_children_s() - before) / outcome.calls * 1e6
         note = f"{outcome.generator_share:.0%} of a processor, {cost_us:.0f} µs a call"
         results.add("generator_ours", "empty handler under our generator", outcome.per_second, "calls/s", note)
