@@ -6,14 +6,16 @@ ARGS ?=
 
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BENCH := $(VENV)/.bench
+LOAD ?= unary
 IMAGE := build/protos.binpb
 RELEASED := protos/released.binpb.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format generate fresh released bench load smoke clean
+.PHONY: help setup serve test check format generate fresh released bench bench-full profile load smoke clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment with all packages
 
@@ -60,8 +62,18 @@ fresh: $(READY)
 released: fresh ## At a release: renew the image that 'buf breaking' compares with
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)
 
-bench: $(READY) ## Measure the service on this machine
+bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 minutes
 	$(PYTHON) loadtest/bench.py $(ARGS)
+
+bench-full: $(BENCH) ## The same with 5 million reservations and longer runs
+	$(PYTHON) loadtest/bench.py --full $(ARGS)
+
+profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, batch or uniform)
+	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
+
+$(BENCH): $(READY)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev,bench]'
+	@touch $@
 
 load: $(READY) ## Put load on a running service
 	$(PYTHON) loadtest/run.py $(ARGS)
