@@ -10,9 +10,13 @@ DECLARE
   _settled bigint;
 BEGIN
   WITH settled AS (
+    -- By place: the planner would else read every held line there is, by their index, and filter.
     UPDATE reservation_line l SET expire_time = NULL
     FROM unnest(_reservation_id) x (id)
-    WHERE l.reservation_id = x.id AND l.tenant = _tenant AND l.expire_time IS NOT NULL
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE l.ctid = k.place
     RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
   ), moved AS (
     SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed

@@ -56,7 +56,7 @@ BEGIN
     SELECT x.ix,
            CASE
              WHEN v.client IS NULL OR (v.client <> x.client AND NOT x.read_all) THEN 'RESERVATION_NOT_FOUND'
-             WHEN NOT sees_reservation(_tenant, x.pools, x.id) THEN 'RESERVATION_NOT_FOUND'
+             WHEN x.pools IS NOT NULL AND NOT sees_reservation(_tenant, x.pools, x.id) THEN 'RESERVATION_NOT_FOUND'
              WHEN v.client <> x.client AND NOT x.write_all THEN 'PERMISSION_DENIED'
            END AS refusal
     FROM unnest(_id, _client, _pools, _read_all, _write_all, _outcome)

@@ -131,13 +131,14 @@ BEGIN
     FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
   ) x
   CROSS JOIN LATERAL (
-    SELECT m.sku, m.pool FROM reservation_line m WHERE m.reservation_id = x.id AND m.tenant = _tenant OFFSET 0
+    SELECT w.ctid AS place, w.sku, w.pool FROM reservation_line w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) m
   LEFT JOIN LATERAL (
     SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
     WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
   ) p ON true
-  WHERE l.reservation_id = x.id AND l.sku = m.sku AND l.pool = m.pool AND l.tenant = _tenant;
+  WHERE l.ctid = m.place;
   PERFORM settle_held(_tenant, _changing, _now);
   UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
   FROM unnest(_id, _order_id, _outcome) x (id, order_id, outcome)

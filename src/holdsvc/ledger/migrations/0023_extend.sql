@@ -43,7 +43,10 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) v
-  WHERE l.reservation_id = x.id AND l.tenant = _tenant AND x.outcome IS NULL;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) k
+  WHERE l.ctid = k.place AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

@@ -118,7 +118,11 @@ BEGIN
   IF _move_ix IS NOT NULL THEN
     UPDATE reservation_line l SET refunded_quantity = l.refunded_quantity + m.quantity
     FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) m (ix, sku, pool, quantity)
-    WHERE l.reservation_id = _id[m.ix] AND l.sku = m.sku AND l.pool = m.pool AND l.tenant = _tenant;
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation_line w
+      WHERE w.reservation_id = _id[m.ix] AND w.sku = m.sku AND w.pool = m.pool AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE l.ctid = k.place;
     WITH moved AS (
       SELECT m.sku, m.pool, sum(m.quantity)::bigint AS quantity, sum(m.written_off)::bigint AS written_off
       FROM unnest(_move_sku, _move_pool, _move_quantity, _move_written_off) m (sku, pool, quantity, written_off)
