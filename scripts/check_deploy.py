@@ -44,7 +44,7 @@ def check_prometheus() -> int:
     """Checks the configuration and runs the alerts' unit tests."""
     program = promtool()
     if program is None:
-        print("deploy/prometheus: SKIPPED, for there is no promtool ('make promtool' fetches Debian's)", file=sys.stderr)
+        print("deploy/prometheus: SKIPPED, there is no promtool ('make promtool' fetches Debian's)", file=sys.stderr)
         return 0
     for arguments in (["check", "config", "prometheus.yaml"], ["test", "rules", "alerts.test.yaml"]):
         done = subprocess.run([program, *arguments], cwd=PROMETHEUS, check=False, capture_output=True, text=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from inventoryhold.v1 import reservation_service_pb2
 from psycopg.conninfo import make_conninfo
 from quickstart import differences, read, refusal
 
@@ -17,6 +16,7 @@ from holdsvc import settings
 from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import migrate
 from holdsvc.operator import create_key
+from inventoryhold.v1 import reservation_service_pb2
 from scripts import readme
 from tests.conftest import StartService
 from tests.harness import Harness
