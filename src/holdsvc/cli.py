@@ -47,6 +47,13 @@ def main() -> None:
         sys.exit(1)
 
 
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
 def _settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Gives a command one option for each setting; an option goes over the environment."""
 
@@ -100,7 +107,7 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, parse_duration(timeout).total_seconds(), liveness=liveness)
+    answer = operator.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
@@ -156,7 +163,7 @@ def keys_create(
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    lifetime: timedelta | None = parse_duration(expires_in) if expires_in else None
+    lifetime: timedelta | None = _duration(expires_in) if expires_in else None
     with _database() as dsn:
         typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
 

@@ -9,7 +9,7 @@ from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Caller, Item
+from holdsvc.model import Caller, Item, ItemKey
 from holdsvc.operator import OperatorError, run
 from holdsvc.progress import Progress
 
@@ -88,16 +88,27 @@ def _line_of(bad: Bad) -> int:
 
 
 async def _create(connection: Connection, caller: Caller, rows: list[tuple[Row, Item]], bad: list[Bad]) -> int:
-    """Creates a batch of items; halves it until the rows that are there already stand alone."""
-    if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
-        result = await items.create(connection, caller, [item for _, item in rows])
-        if not isinstance(result, errors.HoldError):
-            return len(rows)
-        if len(rows) == 1:
-            bad.append(Bad(rows[0][0], result.message))
-            return 0
-    middle = len(rows) // 2
-    return await _create(connection, caller, rows[:middle], bad) + await _create(connection, caller, rows[middle:], bad)
+    """Creates those of a batch of items that are not there yet."""
+    found = await items.get(connection, caller.tenant, [ItemKey(item.sku, item.pool) for _, item in rows])
+    there = {ItemKey(item.sku, item.pool) for item in found if item is not None}
+    fresh: list[tuple[Row, Item]] = []
+    for row, item in rows:
+        key = ItemKey(item.sku, item.pool)
+        if key in there:
+            bad.append(Bad(row, errors.item_already_exists(*key).message))
+        else:
+            there.add(key)
+            fresh.append((row, item))
+    if not fresh:
+        return 0
+    result = await items.create(connection, caller, [item for _, item in fresh])
+    if not isinstance(result, errors.HoldError):
+        return len(fresh)
+    if len(fresh) == 1:
+        bad.append(Bad(fresh[0][0], result.message))
+        return 0
+    # Somebody else has created some of them a moment ago: each stands for itself.
+    return sum([await _create(connection, caller, [row], bad) for row in fresh])
 
 
 def _item(row: dict[str, str]) -> Item:

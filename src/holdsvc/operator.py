@@ -9,13 +9,14 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
 from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import items, keys, stock, upkeep
-from holdsvc.ledger.database import Connection
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from holdsvc.model import ApiKey, ItemKey
 from holdsvc.progress import Progress
@@ -59,9 +60,20 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             raise OperatorError(f"the database does not answer: {error}") from error
         async with connection:
             await connection.execute("SET TIME ZONE 'UTC'")
-            return await work(Connection(connection))
+            try:
+                return await work(Connection(connection))
+            except Failed as error:
+                raise OperatorError(_refused(error)) from error
+            except (NothingRan, Unknown, Conflict) as error:
+                raise OperatorError(f"the database did not carry it out: {error.__cause__}") from error
 
     return asyncio.run(session())
+
+
+def _refused(error: Failed) -> str:
+    if isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction, UndefinedTable)):
+        return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
+    return f"the database refused: {error}"
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:

@@ -104,18 +104,18 @@ class Service:
             await self._check_health()
 
     async def stop(self) -> None:
-        """Health first, then the calls in flight, then the connections."""
+        """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
         assert self._server is not None
         log.info("draining")
         await self._server.announce_stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        grace_s = self._settings.drain_grace.total_seconds()
-        await self._server.stop(grace_s)
+        end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout_at(end):
                 await self.engine.drain()
+        await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
         await self.engine.close()
         await self.database.close()
         log.info("stopped")

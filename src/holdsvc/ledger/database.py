@@ -1,5 +1,6 @@
 """The service's way to PostgreSQL: a pool of connections whose role may only execute the ledger's functions."""
 
+import select
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ class Conflict(Exception):
     """The database undid the change for the sake of another one (deadlock, serialization): do it again."""
 
 
+class Failed(Exception):
+    """The database refused the statement, through a fault of ours or of one request; nothing of it took effect."""
+
+
 class PoolUse(NamedTuple):
     """Connections of the pool, and those who wait for one."""
 
@@ -46,7 +51,7 @@ class Connection:
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
 
-        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault; any other psycopg error is the
+        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault, and `Failed` for what is the
         statement's.
         """
         if tracing.active is None:
@@ -71,10 +76,10 @@ class Connection:
             if self._connection.closed:
                 raise Unknown from error
             raise NothingRan from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except psycopg.Error as error:
             if self._connection.closed:
                 raise Unknown from error
-            raise
+            raise Failed(str(error)) from error
 
 
 class Database:
@@ -133,6 +138,11 @@ class Database:
         """Lends a connection; raises `NothingRan` when there is none to be had in time."""
         try:
             connection = await self._pool.getconn(timeout=self._wait_s)
+            while _is_cut(connection):
+                # Nothing was sent over it: unlike one that breaks under way, it leaves nobody in doubt.
+                await connection.close()
+                await self._pool.putconn(connection)
+                connection = await self._pool.getconn(timeout=self._wait_s)
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise NothingRan from error
         try:
@@ -158,3 +168,12 @@ class Database:
     async def ping(self) -> None:
         """Returns when the database answers; raises what `fetch` raises."""
         await self.fetch("SELECT 1")
+
+
+def _is_cut(connection: AsyncConnection[Row]) -> bool:
+    """Whether the server has ended the session while it lay idle: a server that waits for a command says nothing."""
+    if connection.closed:
+        return True
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    return bool(idle.poll(0))
