@@ -12,7 +12,7 @@ IMAGE := build/protos.binpb
 RELEASED := protos/released.binpb.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format generate fresh released bench bench-full profile load smoke clean
+.PHONY: help setup serve test check promtool format generate fresh released bench bench-full profile load smoke clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
@@ -36,13 +36,21 @@ serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off un
 test: fresh ## Run all tests (ARGS="-k name" for some)
 	$(PYTHON) -m pytest $(ARGS)
 
-check: fresh ## Lint, types, protos: everything but the tests
+check: fresh ## Lint, types, protos, deploy/: everything but the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/buf lint $(IMAGE) --config buf.yaml
 	$(VENV)/bin/buf format --diff --exit-code protos
 	$(VENV)/bin/buf breaking $(IMAGE) --against $(RELEASED) --config buf.yaml
+	$(PYTHON) scripts/check_deploy.py
+
+promtool: build/promtool ## Fetch promtool, which tests the alerts (Debian, Ubuntu)
+
+build/promtool:
+	@mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .
+	@cp build/prometheus/usr/bin/promtool $@ && rm -r build/prometheus
 
 format: $(READY) ## Format Python and protos, repair what ruff can
 	$(PYTHON) -m ruff check --fix-only --quiet .

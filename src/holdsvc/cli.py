@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc import errors, logs, operator
+from holdsvc import errors, item_import, logs, operator, progress
 from holdsvc.ledger import migrate as migrations
 from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
@@ -197,12 +197,12 @@ def items_import(
     ] = None,
 ) -> None:
     """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
-    with _database() as dsn:
-        created, bad = operator.import_items(
-            dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv")
-        )
+    refused = errors_file or file.with_name(f"{file.name}.errors.csv")
+    with _database() as dsn, progress.shown() as shown_progress:
+        created, bad = item_import.import_items(dsn, tenant, file, refused, shown_progress)
     typer.echo(f"{created} items created, {bad} rows refused")
     if bad:
+        typer.echo(f"the refused rows are in {refused}, each with its line and why: mend it and import it", err=True)
         sys.exit(1)
 
 
@@ -217,11 +217,14 @@ def items_list(tenant: Tenant = "default", prefix: Annotated[str, typer.Option(h
 @app.command("verify")
 def verify(tenant: Annotated[str, typer.Option(help="Only this tenant; empty: all.")] = "") -> None:
     """Recount every item's counters from its reservations; exit code 1 when any differs."""
-    with _database() as dsn:
-        ok = True
-        for report in operator.verify(dsn, tenant):
-            ok &= not report["drifts"]
-            typer.echo(json.dumps(report))
-    typer.echo("ok" if ok else "the ledger has drifted", err=not ok)
-    if not ok:
+    with _database() as dsn, progress.shown() as shown_progress:
+        reports = list(operator.verify(dsn, tenant, shown_progress))
+    for report in reports:
+        typer.echo(json.dumps(report))
+    drifts = sum(len(report["drifts"]) for report in reports)
+    items, reservations = (sum(report[name] for report in reports) for name in ("item_count", "reservation_count"))
+    counted = f"{items} items of {len(reports)} tenants against {reservations} reservations"
+    if drifts:
+        typer.echo(f"the ledger has drifted: {drifts} counters differ; recounted {counted}", err=True)
         sys.exit(1)
+    typer.echo(f"ok: recounted {counted}")

@@ -27,6 +27,7 @@ class _Calls(metrics.Metrics):
     """Metrics, the access log and, where calls are traced, the end of a call's span."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self._access_log = AccessLog(settings.log_calls_per_second)
 
     def handled(  # type: ignore[override]
