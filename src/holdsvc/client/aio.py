@@ -54,7 +54,6 @@ class _Calls:
         async def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:  # noqa: ASYNC109
             request = with_request_id(request)
             attempts = Attempts(self._policy, self._budget, method, timeout if timeout is not None else self._timeout_s)
-            more.setdefault("wait_for_ready", True)
 
             async def attempt() -> Any:
                 try:
@@ -80,7 +79,6 @@ class _Calls:
             metadata: Any = None,
             **more: Any,
         ) -> AsyncIterator[Any]:
-            more.setdefault("wait_for_ready", True)
             stream = send(request, timeout=timeout, metadata=call_metadata(self._api_key, metadata), **more)
             try:
                 async for message in stream:

@@ -52,7 +52,6 @@ class _Calls:
         def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
             request = with_request_id(request)
             attempts = Attempts(self._policy, self._budget, method, timeout if timeout is not None else self._timeout_s)
-            more.setdefault("wait_for_ready", True)
 
             def attempt() -> Any:
                 try:
@@ -73,7 +72,6 @@ class _Calls:
         send = self._channel.unary_stream(method, **stub)
 
         def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Iterator[Any]:
-            more.setdefault("wait_for_ready", True)
             stream = send(request, timeout=timeout, metadata=call_metadata(self._api_key, metadata), **more)
             try:
                 yield from stream

@@ -1,5 +1,6 @@
 """What both clients do with a channel: credentials, options, request ids."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,13 +34,15 @@ class Tls:
 
 
 def channel_options(more: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """Options of the channel: calls go round the addresses of the target, and a dead connection is noticed.
+    """Options of the channel: calls wait for a connection, go round the target's addresses, and notice a dead one.
 
     The retries are the client's own, because gRPC's see only a code. gRPC keeps to transparent ones: of calls that
     never left this process.
     """
     options = {
-        "grpc.service_config": '{"loadBalancingConfig": [{"round_robin": {}}]}',
+        "grpc.service_config": json.dumps(
+            {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "waitForReady": True}]}
+        ),
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.initial_reconnect_backoff_ms": 100,
