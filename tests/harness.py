@@ -11,6 +11,10 @@ import psycopg
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from holdsvc.ledger import upkeep
+from holdsvc.service import Service
+from holdsvc.settings import Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -23,10 +27,6 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
     reservation_service_pb2_grpc,
 )
-
-from holdsvc.ledger import upkeep
-from holdsvc.service import Service
-from holdsvc.settings import Settings
 
 _DETAILS: Mapping[str, type[Message]] = {
     message.DESCRIPTOR.full_name: message

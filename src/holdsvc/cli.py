@@ -147,7 +147,11 @@ def keys_create(
         str, typer.Option(help="What it may do, separated by commas; `all` for every scope.")
     ] = "reserve,confirm,inventory.read",
     pools: Annotated[
-        str, typer.Option(help="The pools that it may see and take from, separated by commas; empty: all.")
+        str,
+        typer.Option(
+            help="The pools that it may see and take from, separated by commas; an empty one among them is the default"
+            " pool, as in `,web`. Empty: all."
+        ),
     ] = "",
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:

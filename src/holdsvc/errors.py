@@ -182,6 +182,16 @@ def permission_denied(scope: str) -> HoldError:
     return HoldError("PERMISSION_DENIED", f"the API key lacks the scope {scope}", {"required_scope": scope})
 
 
+def invalid_key() -> HoldError:
+    """Says that the key is none, or none any more; which of it, nobody is told."""
+    return unauthenticated("the API key is not valid")
+
+
+def pool_denied(pool: str) -> HoldError:
+    """Says which pool the key lacks that it wanted to give to another."""
+    return HoldError("PERMISSION_DENIED", f"the API key lacks the pool {pool!r}", {"required_pool": pool})
+
+
 def api_key_not_found(key_id: str) -> HoldError:
     """Says which key there is not."""
     return HoldError("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})

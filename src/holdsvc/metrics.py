@@ -1,14 +1,25 @@
 """Metrics for Prometheus. gRPC's have the names of go-grpc-middleware, so that dashboards out there fit.
 
 With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the supervisor serves them all on one page.
+What only the database knows as a whole (units, holds) stands in `families`.
 """
 
+import os
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, values
+
+from holdsvc.families import FAMILIES
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # The library would ask the kernel for the process id at each count: 2.5 % of a worker's time. No worker forks.
+    _PID = os.getpid()
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _PID)  # type: ignore[no-untyped-call]
 
 _CALL_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+_FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 CALLS_STARTED = Counter("grpc_server_started_total", "Calls that have arrived.", _CALL_LABELS)
 CALLS_HANDLED = Counter("grpc_server_handled_total", "Calls that were answered.", (*_CALL_LABELS, "grpc_code"))
@@ -19,20 +30,19 @@ CALL_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 ERRORS = Counter("holdsvc_errors_total", "Calls answered with an error, by its reason.", ("grpc_method", "reason"))
+RESERVATIONS = Counter(
+    "holdsvc_reservations_total",
+    "Transitions of reservations that were asked for or, `expire`, due; reason is OK, REPLAYED, or why it was refused.",
+    ("transition", "reason"),
+)
 BATCH_SIZE = Histogram(
     "holdsvc_batch_size", "Requests of a batch.", ("lane",), buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 )
 BATCH_WAIT = Histogram(
-    "holdsvc_batch_wait_seconds",
-    "Time that the first request of a batch waited for it.",
-    ("lane",),
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+    "holdsvc_batch_wait_seconds", "Time that the first request of a batch waited for it.", ("lane",), buckets=_FAST_S
 )
 BATCH_SECONDS = Histogram(
-    "holdsvc_batch_seconds",
-    "Time that the database took for a batch.",
-    ("lane",),
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+    "holdsvc_batch_seconds", "Time that the database took for a batch.", ("lane",), buckets=_FAST_S
 )
 RETRIES = Counter("holdsvc_retries_total", "Batches, or requests of them, that ran once more.", ("lane", "why"))
 SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.")
@@ -40,7 +50,27 @@ SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
+POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
+POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
+POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that nobody uses.", multiprocess_mode="livesum")
+POOL_WAITING = Gauge("holdsvc_pool_waiting", "Takers that wait for a connection.", multiprocess_mode="livesum")
 DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
+
+
+STREAM_WATCHERS = Gauge(
+    "holdsvc_stream_watchers", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum"
+)
+FEED_LAG = Gauge(
+    "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
+)
+RELAY_LAG = Gauge(
+    "holdsvc_relay_lag_seconds", "How far the relay is behind the event feed.", multiprocess_mode="livemax"
+)
+
+
+TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
+
+_STREAMS = {"WatchInventory", "StreamEvents"}
 
 
 class Metrics:
@@ -64,34 +94,59 @@ class Metrics:
         waits.observe(wait_s)
         runs.observe(run_s)
 
+    def settled(self, lane: str, outcomes: dict[str, int]) -> None:
+        """Requests have come to an end: how many, by OK, REPLAYED or the reason of the refusal."""
+        if lane in TRANSITIONS:
+            for reason, count in outcomes.items():
+                _transition(lane, reason).inc(count)
+
     def retried(self, lane: str, why: str) -> None:
         """A batch, or a request of it, runs once more."""
         RETRIES.labels(lane, why).inc()
 
+    def expired(self, expired_count: int) -> None:
+        """Lapsed holds have been released, by whatever sweep."""
+        _transition("expire", "OK").inc(expired_count)
+
     def swept(self, expired_count: int, released_quantity: int) -> None:
-        """A sweep has released this much."""
+        """A background sweep has released this much."""
         SWEEPS.inc()
         SWEPT_RESERVATIONS.inc(expired_count)
         SWEPT_UNITS.inc(released_quantity)
+        self.expired(expired_count)
 
     def sweep_failed(self) -> None:
-        """A sweep has failed."""
+        """A background sweep has failed."""
         SWEEP_FAILURES.inc()
 
 
-_STREAMS = {"WatchInventory", "StreamEvents"}
+def labels_by_name() -> dict[str, tuple[str, ...]]:
+    """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
+    found: dict[str, tuple[str, ...]] = {}
+    for metric in _declared():
+        name, labels = str(metric._name), tuple(metric._labelnames)  # noqa: SLF001 - the library shows them nowhere else
+        if metric._type == "histogram":  # noqa: SLF001
+            found.update({f"{name}_{part}": labels for part in ("bucket", "sum", "count")})
+        else:
+            found[f"{name}_total" if metric._type == "counter" else name] = labels  # noqa: SLF001
+    return found | {family.name: family.labels for family in FAMILIES}
+
+
+def _declared() -> Iterator[Any]:
+    seen = {id(value): value for value in globals().values() if isinstance(value, Counter | Gauge | Histogram)}
+    yield from seen.values()
+
+
+# Looking a child up by its labels costs more than counting; there are as many as methods, codes, lanes and reasons.
+@cache
+def _call(method: str) -> tuple[Any, Any]:
+    labels = _labels(method)
+    return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)
 
 
 def _labels(method: str) -> tuple[str, str, str]:
     _, service, name = method.split("/")
     return ("server_stream" if name in _STREAMS else "unary", service, name)
-
-
-# Looking a child up by its labels costs more than counting; there are as many as methods and codes.
-@cache
-def _call(method: str) -> tuple[Any, Any]:
-    labels = _labels(method)
-    return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)
 
 
 @cache
@@ -104,3 +159,8 @@ def _handled(method: str, code: str) -> Any:
 @cache
 def _lane(lane: str) -> tuple[Any, Any, Any]:
     return BATCH_SIZE.labels(lane), BATCH_WAIT.labels(lane), BATCH_SECONDS.labels(lane)
+
+
+@cache
+def _transition(lane: str, reason: str) -> Any:
+    return RESERVATIONS.labels(lane, reason)

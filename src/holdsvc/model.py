@@ -168,6 +168,18 @@ class ApiKey:
     revoke_time: datetime | None
 
 
+class KeyRights(NamedTuple):
+    """What a call needs to know of the key that it brings."""
+
+    tenant: str
+    client: str
+    secret_hash: bytes
+    scopes: list[str]
+    pools: list[str]
+    lives_s: float
+    """Seconds until it ends, on the database's clock; not above 0: it has expired or is revoked."""
+
+
 class Drift(NamedTuple):
     """A counter that differs from what the reservations add up to."""
 
@@ -195,7 +207,8 @@ class Reserve(Request):
     """Take `lines`, one a item, for `ttl_us`."""
 
     reservation_id: str
-    lines: list[Line]
+    lines: list[ReservationLine]
+    """Nothing of them confirmed: they become the reservation's."""
     holder: str
     reference: str
     ttl_us: int

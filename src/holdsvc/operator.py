@@ -18,7 +18,7 @@ from holdsvc.engine.keyring import make_key
 from holdsvc.ledger import items, keys, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
-from holdsvc.model import Caller, Item, ItemKey
+from holdsvc.model import ApiKey, Caller, Item, ItemKey
 from holdsvc.settings import Settings
 
 T = TypeVar("T")
@@ -67,33 +67,41 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
-    """Creates a key and returns its secret. Scopes and pools are separated by commas."""
-    wanted = list(ALL_SCOPES) if scopes == "all" else _split(scopes)
+    """Creates a key and returns its secret. Scopes and pools are separated by commas; an empty pool is the default one."""
+    wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:
         raise OperatorError(f"no such scope: {', '.join(unknown) or '(none given)'}; there are {', '.join(ALL_SCOPES)}")
-    if not tenant or not client:
-        raise OperatorError("a key needs a tenant and a client")
+    seen = list(dict.fromkeys(_split(pools))) if pools else []
+    for name, value, longest in (("tenant", tenant, 128), ("client", client, 128), *(("pool", p, 64) for p in seen)):
+        if len(value) > longest or not value.isprintable() or not (value or name == "pool"):
+            raise OperatorError(f"{name} must have 1 to {longest} printable characters")
     new = make_key()
-    expire_time = None if lifetime is None else datetime.now(UTC) + lifetime
-    _run(
-        dsn,
-        lambda connection: keys.create(
+
+    async def create(connection: Connection) -> ApiKey | errors.HoldError:
+        return await keys.create(
             connection,
             tenant=tenant,
             key_id=new.key_id,
             client=client,
             secret_hash=new.secret_hash,
             scopes=wanted,
-            pools=_split(pools),
-            expire_time=expire_time,
-        ),
-    )
+            pools=seen,
+            expire_time=None if lifetime is None else await keys.now(connection) + lifetime,
+            creator_id=None,
+        )
+
+    try:
+        created = _run(dsn, create)
+    except OverflowError:
+        raise OperatorError("a key cannot live that long: it ends before the year 10000, or never") from None
+    if isinstance(created, errors.HoldError):
+        raise created
     return new.secret
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return [part.strip() for part in text.split(",")]
 
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:

@@ -4,9 +4,11 @@ import asyncio
 from contextlib import suppress
 
 import structlog
+from google.protobuf.message import Message
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
-from holdsvc import metrics
+from holdsvc import metrics, tracing
+from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine.engine import Engine
@@ -15,7 +17,6 @@ from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
-access_log = structlog.get_logger("holdsvc.access")
 
 HEALTH_INTERVAL_S = 1.0
 HEALTH_TIMEOUT_S = 2.0
@@ -23,23 +24,19 @@ START_TIMEOUT_S = 60.0
 
 
 class _Calls(metrics.Metrics):
-    """Metrics and the access log, at debug level for what went well."""
+    """Metrics, the access log and, where calls are traced, the end of a call's span."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._access_log = AccessLog(settings.log_calls_per_second)
 
     def handled(  # type: ignore[override]
-        self, method: str, call: Call | None, code: str, reason: str, seconds: float
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
     ) -> None:
         super().handled(method, code, reason, seconds)
-        if reason:
-            tell = access_log.error if reason == "INTERNAL" else access_log.info
-            tell(
-                "call",
-                method=method,
-                code=code,
-                reason=reason,
-                tenant=call.caller.tenant if call else "",
-                client=call.caller.client if call else "",
-                duration_ms=round(seconds * 1000, 3),
-            )
+        if tracing.active is not None:
+            caller = call.caller if call else None
+            tracing.active.answered(code, reason, caller.tenant if caller else "", caller.client if caller else "")
+        self._access_log.tell(method, call, request, code, reason, seconds)
 
 
 class Service:
@@ -47,7 +44,7 @@ class Service:
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings = settings
-        self._observer = _Calls()
+        self._observer = _Calls(settings)
         self.database = Database(settings, dsn)
         self.engine = Engine(settings, self.database, self._observer)
         self._server: Server | None = None
@@ -76,6 +73,11 @@ class Service:
         self._tasks.append(asyncio.create_task(self._watch_health()))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
+    def reload_certificates(self) -> None:
+        """Takes up certificate files that have changed."""
+        if self._server is not None:
+            self._server.reload_certificates()
+
     async def _check_health(self) -> None:
         assert self._server is not None
         try:
@@ -88,6 +90,11 @@ class Service:
         metrics.DATABASE_UP.set(alive)
         for lane, depth in self.engine.queue_depths().items():
             metrics.QUEUE_DEPTH.labels(lane).set(depth)
+        pool = self.database.pool_use()
+        metrics.POOL_SIZE.set(pool.size)
+        metrics.POOL_MAX.set(pool.size_max)
+        metrics.POOL_IDLE.set(pool.idle)
+        metrics.POOL_WAITING.set(pool.waiting)
         await self._server.set_serving(alive)
 
     async def _watch_health(self) -> None:

@@ -24,6 +24,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "HOLDSVC_"
 
+CALLER_VARIABLES: Mapping[str, str] = {
+    "API_KEY": "The key to call with.",
+    "TLS_CA": "Authorities to trust, PEM file; setting it, or TLS_CERT, turns TLS on.",
+    "TLS_CLIENT_CERT": "Certificate to show to a service that asks for one, PEM file.",
+    "TLS_CLIENT_KEY": "Private key of that certificate, PEM file.",
+}
+"""What `make load` and `make smoke` read besides LISTEN: no settings of the service, but no misspelt ones either."""
+
 _UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -128,6 +136,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug | info | warning | error."
     )
+    log_calls_per_second: float = Field(
+        20,
+        ge=0,
+        description="Calls that went well that a worker logs per second at most, and as many refused ones; 0: none. "
+        "Failures are always logged.",
+    )
+    tracing: bool = Field(
+        False, description="Trace calls with OpenTelemetry (on | off); needs holdsvc[otel], OTEL_* say where to."
+    )
+    census_interval: Duration = Field(
+        timedelta(seconds=15),
+        ge=timedelta(),
+        description="Pause between two counts of units and holds for the metrics; 0: never counted.",
+    )
+    census_tenants: int = Field(
+        50, ge=1, le=10_000, description="Tenants that the metrics show by name; the others are added up."
+    )
+    census_items: int = Field(
+        20, ge=0, le=1000, description="Items that the metrics show by name: those with the most units held."
+    )
 
     dsn: SecretStr = Field(
         SecretStr(""), description="PostgreSQL to use (15 or newer); empty: an embedded one in DATA_DIR."
@@ -188,6 +216,15 @@ class Settings(BaseSettings):
     )
     cleanup_rate_per_second: float = Field(
         10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."
+    )
+
+    client_calls_per_second: float = Field(
+        0, ge=0, description="Calls per second of each client, in each worker; more are RATE_LIMITED; 0: no limit."
+    )
+    client_streams_max: int = Field(
+        0,
+        ge=0,
+        description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
     )
 
     request_id_retention: Duration = Field(
@@ -276,7 +313,7 @@ def shown(settings: Settings) -> dict[str, str]:
 
 def unknown_names(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Returns the HOLDSVC_* variables that no setting reads, most likely misspelt."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *CALLER_VARIABLES)}
     return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 

@@ -7,6 +7,7 @@ ends, so a kill -9 leaves nothing behind.
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -17,19 +18,26 @@ import tempfile
 import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from holdsvc import logs
+from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
 from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
 
+if TYPE_CHECKING:
+    # prometheus-client decides at its import where values lie, by a variable that `run` sets.
+    from holdsvc.census import Census
+
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.2
+GC_THRESHOLD = 50_000
+"""New objects after which a worker looks for cycles among the youngest; a call leaves none behind."""
 RESTART_PAUSE_S = 1.0
 KILL_AFTER_S = 5.0
 """How much longer than `drain_grace` a worker may take to end."""
@@ -39,10 +47,30 @@ _PR_SET_PDEATHSIG = 1
 
 def serve(settings: Settings) -> int:
     """Runs the service until SIGTERM or SIGINT; returns the exit code."""
+    tracing.check(settings)
+    _check_certificates(settings)
     supervisor = Supervisor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.request_stop())
+    if settings.tls_cert is not None:
+        signal.signal(signal.SIGHUP, lambda *_: supervisor.request_reload())
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # There is nothing to reload: it is the terminal that goes away.
+        signal.signal(signal.SIGHUP, lambda *_: supervisor.request_stop())
     return supervisor.run()
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Says what is wrong with them here, once, and not in each worker again and again."""
+    if settings.tls_cert is None:
+        return
+    # Brings gRPC along, which this process needs for nothing else.
+    from holdsvc.api.tls import CertificateError, certificates_of
+
+    try:
+        certificates_of(settings)
+    except CertificateError as error:
+        raise SettingsError(f"{PREFIX}TLS_CERT: {error}") from error
 
 
 class Supervisor:
@@ -51,16 +79,23 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._reloading = False
         self._failed = False
         self._embedded: EmbeddedServer | None = None
         self._workers: list[SpawnProcess] = []
         self._born: dict[int, float] = {}
         self._context = multiprocessing.get_context("spawn")
         self._port_holder: socket.socket | None = None
+        self._census: Census | None = None
+        self._worker_deaths = 0
 
     def request_stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
         self._stopping = True
+
+    def request_reload(self) -> None:
+        """Asks the workers to take up changed certificates; safe in a signal handler."""
+        self._reloading = True
 
     def run(self) -> int:
         """Starts everything, watches over it, ends everything."""
@@ -71,13 +106,16 @@ class Supervisor:
             dsn = self._start_database()
             self._migrate(dsn)
             settings = self._with_fixed_port()
-            self._serve_metrics(metrics_dir)
+            self._serve_metrics(metrics_dir, dsn)
             while not self._stopping:
                 self._keep_database()
                 self._keep_workers(settings, dsn)
+                self._pass_reload_on()
                 time.sleep(TICK_S)
         finally:
             self._stop_workers()
+            if self._census is not None:
+                self._census.stop()
             if self._embedded is not None:
                 self._embedded.stop()
             if self._port_holder is not None:
@@ -120,11 +158,13 @@ class Supervisor:
         port = self._port_holder.getsockname()[1]
         return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
 
-    def _serve_metrics(self, folder: Path) -> None:
+    def _serve_metrics(self, folder: Path, dsn: str) -> None:
         if not self._settings.metrics_listen:
             return
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.multiprocess import MultiProcessCollector
+
+        from holdsvc.census import Census, Workforce
 
         host, port = split_address(self._settings.metrics_listen)
         registry = CollectorRegistry()
@@ -136,6 +176,11 @@ class Supervisor:
                 f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
             ) from error
         log.info("metrics.serving", host=host, port=server.server_port)
+        registry.register(Workforce(lambda: (len(self._workers), self._settings.workers, self._worker_deaths)))
+        if self._settings.census_interval:
+            self._census = Census(self._settings, dsn)
+            registry.register(self._census)
+            self._census.start()
 
     def _keep_database(self) -> None:
         if self._embedded is not None and self._embedded.pid is None:
@@ -155,14 +200,25 @@ class Supervisor:
                 self._failed = self._stopping = True
                 return
             lived_s = time.monotonic() - self._born.pop(worker.pid or 0, 0.0)
+            self._worker_deaths += 1
             log.error("worker.died", pid=worker.pid, exit_code=worker.exitcode)
             if lived_s < RESTART_PAUSE_S:
                 time.sleep(RESTART_PAUSE_S)
         while len(self._workers) < settings.workers and not self._stopping:
             worker = self._context.Process(target=_work, args=(settings, dsn, os.getpid()), name="holdsvc worker")
+            # Until it can handle the signal it must not be killed by it: it inherits the mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             worker.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             self._workers.append(worker)
             self._born[worker.pid or 0] = time.monotonic()
+
+    def _pass_reload_on(self) -> None:
+        if self._reloading:
+            self._reloading = False
+            for worker in self._workers:
+                if worker.pid is not None and worker.is_alive():
+                    os.kill(worker.pid, signal.SIGHUP)
 
     def _stop_workers(self) -> None:
         for worker in self._workers:
@@ -193,23 +249,39 @@ def _work(settings: Settings, dsn: str, parent: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
     logs.configure(settings.log_level)
+    tracing.configure(settings)
     structlog.contextvars.bind_contextvars(pid=os.getpid())
     sys.exit(uvloop.run(_serve_calls(settings, dsn)))
 
 
 async def _serve_calls(settings: Settings, dsn: str) -> int:
+    from holdsvc.api.tls import CertificateError
     from holdsvc.service import Service
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     service = Service(settings, dsn)
+    if settings.tls_cert is not None:
+        loop.add_signal_handler(signal.SIGHUP, service.reload_certificates)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         await service.start()
+    except CertificateError as error:
+        log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
+        return 1
     except OSError as error:
         log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
         return EXIT_ADDRESS
+    # What is there by now stays: without this 5 % of a busy worker's time went into looking for cycles among it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     await stop.wait()
     await service.stop()
+    tracing.close()
     return 0

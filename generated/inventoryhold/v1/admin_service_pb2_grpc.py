@@ -68,7 +68,7 @@ class AdminServiceServicer:
     def CreateApiKey(self, request, context):
         """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
 
-        (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope that the caller lacks.
+        (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class AdminServiceStub:
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]
     """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
 
-    (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope that the caller lacks.
+    (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListApiKeysRequest, _admin_service_pb2.ListApiKeysResponse]
     """Lists the tenant's API keys, newest first, revoked ones included, never a secret."""
@@ -62,7 +62,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
 
-    (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope that the caller lacks.
+    (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListApiKeysRequest, _admin_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the tenant's API keys, newest first, revoked ones included, never a secret."""
@@ -88,7 +88,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateApiKeyResponse]]:
         """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
 
-        (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope that the caller lacks.
+        (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
         """
 
     @_abc_1.abstractmethod

@@ -167,7 +167,7 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReservation(self, request, context):
-        """Returns one reservation. Scope `reserve`; those of other clients need `reservations.read_all`.
+        """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
         """
@@ -176,7 +176,7 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReservations(self, request, context):
-        """Lists reservations, newest first. Scope `reserve`; those of other clients need `reservations.read_all`.
+        """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

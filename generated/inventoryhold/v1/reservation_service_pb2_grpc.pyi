@@ -80,12 +80,12 @@ class ReservationServiceStub:
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]
-    """Returns one reservation. Scope `reserve`; those of other clients need `reservations.read_all`.
+    """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]
-    """Lists reservations, newest first. Scope `reserve`; those of other clients need `reservations.read_all`."""
+    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
     ListReservationEvents: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]
     """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
 
@@ -149,12 +149,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]  # type: ignore[assignment]
-    """Returns one reservation. Scope `reserve`; those of other clients need `reservations.read_all`.
+    """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
-    """Lists reservations, newest first. Scope `reserve`; those of other clients need `reservations.read_all`."""
+    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
     ListReservationEvents: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]  # type: ignore[assignment]
     """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
 
@@ -257,7 +257,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.GetReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.GetReservationResponse, _abc.Awaitable[_reservation_service_pb2.GetReservationResponse]]:
-        """Returns one reservation. Scope `reserve`; those of other clients need `reservations.read_all`.
+        """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
         """
@@ -268,7 +268,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.ListReservationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.ListReservationsResponse, _abc.Awaitable[_reservation_service_pb2.ListReservationsResponse]]:
-        """Lists reservations, newest first. Scope `reserve`; those of other clients need `reservations.read_all`."""
+        """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
 
     @_abc_1.abstractmethod
     def ListReservationEvents(

@@ -2,16 +2,16 @@
 
 from datetime import UTC, datetime
 
-from inventoryhold.v1 import admin_service_pb2 as pb
-
 from holdsvc import errors
 from holdsvc.api import convert, pages, validation
-from holdsvc.api.calls import Call
+from holdsvc.api.calls import Call, unwrap
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import make_key
 from holdsvc.errors import Violation
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
+from holdsvc.model import ApiKey
+from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000
 
@@ -24,9 +24,8 @@ class AdminServicer:
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Creates a key with no more rights than the caller's."""
-        expire_time = request.expire_time.ToDatetime(UTC) if request.HasField("expire_time") else None
-        past = expire_time is not None and expire_time <= datetime.now(UTC)
-        validation.check(request, Violation("expire_time", "must be in the future", "IN_THE_PAST") if past else None)
+        expire_time, violation = _expire_time(request)
+        validation.check(request, violation)
         caller = call.caller
         for scope in request.scopes:
             if scope not in caller.scopes:
@@ -34,11 +33,11 @@ class AdminServicer:
         pools = list(request.pools) or sorted(caller.pools)
         for pool in pools:
             if not caller.sees_pool(pool):
-                raise errors.invalid_field("pools", f"the caller's own key does not have the pool {pool!r}")
+                raise errors.pool_denied(pool)
         new = make_key()
 
-        async def create(connection: Connection) -> pb.CreateApiKeyResponse:
-            stored = await keys.create(
+        async def create(connection: Connection) -> ApiKey | errors.HoldError:
+            return await keys.create(
                 connection,
                 tenant=caller.tenant,
                 key_id=new.key_id,
@@ -47,10 +46,11 @@ class AdminServicer:
                 scopes=list(request.scopes),
                 pools=pools,
                 expire_time=expire_time,
+                creator_id=caller.key_id or None,
             )
-            return pb.CreateApiKeyResponse(api_key=convert.api_key(stored), secret=new.secret)
 
-        return await self._engine.change(caller.tenant, create, call.deadline)
+        stored: ApiKey = unwrap(await self._engine.change(caller.tenant, create, call.deadline))
+        return pb.CreateApiKeyResponse(api_key=convert.api_key(stored), secret=new.secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         """Lists the tenant's keys, newest first."""
@@ -92,7 +92,18 @@ class AdminServicer:
             response.item_count += step.item_count
             response.reservation_count += step.reservation_count
             response.ok &= not step.drifts
-            for drift in step.drifts[: DRIFTS_MAX - len(response.drifts)]:
+            seen = [drift for drift in step.drifts if call.caller.sees_pool(drift.pool)]
+            for drift in seen[: DRIFTS_MAX - len(response.drifts)]:
                 response.drifts.add(**drift._asdict())
             after = step.last_sku
         return response
+
+
+def _expire_time(request: pb.CreateApiKeyRequest) -> tuple[datetime | None, Violation | None]:
+    """When the key shall end, and what is wrong with that as far as one can see without the database's clock."""
+    if not request.HasField("expire_time"):
+        return None, None
+    try:
+        return request.expire_time.ToDatetime(UTC), None
+    except (ValueError, OverflowError):
+        return None, Violation("expire_time", "must be from the year 1 to the year 9999", "TIMESTAMP_RANGE")

@@ -5,8 +5,9 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -16,11 +17,16 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from holdsvc import errors
+from holdsvc import errors, tracing
 from holdsvc.api.errors import CODES, as_hold_error, status
-from holdsvc.api.scopes import ALL_SCOPES, SCOPES
-from holdsvc.engine.keyring import Keyring
+from holdsvc.api.guard import Recheck, StreamGuard
+from holdsvc.api.identity import Authenticate
+from holdsvc.api.scopes import SCOPES
+from holdsvc.engine.limits import ClientLimits
 from holdsvc.model import Caller
+
+RECHECK_S = 1.0
+"""The longest to wait for the word on an open stream's key; then the next round asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ class Call:
     caller: Caller
     deadline: float
     """On the loop's clock."""
+    metadata: Sequence[tuple[str, str | bytes]] = field(default=(), repr=False)
+    """As the caller sent it; it holds the key, so it is never logged or passed on."""
 
 
 class CallObserver(Protocol):
@@ -39,42 +47,21 @@ class CallObserver(Protocol):
     def started(self, method: str) -> None:
         """A call has arrived."""
 
-    def handled(self, method: str, call: Call | None, code: str, reason: str, seconds: float) -> None:
-        """A call has been answered; `call` is None when it had no valid identity."""
-
-
-Authenticate = Callable[[Mapping[str, str | bytes], float], Awaitable[Caller]]
-
-
-def authenticator(keyring: Keyring) -> Authenticate:
-    """Finds the caller by the key in `authorization: Bearer` or `x-api-key`."""
-
-    async def authenticate(metadata: Mapping[str, str | bytes], deadline: float) -> Caller:
-        key = metadata.get("x-api-key")
-        if key is None:
-            scheme, _, key = str(metadata.get("authorization", "")).partition(" ")
-            if scheme.lower() != "bearer":
-                raise errors.unauthenticated("no API key")
-        return await keyring.caller(str(key).strip(), deadline)
-
-    return authenticate
-
-
-def everybody() -> Authenticate:
-    """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
-    caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
-
-    async def authenticate(_metadata: Mapping[str, str | bytes], _deadline: float) -> Caller:
-        return caller
-
-    return authenticate
+    def handled(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
+        """A call has been answered; `call` is None when it had no valid identity, `request` when it was not read."""
 
 
 class Calls:
     """Makes gRPC handlers of a servicer's coroutines."""
 
-    def __init__(self, authenticate: Authenticate, observer: CallObserver, default_deadline_s: float) -> None:
+    def __init__(
+        self, authenticate: Authenticate, limits: ClientLimits, observer: CallObserver, default_deadline_s: float
+    ) -> None:
         self._authenticate = authenticate
+        self._limits = limits
+        self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
 
@@ -87,73 +74,101 @@ class Calls:
                 # gRPC answers UNIMPLEMENTED.
                 continue
             if method.server_streaming:
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._stream(method, handle))
+                handler = _traced_stream(_path(method), self._stream(method, handle))
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
             else:
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method, handle))
+                handler = _traced(_path(method), self._unary(method, handle))
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(handler)
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
-    async def _enter(self, method: str, context: Any) -> Call:
-        """Identity and scope come first: who may not call learns nothing of what is valid or there."""
+    async def _identify(self, method: str, context: Any) -> Call:
         remaining = context.time_remaining()
         deadline = asyncio.get_running_loop().time() + (
             remaining if remaining is not None else self._default_deadline_s
         )
-        caller = await self._authenticate(dict(context.invocation_metadata()), deadline)
-        scope = SCOPES[method]
-        if scope not in caller.scopes:
-            raise errors.permission_denied(scope)
-        return Call(method, caller, deadline)
+        metadata = context.invocation_metadata()
+        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
+
+    def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
+        """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
+        caller = call.caller
+        self._limits.call(caller.tenant, caller.client)
+        if caller.scopes.isdisjoint(scopes):
+            raise errors.permission_denied(scopes[0])
 
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
-        method, request_class = _names(descriptor)
+        method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
         async def unary(data: bytes, context: Any) -> bytes:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
-                call = await self._enter(method, context)
-                answer = (await handle(_parse(request_class, data), call)).SerializeToString()
+                call = await self._identify(method, context)
+                self._admit(call, scopes)
+                request = _parse(request_class, data)
+                answer = (await handle(request, call)).SerializeToString()
             except asyncio.CancelledError:
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
         return unary
 
     def _stream(
-        self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncIterator[Message | bytes]]
+        self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncGenerator[Message | bytes]]
     ) -> Any:
-        method, request_class = _names(descriptor)
+        method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
         async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
-            call = None
+            call = request = None
             try:
-                call = await self._enter(method, context)
-                async for message in handle(_parse(request_class, data), call):
-                    yield message if isinstance(message, bytes) else message.SerializeToString()
-            except asyncio.CancelledError:
-                observer.handled(method, call, "CANCELLED", "", perf_counter() - start)
+                call = await self._identify(method, context)
+                self._admit(call, scopes)
+                request = _parse(request_class, data)
+                with self._limits.stream(call.caller.tenant, call.caller.client):
+                    async with (
+                        aclosing(handle(request, call)) as messages,
+                        aclosing(self._guard.watch(messages, self._recheck(context))) as guarded,
+                    ):
+                        async for message in guarded:
+                            yield message if isinstance(message, bytes) else message.SerializeToString()
+            except (asyncio.CancelledError, GeneratorExit):
+                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
                 # Swallowing it would leak the call's native memory.
                 raise
             except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, error, start)
+                await self._abort(context, method, call, request, error, start)
                 raise AssertionError("abort raises") from None
-            observer.handled(method, call, "OK", "", perf_counter() - start)
+            observer.handled(method, call, request, "OK", "", perf_counter() - start)
 
         return stream
 
-    async def _abort(self, context: Any, method: str, call: Call | None, error: Exception, start: float) -> None:
+    def _recheck(self, context: Any) -> Recheck:
+        metadata = context.invocation_metadata()
+        loop = asyncio.get_running_loop()
+        return lambda: self._authenticate(metadata, loop.time() + RECHECK_S)
+
+    async def _abort(
+        self,
+        context: Any,
+        method: str,
+        call: Call | None,
+        request: Message | None,
+        error: Exception,
+        start: float,
+    ) -> None:
         refusal = as_hold_error(error, method)
-        self._observer.handled(method, call, CODES[refusal.reason].name, refusal.reason, perf_counter() - start)
+        code = CODES[refusal.reason].name
+        self._observer.handled(method, call, request, code, refusal.reason, perf_counter() - start)
         answer = rpc_status.to_status(status(refusal))
         if refusal.retry_after_s is not None:
             # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
@@ -162,11 +177,42 @@ class Calls:
         await context.abort_with_status(answer)
 
 
-def _names(descriptor: MethodDescriptor) -> tuple[str, type[Message]]:
-    method = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
-    if method not in SCOPES:
+def _traced(method: str, handle: Any) -> Any:
+    """The handler within a span; the handler itself where nothing is traced."""
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> bytes:
+        with active.call(method, dict(context.invocation_metadata())):
+            return bytes(await handle(data, context))
+
+    return traced
+
+
+def _traced_stream(method: str, handle: Any) -> Any:
+    if tracing.active is None:
+        return handle
+    active = tracing.active
+
+    async def traced(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        with active.call(method, dict(context.invocation_metadata())):
+            async for message in handle(data, context):
+                yield message
+
+    return traced
+
+
+def _path(descriptor: MethodDescriptor) -> str:
+    return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+
+
+def _rule(descriptor: MethodDescriptor) -> tuple[str, tuple[str, ...], type[Message]]:
+    method = _path(descriptor)
+    scopes = SCOPES.get(method)
+    if not scopes:
         raise LookupError(f"{method} has no scope rule: add it to SCOPES")
-    return method, GetMessageClass(descriptor.input_type)
+    return method, scopes, GetMessageClass(descriptor.input_type)
 
 
 def _parse(request_class: type[Message], data: bytes) -> Message:

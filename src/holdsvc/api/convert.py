@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from inventoryhold.v1 import admin_service_pb2, event_pb2, item_pb2, reservation_pb2
 
 from holdsvc import model
+from inventoryhold.v1 import admin_service_pb2, event_pb2, item_pb2, reservation_pb2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)

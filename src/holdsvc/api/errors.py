@@ -8,10 +8,10 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
-from inventoryhold.v1 import error_reason_pb2
 
 from holdsvc import errors
 from holdsvc.errors import HoldError
+from inventoryhold.v1 import error_reason_pb2
 
 log = structlog.get_logger(__name__)
 

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from inventoryhold.v1 import inventory_service_pb2 as pb
-from inventoryhold.v1 import item_pb2
-
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
@@ -14,6 +11,8 @@ from holdsvc.engine.engine import Engine
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
+from inventoryhold.v1 import inventory_service_pb2 as pb
+from inventoryhold.v1 import item_pb2
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -166,7 +165,7 @@ class InventoryServicer:
         """Tells what can be had."""
         validation.check(request)
         lines = merged_lines(request.lines)
-        check_pools(call.caller, lines)
+        check_pools(call.caller, (line[:2] for line in lines))
         found = await self._engine.read(
             lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
         )

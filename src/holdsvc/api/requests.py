@@ -1,13 +1,13 @@
 """What requests of several services have in common."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from google.protobuf.message import Message
-from inventoryhold.v1 import item_pb2
 
 from holdsvc import errors
 from holdsvc.model import Caller, Line
+from inventoryhold.v1 import item_pb2
 
 
 def fingerprint(request: Message) -> bytes:
@@ -15,13 +15,18 @@ def fingerprint(request: Message) -> bytes:
     return blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
-def merged_lines(lines: Iterable[item_pb2.ItemQuantity]) -> list[Line]:
-    """The lines with those of one item added up, in the order in which the items first appear."""
-    units: dict[tuple[str, str], int] = {}
+def units(lines: Iterable[item_pb2.ItemQuantity]) -> dict[tuple[str, str], int]:
+    """The units wanted of each (sku, pool), in the order in which the items first appear."""
+    found: dict[tuple[str, str], int] = {}
     for line in lines:
         key = (line.sku, line.pool)
-        units[key] = units.get(key, 0) + line.quantity
-    return [Line(sku, pool, quantity) for (sku, pool), quantity in units.items()]
+        found[key] = found.get(key, 0) + line.quantity
+    return found
+
+
+def merged_lines(lines: Iterable[item_pb2.ItemQuantity]) -> list[Line]:
+    """The lines with those of one item added up."""
+    return [Line(sku, pool, quantity) for (sku, pool), quantity in units(lines).items()]
 
 
 def check_pool(caller: Caller, sku: str, pool: str) -> None:
@@ -30,8 +35,8 @@ def check_pool(caller: Caller, sku: str, pool: str) -> None:
         raise errors.item_not_found(sku, pool)
 
 
-def check_pools(caller: Caller, lines: Sequence[Line]) -> None:
-    """Raises ITEM_NOT_FOUND for the first line in a pool that the caller's key may not see."""
+def check_pools(caller: Caller, items: Iterable[tuple[str, str]]) -> None:
+    """Raises ITEM_NOT_FOUND for the first item in a pool that the caller's key may not see."""
     if caller.pools:
-        for line in lines:
-            check_pool(caller, line.sku, line.pool)
+        for sku, pool in items:
+            check_pool(caller, sku, pool)

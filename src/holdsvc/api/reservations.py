@@ -2,19 +2,22 @@
 
 from typing import Any, TypeVar
 
-from inventoryhold.v1 import reservation_service_pb2 as pb
+import structlog
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
 from holdsvc.api.errors import as_hold_error, status
-from holdsvc.api.requests import check_pools, fingerprint, merged_lines
+from holdsvc.api.requests import check_pools, fingerprint, merged_lines, units
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import Violation
-from holdsvc.ledger import events, reservations, upkeep
-from holdsvc.model import Done
+from holdsvc.ledger import events, reservations
+from holdsvc.model import Done, ReservationLine
 from holdsvc.settings import Settings
+from inventoryhold.v1 import reservation_service_pb2 as pb
+
+log = structlog.get_logger(__name__)
 
 Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
 
@@ -26,13 +29,13 @@ class ReservationServicer:
     """One coroutine each rpc; the proto documents them."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings = settings
         self._engine = engine
+        self._ttl = validation.TtlRule(settings)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
 
     async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
         """Takes units for a while."""
-        ttl_us, violation = self._ttl(request)
+        ttl_us, violation = self._ttl.read(request)
         validation.check(request, violation, _duplicate_window_rule(request))
         change = self._reserve(request, call, ttl_us)
         [result] = await self._engine.submit("reserve", [change], call.deadline)
@@ -43,20 +46,16 @@ class ReservationServicer:
 
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
-        validation.check(
-            request,
-            *(
-                violation._replace(field=f"requests[{index}].{violation.field}")
-                for index, entry in enumerate(request.requests)
-                for violation in (self._ttl(entry)[1], _duplicate_window_rule(entry))
-                if violation
-            ),
-        )
+        bad = validation.check_entries(request, "requests")
         results: list[Any] = [None] * len(request.requests)
         changes, places = [], []
         for index, entry in enumerate(request.requests):
+            ttl_us, violation = self._ttl.read(entry)
+            violations = [*bad.get(index, ()), *filter(None, (violation, _duplicate_window_rule(entry)))]
             try:
-                changes.append(self._reserve(entry, call, self._ttl(entry)[0]))
+                if violations:
+                    raise errors.invalid_fields(violations)
+                changes.append(self._reserve(entry, call, ttl_us))
                 places.append(index)
             except errors.HoldError as error:
                 results[index] = error
@@ -74,18 +73,15 @@ class ReservationServicer:
                 added.replayed = result.replayed
         return response
 
-    def _ttl(self, request: pb.ReserveRequest | pb.ExtendRequest) -> tuple[int, Violation | None]:
-        return validation.ttl(request.ttl, request.HasField("ttl"), self._settings)
-
     def _reserve(self, request: pb.ReserveRequest, call: Call, ttl_us: int) -> model.Reserve:
-        lines = merged_lines(request.lines)
-        check_pools(call.caller, lines)
+        wanted = units(request.lines)
+        check_pools(call.caller, wanted)
         return model.Reserve(
             caller=call.caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),
             reservation_id=self._engine.new_id(),
-            lines=lines,
+            lines=[ReservationLine(sku, pool, quantity) for (sku, pool), quantity in wanted.items()],
             holder=request.holder,
             reference=request.reference,
             ttl_us=ttl_us,
@@ -112,7 +108,17 @@ class ReservationServicer:
         """Gives back what is held."""
         validation.check(request)
         change = model.Cancel(*_target(request, call), reason=request.reason)
-        return await self._change("cancel", change, call, pb.CancelResponse())
+        response = await self._change("cancel", change, call, pb.CancelResponse())
+        if not response.replayed:
+            log.info(
+                "reservation.cancelled",
+                tenant=call.caller.tenant,
+                client=call.caller.client,
+                request_id=request.request_id,
+                reservation_id=response.reservation.reservation_id,
+                quantity_released=sum(line.quantity for line in response.reservation.lines),
+            )
+        return response
 
     async def Refund(self, request: pb.RefundRequest, call: Call) -> pb.RefundResponse:
         """Takes back what was sold."""
@@ -127,7 +133,7 @@ class ReservationServicer:
 
     async def Extend(self, request: pb.ExtendRequest, call: Call) -> pb.ExtendResponse:
         """Gives a hold more time."""
-        ttl_us, violation = self._ttl(request)
+        ttl_us, violation = self._ttl.read(request)
         validation.check(request, violation)
         change = model.Extend(*_target(request, call), ttl_us=ttl_us)
         return await self._change("extend", change, call, pb.ExtendResponse())
@@ -154,10 +160,8 @@ class ReservationServicer:
         return response
 
     async def _by_reference(self, reference: str, call: Call) -> str:
-        caller = call.caller
         ids = await self._engine.read(
-            lambda connection: reservations.find_reference(connection, caller.tenant, caller.client, reference),
-            call.deadline,
+            lambda connection: reservations.find_reference(connection, call.caller, reference), call.deadline
         )
         if len(ids) > 1:
             raise errors.reference_ambiguous(reference)
@@ -207,6 +211,7 @@ class ReservationServicer:
             convert.set_reservation(response.reservations.add(), reservation)
         if len(found) > size:
             response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
+        log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
             response.total_count = await self._engine.read(
                 lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
@@ -241,9 +246,7 @@ class ReservationServicer:
         tenant = call.caller.tenant
         self._cleanup_limit.take(tenant, "Cleanup calls per second of a tenant")
         max_count = min(request.max_count or CLEANUP_DEFAULT, CLEANUP_MAX)
-        released = await self._engine.change(
-            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), call.deadline
-        )
+        released = await self._engine.cleanup(tenant, max_count, call.deadline)
         return pb.CleanupResponse(
             expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
         )

@@ -10,20 +10,23 @@ from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from holdsvc.api.admin import AdminServicer
+from holdsvc.api.calls import CallObserver, Calls
+from holdsvc.api.identity import authenticator, everybody
+from holdsvc.api.inventory import InventoryServicer
+from holdsvc.api.reservations import ReservationServicer
+from holdsvc.api.tls import certificates_of
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.keyring import Keyring
+from holdsvc.engine.limits import ClientLimits
+from holdsvc.settings import Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,
     inventory_service_pb2,
     reservation_service_pb2,
 )
-
-from holdsvc.api.admin import AdminServicer
-from holdsvc.api.calls import CallObserver, Calls, authenticator, everybody
-from holdsvc.api.inventory import InventoryServicer
-from holdsvc.api.reservations import ReservationServicer
-from holdsvc.engine.engine import Engine
-from holdsvc.engine.keyring import Keyring
-from holdsvc.settings import Settings
 
 LIVENESS = "liveness"
 """The health service's name for "the process works", whatever the database does."""
@@ -49,9 +52,11 @@ class Server:
         self._settings = settings
         self._health = HealthServicer()
         self._server = grpc.aio.server(options=_options(settings))
+        self._certificates = certificates_of(settings)
         self.port = 0
         authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
-        calls = Calls(authenticate, observer, settings.default_deadline.total_seconds())
+        limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
+        calls = Calls(authenticate, limits, observer, settings.default_deadline.total_seconds())
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine),
             "InventoryService": InventoryServicer(engine),
@@ -70,15 +75,20 @@ class Server:
         """Binds the address and serves; raises OSError when somebody else has it."""
         settings = self._settings
         try:
-            if settings.tls_cert is None or settings.tls_key is None:
+            if self._certificates is None:
                 self.port = self._server.add_insecure_port(settings.listen)
             else:
-                self.port = self._server.add_secure_port(settings.listen, _credentials(settings))
+                self.port = self._server.add_secure_port(settings.listen, self._certificates.credentials())
         except RuntimeError as error:
             raise OSError(f"cannot listen on {settings.listen}: {error}") from error
         await self._health.set(LIVENESS, _SERVING)
         await self.set_serving(False)
         await self._server.start()
+
+    def reload_certificates(self) -> None:
+        """Takes up certificate files that have changed now, not at the next handshake."""
+        if self._certificates is not None:
+            self._certificates.reload()
 
     async def set_serving(self, serving: bool) -> None:
         """Tells the health service whether calls can be answered."""
@@ -110,14 +120,3 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 5),
     ]
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    assert settings.tls_cert is not None
-    assert settings.tls_key is not None
-    authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        root_certificates=authorities,
-        require_client_auth=authorities is not None,
-    )

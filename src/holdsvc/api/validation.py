@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
@@ -11,8 +13,13 @@ from protovalidate import Violation as RuleViolation
 from holdsvc import errors
 from holdsvc.errors import Violation
 from holdsvc.settings import Settings, format_duration
+from inventoryhold.v1 import reservation_service_pb2
 
 _validator = Validator()
+
+_MICROSECOND = timedelta(microseconds=1)
+
+HasTtl = reservation_service_pb2.ReserveRequest | reservation_service_pb2.ExtendRequest
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
@@ -22,38 +29,64 @@ def check(request: Message, *more: Violation | None) -> None:
     """Raises INVALID_FIELD with every rule of the proto that the request breaks and every violation in `more`."""
     found = _validator.collect_violations(request)
     if found or any(more):
-        violations = [_violation(violation) for violation in found]
+        violations = [_violation(each, each.proto.field.elements if each.proto.field else []) for each in found]
         raise errors.invalid_fields(violations + [violation for violation in more if violation])
 
 
-def _violation(violation: RuleViolation) -> Violation:
+def check_entries(request: Message, field: str) -> dict[int, list[Violation]]:
+    """The rules that each entry of a repeated field breaks, by index; paths begin at the entry.
+
+    Raises INVALID_FIELD for what concerns the request as a whole.
+    """
+    found: dict[int, list[Violation]] = {}
+    whole = []
+    for violation in _validator.collect_violations(request):
+        elements = violation.proto.field.elements if violation.proto.field else []
+        if len(elements) > 1 and elements[0].field_name == field and elements[0].subscript is not None:
+            entry = found.setdefault(int(elements[0].subscript.value), [])
+            entry.append(_violation(violation, elements[1:]))
+        else:
+            whole.append(_violation(violation, elements))
+    if whole:
+        raise errors.invalid_fields(whole)
+    return found
+
+
+def _violation(violation: RuleViolation, elements: Sequence[Any]) -> Violation:
     proto = violation.proto
     # A rule over several fields is named after the one that it is about.
-    path = _path(proto.field.elements) if proto.field else proto.rule_id.partition(".")[0]
+    path = _path(elements) if elements else proto.rule_id.partition(".")[0]
     message = "must not contain control characters" if proto.rule_id == "string.pattern" else proto.message
     return Violation(path, message, re.sub("[^A-Z0-9]+", "_", proto.rule_id.upper()).strip("_"))
 
 
-def _path(elements: Sequence[object]) -> str:
+def _path(elements: Sequence[Any]) -> str:
     path = ""
     for element in elements:
-        path += ("." if path else "") + element.field_name  # type: ignore[attr-defined]
-        subscript = element.subscript  # type: ignore[attr-defined]
+        path += ("." if path else "") + element.field_name
+        subscript = element.subscript
         if subscript is not None:
             path += f"[{subscript.value}]" if subscript.field == "index" else f"[{subscript.value!r}]"
     return path
 
 
-def ttl(duration: duration_pb2.Duration, given: bool, settings: Settings) -> tuple[int, Violation | None]:
-    """The microseconds that a hold shall last, and what is wrong with them."""
-    if not given:
-        return int(settings.default_ttl.total_seconds() * 1_000_000), None
-    microseconds = microseconds_of(duration)
-    low, high = settings.min_ttl, settings.max_ttl
-    if not low.total_seconds() * 1_000_000 <= microseconds <= high.total_seconds() * 1_000_000:
-        bounds = f"must be from {format_duration(low)} to {format_duration(high)}"
-        return 0, Violation("ttl", bounds, "DURATION_BOUNDS")
-    return microseconds, None
+class TtlRule:
+    """How long a hold may last: the bounds and the default of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._default_us = settings.default_ttl // _MICROSECOND
+        self._min_us = settings.min_ttl // _MICROSECOND
+        self._max_us = settings.max_ttl // _MICROSECOND
+        self._bounds = f"must be from {format_duration(settings.min_ttl)} to {format_duration(settings.max_ttl)}"
+
+    def read(self, request: HasTtl) -> tuple[int, Violation | None]:
+        """The microseconds that the request's hold shall last, and what is wrong with them."""
+        if not request.HasField("ttl"):
+            return self._default_us, None
+        microseconds = microseconds_of(request.ttl)
+        if not self._min_us <= microseconds <= self._max_us:
+            return 0, Violation("ttl", self._bounds, "DURATION_BOUNDS")
+        return microseconds, None
 
 
 def microseconds_of(duration: duration_pb2.Duration) -> int:

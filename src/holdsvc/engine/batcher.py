@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from holdsvc import errors
+from holdsvc import errors, tracing
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 CONFLICT_ATTEMPTS = 8
 """Tries of a batch that the database undid for the sake of another (deadlock, serialization)."""
+
+SWEEP_PAUSE_S = 0.05
+"""Pause after a sweep on demand that failed."""
 
 Execute = Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]]
 """Runs a batch of a tenant's requests in one transaction; returns what came of each."""
@@ -35,14 +38,20 @@ class Observer(Protocol):
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
         """A batch of `size` requests has run; its first waited `wait_s`."""
 
+    def settled(self, lane: str, outcomes: dict[str, int]) -> None:
+        """Requests have come to an end: how many, by OK, REPLAYED or the reason of the refusal."""
+
     def retried(self, lane: str, why: str) -> None:
         """A batch, or a request of it, runs once more."""
+
+    def expired(self, expired_count: int) -> None:
+        """A sweep on demand has released lapsed holds."""
 
 
 class Job:
     """Requests that were submitted together and are answered together."""
 
-    __slots__ = ("deadline", "future", "pending", "results", "retriable", "started")
+    __slots__ = ("deadline", "future", "pending", "place", "results", "retriable", "started")
 
     def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
@@ -51,6 +60,8 @@ class Job:
         self.pending = size
         self.started = False
         self.retriable = retriable
+        self.place = tracing.active.place() if tracing.active is not None else None
+        """Where in a trace the call stands."""
 
 
 class Entry:
@@ -87,6 +98,7 @@ class Lane:
         self._observer = observer
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
+        self._outcomes: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -106,6 +118,7 @@ class Lane:
         `deadline` is on the loop's clock. Raises OVERLOADED when the queue is full.
         """
         if len(self._queue) + len(requests) > self._queue_max:
+            self._observer.settled(self._kind.name, {"OVERLOADED": len(requests)})
             raise errors.overloaded()
         now = self._loop.time()
         retriable = all(request.request_id for request in requests)
@@ -134,6 +147,7 @@ class Lane:
                 await self._run(batch)
         finally:
             self._task = None
+            self._tell_outcomes()
 
     def _collect(self) -> list[Entry]:
         """Takes the next batch. Calls that nobody waits for any more, or whose deadline has passed, are dropped."""
@@ -144,6 +158,7 @@ class Lane:
             entry = self._queue.popleft()
             job = entry.job
             if job.future.done() or job.deadline <= now:
+                self._count("DATABASE_UNAVAILABLE")
                 self._drop(job)
                 continue
             job.started = True
@@ -161,18 +176,31 @@ class Lane:
     def _drop(self, job: Job) -> None:
         self._jobs.discard(job)
         if not job.future.done():
-            job.future.set_exception(errors.database_unavailable())
+            job.future.set_exception(self._late(job))
 
     async def _run(self, batch: list[Entry]) -> None:
         started = self._loop.time()
-        await self._attempt(batch)
+        if tracing.active is None:
+            await self._attempt(batch)
+        else:
+            with tracing.active.batch(self._kind.name, _places(batch)):
+                await self._attempt(batch)
         self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started)
+        self._tell_outcomes()
+
+    def _count(self, outcome: str) -> None:
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+
+    def _tell_outcomes(self) -> None:
+        if self._outcomes:
+            self._observer.settled(self._kind.name, self._outcomes)
+            self._outcomes = {}
 
     async def _attempt(self, batch: list[Entry]) -> None:
         """Runs a batch and settles its entries, whatever happens."""
         try:
             async with self._database.connection() as connection:
-                await self._settle_all(connection, batch, await self._execute(connection, batch))
+                results = await self._execute(connection, batch)
         except NothingRan:
             self._fail(batch, errors.database_unavailable())
         except Unknown:
@@ -188,6 +216,10 @@ class Lane:
             log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
             for entry in batch:
                 await self._attempt([entry])
+        else:
+            lapsed = self._settle_all(batch, results)
+            if lapsed:
+                await self._sweep(lapsed)
 
     async def _execute(self, connection: Connection, batch: list[Entry]) -> list[Any]:
         async for attempt in AsyncRetrying(
@@ -202,7 +234,8 @@ class Lane:
                 return await self._kind.execute(connection, self._tenant, [entry.request for entry in batch])
         raise AssertionError("tenacity returns or raises")
 
-    async def _settle_all(self, connection: Connection, batch: list[Entry], results: list[Any]) -> None:
+    def _settle_all(self, batch: list[Entry], results: list[Any]) -> list[ItemKey]:
+        """Answers what was judged, puts back what was not; returns the items whose lapsed holds stand in the way."""
         again: list[Entry] = []
         lapsed: dict[ItemKey, None] = {}
         for entry, result in zip(batch, results, strict=True):
@@ -213,23 +246,31 @@ class Lane:
                 again.append(entry)
             else:
                 self._settle(entry, result)
-        # In order of arrival, ahead of what came later.
-        for entry in reversed(again):
-            for late in reversed(entry.twins or ()):
-                self._queue.appendleft(late)
+        self._put_back(again)
+        return list(lapsed)
+
+    def _put_back(self, entries: list[Entry]) -> None:
+        """Queues entries once more, in order of arrival, ahead of what came later."""
+        for entry in reversed(entries):
+            for twin in reversed(entry.twins or ()):
+                self._queue.appendleft(twin)
             entry.twins = None
             self._queue.appendleft(entry)
-        if lapsed:
-            self._observer.retried(self._kind.name, "swept")
-            try:
-                await items.sweep(connection, self._tenant, list(lapsed))
-            except (NothingRan, Unknown, Conflict) as error:
-                # The calls wait in the queue; they find the holds swept, or ask again until their deadline.
-                log.warning("sweep.on_demand_failed", error=type(error).__name__)
+
+    async def _sweep(self, lapsed: list[ItemKey]) -> None:
+        """Makes room for calls that wait in the queue: they are judged again, until their deadline."""
+        self._observer.retried(self._kind.name, "swept")
+        try:
+            async with self._database.connection() as connection:
+                self._observer.expired(await items.sweep(connection, self._tenant, lapsed))
+        except Exception as error:  # noqa: BLE001 - the calls ask again
+            log.warning("sweep.on_demand_failed", error=type(error).__name__)
+            await asyncio.sleep(SWEEP_PAUSE_S)
 
     def _settle(self, entry: Entry, result: Any) -> None:
         twins = entry.twins
         job = entry.job
+        self._count(_outcome(result))
         job.results[entry.index] = result
         job.pending -= 1
         if job.pending == 0:
@@ -239,8 +280,9 @@ class Lane:
         if twins:
             entry.twins = None
             for twin in twins:
-                if twin.request.fingerprint != entry.request.fingerprint:
-                    # Another content under the same id: judged by itself, in the next batch.
+                same_rights = twin.request.caller == entry.request.caller
+                if not same_rights or twin.request.fingerprint != entry.request.fingerprint:
+                    # Another content under the same id, or another key of the client: judged by itself, in the next batch.
                     self._queue.appendleft(twin)
                 elif isinstance(result, Exception):
                     self._settle(twin, result)
@@ -255,11 +297,17 @@ class Lane:
         """The connection broke under way: a request_id lets the call be made again, without one nobody can tell."""
         self._observer.retried(self._kind.name, "connection")
         log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
-        for entry in reversed(batch):
-            if entry.request.request_id:
-                for twin in reversed(entry.twins or ()):
-                    self._queue.appendleft(twin)
-                entry.twins = None
-                self._queue.appendleft(entry)
-            else:
+        for entry in batch:
+            if not entry.request.request_id:
                 self._settle(entry, errors.outcome_unknown())
+        self._put_back([entry for entry in batch if entry.request.request_id])
+
+
+def _places(batch: list[Entry]) -> list[Any]:
+    return [each.job.place for entry in batch for each in (entry, *(entry.twins or ()))]
+
+
+def _outcome(result: Any) -> str:
+    if isinstance(result, Exception):
+        return result.reason if isinstance(result, HoldError) else "INTERNAL"
+    return "REPLAYED" if result.replayed else "OK"

@@ -10,7 +10,7 @@ import structlog
 from holdsvc import errors
 from holdsvc.engine.batcher import Lane, LaneKind, Observer
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.ledger import items, reservations
+from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.model import Done, Request, Sweep
 from holdsvc.settings import Settings
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 DEADLINE_TICK_S = 0.25
 """How often calls whose deadline has passed are looked for."""
+
+CONNECTIONS_KEPT = 3
+"""Connections of the pool that reads never take."""
 
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
@@ -36,6 +39,9 @@ class Engine:
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        # Reads leave connections for changes and for the health check.
+        self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
+        self._waiting_reads = 0
         self.new_id = Uuid7()
         max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
         self._kinds = {
@@ -110,17 +116,37 @@ class Engine:
                 result = await run(connection)
                 if not isinstance(result, Sweep):
                     return result
-                await items.sweep(connection, tenant, result.items)
+                self._observer.expired(await items.sweep(connection, tenant, result.items))
         raise errors.overloaded()
 
     async def read(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs something that only reads."""
 
         async def reading() -> T:
-            async with self._database.connection() as connection:
+            async with self._reading, self._database.connection() as connection:
                 return await run(connection)
 
-        return await self._detached(reading, deadline, changes=False)
+        if self._waiting_reads >= self._settings.queue_max:
+            raise errors.overloaded()
+        self._waiting_reads += 1
+        try:
+            return await self._detached(reading, deadline, changes=False)
+        finally:
+            self._waiting_reads -= 1
+
+    async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
+        """Sweeps a tenant's lapsed holds now."""
+        released = await self.change(
+            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), deadline
+        )
+        self._observer.expired(released.expired_count)
+        log.info(
+            "reservation.cleanup",
+            tenant=tenant,
+            expired_count=released.expired_count,
+            inventory_released=released.released_quantity,
+        )
+        return released
 
     async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
         """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""

@@ -1,30 +1,49 @@
 """API keys: how they look, how they are made, and who calls with one.
 
-A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256
-is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
+A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256 is
+stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
 """
 
 import asyncio
 import hmac
+import math
+import re
 import secrets
 from collections import OrderedDict
-from datetime import UTC, datetime
+from collections.abc import Callable
 from hashlib import sha256
+from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from holdsvc import errors
 from holdsvc.engine.engine import Engine
 from holdsvc.ledger import keys
-from holdsvc.model import ApiKey, Caller
+from holdsvc.model import Caller
 
-K = TypeVar("K")
 V = TypeVar("V")
 
-CACHE_S = 2.0
-"""How long an answer is remembered: within it a revoked key still works."""
+REFRESH_S = 2.0
+"""Age of an answer from which on a call has it asked anew, without waiting for it."""
+
+TRUST_S = 4.0
+"""Age of an answer from which on it is not used: a revoked key works no longer than this, anywhere."""
+
+BAD_S = 30.0
+"""How long a key that is not valid is remembered. None becomes valid: secrets are random and nothing is unrevoked."""
 
 CACHE_MAX = 10_000
 """Good keys, and as many bad ones, that are remembered."""
+
+LOOK_UP_S = 5.0
+"""The longest that a look-up may take, whatever the deadlines of the calls that wait for it."""
+
+STRANGERS_MAX = 2
+"""Keys never seen that are looked up at once: who tries keys out does not take the database from those who have one."""
+
+STRANGERS_WAITING_MAX = 500
+"""Keys never seen that may wait for that."""
+
+_KEY = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class NewKey(NamedTuple):
@@ -43,53 +62,110 @@ def make_key() -> NewKey:
 
 
 def hash_of(secret: str) -> bytes:
-    """What is stored of a key."""
+    """What is stored of a key, and what it is known by in memory: a look there by a hash tells nothing by its time."""
     return sha256(secret.encode()).digest()
 
 
-class Keyring:
-    """Tells who calls with a key, from a bounded memory or else from the database."""
+class _Known(NamedTuple):
+    """A good key: who calls with it, when the database was asked and when it ends, both on the monotonic clock."""
 
-    def __init__(self, engine: Engine) -> None:
+    caller: Caller
+    asked: float
+    ends: float
+
+
+class Keyring:
+    """Tells who calls with a key, from a bounded memory or else from the database.
+
+    Expiry is judged by the database's clock: a look-up brings the time that the key has left, and this process's
+    monotonic clock counts it down, so that a key ends on time whatever the machine's calendar says.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
         self._engine = engine
-        self._good: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._clock = clock
+        self._good: OrderedDict[bytes, _Known] = OrderedDict()
         self._bad: OrderedDict[bytes, float] = OrderedDict()
+        self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._strangers = asyncio.Semaphore(STRANGERS_MAX)
+        self._strangers_waiting = 0
 
     async def caller(self, secret: str, deadline: float) -> Caller:
-        """Returns who calls with this key; raises UNAUTHENTICATED."""
+        """Returns who calls with this key; raises UNAUTHENTICATED.
+
+        `deadline` is on the loop's clock. Raises DATABASE_UNAVAILABLE and OVERLOADED when the database must be asked
+        and cannot be.
+        """
         digest = hash_of(secret)
-        now = asyncio.get_running_loop().time()
         known = self._good.get(digest)
-        if known is not None and known[0] > now:
-            return known[1]
-        if self._bad.get(digest, 0.0) > now:
-            raise errors.unauthenticated("the API key is not valid")
-        caller = await self._look_up(secret, digest, deadline)
+        now = self._clock()
+        if known is not None and now < known.ends and now < known.asked + TRUST_S:
+            if now >= known.asked + REFRESH_S:
+                self._look_up(secret, digest)
+            return known.caller
+        caller = None
+        if _KEY.fullmatch(secret) and self._bad.get(digest, -math.inf) <= now:
+            caller = await self._wait(secret, digest, deadline)
         if caller is None:
-            _remember(self._bad, digest, now + CACHE_S)
-            raise errors.unauthenticated("the API key is not valid")
-        _remember(self._good, digest, (now + CACHE_S, caller))
+            raise errors.invalid_key()
         return caller
 
-    async def _look_up(self, secret: str, digest: bytes, deadline: float) -> Caller | None:
-        parts = secret.split("_", 2)
-        key = None
-        if len(parts) == 3 and parts[0] == "holdsvc" and len(parts[1]) <= 64:
-            key = await self._engine.read(lambda connection: keys.find(connection, parts[1]), deadline)
+    async def _wait(self, secret: str, digest: bytes, deadline: float) -> Caller | None:
+        look_up = self._look_up(secret, digest)
+        # Not awaited itself: a call that is cancelled must not take the look-up from the others.
+        await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not look_up.done():
+            raise errors.database_unavailable()
+        return look_up.result()
+
+    def _look_up(self, secret: str, digest: bytes) -> asyncio.Task[Caller | None]:
+        """Starts asking the database, or joins who is asking already."""
+        task = self._looking.get(digest)
+        if task is None:
+            task = asyncio.ensure_future(self._ask(secret, digest))
+            self._looking[digest] = task
+            task.add_done_callback(lambda done: self._looked_up(digest, done))
+        return task
+
+    def _looked_up(self, digest: bytes, task: asyncio.Task[Caller | None]) -> None:
+        del self._looking[digest]
+        if not task.cancelled():
+            # Also where no call waits: an error that nobody asks for would be written to the log.
+            task.exception()
+
+    async def _ask(self, secret: str, digest: bytes) -> Caller | None:
+        key_id = secret.split("_", 2)[1]
+        if digest in self._good:
+            return await self._find(key_id, digest)
+        if self._strangers_waiting >= STRANGERS_WAITING_MAX:
+            raise errors.overloaded()
+        self._strangers_waiting += 1
+        try:
+            async with self._strangers:
+                return await self._find(key_id, digest)
+        finally:
+            self._strangers_waiting -= 1
+
+    async def _find(self, key_id: str, digest: bytes) -> Caller | None:
+        asked = self._clock()
+        deadline = asyncio.get_running_loop().time() + LOOK_UP_S
+        found = await self._engine.read(lambda connection: keys.find(connection, key_id), deadline)
         # The same work whether there is such a key or not.
-        if not hmac.compare_digest(digest, key.secret_hash if key else bytes(len(digest))) or key is None:
+        matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
+        if found is None or not matches or found.lives_s <= 0:
+            self._good.pop(digest, None)
+            _remember(self._bad, digest, self._clock() + BAD_S)
             return None
-        if not _lives(key, datetime.now(UTC)):
-            return None
-        return Caller(key.tenant, key.client, key.key_id, frozenset(key.scopes), frozenset(key.pools))
+        caller = Caller(found.tenant, found.client, key_id, frozenset(found.scopes), frozenset(found.pools))
+        known = self._good.get(digest)
+        if known is not None and known.caller == caller:
+            caller = known.caller
+        _remember(self._good, digest, _Known(caller, asked, asked + found.lives_s))
+        return caller
 
 
-def _lives(key: ApiKey, now: datetime) -> bool:
-    return key.revoke_time is None and (key.expire_time is None or key.expire_time > now)
-
-
-def _remember(cache: "OrderedDict[K, V]", key: K, value: V) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
+def _remember(cache: OrderedDict[bytes, V], digest: bytes, value: V) -> None:
+    cache[digest] = value
+    cache.move_to_end(digest)
     if len(cache) > CACHE_MAX:
         cache.popitem(last=False)

@@ -1,10 +1,15 @@
-"""Rates: a token bucket each key, on the loop's clock."""
+"""Limits: a token bucket each key, on the loop's clock, and what is open at once."""
 
 import asyncio
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 from holdsvc import errors
 
 BUCKETS_MAX = 100_000
+
+STREAM_RETRY_S = 5.0
+"""When to try again who has too many streams open: they end when they like, so nobody can tell."""
 
 
 class RateLimit:
@@ -13,9 +18,9 @@ class RateLimit:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._burst = max(1.0, rate)
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[Hashable, tuple[float, float]] = {}
 
-    def take(self, key: str, limit: str) -> None:
+    def take(self, key: Hashable, limit: str) -> None:
         """Takes one call; raises RATE_LIMITED, naming the limit, when there is none left."""
         now = asyncio.get_running_loop().time()
         tokens, since = self._buckets.get(key, (self._burst, now))
@@ -27,3 +32,48 @@ class RateLimit:
             self._buckets.pop(next(iter(self._buckets)))
         self._buckets.pop(key, None)
         self._buckets[key] = (tokens - 1.0, now)
+
+
+class OpenLimit:
+    """Lets `most` things of each key be open at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[Hashable, int] = {}
+
+    @contextmanager
+    def one(self, key: Hashable, limit: str) -> Iterator[None]:
+        """Counts one while the block runs; raises RATE_LIMITED, naming the limit, when there are too many."""
+        count = self._open.get(key, 0)
+        if count >= self._most:
+            raise errors.rate_limited(limit, STREAM_RETRY_S)
+        self._open[key] = count + 1
+        try:
+            yield
+        finally:
+            if self._open[key] == 1:
+                del self._open[key]
+            else:
+                self._open[key] -= 1
+
+
+class ClientLimits:
+    """What each client of each tenant may do in this process; 0 is no limit."""
+
+    def __init__(self, calls_per_second: float, streams_max: int) -> None:
+        self._calls = RateLimit(calls_per_second) if calls_per_second else None
+        self._streams = OpenLimit(streams_max) if streams_max else None
+
+    def call(self, tenant: str, client: str) -> None:
+        """Takes one call, of whatever rpc; raises RATE_LIMITED."""
+        if self._calls is not None:
+            self._calls.take((tenant, client), "calls per second of a client")
+
+    @contextmanager
+    def stream(self, tenant: str, client: str) -> Iterator[None]:
+        """Counts a stream while the block runs; raises RATE_LIMITED."""
+        if self._streams is None:
+            yield
+        else:
+            with self._streams.one((tenant, client), "open streams of a client"):
+                yield

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from holdsvc import tracing
 from holdsvc.settings import Settings
 
 Row = tuple[Any, ...]
@@ -27,6 +28,15 @@ class Conflict(Exception):
     """The database undid the change for the sake of another one (deadlock, serialization): do it again."""
 
 
+class PoolUse(NamedTuple):
+    """Connections of the pool, and those who wait for one."""
+
+    size: int
+    size_max: int
+    idle: int
+    waiting: int
+
+
 class Connection:
     """One connection of the pool, in autocommit: a function call is a transaction, in one round trip."""
 
@@ -39,6 +49,12 @@ class Connection:
         Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault; any other psycopg error is the
         statement's.
         """
+        if tracing.active is None:
+            return await self._fetch(sql, parameters)
+        with tracing.active.statement(sql):
+            return await self._fetch(sql, parameters)
+
+    async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         try:
             cursor = await self._connection.execute(sql, parameters, binary=True)
             return await cursor.fetchall()
@@ -128,6 +144,16 @@ class Database:
         """Runs one statement on a connection of the pool."""
         async with self.connection() as connection:
             return await connection.fetch(sql, parameters)
+
+    def pool_use(self) -> PoolUse:
+        """How much of the pool is in use at this moment."""
+        stats = self._pool.get_stats()
+        return PoolUse(
+            size=stats.get("pool_size", 0),
+            size_max=stats.get("pool_max", 0),
+            idle=stats.get("pool_available", 0),
+            waiting=stats.get("requests_waiting", 0),
+        )
 
     async def ping(self) -> None:
         """Returns when the database answers; raises what `fetch` raises."""

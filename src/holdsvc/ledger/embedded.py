@@ -48,6 +48,8 @@ SERVER_SETTINGS: Mapping[str, str] = {
     "autovacuum": "on",
     "jit": "off",
     "log_checkpoints": "off",
+    # Without the details, which quote rows and with them customers and metadata.
+    "log_error_verbosity": "terse",
     "log_line_prefix": "%m [%p] ",
 }
 

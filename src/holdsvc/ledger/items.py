@@ -6,6 +6,7 @@ from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.requests import columns
 from holdsvc.model import Adjust, Again, Caller, Item, ItemKey, ItemsDone, Line, Sweep, Transfer
 
 Result = ItemsDone | HoldError | Sweep | Again
@@ -13,8 +14,8 @@ Result = ItemsDone | HoldError | Sweep | Again
 _CREATE = "SELECT * FROM holdsvc.create_items(%s, %s, %s, %s, %s, %s, %s, %s)"
 _UPDATE = "SELECT * FROM holdsvc.update_item(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _DELETE = "SELECT * FROM holdsvc.delete_item(%s, %s, %s, %s, %s)"
-_ADJUST = "SELECT * FROM holdsvc.adjust_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_TRANSFER = "SELECT * FROM holdsvc.transfer_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_ADJUST = "SELECT * FROM holdsvc.adjust_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_TRANSFER = "SELECT * FROM holdsvc.transfer_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _GET = "SELECT * FROM holdsvc.get_items(%s, %s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_items(%s, %s, %s, %s, %s, %s)"
 _CHECK = "SELECT * FROM holdsvc.check_availability(%s, %s, %s)"
@@ -71,10 +72,7 @@ async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]
         _ADJUST,
         (
             tenant,
-            arrays.texts(r.caller.client for r in requests),
-            arrays.texts(r.caller.key_id for r in requests),
-            arrays.texts(r.request_id or None for r in requests),
-            arrays.blobs(r.fingerprint for r in requests),
+            *columns(tenant, requests),
             arrays.texts(r.sku for r in requests),
             arrays.texts(r.pool for r in requests),
             arrays.plain(r.delta for r in requests),
@@ -90,10 +88,7 @@ async def transfer(connection: Connection, tenant: str, requests: Sequence[Trans
         _TRANSFER,
         (
             tenant,
-            arrays.texts(r.caller.client for r in requests),
-            arrays.texts(r.caller.key_id for r in requests),
-            arrays.texts(r.request_id or None for r in requests),
-            arrays.blobs(r.fingerprint for r in requests),
+            *columns(tenant, requests),
             arrays.texts(r.sku for r in requests),
             arrays.texts(r.from_pool for r in requests),
             arrays.texts(r.to_pool for r in requests),

@@ -2,16 +2,18 @@
 
 from datetime import datetime
 
+from holdsvc import errors
+from holdsvc.errors import HoldError, Violation
 from holdsvc.ledger.database import Connection
-from holdsvc.model import ApiKey
+from holdsvc.model import ApiKey, KeyRights
 
-_CREATE = "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, %s)"
+_CREATE = "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, %s, %s)"
 
 
-async def find(connection: Connection, key_id: str) -> ApiKey | None:
-    """The key with this readable part, of whatever tenant."""
+async def find(connection: Connection, key_id: str) -> KeyRights | None:
+    """What the key with this readable part may do, of whatever tenant it is."""
     rows = await connection.fetch("SELECT * FROM holdsvc.find_api_key(%s)", (key_id,))
-    return ApiKey(*rows[0]) if rows else None
+    return KeyRights(*rows[0]) if rows else None
 
 
 async def create(
@@ -24,10 +26,24 @@ async def create(
     scopes: list[str],
     pools: list[str],
     expire_time: datetime | None,
-) -> ApiKey:
-    """Stores a new key."""
-    [row] = await connection.fetch(_CREATE, (tenant, key_id, client, secret_hash, scopes, pools, expire_time))
-    return ApiKey(*row)
+    creator_id: str | None,
+) -> ApiKey | HoldError:
+    """Stores a new key, or says that `expire_time` has passed or that the key `creator_id`, that asks for it, has ended."""
+    [row] = await connection.fetch(
+        _CREATE, (tenant, key_id, client, secret_hash, scopes, pools, expire_time, creator_id)
+    )
+    outcome, *columns = row
+    if outcome == "EXPIRE_TIME_PAST":
+        return errors.invalid_fields([Violation("expire_time", "must be in the future", "IN_THE_PAST")])
+    if outcome == "CREATOR_ENDED":
+        return errors.invalid_key()
+    return ApiKey(*columns)
+
+
+async def now(connection: Connection) -> datetime:
+    """The ledger's clock, which expiry is judged by; for the schema's owner only."""
+    [[time]] = await connection.fetch("SELECT holdsvc.wall_clock()")
+    return time  # type: ignore[no-any-return]
 
 
 async def list_page(

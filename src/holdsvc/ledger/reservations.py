@@ -12,6 +12,7 @@ from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Again,
     Caller,
@@ -38,57 +39,74 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 18)
-_CONFIRM = _call("confirm", 18)
-_CANCEL = _call("cancel", 11)
-_REFUND = _call("refund", 16)
-_EXTEND = _call("extend", 12)
+_RESERVE = _call("reserve", 22)
+_CONFIRM = _call("confirm", 19)
+_CANCEL = _call("cancel", 12)
+_REFUND = _call("refund", 17)
+_EXTEND = _call("extend", 13)
 _GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
 _LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s)"
+_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
+
+
+class _Flat:
+    """The lines of a batch as flat columns, and its items, each once."""
+
+    __slots__ = ("item", "item_quantity", "items", "lines", "number", "request")
+
+    def __init__(self, requests: Sequence[Reserve]) -> None:
+        self.items: dict[tuple[str, str], int] = {}
+        self.item_quantity: list[int] = []
+        self.lines: list[ReservationLine] = []
+        self.request: list[int] = []
+        self.number: list[int] = []
+        self.item: list[int] = []
+        for number, request in enumerate(requests, 1):
+            self.number += range(1, len(request.lines) + 1)
+            for line in request.lines:
+                item = self.items.setdefault(line[:2], len(self.items) + 1)
+                if item > len(self.item_quantity):
+                    self.item_quantity.append(0)
+                self.item_quantity[item - 1] += line.quantity
+                self.item.append(item)
+                self.request.append(number)
+                self.lines.append(line)
 
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
     """Takes the units of each request, or says why not."""
-    items: dict[ItemKey, int] = {}
-    line_request: list[int] = []
-    line_item: list[int] = []
-    lines: list[Line] = []
-    for number, request in enumerate(requests, 1):
-        for line in request.lines:
-            line_request.append(number)
-            line_item.append(items.setdefault(ItemKey(line.sku, line.pool), len(items) + 1))
-            lines.append(line)
+    flat = _Flat(requests)
     [row] = await connection.fetch(
         _RESERVE,
         (
             tenant,
-            arrays.texts(r.caller.client for r in requests),
-            arrays.texts(r.caller.key_id for r in requests),
-            arrays.texts(r.request_id or None for r in requests),
-            arrays.blobs(r.fingerprint for r in requests),
+            *columns(tenant, requests),
             arrays.plain(r.reservation_id for r in requests),
             arrays.texts(r.holder for r in requests),
             arrays.texts(r.reference for r in requests),
             arrays.plain(r.ttl_us for r in requests),
             arrays.documents(r.metadata for r in requests),
             arrays.plain(r.duplicate_window_us for r in requests),
-            arrays.plain(line_request),
-            arrays.plain(line_item),
-            arrays.texts(line.sku for line in lines),
-            arrays.texts(line.pool for line in lines),
-            arrays.plain(line.quantity for line in lines),
-            arrays.texts(item.sku for item in items),
-            arrays.texts(item.pool for item in items),
+            arrays.plain(flat.request),
+            arrays.plain(flat.number),
+            arrays.plain(flat.item),
+            arrays.texts(line.sku for line in flat.lines),
+            arrays.texts(line.pool for line in flat.lines),
+            arrays.plain(line.quantity for line in flat.lines),
+            arrays.texts(sku for sku, _ in flat.items),
+            arrays.texts(pool for _, pool in flat.items),
+            arrays.plain(flat.item_quantity),
+            all(r.duplicate_window_us is None for r in requests),
         ),
     )
     judge_time, outcomes, other_ids, short_lines, short_available = row
     short: dict[int, list[ShortLine]] = {}
     for index, available in zip(short_lines, short_available, strict=True):
-        line = lines[index - 1]
-        short.setdefault(line_request[index - 1], []).append(
-            ShortLine(line.sku, line.pool, line.quantity, available if available is not None else -1)
+        line = flat.lines[index - 1]
+        missing = available is None
+        short.setdefault(flat.request[index - 1], []).append(
+            ShortLine(line.sku, line.pool, line.quantity, _MISSING if missing else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     results: list[Result] = []
@@ -97,20 +115,28 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             results.append(Done(_reserved(request, judge_time), replayed=False))
         elif outcome == "REPLAYED":
             results.append(Done(replayed[str(other_id)], replayed=True))
-        elif outcome == "RETRY":
-            results.append(Again())
-        elif outcome == "SWEEP":
-            results.append(Sweep([ItemKey(line.sku, line.pool) for line in request.lines]))
-        elif outcome == "ITEM_NOT_FOUND":
-            missing = next(line for line in short[number] if line.available < 0)
-            results.append(errors.item_not_found(missing.sku, missing.pool))
-        elif outcome == "CAPACITY_EXCEEDED":
-            results.append(errors.capacity_exceeded(short[number]))
-        elif outcome == "DUPLICATE_RESERVATION":
-            results.append(errors.duplicate_reservation(str(other_id)))
         else:
-            results.append(errors.request_id_reused(request.request_id))
+            results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
     return results
+
+
+_MISSING = -1
+"""What can be had of an item that there is not."""
+
+
+def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[ShortLine]) -> Result:
+    if outcome == "RETRY":
+        return Again()
+    if outcome == "SWEEP":
+        return Sweep([ItemKey(line.sku, line.pool) for line in request.lines])
+    if outcome == "ITEM_NOT_FOUND":
+        missing = next(line for line in short if line.available == _MISSING)
+        return errors.item_not_found(missing.sku, missing.pool)
+    if outcome == "CAPACITY_EXCEEDED":
+        return errors.capacity_exceeded(short)
+    if outcome == "DUPLICATE_RESERVATION":
+        return errors.duplicate_reservation(str(other_id))
+    return errors.request_id_reused(request.request_id)
 
 
 async def _replayed(
@@ -129,7 +155,7 @@ def _reserved(request: Reserve, judge_time: Any) -> Reservation:
         holder=request.holder,
         reference=request.reference,
         state=State.HELD,
-        lines=[ReservationLine(*line) for line in request.lines],
+        lines=request.lines,
         create_time=judge_time,
         expire_time=judge_time + timedelta(microseconds=request.ttl_us),
         metadata=request.metadata,
@@ -185,15 +211,17 @@ async def extend(
 
 
 def _target_arrays(tenant: str, requests: Sequence[Targeted]) -> tuple[str, ...]:
+    client, key_id, request_id, request_key, fingerprint = columns(tenant, requests)
     return (
         tenant,
-        arrays.texts(r.caller.client for r in requests),
-        arrays.texts(r.caller.key_id for r in requests),
+        client,
+        key_id,
         arrays.texts(pool_list(r.caller) for r in requests),
         arrays.flags(r.caller.reads_all for r in requests),
         arrays.flags(r.caller.writes_all for r in requests),
-        arrays.texts(r.request_id or None for r in requests),
-        arrays.blobs(r.fingerprint for r in requests),
+        request_id,
+        request_key,
+        fingerprint,
         arrays.plain(r.reservation_id for r in requests),
         arrays.texts(r.reference for r in requests),
     )
@@ -273,9 +301,9 @@ async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[R
     return [_reservation(row) if row[7] is not None else None for row in rows]
 
 
-async def find_reference(connection: Connection, tenant: str, client: str, reference: str) -> list[str]:
-    """The ids of a client's reservations with this reference, newest first, two at most."""
-    [[ids]] = await connection.fetch(_FIND_REFERENCE, (tenant, client, reference))
+async def find_reference(connection: Connection, caller: Caller, reference: str) -> list[str]:
+    """The ids of the caller's own reservations with this reference, newest first, two at most."""
+    [[ids]] = await connection.fetch(_FIND_REFERENCE, (caller.tenant, caller.client, pool_list(caller), reference))
     return [str(id_) for id_ in ids or []]
 
 

@@ -5,33 +5,36 @@
 
 -- migrate:up
 CREATE FUNCTION holdsvc.claim_requests(
-  _tenant text, _rpc text, _client text[], _request_id text[], _fingerprint bytea[], _reservation_id uuid[],
-  _outcome text[], _now timestamptz
+  _tenant text, _rpc text, _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[], _outcome text[],
+  _now timestamptz
 ) RETURNS boolean
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 DECLARE
-  _wanted bigint;
+  _wanted bigint := 0;
   _claimed bigint;
 BEGIN
-  SELECT count(*) INTO _wanted FROM unnest(_request_id, _outcome) x (request_id, outcome)
-  WHERE x.request_id IS NOT NULL AND x.outcome IS NULL;
+  FOR _i IN 1 .. cardinality(_request_key) LOOP
+    IF _request_key[_i] IS NOT NULL AND _outcome[_i] IS NULL THEN
+      _wanted := _wanted + 1;
+    END IF;
+  END LOOP;
   IF _wanted = 0 THEN
     RETURN true;
   END IF;
-  INSERT INTO request (tenant, client, request_id, rpc, fingerprint, reservation_id, create_time)
-  SELECT _tenant, x.client, x.request_id, _rpc, x.fingerprint, x.reservation_id, _now
-  FROM unnest(_client, _request_id, _fingerprint, _reservation_id, _outcome)
-    x (client, request_id, fingerprint, reservation_id, outcome)
-  WHERE x.request_id IS NOT NULL AND x.outcome IS NULL
-  ORDER BY x.request_id COLLATE "C", x.client COLLATE "C"
+  INSERT INTO request (tenant, request_key, rpc, fingerprint, reservation_id, create_time)
+  SELECT _tenant, x.request_key, _rpc, x.fingerprint, x.reservation_id, _now
+  FROM unnest(_request_key, _fingerprint, _reservation_id, _outcome)
+    x (request_key, fingerprint, reservation_id, outcome)
+  WHERE x.request_key IS NOT NULL AND x.outcome IS NULL
+  ORDER BY x.request_key
   ON CONFLICT DO NOTHING;
   GET DIAGNOSTICS _claimed = ROW_COUNT;
   IF _claimed = _wanted THEN
     RETURN true;
   END IF;
   -- Ours are those that this transaction wrote.
-  DELETE FROM request r USING unnest(_client, _request_id, _outcome) x (client, request_id, outcome)
-  WHERE r.request_id = x.request_id AND r.client = x.client AND r.tenant = _tenant AND x.outcome IS NULL
+  DELETE FROM request r USING unnest(_request_key, _outcome) x (request_key, outcome)
+  WHERE r.request_key = x.request_key AND r.tenant = _tenant AND x.outcome IS NULL
     AND r.xmin = pg_current_xact_id()::xid;
   RETURN false;
 END

@@ -10,9 +10,13 @@ DECLARE
   _settled bigint;
 BEGIN
   WITH settled AS (
+    -- By place: the planner would else read every held line there is, by their index, and filter.
     UPDATE reservation_line l SET expire_time = NULL
     FROM unnest(_reservation_id) x (id)
-    WHERE l.reservation_id = x.id AND l.tenant = _tenant AND l.expire_time IS NOT NULL
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE l.ctid = k.place
     RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
   ), moved AS (
     SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed
@@ -25,7 +29,10 @@ BEGIN
       revision = i.revision + 1,
       update_time = _now
     FROM moved m
-    WHERE i.sku = m.sku AND i.pool = m.pool AND i.tenant = _tenant AND i.held >= m.quantity
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.held >= m.quantity
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _settled;

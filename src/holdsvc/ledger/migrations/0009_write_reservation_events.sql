@@ -19,12 +19,11 @@ BEGIN
     SELECT revision, state, expire_time FROM reservation WHERE reservation_id = x.id AND tenant = _tenant LIMIT 1
   ) r
   CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(m.sku ORDER BY m.line_number), '{}') AS sku,
-           coalesce(array_agg(m.pool ORDER BY m.line_number), '{}') AS pool,
-           coalesce(array_agg(m.moved ORDER BY m.line_number), '{}') AS quantity
+    SELECT coalesce(array_agg(m.sku), '{}') AS sku, coalesce(array_agg(m.pool), '{}') AS pool,
+           coalesce(array_agg(m.moved), '{}') AS quantity
     FROM (
       SELECT sku, pool, line_number, CASE WHEN _type = 2 THEN confirmed_quantity ELSE quantity END AS moved
-      FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant AND _type <> 6
+      FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant AND _type <> 6 ORDER BY line_number
     ) m
     WHERE m.moved > 0
   ) l;

@@ -21,11 +21,11 @@ BEGIN
     SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
   ) r ON true
   LEFT JOIN LATERAL (
-    SELECT array_agg(m.sku ORDER BY m.line_number) AS sku, array_agg(m.pool ORDER BY m.line_number) AS pool,
-           array_agg(m.quantity ORDER BY m.line_number) AS quantity,
-           array_agg(m.confirmed_quantity ORDER BY m.line_number) AS confirmed,
-           array_agg(m.refunded_quantity ORDER BY m.line_number) AS refunded
-    FROM reservation_line m WHERE m.reservation_id = x.id AND m.tenant = _tenant
+    SELECT array_agg(m.sku) AS sku, array_agg(m.pool) AS pool, array_agg(m.quantity) AS quantity,
+           array_agg(m.confirmed_quantity) AS confirmed, array_agg(m.refunded_quantity) AS refunded
+    FROM (
+      SELECT * FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant ORDER BY w.line_number
+    ) m
   ) l ON r.reservation_id IS NOT NULL
   LEFT JOIN LATERAL (
     SELECT s.customer_name, s.customer_email FROM sales_order s

@@ -1,6 +1,7 @@
 -- Reserves: takes units of one or many items for each request, all of its lines or none.
 -- Arrays of n requests of one tenant, n >= 1, in order of arrival; lines sorted by request, one line an item (the caller
--- has added repeated items up); _item_sku and _item_pool name every item once and _line_item points into them.
+-- has added repeated items up); _item_sku and _item_pool name every item once, _item_quantity says what all requests
+-- together want of it, and _line_item points into them. _plain: no request has a duplicate window.
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a replay
 -- or a duplicate names, and the short or missing lines with what can be had. SWEEP: lapsed holds would make room; sweep
 -- the items and call again. RETRY: call again.
@@ -9,16 +10,17 @@
 -- migrate:up
 CREATE FUNCTION holdsvc.reserve(
   _tenant text,
-  _client text[], _key_id text[], _request_id text[], _fingerprint bytea[], _reservation_id uuid[],
+  _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[],
   _holder text[], _reference text[], _ttl_us bigint[], _metadata jsonb[], _duplicate_window_us bigint[],
-  _line_request integer[], _line_item integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[],
-  _item_sku text[], _item_pool text[],
+  _line_request integer[], _line_number smallint[], _line_item integer[], _line_sku text[], _line_pool text[],
+  _line_quantity bigint[],
+  _item_sku text[], _item_pool text[], _item_quantity bigint[], _plain boolean,
   OUT judge_time timestamptz, OUT outcome text[], OUT other_id uuid[],
   OUT short_line integer[], OUT short_available bigint[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_hashagg = off SET jit = off AS $$
+SET enable_hashagg = off AS $$
 DECLARE
   _n integer := cardinality(_client);
   _lines integer := cardinality(_line_request);
@@ -29,20 +31,19 @@ DECLARE
   _first integer;
   _item integer;
   _verdict text;
-  _taken bigint;
+  _fits boolean;
+  -- How many items give units.
+  _taken integer := 0;
   _updated bigint;
   _r record;
 BEGIN
-  outcome := array_fill(NULL::text, ARRAY[_n]);
-  other_id := array_fill(NULL::uuid, ARRAY[_n]);
   short_line := '{}';
   short_available := '{}';
 
   -- find
-  FOR _r IN SELECT * FROM find_requests(_tenant, 'Reserve', _client, _request_id, _fingerprint) LOOP
-    outcome[_r.ix] := _r.outcome;
-    other_id[_r.ix] := _r.reservation_id;
-  END LOOP;
+  _r := find_requests(_tenant, 'Reserve', _request_key, _fingerprint);
+  outcome := _r.outcome;
+  other_id := _r.reservation_id;
 
   -- lock
   FOR _r IN
@@ -61,8 +62,17 @@ BEGIN
   END LOOP;
   judge_time := wall_clock();
 
-  -- judge
-  FOR _i IN 1 .. _n LOOP
+  -- judge; where everything fits and nothing is special, there is nobody to tell apart
+  _fits := _plain AND array_position(outcome, 'REPLAYED') IS NULL
+           AND array_position(outcome, 'REQUEST_ID_REUSED') IS NULL;
+  FOR _i IN 1 .. CASE WHEN _fits THEN cardinality(_item_sku) ELSE 0 END LOOP
+    _fits := _fits AND coalesce(_free[_i] >= _item_quantity[_i], false);
+  END LOOP;
+  IF _fits THEN
+    _take := _item_quantity;
+    _taken := cardinality(_item_sku);
+  END IF;
+  FOR _i IN 1 .. CASE WHEN _fits THEN 0 ELSE _n END LOOP
     _first := _line;
     _verdict := NULL;
     WHILE _line <= _lines AND _line_request[_line] = _i LOOP
@@ -121,6 +131,7 @@ BEGIN
       FOR _l IN _first .. _line - 1 LOOP
         _item := _line_item[_l];
         _free[_item] := _free[_item] - _line_quantity[_l];
+        _taken := _taken + CASE WHEN _take[_item] = 0 THEN 1 ELSE 0 END;
         _take[_item] := _take[_item] + _line_quantity[_l];
       END LOOP;
     END IF;
@@ -128,7 +139,7 @@ BEGIN
   END LOOP;
 
   -- claim
-  IF NOT claim_requests(_tenant, 'Reserve', _client, _request_id, _fingerprint, _reservation_id, outcome, judge_time) THEN
+  IF NOT claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, outcome, judge_time) THEN
     FOR _i IN 1 .. _n LOOP
       IF outcome[_i] IS NULL OR outcome[_i] NOT IN ('REPLAYED', 'REQUEST_ID_REUSED') THEN
         outcome[_i] := 'RETRY';
@@ -144,10 +155,11 @@ BEGIN
     revision = v.revision + 1,
     update_time = judge_time
   FROM unnest(_item_sku, _item_pool, _take) x (sku, pool, take)
-  WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant
-    AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
+  CROSS JOIN LATERAL (
+    SELECT i.ctid AS place FROM item i WHERE i.sku = x.sku AND i.pool = x.pool AND i.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
   GET DIAGNOSTICS _updated = ROW_COUNT;
-  SELECT count(*) INTO _taken FROM unnest(_take) x (take) WHERE x.take > 0;
   IF _updated <> _taken THEN
     RAISE 'the items locked do not have the units judged: % of %', _updated, _taken;
   END IF;
@@ -163,9 +175,10 @@ BEGIN
     x (id, client, holder, reference, metadata, ttl_us, outcome)
   WHERE x.outcome IS NULL;
   INSERT INTO reservation_line (tenant, reservation_id, line_number, sku, pool, quantity, expire_time)
-  SELECT _tenant, _reservation_id[x.request], row_number() OVER (PARTITION BY x.request ORDER BY x.ix),
-         x.sku, x.pool, x.quantity, judge_time + _ttl_us[x.request] * interval '1 microsecond'
-  FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) WITH ORDINALITY x (request, sku, pool, quantity, ix)
+  SELECT _tenant, _reservation_id[x.request], x.number, x.sku, x.pool, x.quantity,
+         judge_time + _ttl_us[x.request] * interval '1 microsecond'
+  FROM unnest(_line_request, _line_number, _line_sku, _line_pool, _line_quantity)
+    x (request, number, sku, pool, quantity)
   WHERE outcome[x.request] IS NULL;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, occur_time, revision,

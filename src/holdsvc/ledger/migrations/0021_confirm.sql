@@ -7,7 +7,7 @@
 CREATE FUNCTION holdsvc.confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
   _order_id text[], _minted boolean[], _customer_name text[], _customer_email text[],
   _line_request integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF holdsvc.reservation_answer
@@ -30,7 +30,7 @@ DECLARE
 BEGIN
   -- find
   SELECT array_agg(f.outcome), array_agg(f.reservation_id) INTO _outcome, _id
-  FROM find_targets(_tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_id, _fingerprint,
+  FROM find_targets(_tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference) f;
   -- lock
   PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
@@ -98,7 +98,7 @@ BEGIN
   END LOOP;
 
   -- claim
-  IF NOT claim_requests(_tenant, 'Confirm', _client, _request_id, _fingerprint, _id, _outcome, _now) THEN
+  IF NOT claim_requests(_tenant, 'Confirm', _request_key, _fingerprint, _id, _outcome, _now) THEN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
@@ -121,7 +121,7 @@ BEGIN
     SELECT s.reservation_id INTO _other_id[_r.ix] FROM sales_order s
     WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant;
     DELETE FROM request q
-    WHERE q.request_id = _request_id[_r.ix] AND q.client = _client[_r.ix] AND q.tenant = _tenant;
+    WHERE q.request_key = _request_key[_r.ix] AND q.tenant = _tenant;
   END LOOP;
 
   -- apply
@@ -131,17 +131,21 @@ BEGIN
     FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
   ) x
   CROSS JOIN LATERAL (
-    SELECT m.sku, m.pool FROM reservation_line m WHERE m.reservation_id = x.id AND m.tenant = _tenant OFFSET 0
+    SELECT w.ctid AS place, w.sku, w.pool FROM reservation_line w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) m
   LEFT JOIN LATERAL (
     SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
     WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
   ) p ON true
-  WHERE l.reservation_id = x.id AND l.sku = m.sku AND l.pool = m.pool AND l.tenant = _tenant;
+  WHERE l.ctid = m.place;
   PERFORM settle_held(_tenant, _changing, _now);
   UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
   FROM unnest(_id, _order_id, _outcome) x (id, order_id, outcome)
-  WHERE v.reservation_id = x.id AND v.tenant = _tenant AND x.outcome IS NULL;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 2::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

@@ -5,7 +5,7 @@
 CREATE FUNCTION holdsvc.cancel(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[], _reason text[]
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _reason text[]
 ) RETURNS SETOF holdsvc.reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -18,7 +18,7 @@ DECLARE
 BEGIN
   -- find
   SELECT array_agg(f.outcome), array_agg(f.reservation_id) INTO _outcome, _id
-  FROM find_targets(_tenant, 'Cancel', 1::smallint, _client, _pools, _read_all, _write_all, _request_id, _fingerprint,
+  FROM find_targets(_tenant, 'Cancel', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference) f;
   -- lock
   PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
@@ -27,7 +27,7 @@ BEGIN
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
   -- claim
-  IF NOT claim_requests(_tenant, 'Cancel', _client, _request_id, _fingerprint, _id, _outcome, _now) THEN
+  IF NOT claim_requests(_tenant, 'Cancel', _request_key, _fingerprint, _id, _outcome, _now) THEN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
@@ -37,7 +37,10 @@ BEGIN
   PERFORM settle_held(_tenant, _changing, _now);
   UPDATE reservation v SET state = 3, cancel_time = _now, reason = x.reason, revision = v.revision + 1
   FROM unnest(_id, _reason, _outcome) x (id, reason, outcome)
-  WHERE v.reservation_id = x.id AND v.tenant = _tenant AND x.outcome IS NULL;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 3::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), array_agg(x.reason ORDER BY x.ix), _now)

@@ -6,7 +6,7 @@
 CREATE FUNCTION holdsvc.extend(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[], _ttl_us bigint[], _max_lifetime_us bigint
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _ttl_us bigint[], _max_lifetime_us bigint
 ) RETURNS SETOF holdsvc.reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -18,13 +18,13 @@ DECLARE
 BEGIN
   -- find, lock
   SELECT array_agg(f.outcome), array_agg(f.reservation_id) INTO _outcome, _id
-  FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_id, _fingerprint,
+  FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference) f;
   _now := wall_clock();
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
   -- claim
-  IF NOT claim_requests(_tenant, 'Extend', _client, _request_id, _fingerprint, _id, _outcome, _now) THEN
+  IF NOT claim_requests(_tenant, 'Extend', _request_key, _fingerprint, _id, _outcome, _now) THEN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
@@ -34,13 +34,19 @@ BEGIN
                                                 v.create_time + _max_lifetime_us * interval '1 microsecond')),
     revision = v.revision + 1
   FROM unnest(_id, _ttl_us, _outcome) x (id, ttl_us, outcome)
-  WHERE v.reservation_id = x.id AND v.tenant = _tenant AND x.outcome IS NULL;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND x.outcome IS NULL;
   UPDATE reservation_line l SET expire_time = v.expire_time
   FROM unnest(_id, _outcome) x (id, outcome)
   CROSS JOIN LATERAL (
     SELECT w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) v
-  WHERE l.reservation_id = x.id AND l.tenant = _tenant AND x.outcome IS NULL;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) k
+  WHERE l.ctid = k.place AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

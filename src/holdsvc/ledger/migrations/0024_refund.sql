@@ -7,7 +7,7 @@
 CREATE FUNCTION holdsvc.refund(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _fingerprint bytea[], _target uuid[], _reference text[], _write_off boolean[], _reason text[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _write_off boolean[], _reason text[],
   _line_request integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF holdsvc.reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
@@ -36,7 +36,7 @@ DECLARE
 BEGIN
   -- find
   SELECT array_agg(f.outcome), array_agg(f.reservation_id) INTO _outcome, _id
-  FROM find_targets(_tenant, 'Refund', 2::smallint, _client, _pools, _read_all, _write_all, _request_id, _fingerprint,
+  FROM find_targets(_tenant, 'Refund', 2::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference) f;
   -- lock
   PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
@@ -81,7 +81,7 @@ BEGIN
   END LOOP;
 
   -- claim
-  IF NOT claim_requests(_tenant, 'Refund', _client, _request_id, _fingerprint, _id, _outcome, _now) THEN
+  IF NOT claim_requests(_tenant, 'Refund', _request_key, _fingerprint, _id, _outcome, _now) THEN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
@@ -118,7 +118,11 @@ BEGIN
   IF _move_ix IS NOT NULL THEN
     UPDATE reservation_line l SET refunded_quantity = l.refunded_quantity + m.quantity
     FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) m (ix, sku, pool, quantity)
-    WHERE l.reservation_id = _id[m.ix] AND l.sku = m.sku AND l.pool = m.pool AND l.tenant = _tenant;
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation_line w
+      WHERE w.reservation_id = _id[m.ix] AND w.sku = m.sku AND w.pool = m.pool AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE l.ctid = k.place;
     WITH moved AS (
       SELECT m.sku, m.pool, sum(m.quantity)::bigint AS quantity, sum(m.written_off)::bigint AS written_off
       FROM unnest(_move_sku, _move_pool, _move_quantity, _move_written_off) m (sku, pool, quantity, written_off)
@@ -131,7 +135,10 @@ BEGIN
         revision = i.revision + 1,
         update_time = _now
       FROM moved m
-      WHERE i.sku = m.sku AND i.pool = m.pool AND i.tenant = _tenant AND i.confirmed >= m.quantity
+      CROSS JOIN LATERAL (
+        SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+      ) k
+      WHERE i.ctid = k.place AND i.confirmed >= m.quantity
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
@@ -145,7 +152,10 @@ BEGIN
       ) THEN 2 ELSE 5 END,
       refund_time = _now, reason = x.reason, revision = v.revision + 1
     FROM unnest(_id, _reason, _outcome) x (id, reason, outcome)
-    WHERE v.reservation_id = x.id AND v.tenant = _tenant AND x.outcome IS NULL;
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE v.ctid = k.place AND x.outcome IS NULL;
     INSERT INTO event (
       occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
       line_sku, line_pool, line_quantity, written_off_quantity,

@@ -18,7 +18,10 @@ BEGIN
   PERFORM settle_held(_tenant, _reservation_id, _now);
   UPDATE reservation v SET state = 4, revision = v.revision + 1
   FROM unnest(_reservation_id) x (id)
-  WHERE v.reservation_id = x.id AND v.tenant = _tenant;
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place;
   PERFORM write_reservation_events(
     _tenant, 4::smallint, _reservation_id, array_fill(''::text, ARRAY[cardinality(_reservation_id)]),
     array_fill(''::text, ARRAY[cardinality(_reservation_id)]), NULL, NULL, _now);

@@ -5,7 +5,7 @@
 
 -- migrate:up
 CREATE FUNCTION holdsvc.transfer_capacity(
-  _tenant text, _client text[], _key_id text[], _request_id text[], _fingerprint bytea[],
+  _tenant text, _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[],
   _sku text[], _from_pool text[], _to_pool text[], _quantity bigint[], _reason text[]
 ) RETURNS SETOF holdsvc.item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
@@ -13,7 +13,7 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET jit = off AS $$
 DECLARE
   _n integer := cardinality(_client);
-  _outcome text[] := array_fill(NULL::text, ARRAY[_n]);
+  _outcome text[];
   _available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _now timestamptz;
   _lapsed bigint;
@@ -22,14 +22,13 @@ DECLARE
   _r record;
 BEGIN
   -- find
-  FOR _r IN SELECT * FROM find_requests(_tenant, 'TransferCapacity', _client, _request_id, _fingerprint) LOOP
-    _outcome[_r.ix] := _r.outcome;
-  END LOOP;
+  _r := find_requests(_tenant, 'TransferCapacity', _request_key, _fingerprint);
+  _outcome := _r.outcome;
   -- lock
   PERFORM lock_items(_tenant, _sku || _sku, _from_pool || _to_pool);
   _now := wall_clock();
   -- claim, before the judgement: each request is judged by what those before it left, and a refusal gives its id back.
-  IF NOT claim_requests(_tenant, 'TransferCapacity', _client, _request_id, _fingerprint, NULL, _outcome, _now) THEN
+  IF NOT claim_requests(_tenant, 'TransferCapacity', _request_key, _fingerprint, NULL, _outcome, _now) THEN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
@@ -74,7 +73,7 @@ BEGIN
     END IF;
     IF _outcome[_i] IS NOT NULL THEN
       DELETE FROM request q
-      WHERE q.request_id = _request_id[_i] AND q.client = _client[_i] AND q.tenant = _tenant;
+      WHERE q.request_key = _request_key[_i] AND q.tenant = _tenant;
     END IF;
   END LOOP;
   RETURN QUERY SELECT * FROM answer_items(

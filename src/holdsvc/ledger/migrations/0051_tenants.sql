@@ -1,4 +1,4 @@
--- The tenants that have items or keys, for commands that walk through all of them.
+-- The tenants that have items or keys, for commands and metrics that walk through all of them.
 
 -- migrate:up
 CREATE FUNCTION holdsvc.tenants() RETURNS SETOF text
@@ -14,6 +14,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = holdsvc, pg_temp AS $$
   ORDER BY 1
 $$;
 REVOKE EXECUTE ON FUNCTION holdsvc.tenants FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION holdsvc.tenants TO holdsvc_service;
 
 -- migrate:down
 DROP FUNCTION holdsvc.tenants;

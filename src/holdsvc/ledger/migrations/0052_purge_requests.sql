@@ -3,13 +3,13 @@
 
 -- migrate:up
 CREATE FUNCTION holdsvc.purge_requests(_age interval, _max_count integer DEFAULT 1000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
+  _before timestamptz := wall_clock() - _age;
   _purged integer;
 BEGIN
   DELETE FROM request WHERE ctid = ANY (ARRAY(
-    SELECT q.ctid FROM request q WHERE q.create_time < wall_clock() - _age
-    ORDER BY q.create_time LIMIT _max_count FOR UPDATE SKIP LOCKED
+    SELECT q.ctid FROM request q WHERE q.create_time < _before LIMIT _max_count FOR UPDATE SKIP LOCKED
   ));
   GET DIAGNOSTICS _purged = ROW_COUNT;
   RETURN _purged;

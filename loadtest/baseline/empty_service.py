@@ -1,0 +1,42 @@
+"""Reserve that does nothing: the ceiling of grpc.aio with uvloop and these messages, on one process."""
+
+import sys
+
+import grpc.aio
+import uvloop
+
+from inventoryhold.v1 import item_pb2, reservation_pb2, reservation_service_pb2, reservation_service_pb2_grpc
+
+
+class EmptyService(reservation_service_pb2_grpc.ReservationServiceServicer):
+    """Reads the request and answers with a reservation as the service would."""
+
+    def __init__(self) -> None:
+        self._reservation = reservation_pb2.Reservation(
+            reservation_id="01900000-0000-7000-8000-000000000000",
+            client="bench",
+            state=reservation_pb2.Reservation.STATE_HELD,
+            lines=[reservation_pb2.ReservationLine(sku="hot", quantity=1)],
+            revision=1,
+        )
+        self._reservation.create_time.GetCurrentTime()
+        self._reservation.expire_time.GetCurrentTime()
+
+    async def Reserve(  # noqa: N802
+        self, request: reservation_service_pb2.ReserveRequest, context: object
+    ) -> reservation_service_pb2.ReserveResponse:
+        """Answers at once."""
+        assert len(request.lines) == 1 and isinstance(request.lines[0], item_pb2.ItemQuantity)
+        return reservation_service_pb2.ReserveResponse(reservation=self._reservation)
+
+
+async def _serve(port: int) -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server(EmptyService(), server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The benchmark: what `loadtest/bench.py` runs."""

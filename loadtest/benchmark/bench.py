@@ -1,0 +1,78 @@
+"""What the scenarios share: the database server, the folder, the times, and where results go."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import bulk, load, stage
+from benchmark.load import Outcome
+from benchmark.results import Results
+from benchmark.stage import Postgres, Running
+
+FAILED_PRECONDITION = 9
+
+
+@dataclass
+class Bench:
+    """One run."""
+
+    postgres: Postgres
+    folder: Path
+    results: Results
+    seconds: float
+    """Measured time of each load."""
+    rounds: int
+    """Turns of the figures that ratios are made of, interleaved."""
+    full: bool
+    scale: float = 1.0
+    """Of the counts that are loaded: 1, or less for a trial."""
+
+    @contextmanager
+    def ledger(self) -> Iterator[str]:
+        """A fresh database of the service with the items of the load."""
+        dsn = self.postgres.ledger()
+        try:
+            bulk.items(dsn)
+            yield dsn
+        finally:
+            self.postgres.drop(dsn)
+
+    @contextmanager
+    def service(self, dsn: str, *, workers: int = 1, **settings: str) -> Iterator[Running]:
+        """The service on a database."""
+        with stage.holdsvc(dsn, self.folder, workers=workers, **settings) as running:
+            yield running
+
+    def scaled(self, count: int) -> int:
+        """A count of rows to load."""
+        return max(100, int(count * self.scale))
+
+    def holds(
+        self,
+        running: Running,
+        dsn: str,
+        messages: Sequence[bytes],
+        *,
+        method: str = "Reserve",
+        each: int = 1,
+        units: int = 1,
+        **how: Any,
+    ) -> Outcome:
+        """Puts Reserve or BatchReserve under load and counts in the database what was promised: `each` holds a call,
+        `units` units a hold."""
+        before = bulk.count(dsn)
+        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        made = bulk.count(dsn) - before
+        self.expect(outcome, method)
+        if made.reservations != outcome.ok * each or made.held != outcome.ok * each * units:
+            self.results.fail(f"{method}: {outcome.ok} calls of {each} promised, the database counts {made}")
+        return outcome
+
+    def expect(self, outcome: Outcome, method: str, status: int = 0) -> None:
+        """Records a failure unless every call ended with this status."""
+        if set(outcome.statuses) != {status}:
+            self.results.fail(f"{method}: statuses {outcome.statuses}, expected {status} only")
+        if outcome.generator_share > 0.9:
+            self.results.fail(f"{method}: the load generator was the limit ({outcome.generator_share:.0%} busy)")

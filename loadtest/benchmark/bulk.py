@@ -1,0 +1,69 @@
+"""What stands in the tables before the load begins, and what is counted there afterwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psycopg
+
+from benchmark.messages import UNIFORM_COUNT
+from benchmark.stage import TENANT, query
+
+HELD, CONFIRMED, CANCELLED, EXPIRED = 1, 2, 3, 4
+HISTORY = (CONFIRMED,) * 12 + (CANCELLED,) * 4 + (EXPIRED,) * 3 + (HELD,)
+"""What a shop's tables hold, a twentieth each: most sold, the rest given up or run out, few still open."""
+
+CHUNK = 50_000
+
+_SQL = Path(__file__).parent / "sql"
+
+
+def items(dsn: str) -> None:
+    """Creates the items of the load."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute((_SQL / "items.sql").read_bytes(), {"tenant": TENANT, "count": UNIFORM_COUNT})
+
+
+def reservations(dsn: str, first: int, count: int, states: Sequence[int], *, lives: timedelta) -> None:
+    """Loads reservations of the numbers from `first` that were made an hour ago and expire in `lives` from now."""
+    now = datetime.now(timezone.utc)
+    parameters = {
+        "tenant": TENANT,
+        "states": list(states),
+        "items": UNIFORM_COUNT,
+        "create_time": now - timedelta(hours=1),
+        "expire_time": now + lives,
+    }
+    sql = (_SQL / "reservations.sql").read_bytes()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for start in range(first, first + count, CHUNK):
+            last = min(start + CHUNK, first + count) - 1
+            connection.execute(sql, {**parameters, "first": start, "last": last})
+
+
+@dataclass(frozen=True)
+class Count:
+    """Holds as the ledger counts them."""
+
+    reservations: int
+    """Made by the service."""
+    held: int
+    """Units held, as the items say."""
+
+    def __sub__(self, other: "Count") -> "Count":
+        return Count(self.reservations - other.reservations, self.held - other.held)
+
+
+def count(dsn: str) -> Count:
+    """Counts the holds; those loaded in bulk have older ids and are not among the reservations."""
+    reservations = query(
+        dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'"
+    )
+    held = query(dsn, "SELECT sum(held)::bigint FROM holdsvc.item WHERE tenant = %s", (TENANT,))
+    return Count(int(reservations[0][0]), int(held[0][0]))
+
+
+def in_state(dsn: str, state: int) -> int:
+    """Reservations in a state."""
+    return int(query(dsn, "SELECT count(*) FROM holdsvc.reservation WHERE state = %s", (state,))[0][0])

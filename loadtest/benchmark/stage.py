@@ -1,0 +1,222 @@
+"""What is measured, set up fresh: one PostgreSQL for the run, a database for each scenario, servers as processes."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from psycopg.conninfo import make_conninfo
+
+from benchmark.load import LOADTEST, Target
+from holdsvc.ledger import binaries, migrate
+from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.operator import create_key
+
+TENANT = "bench"
+SERVICE = "/inventoryhold.v1.ReservationService/"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
+
+_numbers = itertools.count(1)
+
+
+class Postgres:
+    """The embedded server as the service runs it, fsync on, in a folder of the run."""
+
+    def __init__(self, folder: Path, bin_dir: Path | None = None) -> None:
+        self._folder = folder
+        self.bin_dir = binaries.find(bin_dir, None)
+        self._server: EmbeddedServer | None = None
+        self._dsn = ""
+        self._templates: dict[str, str] = {}
+
+    def start(self, *, autovacuum: bool = True) -> None:
+        """Starts it, or starts it anew with other settings."""
+        self.stop()
+        setting = {"autovacuum": "on" if autovacuum else "off"}
+        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir, settings=setting)
+        self._dsn = self._server.start()
+
+    def stop(self) -> None:
+        """Stops it."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def ledger(self) -> str:
+        """The owner's DSN of a fresh, migrated database."""
+        if "ledger" not in self._templates:
+            dsn = self._create("template1")
+            migrate.up(dsn)
+            self._templates["ledger"] = _name_of(dsn)
+        return self._create(self._templates["ledger"])
+
+    def baseline(self) -> str:
+        """The owner's DSN of a fresh database with the hand-written tables."""
+        if "baseline" not in self._templates:
+            dsn = self._create("template1")
+            run_sql(dsn, (LOADTEST / "baseline" / "schema.sql").read_text())
+            self._templates["baseline"] = _name_of(dsn)
+        return self._create(self._templates["baseline"])
+
+    def _create(self, template: str) -> str:
+        name = f"bench_{next(_numbers)}"
+        run_sql(self._dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+        return make_conninfo(self._dsn, dbname=name)
+
+    def drop(self, dsn: str) -> None:
+        """Drops a database, so that its files and its vacuum are no load on the next."""
+        run_sql(self._dsn, f"DROP DATABASE {_name_of(dsn)} WITH (FORCE)")
+
+    def settle(self) -> None:
+        """Writes everything out, so that no checkpoint of what came before falls into what comes next."""
+        run_sql(self._dsn, "CHECKPOINT")
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return str(query(self._dsn, "SHOW server_version")[0][0])
+
+
+def _name_of(dsn: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+
+
+def run_sql(dsn: str, sql: str) -> None:
+    """Runs statements, each in a transaction of its own."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
+def query(dsn: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Runs a query."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(sql.encode(), parameters).fetchall()
+
+
+@dataclass
+class Running:
+    """A server process under load."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    metadata: dict[str, str]
+    log: Path
+
+    def target(self, method: str) -> Target:
+        """A method of the reservation service."""
+        return Target("127.0.0.1", self.port, SERVICE + method, self.metadata)
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve calls: the supervisor's children, or the process itself."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return workers or [self.process.pid]
+
+    def resident_mb(self) -> float:
+        """The most memory that a worker has held resident so far."""
+        peaks = [_status_kb(pid, "VmHWM") for pid in self.workers]
+        return max(peaks) / 1024
+
+    def processor_s(self) -> float:
+        """Processor time that the workers have used."""
+        return sum(_processor_s(pid) for pid in self.workers)
+
+
+def _status_kb(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise LookupError(name)
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def holdsvc(dsn: str, folder: Path, *, workers: int = 1, **settings: str) -> Iterator[Running]:
+    """The service with everything on: identity, metrics, sweep, health, reflection."""
+    secret = create_key(dsn, TENANT, "bench", "all", "", None)
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
+    environment |= {
+        "HOLDSVC_DSN": dsn,
+        "HOLDSVC_LISTEN": f"127.0.0.1:{port}",
+        "HOLDSVC_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
+        "HOLDSVC_WORKERS": str(workers),
+        **{f"HOLDSVC_{name.upper()}": value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-c", "from holdsvc.cli import main; main()", "serve"]
+    with _running(command, environment, port, {"authorization": f"Bearer {secret}"}, folder) as running:
+        _await_serving(running)
+        yield running
+
+
+@contextmanager
+def baseline(name: str, folder: Path, dsn: str = "") -> Iterator[Running]:
+    """A server of loadtest/baseline."""
+    port = free_port()
+    command = [sys.executable, str(LOADTEST / "baseline" / f"{name}.py"), str(port), dsn]
+    with _running(command, dict(os.environ), port, {}, folder) as running:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(START_TIMEOUT_S)
+        yield running
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], environment: dict[str, str], port: int, metadata: dict[str, str], folder: Path
+) -> Iterator[Running]:
+    log = folder / f"server-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+    try:
+        yield Running(process, port, metadata, log)
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended under load:\n{log.read_text()[-2000:]}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_serving(running: Running) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if running.process.poll() is not None:
+            break
+        with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True
+                )
+            except grpc.RpcError:
+                continue
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the service does not serve:\n{running.log.read_text()[-2000:]}")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

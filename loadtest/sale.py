@@ -1,0 +1,272 @@
+"""One item on sale, with what its buyers took counted on their side, and the checks of what the service made of it.
+
+Every unit that a call took or gave back is in the `Tally`. At the end the service's counters, its reservations and this
+tally must tell the same: three books that were kept apart.
+"""
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2
+from target import Target, reason_of
+from verdict import Check, Tally, judge
+
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    inventory_service_pb2,
+    inventory_service_pb2_grpc,
+    item_pb2,
+    reservation_pb2,
+    reservation_service_pb2,
+    reservation_service_pb2_grpc,
+)
+
+HELD = reservation_pb2.Reservation.STATE_HELD
+CONFIRMED = reservation_pb2.Reservation.STATE_CONFIRMED
+
+CALL_TIMEOUT_S = 30.0
+VERIFY_TIMEOUT_S = 300.0
+ABANDONED_TTL = duration_pb2.Duration(seconds=2)
+LAPSE_TIMEOUT_S = 30.0
+
+# What becomes of reservations; the rest is abandoned and lapses. So many are sent twice besides.
+CONFIRMED_SHARE = 0.60
+CANCELLED_SHARE = 0.35
+REPEATED_SHARE = 0.05
+
+SOLD_OUT = "CAPACITY_EXCEEDED"
+"""The refusal that belongs to a sale."""
+
+
+class CallFailed(Exception):
+    """A call that was answered with an error that does not belong to a sale."""
+
+
+Heard = Callable[[str, str, float, Exception | None], None]
+"""Who hears of calls: rpc, outcome (`OK` or a reason), milliseconds, what failed."""
+
+
+class Buyer:
+    """One caller of the sale, on a connection of its own."""
+
+    def __init__(self, sale: "Sale", heard: Heard) -> None:
+        self._sale = sale
+        self._heard = heard
+        self._channel = sale.target.channel()
+        self._reservations = reservation_service_pb2_grpc.ReservationServiceStub(self._channel)
+        self._sold = ""
+
+    def connect(self) -> None:
+        """Waits for the connection, so that the first call does not."""
+        grpc.channel_ready_future(self._channel).result(timeout=CALL_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def call(self, rpc: str, request: Any) -> Any:
+        """Calls the ReservationService; None for a refusal that belongs to a sale; raises CallFailed."""
+        start = time.perf_counter()
+        outcome, answer, failure = "OK", None, None
+        try:
+            answer = getattr(self._reservations, rpc)(
+                request, timeout=CALL_TIMEOUT_S, metadata=self._sale.target.metadata
+            )
+        except grpc.RpcError as error:
+            outcome = reason_of(error)
+            if outcome != SOLD_OUT:
+                failure = CallFailed(f"{rpc}: {outcome}: {error.details()}")
+        milliseconds = (time.perf_counter() - start) * 1000
+        tally = self._sale.tally
+        tally.latencies_ms.setdefault((rpc, outcome), []).append(milliseconds)
+        self._heard(rpc, outcome, milliseconds, failure)
+        if failure:
+            tally.failed[str(failure)] += 1
+            raise failure
+        return answer
+
+    def reserve(self, quantity: int, *, abandoned: bool = False) -> reservation_pb2.Reservation | None:
+        """Takes units of the item; None when there are too few."""
+        request = reservation_service_pb2.ReserveRequest(
+            request_id=secrets.token_hex(16),
+            lines=[item_pb2.ItemQuantity(sku=self._sale.sku, quantity=quantity)],
+            ttl=ABANDONED_TTL if abandoned else None,
+        )
+        answer = self.call("Reserve", request)
+        if answer is None:
+            return None
+        if random.random() < REPEATED_SHARE:
+            again = self.call("Reserve", request)
+            if (
+                again is None
+                or not again.replayed
+                or again.reservation.reservation_id != answer.reservation.reservation_id
+            ):
+                self._sale.tally.broken.append(f"request_id {request.request_id} was sent twice and taken twice")
+        held: reservation_pb2.Reservation = answer.reservation
+        return held
+
+    def buy(self) -> None:
+        """One purchase: reserve, then confirm, cancel or walk away. What was bought last time goes back first."""
+        if self._sold:
+            self._give_back()
+        fate = random.random()
+        quantity = random.choice((1, 1, 1, 2, 3))
+        held = self.reserve(quantity, abandoned=fate > CONFIRMED_SHARE + CANCELLED_SHARE)
+        if held is None:
+            return
+        self._sale.tally.reserved_count += 1
+        if fate < CONFIRMED_SHARE:
+            self._confirm(held, quantity)
+        elif fate < CONFIRMED_SHARE + CANCELLED_SHARE:
+            self.call(
+                "Cancel",
+                reservation_service_pb2.CancelRequest(
+                    reservation_id=held.reservation_id, request_id=secrets.token_hex(16), reason="load: changed my mind"
+                ),
+            )
+
+    def _confirm(self, held: reservation_pb2.Reservation, quantity: int) -> None:
+        """Buys what is held."""
+        request = reservation_service_pb2.ConfirmRequest(
+            reservation_id=held.reservation_id, request_id=secrets.token_hex(16)
+        )
+        if self.call("Confirm", request) is not None:
+            self._sale.tally.confirmed += quantity
+            self._sale.tally.confirmed_count += 1
+            self._sold = held.reservation_id
+
+    def _give_back(self) -> None:
+        request = reservation_service_pb2.RefundRequest(
+            reservation_id=self._sold, request_id=secrets.token_hex(16), reason="load: sent back"
+        )
+        self._sold = ""
+        answer = self.call("Refund", request)
+        if answer is not None:
+            self._sale.tally.confirmed -= sum(line.confirmed_quantity for line in answer.reservation.lines)
+
+
+class Sale:
+    """An item of `capacity` units with a name of its own, from its creation to its end."""
+
+    def __init__(self, target: Target, capacity: int) -> None:
+        self.target = target
+        self.capacity = capacity
+        self.sku = f"load-{secrets.token_hex(4)}"
+        self.tally = Tally()
+        self.checks: list[Check] = []
+        self._channel = target.channel()
+        self._inventory = inventory_service_pb2_grpc.InventoryServiceStub(self._channel)
+        self._reservations = reservation_service_pb2_grpc.ReservationServiceStub(self._channel)
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
+        self._options: dict[str, Any] = {"timeout": CALL_TIMEOUT_S, "metadata": target.metadata}
+
+    def open(self) -> None:
+        """Creates the item."""
+        item = item_pb2.Item(sku=self.sku, display_name="made by the load test", capacity=self.capacity)
+        self._inventory.CreateItem(inventory_service_pb2.CreateItemRequest(item=item), **self._options)
+
+    def start_clock(self) -> None:
+        """From here on the buyers buy."""
+        self._began, self._calls_before = time.monotonic(), self.tally.call_count
+
+    def stop_clock(self) -> None:
+        """The buyers are done."""
+        self.tally.buyers_seconds = time.monotonic() - self._began
+        self.tally.buyers_calls = self.tally.call_count - self._calls_before
+
+    def rush(self, name: str, callers: int, heard: Heard) -> None:
+        """Lets `callers` reserve a unit each at the same moment and checks that they got all there was, and no more."""
+        self._await_lapses()
+        free = self.capacity - self.tally.confirmed
+        start = threading.Barrier(callers)
+        buyers = [Buyer(self, heard) for _ in range(callers)]
+
+        def reserve(buyer: Buyer) -> reservation_pb2.Reservation | None:
+            buyer.connect()
+            start.wait()
+            try:
+                return buyer.reserve(1)
+            except CallFailed:
+                return None
+
+        # Under locust these are greenlets.
+        with ThreadPoolExecutor(callers) as pool:
+            taken = sum(held is not None for held in pool.map(reserve, buyers))
+        for buyer in buyers:
+            buyer.close()
+        fits = min(callers, free)
+        text = f"{name}: {callers} callers at once, {free} units: {taken} got one, {callers - taken} did not"
+        self.checks.append(Check(taken == fits, text if taken == fits else f"{text}; {fits} should have"))
+
+    def _await_lapses(self) -> None:
+        """Until no abandoned hold is left, nobody knows how many units there are."""
+        deadline = time.monotonic() + LAPSE_TIMEOUT_S
+        while any(self.reservations((HELD,))):
+            if time.monotonic() > deadline:
+                self.checks.append(Check(False, f"abandoned holds have not lapsed within {LAPSE_TIMEOUT_S:g} s"))
+                return
+            time.sleep(0.2)
+
+    def cancel_holds(self) -> None:
+        """Gives back whatever is held."""
+        for reservation in self.reservations((HELD,)):
+            request = reservation_service_pb2.CancelRequest(reservation_id=reservation.reservation_id)
+            self._reservations.Cancel(request, **self._options)
+
+    def reservations(self, states: Sequence[Any]) -> Iterator[reservation_pb2.Reservation]:
+        """The item's reservations in these states, as the service lists them."""
+        token = ""
+        while True:
+            request = reservation_service_pb2.ListReservationsRequest(
+                sku=self.sku, states=states, page_size=1000, page_token=token
+            )
+            page = self._reservations.ListReservations(request, **self._options)
+            yield from page.reservations
+            token = page.next_page_token
+            if not token:
+                return
+
+    def judge(self) -> None:
+        """Compares the item's counters, its reservations and the tally, and lets the service recount its ledger."""
+        item = self._inventory.GetItem(inventory_service_pb2.GetItemRequest(sku=self.sku), **self._options).item
+        held = confirmed = 0
+        for reservation in self.reservations((HELD, CONFIRMED)):
+            for line in reservation.lines:
+                if reservation.state == HELD:
+                    held += line.quantity
+                else:
+                    confirmed += line.confirmed_quantity - line.refunded_quantity
+        self.checks += judge(item, held, confirmed, self.tally)
+        report = self._admin.VerifyLedger(
+            admin_service_pb2.VerifyLedgerRequest(), timeout=VERIFY_TIMEOUT_S, metadata=self.target.metadata
+        )
+        drifts = "; ".join(
+            f"{drift.sku} {drift.counter} {drift.stored}, not {drift.recomputed}" for drift in report.drifts
+        )
+        self.checks.append(
+            Check(
+                report.ok,
+                f"VerifyLedger: {report.item_count} items, {report.reservation_count} live reservations, "
+                + ("no drift" if report.ok else f"drift: {drifts}"),
+            )
+        )
+
+    def clear(self) -> None:
+        """Gives everything back and deletes the item; its reservations stay as history."""
+        self.cancel_holds()
+        for reservation in self.reservations((CONFIRMED,)):
+            request = reservation_service_pb2.RefundRequest(reservation_id=reservation.reservation_id)
+            self._reservations.Refund(request, **self._options)
+        self._inventory.DeleteItem(inventory_service_pb2.DeleteItemRequest(sku=self.sku), **self._options)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()

@@ -1,0 +1,73 @@
+"""The access log: a line for each call, sampled. It never holds a customer, a reservation's metadata or a key."""
+
+import re
+from time import monotonic
+
+import structlog
+from google.protobuf.message import Message
+
+from holdsvc.api.calls import Call
+
+log = structlog.get_logger("holdsvc.access")
+
+FAILURES = {"INTERNAL", "OUTCOME_UNKNOWN"}
+"""Reasons that are logged each time: somebody has to look."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
+
+
+class Sample:
+    """Lets through `rate` lines a second, with bursts of one second's worth (one line at least)."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, rate)
+        self._tokens = self._burst
+        self._since = monotonic()
+        self._skipped = 0
+
+    def take(self) -> int | None:
+        """How many lines were skipped since the last one, or None: skip this one too."""
+        if self._rate == 0:
+            return None
+        now = monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._since) * self._rate)
+        self._since = now
+        if self._tokens < 1.0:
+            self._skipped += 1
+            return None
+        self._tokens -= 1.0
+        skipped, self._skipped = self._skipped, 0
+        return skipped
+
+
+class AccessLog:
+    """Logs calls: what went well and what was refused, each up to a rate, and every failure."""
+
+    def __init__(self, lines_per_second: float) -> None:
+        self._good = Sample(lines_per_second)
+        self._refused = Sample(lines_per_second)
+
+    def tell(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
+        """Logs a call, or counts it as skipped."""
+        failed = reason in FAILURES
+        skipped = 0 if failed else (self._refused if reason else self._good).take()
+        if skipped is None:
+            return
+        line: dict[str, object] = {
+            "method": method,
+            "code": code,
+            "reason": reason,
+            "tenant": call.caller.tenant if call else "",
+            "client": call.caller.client if call else "",
+            "request_id": getattr(request, "request_id", ""),
+            "duration_ms": round(seconds * 1000, 3),
+        }
+        if skipped:
+            line["skipped"] = skipped
+        for key, value in call.metadata if call else ():
+            if key == "traceparent" and (found := _TRACEPARENT.fullmatch(str(value))):
+                line["trace_id"] = found[1]
+        (log.error if failed else log.info)("call", **line)

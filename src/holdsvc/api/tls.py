@@ -1,0 +1,107 @@
+"""TLS: the service's certificate, and the authorities that its callers' certificates must come from.
+
+gRPC asks for them before each handshake, so files that change are taken up by the next connection; those that are open
+keep what they began with, and no call notices. At least TLS 1.2: gRPC's own default, held by a test.
+"""
+
+import ssl
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import structlog
+
+from holdsvc.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class CertificateError(ValueError):
+    """Files that do not make a certificate with its key; the message names them and never quotes them."""
+
+
+class _Signature(NamedTuple):
+    """By what a file is known to have changed: also one that was swapped under the same name and time."""
+
+    modified_ns: int
+    size: int
+    inode: int
+
+
+class Certificates:
+    """The files, as they were when they last fitted together."""
+
+    def __init__(self, certificate: Path, key: Path, client_authorities: Path | None) -> None:
+        """Reads them; raises CertificateError."""
+        self._certificate = certificate
+        self._key = key
+        self._authorities = client_authorities
+        self._files = [path for path in (certificate, key, client_authorities) if path is not None]
+        # gRPC asks from threads of its own.
+        self._lock = threading.Lock()
+        self._seen = self._signatures()
+        self._current = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What a server serves with: always the newest files that fit together."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._current, self._fetch, require_client_authentication=self._authorities is not None
+        )
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration:
+        self.reload()
+        return self._current
+
+    def reload(self) -> None:
+        """Takes up files that have changed. Those that do not fit together are reported once and not used."""
+        with self._lock:
+            try:
+                signatures = self._signatures()
+                if signatures == self._seen:
+                    return
+                self._seen = signatures
+                current = self._read()
+                if self._signatures() != signatures:
+                    # Changed once more while they were read: the next handshake sees to it.
+                    return
+            except CertificateError as error:
+                log.error("tls.rejected", error=str(error))  # noqa: TRY400 - the message says it all
+                return
+            self._current = current
+        log.info("tls.reloaded", certificate=str(self._certificate))
+
+    def _signatures(self) -> list[_Signature | None]:
+        return [_signature(path) for path in self._files]
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self._certificate, self._key, password="")
+            authorities = None
+            if self._authorities is not None:
+                authorities = self._authorities.read_bytes()
+                context.load_verify_locations(cadata=authorities.decode("ascii"))
+            pair = (self._key.read_bytes(), self._certificate.read_bytes())
+        except (OSError, ValueError) as error:
+            # ssl.SSLError is an OSError.
+            why = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            names = ", ".join(str(path) for path in self._files)
+            raise CertificateError(f"{names} do not make a certificate with its key: {why}") from None
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+
+
+def certificates_of(settings: Settings) -> Certificates | None:
+    """The certificates to serve with, None without TLS; raises CertificateError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def _signature(path: Path) -> _Signature | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _Signature(found.st_mtime_ns, found.st_size, found.st_ino)

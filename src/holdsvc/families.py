@@ -1,0 +1,56 @@
+"""Gauges that the supervisor fills in: once, however many workers there are.
+
+Apart from the metrics of the workers, which it must not import: in its process they would be one more worker's.
+"""
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """A gauge that the supervisor fills in."""
+
+    name: str
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("tenant", "state"))
+ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
+ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
+LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Holds whose time is over and that no sweep has returned yet.")
+OLDEST_LAPSED_HOLD = Family(
+    "holdsvc_oldest_lapsed_hold_age_seconds", "For how long the oldest lapsed hold waits for a sweep."
+)
+FENCE_AGE = Family(
+    "holdsvc_fence_age_seconds", "For how long the oldest writer, which the event feed waits for, has been open."
+)
+SNAPSHOT_AGE = Family("holdsvc_oldest_snapshot_age_seconds", "For how long the oldest snapshot has been open.")
+TOP_ITEM_UNITS = Family(
+    "holdsvc_top_item_units",
+    "Units of the items with the most units held by where they are.",
+    ("tenant", "sku", "pool", "state"),
+)
+CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
+CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
+WORKERS = Family("holdsvc_workers", "Worker processes that live.")
+WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that there should be.")
+WORKER_DEATHS = Family("holdsvc_worker_deaths", "Workers that have died since the service started.")
+
+FAMILIES = (
+    UNITS,
+    ITEMS,
+    ACTIVE_HOLDS,
+    LAPSED_HOLDS,
+    OLDEST_LAPSED_HOLD,
+    FENCE_AGE,
+    SNAPSHOT_AGE,
+    TOP_ITEM_UNITS,
+    CENSUS_TIME,
+    CENSUS_SECONDS,
+    WORKERS,
+    WORKERS_WANTED,
+    WORKER_DEATHS,
+)
+
+OTHER_TENANTS = "(other)"
+"""Tenants beyond `metrics_tenants`, added up."""

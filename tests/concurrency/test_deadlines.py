@@ -1,0 +1,92 @@
+"""Clients that give up early: their change happened once or not at all, and the same request_id tells which."""
+
+import asyncio
+import random
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from inventoryhold.v1 import reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests import blocked
+from tests.conftest import StartService
+from tests.harness import Harness
+
+CALLS = 300
+
+
+async def hurried(call: Any, request: Message) -> Any:
+    """The answer, when it came within 1 to 50 ms, else None."""
+    try:
+        return await call(request, timeout=random.uniform(0.001, 0.050))
+    except grpc.aio.AioRpcError as error:
+        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            return None
+        raise
+
+
+async def load(service: Harness, stop: asyncio.Event) -> None:
+    """Calls without pause that keep the lane and the item busy."""
+    while not stop.is_set():
+        await asyncio.gather(*(service.reserve({"busy": 1}) for _ in range(50)))
+
+
+async def test_after_a_short_deadline_the_request_id_tells_whether_it_was_done(
+    start_service: StartService,
+) -> None:
+    services = [await start_service(batch_max=25) for _ in range(2)]
+    one, other = services
+    await one.create_item("busy", 1_000_000)
+    await one.create_item("ticket", CALLS * 2)
+    random.seed(50)
+    reserves = [
+        pb.ReserveRequest(
+            request_id=f"reserve-{number}", lines=[{"sku": "ticket", "quantity": 2}, {"sku": "busy", "quantity": 1}]
+        )
+        for number in range(CALLS)
+    ]
+    stop = asyncio.Event()
+    pressure = asyncio.gather(*(load(service, stop) for service in services))
+    first = await asyncio.gather(*(hurried(services[n % 2].reservations.Reserve, reserves[n]) for n in range(CALLS)))
+    # The other service answers the same as the one that was asked first would.
+    second = await asyncio.gather(*(services[n % 2 - 1].reservations.Reserve(reserves[n]) for n in range(CALLS)))
+    for early, answer in zip(first, second, strict=True):
+        assert early is None or (answer.replayed and answer.reservation == early.reservation)
+    assert any(early is None for early in first)
+    assert one.sql("SELECT count(*) FROM holdsvc.request WHERE request_id LIKE 'reserve-%%'") == [(CALLS,)]
+    assert (await other.item("ticket")).held == CALLS * 2
+
+    confirms = [
+        pb.ConfirmRequest(request_id=f"confirm-{number}", reservation_id=answer.reservation.reservation_id)
+        for number, answer in enumerate(second)
+    ]
+    early_confirms = await asyncio.gather(
+        *(hurried(services[n % 2].reservations.Confirm, confirms[n]) for n in range(CALLS))
+    )
+    late_confirms = await asyncio.gather(*(services[n % 2 - 1].reservations.Confirm(confirms[n]) for n in range(CALLS)))
+    stop.set()
+    await pressure
+    for early, confirmed in zip(early_confirms, late_confirms, strict=True):
+        assert confirmed.reservation.state == reservation_pb2.Reservation.STATE_CONFIRMED
+        assert early is None or early.reservation.order_id == confirmed.reservation.order_id
+    assert (await one.item("ticket")).confirmed == CALLS * 2
+    assert one.sql("SELECT count(*) FROM holdsvc.sales_order") == [(CALLS,)]
+    await one.verify()
+
+
+async def test_a_reserve_whose_deadline_passed_while_it_waited_takes_nothing(start_service: StartService) -> None:
+    service = await start_service()
+    await service.create_item("ticket", 10)
+    with blocked.transaction(service.owner_dsn) as lock:
+        lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
+        running = asyncio.ensure_future(service.reserve({"ticket": 1}))
+        await blocked.until_blocked(service.owner_dsn)
+        # These wait for the batch that the lock holds; by its end nobody waits for them any more.
+        request = pb.ReserveRequest(lines=[{"sku": "ticket", "quantity": 1}])
+        late = await asyncio.gather(*(hurried(service.reservations.Reserve, request) for _ in range(20)))
+        assert late == [None] * 20
+    await running
+    await service.reserve({"ticket": 1})
+    assert (await service.item("ticket")).held == 2
+    await service.verify()

@@ -1,0 +1,66 @@
+"""Callers with API keys of their own, made as an operator makes them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import grpc.aio
+
+from holdsvc import operator
+from inventoryhold.v1 import (
+    admin_service_pb2_grpc,
+    event_service_pb2_grpc,
+    inventory_service_pb2_grpc,
+    reservation_service_pb2_grpc,
+)
+from tests.harness import Harness
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class _Keyed:
+    """A channel on which every call brings the same metadata."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self._channel = channel
+        self._metadata = metadata
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        make = getattr(self._channel, name)
+        return lambda *args, **kwargs: partial(make(*args, **kwargs), metadata=self._metadata)
+
+
+class Partner:
+    """A client with a key: the stubs of the services, whose every call brings it."""
+
+    def __init__(self, channel: grpc.aio.Channel, secret: str, header: str = "x-api-key") -> None:
+        self.secret = secret
+        self.key_id = secret.removeprefix("holdsvc_").partition("_")[0]
+        self.metadata: Metadata = ((header, f"Bearer {secret}" if header == "authorization" else secret),)
+        keyed: Any = _Keyed(channel, self.metadata)
+        self.reservations: Any = reservation_service_pb2_grpc.ReservationServiceStub(keyed)
+        self.inventory: Any = inventory_service_pb2_grpc.InventoryServiceStub(keyed)
+        self.events: Any = event_service_pb2_grpc.EventServiceStub(keyed)
+        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(keyed)
+
+
+async def new_secret(
+    service: Harness,
+    client: str,
+    *,
+    tenant: str = "default",
+    scopes: Sequence[str] = ("all",),
+    pools: str = "",
+    lifetime: timedelta | None = None,
+) -> str:
+    """Makes a key by what `holdsvc keys create` does."""
+    return await asyncio.to_thread(
+        operator.create_key, service.owner_dsn, tenant, client, ",".join(scopes), pools, lifetime
+    )
+
+
+async def new_partner(service: Harness, client: str, **key: Any) -> Partner:
+    """A client on the harness's own channel with a new key."""
+    return Partner(service.channel, await new_secret(service, client, **key))

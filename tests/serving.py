@@ -1,0 +1,96 @@
+"""The whole service as an operator starts it: `holdsvc serve` in a process of its own, and what it says."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+START_S = 60.0
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Serving:
+    """A running `holdsvc serve`."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from holdsvc.cli import main; main()", "serve"],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[dict[str, Any]] = []
+        self._new: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            line = json.loads(text)
+            self.lines.append(line)
+            self._new.put(line)
+        self.process.stdout.close()
+        self._new.put(None)
+
+    def wait_for(self, event: str, matches: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """The next log line of this event that was not yet waited for."""
+        while True:
+            line = self._new.get(timeout=START_S)
+            assert line is not None, f"it ended before it said {event}: {self.lines}"
+            if line["event"] == event and matches(line):
+                return line
+
+    def series(self) -> Series:
+        """What the metrics page shows now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def ready(self, workers: int) -> None:
+        """Waits until all workers serve."""
+        self.metrics_port = int(self.wait_for("metrics.serving")["port"])
+        ports = {int(self.wait_for("serving")["port"]) for _ in range(workers)}
+        assert len(ports) == 1
+        self.port = ports.pop()
+
+    def stop(self) -> int:
+        """Ends it as an operator does, and returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60.0)
+        self._reader.join(5.0)
+        return code
+
+
+@contextmanager
+def serving(workers: int = 1, **settings: str) -> Iterator[Serving]:
+    """Runs the service on free ports; settings as keywords, in lower case without their prefix."""
+    values = {
+        "listen": "127.0.0.1:0",
+        "metrics_listen": "127.0.0.1:0",
+        "auth": "off",
+        "workers": str(workers),
+        "drain_grace": "5s",
+        **settings,
+    }
+    service = Serving({f"HOLDSVC_{name.upper()}": value for name, value in values.items()})
+    try:
+        service.ready(workers)
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()

@@ -1,0 +1,149 @@
+"""README.md says what is so: its commands run, its answers are those given, its tables are those of the code."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from inventoryhold.v1 import reservation_service_pb2
+from psycopg.conninfo import make_conninfo
+from quickstart import differences, read, refusal
+
+from holdsvc import settings
+from holdsvc.engine.keyring import make_key
+from holdsvc.ledger import migrate
+from holdsvc.operator import create_key
+from scripts import readme
+from tests.conftest import StartService
+from tests.harness import Harness
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = readme.README.read_text()
+BIN = Path(sys.executable).parent
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+async def _run(*command: str, **environment: str) -> tuple[int | None, str, str]:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**bare, **environment},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def test_the_quick_start_is_answered_as_it_says(service: Harness) -> None:
+    [hold] = [block for block in _blocks("sh") if block.startswith("hold()")]
+    steps = read(TEXT)
+    assert len(steps) >= 7
+    for step in steps:
+        script = f"{hold}{step.command}".replace("127.0.0.1:50051", service.address).replace(".venv/bin/", f"{BIN}/")
+        code, output, errors = await _run("bash", "-c", script)
+        assert (code != 0) == step.refused, errors
+        answer = json.loads(output or errors)
+        assert differences(step.answer, refusal(answer) if step.refused else answer) == [], step.command
+
+
+async def test_the_quick_starts_reserve_sent_again_is_replayed(service: Harness) -> None:
+    await service.create_item("demo-tour", 10)
+    [step] = [step for step in read(TEXT) if "demo-request-1" in step.request]
+    request = json.loads(step.request)
+    message = reservation_service_pb2.ReserveRequest(
+        request_id=request["request_id"], reference=request["reference"], lines=request["lines"], ttl={"seconds": 900}
+    )
+    first, second = await service.reservations.Reserve(message), await service.reservations.Reserve(message)
+    assert (first.replayed, second.replayed) == (False, True)
+    assert second.reservation == first.reservation
+    assert (await service.item("demo-tour")).held == 4
+
+
+async def test_smoke_passes_with_a_key_and_takes_back_what_it_made(start_service: StartService) -> None:
+    service = await start_service(auth="api-key")
+    # The command runs a loop of its own.
+    key = await asyncio.to_thread(create_key, service.owner_dsn, "shop", "smoke", "all", "", None)
+    command = (sys.executable, str(ROOT / "loadtest" / "smoke.py"))
+    code, output, errors = await _run(*command, HOLDSVC_LISTEN=service.address, HOLDSVC_API_KEY=key)
+    assert code == 0, output + errors
+    assert service.sql(
+        "SELECT sum(held + confirmed), count(*) FILTER (WHERE delete_time IS NULL) FROM holdsvc.item"
+    ) == [(0, 0)]
+    code, output, errors = await _run(*command, HOLDSVC_LISTEN=service.address, HOLDSVC_API_KEY=make_key().secret)
+    assert code == 1
+    assert "unauthenticated" in output
+
+
+async def test_smoke_fails_when_an_answer_is_not_as_shown(service: Harness) -> None:
+    service.sql("ALTER TABLE holdsvc.item ALTER COLUMN revision SET DEFAULT 7")
+    command = (sys.executable, str(ROOT / "loadtest" / "smoke.py"))
+    code, output, _ = await _run(*command, HOLDSVC_LISTEN=service.address)
+    assert code == 1
+    assert 'item.revision is "7", not "1"' in output
+
+
+async def test_the_python_example_runs(service: Harness) -> None:
+    await service.create_item("demo-tour", 10)
+    [example] = _blocks("python")
+    code, output, errors = await _run(sys.executable, "-c", example.replace("127.0.0.1:50051", service.address))
+    assert code == 0, errors
+    assert (await service.get(output.split()[0])).lines[0].quantity == 2
+
+
+async def test_ones_own_postgresql_needs_no_superuser(server_dsn: str, start_service: StartService) -> None:
+    [statements] = _blocks("sql")
+    roles = re.findall(r"CREATE ROLE (\w+)", statements)
+    with psycopg.connect(server_dsn, autocommit=True) as administrator:
+        # What other tests made on this server.
+        service_role_exists = administrator.execute(
+            "SELECT 1 FROM pg_roles WHERE rolname = 'holdsvc_service'"
+        ).fetchone()
+        database = "own"
+        for statement in statements.replace("DATABASE holdsvc", f"DATABASE {database}").split(";\n"):
+            if statement.strip() and not (service_role_exists and "ROLE holdsvc_service " in statement):
+                administrator.execute(statement.encode())
+        try:
+            owner = make_conninfo(server_dsn, dbname=database, user="holdsvc_owner", password="one")
+            migrate.up(owner)
+            app = make_conninfo(server_dsn, dbname=database, user="holdsvc_app", password="another")
+            service = await start_service(dsn=app)
+            await service.create_item("seat", 1)
+            await service.reserve({"seat": 1})
+            await service.verify()
+            with (
+                psycopg.connect(app, autocommit=True) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                connection.execute("SELECT * FROM holdsvc.item")
+            await service.stop()
+        finally:
+            administrator.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+            for role in roles[1:]:
+                administrator.execute(f"DROP ROLE {role}".encode())
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    assert readme.rewrite(TEXT) == TEXT, "README.md's tables are stale: run 'make generate' and commit it"
+
+
+def test_every_setting_named_is_one() -> None:
+    named = set(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", TEXT + (ROOT / "CONTRIBUTING.md").read_text()))
+    assert settings.unknown_names(dict.fromkeys(named, "")) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_target_and_file_named_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
