@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,6 +46,9 @@ class Proxy:
         for link in list(self._links):
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+        await self._server.wait_closed()
+        for _ in range(3):  # transports tell their ends on the loop's next rounds
+            await asyncio.sleep(0)
         self._folder.cleanup()
 
     def freeze(self) -> None:
@@ -85,10 +89,14 @@ class Proxy:
                     one.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
                 up_writer.transport.abort()
+                with suppress(OSError):
+                    await up_writer.wait_closed()
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
             self._links.discard(task)
 
     async def _pass(
