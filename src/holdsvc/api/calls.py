@@ -219,7 +219,8 @@ def _parse(request_class: type[Message], data: bytes) -> Message:
     try:
         return request_class.FromString(data)
     except DecodeError:
-        raise errors.invalid_field("request", f"is not a well-formed {request_class.DESCRIPTOR.full_name}") from None
+        malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
+        raise errors.invalid_field("request", malformed, "MALFORMED") from None
 
 
 def unwrap(result: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
-from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.database import Conflict, Connection, NothingRan, Row, Unknown
 from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Again,
@@ -145,7 +145,12 @@ async def _replayed(
     wanted = {str(id_) for outcome, id_ in zip(outcomes, ids, strict=True) if outcome == "REPLAYED"}
     if not wanted:
         return {}
-    return {r.reservation_id: r for r in await get(connection, tenant, sorted(wanted)) if r is not None}
+    try:
+        found = await get(connection, tenant, sorted(wanted))
+    except (NothingRan, Conflict) as error:
+        # The batch is committed by now: nobody may be told that nothing ran.
+        raise Unknown from error
+    return {reservation.reservation_id: reservation for reservation in found if reservation is not None}
 
 
 def _reserved(request: Reserve, judge_time: Any) -> Reservation:
