@@ -236,7 +236,7 @@ def test_a_confirmed_hold_stays_sold_when_its_block_raises(far_end: FarEnd) -> N
     assert isinstance(call.exception(), KeyError)
 
 
-def test_the_shipped_policy_retries_unavailable_only_and_leaves_out_changes_without_a_request_id() -> None:
+def test_the_shipped_policy_leaves_out_changes_without_a_request_id() -> None:
     policy = shipped_policy()
     assert policy.is_safe("/inventoryhold.v1.ReservationService/Reserve")
     assert policy.is_safe("/inventoryhold.v1.InventoryService/AdjustCapacity")

@@ -1,7 +1,9 @@
 """Which calls are made again, when, and how often; the numbers are those of `retry_policy.json`.
 
 A call is made again only where that cannot do harm: it reads, or it bears a request_id (the client makes one), or the
-service itself said that nothing ran. It ends by its deadline, all tries included. A budget shared by all calls keeps
+service itself said that nothing ran. UNAVAILABLE is the code for that; CANCELLED is what gRPC's server says, in the
+service's place, to a call that arrives while it closes (a cancel of the caller's own ends here otherwise). A call ends by
+its deadline, all tries included. A budget shared by all calls keeps
 retries from drowning a service that is down, as gRPC's own throttling does (gRFC A6).
 """
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import grpc
+from grpc import StatusCode
 from tenacity import RetryCallState
 
 from holdsvc.client.errors import CallError, DatabaseUnavailable, ShuttingDown
@@ -62,7 +64,7 @@ class RetryPolicy:
     budget_tokens_max: float = 100.0
     budget_token_ratio: float = 0.1
     safe_methods: frozenset[str] = frozenset()
-    """`service` or `service/method` whose calls may be made again after any UNAVAILABLE."""
+    """`service` or `service/method` whose calls may be made again though they may have run."""
 
     def pause_max_s(self, attempt: int) -> float:
         """The longest pause after the given failed try, counted from 1."""
@@ -129,7 +131,7 @@ class Attempts:
         if error is None:
             self._budget.succeeded()
             return False
-        if not isinstance(error, CallError) or error.code is not grpc.StatusCode.UNAVAILABLE:
+        if not isinstance(error, CallError) or error.code not in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED):
             # The service works: a refusal is an answer.
             return False
         return self._budget.failed() and (self._safe or isinstance(error, DatabaseUnavailable | ShuttingDown))
