@@ -21,7 +21,6 @@ from holdsvc.settings import Settings
 log = structlog.get_logger(__name__)
 
 HEALTH_INTERVAL_S = 1.0
-HEALTH_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 60.0
 
 
@@ -87,8 +86,7 @@ class Service:
     async def _check_health(self) -> None:
         assert self._server is not None
         try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self.database.ping()
+            await self.database.ping()
             alive = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
