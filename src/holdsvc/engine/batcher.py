@@ -15,8 +15,8 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from holdsvc import errors, tracing
-from holdsvc.errors import HoldError
 from holdsvc.engine.pace import DEADLINE_SHARE, Pace
+from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.model import Again, ItemKey, Request, Sweep
