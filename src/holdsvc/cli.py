@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc import errors, logs, operator
+from holdsvc import errors, item_import, logs, operator, progress
 from holdsvc.ledger import migrate as migrations
 from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
@@ -47,13 +47,6 @@ def main() -> None:
     ) as error:
         typer.echo(f"holdsvc: {error}", err=True)
         sys.exit(1)
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
 
 
 def _settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
@@ -109,10 +102,19 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
+    from holdsvc import probe
+
+    answer = probe.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise operator.OperatorError(str(error)) from error
 
 
 @contextmanager
@@ -165,7 +167,7 @@ def keys_create(
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    lifetime: timedelta | None = _duration(expires_in) if expires_in else None
+    lifetime = _duration(expires_in) if expires_in else None
     with _database() as dsn:
         typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
 
@@ -180,10 +182,9 @@ def keys_list(tenant: Tenant = "default") -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
-    """Revoke an API key."""
+    """Revoke an API key, by its id or the whole of it."""
     with _database() as dsn:
-        operator.revoke_key(dsn, tenant, key_id)
-        typer.echo(f"revoked {key_id}")
+        typer.echo(f"revoked {operator.revoke_key(dsn, tenant, key_id)}")
 
 
 @items_app.command("import")
@@ -198,12 +199,12 @@ def items_import(
     ] = None,
 ) -> None:
     """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
-    with _database() as dsn:
-        created, bad = operator.import_items(
-            dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv")
-        )
+    refused = errors_file or file.with_name(f"{file.name}.errors.csv")
+    with _database() as dsn, progress.shown() as shown_progress:
+        created, bad = item_import.import_items(dsn, tenant, file, refused, shown_progress)
     typer.echo(f"{created} items created, {bad} rows refused")
     if bad:
+        typer.echo(f"the refused rows are in {refused}, each with its line and why: mend it and import it", err=True)
         sys.exit(1)
 
 
@@ -277,11 +278,14 @@ def relay(
 @app.command("verify")
 def verify(tenant: Annotated[str, typer.Option(help="Only this tenant; empty: all.")] = "") -> None:
     """Recount every item's counters from its reservations; exit code 1 when any differs."""
-    with _database() as dsn:
-        ok = True
-        for report in operator.verify(dsn, tenant):
-            ok &= not report["drifts"]
-            typer.echo(json.dumps(report))
-    typer.echo("ok" if ok else "the ledger has drifted", err=not ok)
-    if not ok:
+    with _database() as dsn, progress.shown() as shown_progress:
+        reports = list(operator.verify(dsn, tenant, shown_progress))
+    for report in reports:
+        typer.echo(json.dumps(report))
+    drifts = sum(len(report["drifts"]) for report in reports)
+    items, reservations = (sum(report[name] for report in reports) for name in ("item_count", "reservation_count"))
+    counted = f"{items} items of {len(reports)} tenants against {reservations} reservations"
+    if drifts:
+        typer.echo(f"the ledger has drifted: {drifts} counters differ; recounted {counted}", err=True)
         sys.exit(1)
+    typer.echo(f"ok: recounted {counted}")

@@ -15,7 +15,8 @@ class Violation(NamedTuple):
 
     field: str
     description: str
-    rule: str = ""
+    rule: str
+    """What a program may tell it by, in capitals."""
 
 
 class HoldError(Exception):
@@ -46,9 +47,9 @@ def invalid_fields(violations: Sequence[Violation]) -> HoldError:
     return HoldError("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
 
 
-def invalid_field(field: str, description: str) -> HoldError:
+def invalid_field(field: str, description: str, rule: str) -> HoldError:
     """Says that one field is bad."""
-    return invalid_fields([Violation(field, description)])
+    return invalid_fields([Violation(field, description, rule)])
 
 
 def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:

@@ -67,7 +67,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*_PROCESSORS, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stdout),
+        # Line and line end in one write: several processes share the output.
+        logger_factory=structlog.WriteLoggerFactory(stream or sys.stdout),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream or sys.stdout)

@@ -77,6 +77,10 @@ _STREAMS = {"WatchInventory", "StreamEvents"}
 class Metrics:
     """Observer of calls, batches and sweeps."""
 
+    def __init__(self) -> None:
+        for transition in TRANSITIONS:
+            _transition(transition, "OK")
+
     def started(self, method: str) -> None:
         """A call has arrived."""
         _call(method)[0].inc()
@@ -146,6 +150,9 @@ def _declared() -> Iterator[Any]:
 @cache
 def _call(method: str) -> tuple[Any, Any]:
     labels = _labels(method)
+    # Prometheus sees the first increase of a series only when it has seen the series before: these wake somebody.
+    for reason in ("INTERNAL", "OUTCOME_UNKNOWN"):
+        ERRORS.labels(labels[2], reason)
     return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)
 
 

@@ -77,9 +77,9 @@ class InventoryServicer:
 
     async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Lists items in order of sku and pool."""
-        validation.check(request)
         caller = call.caller
-        position = pages.read(caller.tenant, request, request.page_token)
+        position, violation = pages.read(caller.tenant, request, request.page_token)
+        validation.check(request, violation)
         after = ItemKey(*position) if position else ItemKey("", "")
         pools: list[str] | None = sorted(caller.pools) or None
         if request.HasField("pool"):

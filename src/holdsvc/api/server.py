@@ -22,7 +22,7 @@ from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import Keyring
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.engine.streams import Streams
-from holdsvc.settings import Settings
+from holdsvc.settings import PREFIX, Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,
@@ -82,7 +82,9 @@ class Server:
             else:
                 self.port = self._server.add_secure_port(settings.listen, self._certificates.credentials())
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {settings.listen}: {error}") from error
+            raise OSError(
+                f"cannot listen on {settings.listen}: it is in use, or no address of this machine; set {PREFIX}LISTEN"
+            ) from error
         await self._health.set(LIVENESS, _SERVING)
         await self.set_serving(False)
         await self._server.start()

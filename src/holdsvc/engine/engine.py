@@ -113,7 +113,15 @@ class Engine:
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:
-            lane = Lane(self._kinds[kind], tenant, self._database, self._settings.queue_max, self._observer)
+            settings = self._settings
+            lane = Lane(
+                self._kinds[kind],
+                tenant,
+                self._database,
+                settings.queue_max,
+                self._observer,
+                settings.queue_wait_max.total_seconds(),
+            )
             self._lanes[kind, tenant] = lane
         results = await lane.submit(requests, deadline)
         self._changed()

@@ -48,7 +48,11 @@ class Sweeper:
                 more = await self.sweep_once()
             except (NothingRan, Unknown, Conflict) as error:
                 self._observer.sweep_failed()
-                log.warning("reservation.cleanup_failed", error=type(error).__name__)
+                log.warning(
+                    "reservation.cleanup_failed",
+                    error=type(error).__name__,
+                    cause=type(error.__cause__).__name__,
+                )
             except Exception:
                 self._observer.sweep_failed()
                 log.exception("reservation.cleanup_failed")
