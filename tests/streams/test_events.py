@@ -236,3 +236,15 @@ async def test_a_service_that_starts_while_a_transaction_is_open_serves_its_stre
             await transaction.commit()
             await watch.until("slow", capacity=6)
             assert names(await consumer.take(4)) == ["ITEM_CREATED", "ITEM_CREATED", "CAPACITY_ADJUSTED", "RESERVED"]
+
+
+async def test_a_stream_that_was_opened_before_the_feed_had_an_end_is_told_when_it_has(
+    start_service: StartService,
+) -> None:
+    one = await start_service()
+    await one.create_item("slow", 5)
+    async with open_adjustment(one.owner_dsn, "slow", 1) as transaction:
+        other = await start_service()
+        async with consuming(other, from_oldest=True) as consumer:
+            await transaction.commit()
+            assert names(await consumer.take(2)) == ["ITEM_CREATED", "CAPACITY_ADJUSTED"]
