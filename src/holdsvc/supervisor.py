@@ -103,9 +103,9 @@ class Supervisor:
         # Workers inherit it; prometheus-client reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
         try:
+            settings = self._claim_address()
             dsn = self._start_database()
             self._migrate(dsn)
-            settings = self._with_fixed_port()
             self._serve_metrics(metrics_dir, dsn)
             while not self._stopping:
                 self._keep_database()
@@ -147,15 +147,28 @@ class Supervisor:
         if done:
             log.info("database.migrated", applied=len(done), version=done[-1].version)
 
-    def _with_fixed_port(self) -> Settings:
-        """Several workers share one port: with port 0 a free one is taken here and kept for them."""
-        host, port = split_address(self._settings.listen)
-        if port != 0 or self._settings.workers == 1:
-            return self._settings
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._port_holder = socket.socket(family, socket.SOCK_STREAM)
-        self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._port_holder.bind((host, 0))
+    def _claim_address(self) -> Settings:
+        """Refuses an address that somebody listens on, before anything is started.
+
+        Several workers share one port by SO_REUSEPORT, with which a second service would bind silently and take a part
+        of the calls. With port 0 a free one is taken here; it is kept for the workers as long as they may be replaced.
+        """
+        listen = self._settings.listen
+        host, port = split_address(listen)
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            if self._settings.workers == 1:
+                return self._settings
+            self._port_holder = socket.socket(family, kind, protocol)
+            self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._port_holder.bind(address)
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}LISTEN: cannot listen on {listen}: {error.strerror}") from error
         port = self._port_holder.getsockname()[1]
         return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
 
