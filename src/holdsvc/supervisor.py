@@ -242,9 +242,10 @@ class Supervisor:
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
-                log.error("worker.killed", pid=worker.pid)
+                # Before it is told: who reads the log may be gone, and then the telling fails.
                 worker.kill()
                 worker.join()
+                log.error("worker.killed", pid=worker.pid)
 
 
 def _say_what_is_awaited(state: RetryCallState) -> None:
@@ -293,8 +294,9 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        # It waits for the database and has served nobody.
-        return 0
+        # It waits for the database and has served nobody, so nothing is left to do; taking a pool apart in the
+        # middle of a connection can take for ever.
+        os._exit(0)
     try:
         await starting
     except CertificateError as error:
