@@ -54,9 +54,9 @@ class AdminServicer:
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         """Lists the tenant's keys, newest first."""
-        validation.check(request)
         tenant = call.caller.tenant
-        position = pages.read(tenant, request, request.page_token)
+        position, violation = pages.read(tenant, request, request.page_token)
+        validation.check(request, violation)
         before = (datetime.fromisoformat(position[0]), position[1]) if position else None
         size = validation.page_size(request.page_size)
         found = await self._engine.read(

@@ -69,10 +69,7 @@ class Calls:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
         handlers: dict[str, Any] = {}
         for method in service.methods:
-            handle = getattr(servicer, method.name, None)
-            if handle is None:
-                # gRPC answers UNIMPLEMENTED.
-                continue
+            handle = getattr(servicer, method.name)
             if method.server_streaming:
                 handler = _traced_stream(_path(method), self._stream(method, handle))
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
@@ -218,7 +215,8 @@ def _parse(request_class: type[Message], data: bytes) -> Message:
     try:
         return request_class.FromString(data)
     except DecodeError:
-        raise errors.invalid_field("request", f"is not a well-formed {request_class.DESCRIPTOR.full_name}") from None
+        malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
+        raise errors.invalid_field("request", malformed, "MALFORMED") from None
 
 
 def unwrap(result: Any) -> Any:
