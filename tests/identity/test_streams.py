@@ -62,6 +62,12 @@ async def seen(watcher: Partner, **filters: Any) -> list[tuple[str, str, int]]:
     raise AssertionError("it ended before the snapshot was complete")
 
 
+async def to_the_end(stream: Any) -> None:
+    """Reads all that a stream says."""
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_feed_tells_of_its_tenant_only(guarded: Harness) -> None:
     first = await new_partner(guarded, "partner", tenant="first")
     second = await new_partner(guarded, "partner", tenant="second")
@@ -154,6 +160,5 @@ async def test_both_kinds_of_streams_end_with_their_key_and_count_as_open(start_
     await boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=partner.key_id))
     for stream in streams:
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            while await stream.read() is not grpc.aio.EOF:
-                pass
+            await to_the_end(stream)
         assert refusal_of(error.value).reason == "UNAUTHENTICATED"
