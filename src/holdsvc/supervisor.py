@@ -102,6 +102,8 @@ class Supervisor:
         metrics_dir = Path(tempfile.mkdtemp(prefix="holdsvc-metrics-"))
         # Workers inherit it; prometheus-client reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+        # gRPC's core writes past the log, a line for every handshake that fails.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         try:
             settings = self._claim_address()
             dsn = self._start_database()
