@@ -21,7 +21,8 @@ from benchmark import machine
 from benchmark.load import LOADTEST, Target
 from holdsvc.ledger import binaries, migrate
 from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.operator import create_key, health
+from holdsvc.operator import create_key
+from holdsvc.probe import health
 from holdsvc.settings import Settings
 
 TENANT = "bench"
