@@ -7,14 +7,25 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg.conninfo import make_conninfo
 
+from holdsvc import logs
 from holdsvc.ledger import migrate
 from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import Settings
 from tests.harness import TEST_CLOCK, Harness
 
 _numbers = itertools.count(1)
+
+# As the service logs: structlog's own default draws every frame with its values, for seconds.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.ExceptionRenderer(logs.without_words),
+        structlog.processors.KeyValueRenderer(),
+    ]
+)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ class Violation(NamedTuple):
 
     field: str
     description: str
-    rule: str = ""
+    rule: str
+    """What a program may tell it by, in capitals."""
 
 
 class HoldError(Exception):
@@ -46,9 +47,9 @@ def invalid_fields(violations: Sequence[Violation]) -> HoldError:
     return HoldError("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
 
 
-def invalid_field(field: str, description: str) -> HoldError:
+def invalid_field(field: str, description: str, rule: str) -> HoldError:
     """Says that one field is bad."""
-    return invalid_fields([Violation(field, description)])
+    return invalid_fields([Violation(field, description, rule)])
 
 
 def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:
@@ -207,6 +208,24 @@ def rate_limited(limit: str, retry_after_s: float) -> HoldError:
 def overloaded() -> HoldError:
     """Says that the service has more work than it can finish in time; nothing ran."""
     return HoldError("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
+
+
+def resume_token_expired() -> HoldError:
+    """Says that events after the stream's place are no longer kept."""
+    return HoldError(
+        "RESUME_TOKEN_EXPIRED",
+        "events after this resume_token are no longer kept: read the present state, then start with from_oldest"
+        " or from now",
+    )
+
+
+def resume_token_foreign() -> HoldError:
+    """Says that a token was not made for this tenant by this database."""
+    return HoldError(
+        "RESUME_TOKEN_FOREIGN",
+        "the resume_token is not of this tenant and this database (a restored one counts as another): "
+        "read the present state, then start with from_oldest or from now",
+    )
 
 
 def database_unavailable() -> HoldError:

@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import make_key
+from holdsvc.engine.keyring import key_id_of, make_key
 from holdsvc.ledger import items, keys, stock, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
@@ -77,7 +77,7 @@ def _refused(error: Failed) -> str:
 
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
-    """Creates a key and returns its secret. Scopes and pools are separated by commas; an empty pool is the default one."""
+    """Creates a key and returns its secret; scopes and pools are separated by commas, an empty pool is the default."""
     wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:
@@ -127,10 +127,12 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     ]
 
 
-def revoke_key(dsn: str, tenant: str, key_id: str) -> None:
-    """Revokes a key; raises API_KEY_NOT_FOUND."""
+def revoke_key(dsn: str, tenant: str, key: str) -> str:
+    """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
+    key_id = key_id_of(key)
     if run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
         raise errors.api_key_not_found(key_id)
+    return key_id
 
 
 def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
@@ -169,23 +171,3 @@ async def _verify(connection: Connection, tenant: str, progress: Progress) -> di
     progress(f"verify {tenant}", report["item_count"], report["item_count"])
     report["seconds"] = round(monotonic() - began, 3)
     return report
-
-
-def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
-    """Asks a service for its health: SERVING, NOT_SERVING or UNREACHABLE."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
-    if settings.tls_cert is not None:
-        credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
-        channel = grpc.secure_channel(target, credentials)
-    else:
-        channel = grpc.insecure_channel(target)
-    with channel:
-        request = health_pb2.HealthCheckRequest(service="liveness" if liveness else "")
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
-        except grpc.RpcError:
-            return "UNREACHABLE"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

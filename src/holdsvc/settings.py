@@ -214,6 +214,12 @@ class Settings(BaseSettings):
     queue_max: int = Field(
         5000, ge=1, description="Requests that may wait in each lane; the next one is refused with OVERLOADED."
     )
+    queue_wait_max: Duration = Field(
+        timedelta(seconds=2),
+        gt=timedelta(),
+        description="The longest wait to expect for which a request is still queued; beyond it, or when it would miss its"
+        " deadline, it is refused at once with OVERLOADED.",
+    )
     cleanup_rate_per_second: float = Field(
         10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."
     )
@@ -225,6 +231,15 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
+    )
+
+    heartbeat_interval: Duration = Field(
+        timedelta(seconds=10),
+        gt=timedelta(),
+        description="How long a stream may be quiet before it says that it lives.",
+    )
+    streams_max: int = Field(
+        10_000, ge=1, description="Streams that each worker serves (watches, events); more are refused with OVERLOADED."
     )
 
     request_id_retention: Duration = Field(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
@@ -137,8 +137,9 @@ class Supervisor:
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
-            stop=stop_after_delay(60),
-            wait=wait_exponential(multiplier=0.2, max=3),
+            stop=lambda state: self._stopping or stop_after_delay(60)(state),
+            wait=wait_exponential(multiplier=0.2, max=1),
+            before_sleep=_say_what_is_awaited,
             reraise=True,
         ):
             with attempt:
@@ -186,7 +187,8 @@ class Supervisor:
             server, _ = start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             raise SettingsError(
-                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
+                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror};"
+                " name another address, or leave it empty for no metrics"
             ) from error
         log.info("metrics.serving", host=host, port=server.server_port)
         registry.register(Workforce(lambda: (len(self._workers), self._settings.workers, self._worker_deaths)))
@@ -245,6 +247,12 @@ class Supervisor:
                 worker.join()
 
 
+def _say_what_is_awaited(state: RetryCallState) -> None:
+    """Someone who sees nothing for a minute believes that the service hangs."""
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("database.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0])
+
+
 EXIT_ADDRESS = 3
 """Exit code of a worker that could not bind the address."""
 
@@ -282,8 +290,13 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # It waits for the database and has served nobody.
+        return 0
     try:
-        await service.start()
+        await starting
     except CertificateError as error:
         log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
         return 1

@@ -1,7 +1,8 @@
 """Lanes whose batches run what a test wants."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from holdsvc.engine.batcher import Lane, LaneKind
@@ -24,11 +25,19 @@ class Observed:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.retries: list[str] = []
+        self.outcomes: Counter[str] = Counter()
 
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
         assert lane
         assert wait_s >= 0 <= run_s
         self.batches.append(size)
+
+    def settled(self, lane: str, outcomes: Mapping[str, int]) -> None:
+        assert lane
+        self.outcomes.update(outcomes)
+
+    def expired(self, expired_count: int) -> None:
+        self.outcomes["EXPIRED"] += expired_count
 
     def retried(self, lane: str, why: str) -> None:
         assert lane

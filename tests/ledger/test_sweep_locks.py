@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import psycopg
 from google.protobuf.duration_pb2 import Duration
-from inventoryhold.v1 import reservation_service_pb2 as pb
 
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.harness import Harness
 

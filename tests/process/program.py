@@ -172,7 +172,7 @@ class Client:
         self.inventory = inventory_service_pb2_grpc.InventoryServiceStub(channel)
         self._options: dict[str, Any] = {"wait_for_ready": True, "timeout": WAIT_S}
         if key:
-            self._options["metadata"] = [("x-api-key", key)]
+            self._options["metadata"] = (("x-api-key", key),)
 
     def create_item(self, sku: str, capacity: int) -> None:
         item = item_pb2.Item(sku=sku, capacity=capacity)

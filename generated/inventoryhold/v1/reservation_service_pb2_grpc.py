@@ -113,7 +113,8 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchReserve(self, request, context):
-        """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request. Scope `reserve`.
+        """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
+        bad field. Scope `reserve`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

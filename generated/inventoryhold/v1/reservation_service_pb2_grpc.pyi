@@ -47,7 +47,9 @@ class ReservationServiceStub:
     (ALREADY_EXISTS, DUPLICATE_RESERVATION).
     """
     BatchReserve: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]
-    """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request. Scope `reserve`."""
+    """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
+    bad field. Scope `reserve`.
+    """
     Confirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
@@ -116,7 +118,9 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     (ALREADY_EXISTS, DUPLICATE_RESERVATION).
     """
     BatchReserve: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]  # type: ignore[assignment]
-    """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request. Scope `reserve`."""
+    """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
+    bad field. Scope `reserve`.
+    """
     Confirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]  # type: ignore[assignment]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
@@ -194,7 +198,9 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.BatchReserveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.BatchReserveResponse, _abc.Awaitable[_reservation_service_pb2.BatchReserveResponse]]:
-        """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request. Scope `reserve`."""
+        """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
+        bad field. Scope `reserve`.
+        """
 
     @_abc_1.abstractmethod
     def Confirm(

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from typing import TypeVar
 
 import structlog
 from google.protobuf import any_pb2, duration_pb2
@@ -10,10 +11,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from holdsvc import errors
-from holdsvc.errors import HoldError
+from holdsvc.errors import HoldError, Violation
+from holdsvc.model import ShortLine
 from inventoryhold.v1 import error_reason_pb2
 
 log = structlog.get_logger(__name__)
+
+M = TypeVar("M", bound=Message)
 
 DOMAIN = "holdsvc"
 
@@ -49,7 +53,14 @@ CODES: Mapping[str, StatusCode] = {
 }
 
 METADATA_VALUE_MAX = 256
-"""Characters of a metadata value; longer ones are cut, so that the error fits into a header."""
+"""Characters of a metadata value; longer ones are cut."""
+
+MESSAGE_MAX = 512
+"""Characters of a message; longer ones are cut."""
+
+TRAILER_BYTES_MAX = 7600
+"""An error travels in the trailing metadata. Callers drop calls with more than 8,192 bytes of it (gRPC's own default),
+some at once and some at random, and would see RESOURCE_EXHAUSTED in place of the error."""
 
 
 def as_hold_error(error: BaseException, method: str) -> HoldError:
@@ -62,41 +73,60 @@ def as_hold_error(error: BaseException, method: str) -> HoldError:
 
 
 def status(error: HoldError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: code, message and details."""
-    metadata = {key: value[:METADATA_VALUE_MAX] for key, value in error.metadata.items()}
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
-    if error.shortfall:
-        details.append(
-            error_reason_pb2.CapacityShortfall(
-                lines=[
-                    error_reason_pb2.ShortLine(
-                        sku=line.sku,
-                        pool=line.pool,
-                        requested=line.requested,
-                        available=line.available,
-                        shortfall=max(0, line.requested - line.available),
-                    )
-                    for line in error.shortfall
-                ]
-            )
-        )
-    if error.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description, reason=violation.rule
-                    )
-                    for violation in error.violations
-                ]
-            )
-        )
+    """The google.rpc.Status of an error: code, message and details.
+
+    Lines and fields that would not fit into a trailer are left out; the metadata word `omitted` counts them.
+    """
+    answer = status_pb2.Status(code=CODES[error.reason].value[0], message=error.message[:MESSAGE_MAX])
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    info.metadata.update({key: value[:METADATA_VALUE_MAX] for key, value in error.metadata.items()})
+    details: list[Message] = [info]
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    answer = status_pb2.Status(code=CODES[error.reason].value[0], message=error.message[:1000])
+    # The message travels twice: in the status and, percent-encoded, on its own.
+    room = TRAILER_BYTES_MAX - 4 * len(answer.message.encode()) - info.ByteSize()
+    if error.shortfall:
+        short = _fitting([_short_line(line) for line in error.shortfall], room)
+        details.insert(1, error_reason_pb2.CapacityShortfall(lines=short))
+        _count_omitted(info, len(error.shortfall) - len(short))
+    if error.violations:
+        bad = _fitting([_field_violation(violation) for violation in error.violations], room)
+        details.insert(1, error_details_pb2.BadRequest(field_violations=bad))
+        _count_omitted(info, len(error.violations) - len(bad))
     for detail in details:
         packed: any_pb2.Any = answer.details.add()
         packed.Pack(detail)
     return answer
+
+
+def _short_line(line: ShortLine) -> error_reason_pb2.ShortLine:
+    return error_reason_pb2.ShortLine(
+        sku=line.sku,
+        pool=line.pool,
+        requested=line.requested,
+        available=line.available,
+        shortfall=max(0, line.requested - line.available),
+    )
+
+
+def _field_violation(violation: Violation) -> error_details_pb2.BadRequest.FieldViolation:
+    return error_details_pb2.BadRequest.FieldViolation(
+        field=violation.field, description=violation.description, reason=violation.rule
+    )
+
+
+def _fitting(parts: list[M], room: int) -> list[M]:
+    """As many of the first parts as fit into `room` bytes."""
+    for count, part in enumerate(parts):
+        # Each is preceded by its tag and its length.
+        room -= part.ByteSize() + 3
+        if room < 0:
+            return parts[:count]
+    return parts
+
+
+def _count_omitted(info: error_details_pb2.ErrorInfo, count: int) -> None:
+    if count:
+        info.metadata["omitted"] = str(count)

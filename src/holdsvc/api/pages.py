@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from google.protobuf.message import Message
 
-from holdsvc import errors
+from holdsvc.errors import Violation
 
 _CHECKSUM_BYTES = 8
 
@@ -31,17 +31,19 @@ def write(tenant: str, request: Message, position: list[str]) -> str:
     return urlsafe_b64encode(_checksum(tenant, request, data) + data).decode().rstrip("=")
 
 
-def read(tenant: str, request: Message, token: str) -> list[str] | None:
-    """The position of a token, None without one; raises INVALID_FIELD for one of another call or other filters."""
+def read(tenant: str, request: Message, token: str) -> tuple[list[str] | None, Violation | None]:
+    """The position of a token, None without one, and what is wrong with it: another call's, or other filters."""
     if not token:
-        return None
+        return None, None
     try:
         raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError):
         raw = b""
     checksum, data = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
     if not data or checksum != _checksum(tenant, request, data):
-        raise errors.invalid_field(
-            "page_token", "is not of this call with these filters: send those of the page before, or start without one"
+        return None, Violation(
+            "page_token",
+            "is not of this call with these filters: send those of the page before, or start without one",
+            "PAGE_TOKEN",
         )
-    return [str(part) for part in json.loads(data)]
+    return [str(part) for part in json.loads(data)], None

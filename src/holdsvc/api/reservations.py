@@ -181,9 +181,9 @@ class ReservationServicer:
 
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""
-        validation.check(request)
         caller = call.caller
-        before = pages.read(caller.tenant, request, request.page_token)
+        before, violation = pages.read(caller.tenant, request, request.page_token)
+        validation.check(request, violation)
         response = pb.ListReservationsResponse()
         client = request.client or None
         if not caller.reads_all:
@@ -208,7 +208,9 @@ class ReservationServicer:
             call.deadline,
         )
         for reservation in found[:size]:
-            convert.set_reservation(response.reservations.add(), reservation)
+            # It may have changed between the search and the reading of its row.
+            if not request.states or int(reservation.state) in request.states:
+                convert.set_reservation(response.reservations.add(), reservation)
         if len(found) > size:
             response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
@@ -222,9 +224,9 @@ class ReservationServicer:
         self, request: pb.ListReservationEventsRequest, call: Call
     ) -> pb.ListReservationEventsResponse:
         """Lists what happened to a reservation."""
-        validation.check(request)
         tenant = call.caller.tenant
-        after = pages.read(tenant, request, request.page_token)
+        after, violation = pages.read(tenant, request, request.page_token)
+        validation.check(request, violation)
         subject = await self._find(request.reservation_id, call)
         if subject is None:
             raise errors.reservation_not_found(request.reservation_id, None)
@@ -254,7 +256,9 @@ class ReservationServicer:
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
     if request.HasField("duplicate_window") and not request.holder:
-        return Violation("duplicate_window", "needs holder: it looks for other reservations of the same holder")
+        return Violation(
+            "duplicate_window", "needs holder: it looks for other reservations of the same holder", "NEEDS_HOLDER"
+        )
     return None
 
 

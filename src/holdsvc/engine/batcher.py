@@ -15,6 +15,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from holdsvc import errors, tracing
+from holdsvc.engine.pace import DEADLINE_SHARE, Pace
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
@@ -107,11 +108,21 @@ class LaneKind:
 class Lane:
     """The queue of one kind of change of one tenant."""
 
-    def __init__(self, kind: LaneKind, tenant: str, database: Database, queue_max: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        kind: LaneKind,
+        tenant: str,
+        database: Database,
+        queue_max: int,
+        observer: Observer,
+        wait_max_s: float = float("inf"),
+    ) -> None:
         self._kind = kind
         self._tenant = tenant
         self._database = database
         self._queue_max = queue_max
+        self._wait_max_s = wait_max_s
+        self._pace = Pace(kind.batch_max)
         self._observer = observer
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
@@ -132,12 +143,13 @@ class Lane:
     def submit(self, requests: Sequence[Request], deadline: float) -> asyncio.Future[list[Any]]:
         """Queues requests; the future brings what came of each.
 
-        `deadline` is on the loop's clock. Raises OVERLOADED when the queue is full.
+        `deadline` is on the loop's clock. Raises OVERLOADED when the queue is full, or so long that they could not be
+        answered in time.
         """
-        if len(self._queue) + len(requests) > self._queue_max:
+        now = self._loop.time()
+        if self._is_too_long(len(requests), deadline - now):
             self._observer.settled(self._kind.name, {"OVERLOADED": len(requests)})
             raise errors.overloaded()
-        now = self._loop.time()
         retriable = all(request.request_id for request in requests)
         job = Job(len(requests), deadline, self._loop.create_future(), retriable=retriable)
         self._jobs.add(job)
@@ -145,6 +157,13 @@ class Lane:
         if self._task is None:
             self._task = self._loop.create_task(self._drain())
         return job.future
+
+    def _is_too_long(self, more: int, remaining_s: float) -> bool:
+        ahead = len(self._queue)
+        if ahead + more > self._queue_max:
+            return True
+        # The first in the queue is never refused: its batch is what the pace is learned from.
+        return ahead > 0 and self._pace.wait_s(ahead + more - 1) > min(self._wait_max_s, DEADLINE_SHARE * remaining_s)
 
     def expire(self) -> None:
         """Answers the jobs whose deadline has passed while the database keeps them waiting."""
@@ -207,7 +226,9 @@ class Lane:
         else:
             with tracing.active.batch(self._kind.name, _places(batch)):
                 await self._attempt(batch)
-        self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, self._loop.time() - started)
+        ended = self._loop.time()
+        self._pace.ran(ended - started)
+        self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, ended - started)
         self._tell_outcomes()
 
     def _count(self, outcome: str) -> None:

@@ -45,6 +45,7 @@ class Engine:
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._changed: Callable[[], None] = lambda: None
         self._turned_away = 0
         # Reads leave connections for changes and for the health check.
         self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
@@ -91,6 +92,10 @@ class Engine:
                 else:
                     lane.expire()
 
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Calls this after changes that were made through this process."""
+        self._changed = call
+
     def queue_depths(self) -> dict[str, int]:
         """Requests that wait, by kind of change."""
         depths = dict.fromkeys(self._kinds, 0)
@@ -108,13 +113,25 @@ class Engine:
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:
-            lane = Lane(self._kinds[kind], tenant, self._database, self._settings.queue_max, self._observer)
+            settings = self._settings
+            lane = Lane(
+                self._kinds[kind],
+                tenant,
+                self._database,
+                settings.queue_max,
+                self._observer,
+                settings.queue_wait_max.total_seconds(),
+            )
             self._lanes[kind, tenant] = lane
-        return await lane.submit(requests, deadline)
+        results = await lane.submit(requests, deadline)
+        self._changed()
+        return results
 
     async def change(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs a change that has no lane (and no request_id), sweeping on demand."""
-        return await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+        result = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+        self._changed()
+        return result
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
         for _ in range(SWEEP_ROUNDS):

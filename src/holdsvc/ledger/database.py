@@ -1,9 +1,13 @@
 """The service's way to PostgreSQL: a pool of connections whose role may only execute the ledger's functions."""
 
+import asyncio
+import os
 import select
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -15,6 +19,11 @@ from holdsvc.settings import Settings
 Row = tuple[Any, ...]
 
 SERVICE_ROLE = "holdsvc_service"
+
+SILENCE_GRACE_S = 2.0
+"""How much longer than `statement_timeout` an answer may take: then the database is not slow, nobody is there."""
+
+PING_TIMEOUT_S = 2.0
 
 
 class NothingRan(Exception):
@@ -45,8 +54,15 @@ class PoolUse(NamedTuple):
 class Connection:
     """One connection of the pool, in autocommit: a function call is a transaction, in one round trip."""
 
-    def __init__(self, connection: AsyncConnection[Row]) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection[Row],
+        silence_max_s: float | None = None,
+        on_silence: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connection = connection
+        self._silence_max_s = silence_max_s
+        self._on_silence = on_silence
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
@@ -60,6 +76,25 @@ class Connection:
             return await self._fetch(sql, parameters)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        if self._silence_max_s is None:
+            return await self._execute(sql, parameters)
+        alarm = asyncio.get_running_loop().call_later(self._silence_max_s, self._hang_up)
+        try:
+            return await self._execute(sql, parameters)
+        finally:
+            alarm.cancel()
+
+    def _hang_up(self) -> None:
+        """Ends a connection whose other side is silent, as if that side had closed it.
+
+        Neither a cancel nor a timeout of psycopg's ends one: both wait for the server to answer.
+        """
+        self._on_silence()
+        if not self._connection.closed:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+    async def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         try:
             cursor = await self._connection.execute(sql, parameters, binary=True)
             return await cursor.fetchall()
@@ -87,6 +122,9 @@ class Database:
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._wait_s = settings.pool_timeout.total_seconds()
+        self._silence_max_s = settings.statement_timeout.total_seconds() + SILENCE_GRACE_S
+        self._made_s: WeakKeyDictionary[AsyncConnection[Row], float] = WeakKeyDictionary()
+        self._trusted_from_s = 0.0
         options = {
             "statement_timeout": settings.statement_timeout,
             "lock_timeout": settings.lock_timeout,
@@ -124,6 +162,11 @@ class Database:
 
     async def _configure(self, connection: AsyncConnection[Row]) -> None:
         await connection.execute(self._session, prepare=False)
+        self._made_s[connection] = asyncio.get_running_loop().time()
+
+    def _distrust(self) -> None:
+        """One silent connection means that its sisters are silent too: none of them is used again."""
+        self._trusted_from_s = asyncio.get_running_loop().time()
 
     async def open(self) -> None:
         """Opens the pool and waits for its first connections."""
@@ -136,18 +179,23 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lends a connection; raises `NothingRan` when there is none to be had in time."""
+        connection = await self._borrow()
         try:
-            connection = await self._pool.getconn(timeout=self._wait_s)
-            while _is_cut(connection):
-                # Nothing was sent over it: unlike one that breaks under way, it leaves nobody in doubt.
-                await connection.close()
-                await self._pool.putconn(connection)
-                connection = await self._pool.getconn(timeout=self._wait_s)
-        except (PoolTimeout, psycopg.OperationalError) as error:
-            raise NothingRan from error
-        try:
-            yield Connection(connection)
+            yield Connection(connection, self._silence_max_s, self._distrust)
         finally:
+            await self._pool.putconn(connection)
+
+    async def _borrow(self) -> AsyncConnection[Row]:
+        while True:
+            try:
+                connection = await self._pool.getconn(timeout=self._wait_s)
+            except (PoolTimeout, psycopg.OperationalError) as error:
+                raise NothingRan from error
+            # Nothing is sent over one that is cut or not trusted: unlike one that breaks under way, it leaves nobody in
+            # doubt.
+            if self._made_s.get(connection, 0.0) >= self._trusted_from_s and not _is_cut(connection):
+                return connection
+            await connection.close()
             await self._pool.putconn(connection)
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -166,8 +214,15 @@ class Database:
         )
 
     async def ping(self) -> None:
-        """Returns when the database answers; raises what `fetch` raises."""
-        await self.fetch("SELECT 1")
+        """Returns when the database answers; raises what `fetch` raises.
+
+        A slow answer ends its connection, but says nothing of the others.
+        """
+        connection = await self._borrow()
+        try:
+            await Connection(connection, PING_TIMEOUT_S).fetch("SELECT 1")
+        finally:
+            await self._pool.putconn(connection)
 
 
 def _is_cut(connection: AsyncConnection[Row]) -> bool:

@@ -38,7 +38,9 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
         ),
     )
     if rows[0][1] is not None:
-        return errors.item_already_exists(rows[0][4], rows[0][5])
+        there = {(row[4], row[5]) for row in rows}
+        first = next(item for item in items if (item.sku, item.pool) in there)
+        return errors.item_already_exists(first.sku, first.pool)
     return ItemsDone([_item(row) for row in rows], replayed=False)
 
 
@@ -79,7 +81,7 @@ async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]
             arrays.texts(r.reason or None for r in requests),
         ),
     )
-    return [_result(row, request.request_id) for request, row in zip(requests, rows, strict=True)]
+    return [_result(row, request.request_id, "delta") for request, row in zip(requests, rows, strict=True)]
 
 
 async def transfer(connection: Connection, tenant: str, requests: Sequence[Transfer]) -> list[Result]:
@@ -101,12 +103,13 @@ async def transfer(connection: Connection, tenant: str, requests: Sequence[Trans
     for request, giving, taking in zip(requests, rows[:n], rows[n:], strict=True):
         result = _result(giving, request.request_id)
         if isinstance(result, ItemsDone):
-            result.items.append(_item(taking))
+            taken = _result(taking, request.request_id)
+            result = ItemsDone(result.items + taken.items, result.replayed) if isinstance(taken, ItemsDone) else taken
         results.append(result)
     return results
 
 
-def _result(row: Row, request_id: str) -> Result:
+def _result(row: Row, request_id: str, units_field: str = "quantity") -> Result:
     """What came of a change, from a row of type item_answer."""
     outcome, requested, available, sku, pool = row[1:6]
     if outcome is None or outcome == "REPLAYED":
@@ -125,7 +128,7 @@ def _result(row: Row, request_id: str) -> Result:
     if outcome == "REVISION_MISMATCH":
         return errors.revision_mismatch(sku, pool, row[12])
     if outcome == "CAPACITY_LIMIT":
-        return errors.invalid_field("quantity", "the capacity would exceed 10^15 units")
+        return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
     assert outcome == "REQUEST_ID_REUSED", outcome
     return errors.request_id_reused(request_id)
 

@@ -59,11 +59,12 @@ async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Re
     """Recomputes the counters of the next `VERIFY_SKUS` skus from their reservations."""
     rows = await connection.fetch("SELECT * FROM holdsvc.verify_items(%s, %s, %s)", (tenant, after_sku, VERIFY_SKUS))
     drifts = []
-    for sku, pool, capacity, remaining, held, confirmed, true_held, true_confirmed, _ in rows:
+    for sku, pool, capacity, remaining, held, confirmed, true_held, true_confirmed, _, _ in rows:
         counters = (
             ("held", held, true_held),
             ("confirmed", confirmed, true_confirmed),
             ("capacity", capacity, remaining + held + confirmed),
         )
         drifts += [Drift(sku, pool, name, stored, true) for name, stored, true in counters if stored != true]
-    return Recount(rows[-1][0] if rows else None, len(rows), sum(row[8] for row in rows), drifts)
+    item_count = sum(not deleted for *_, deleted in rows)
+    return Recount(rows[-1][0] if rows else None, item_count, sum(row[8] for row in rows), drifts)

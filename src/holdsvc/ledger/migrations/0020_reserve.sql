@@ -31,6 +31,7 @@ DECLARE
   _first integer;
   _item integer;
   _verdict text;
+  _duplicate uuid;
   _fits boolean;
   -- How many items give units.
   _taken integer := 0;
@@ -98,8 +99,10 @@ BEGIN
       _line := _line + 1;
     END LOOP;
     CONTINUE WHEN outcome[_i] IS NOT NULL;
-    IF _verdict IS NULL AND _duplicate_window_us[_i] IS NOT NULL THEN
-      SELECT v.reservation_id INTO other_id[_i] FROM reservation v
+    -- Before the units: a holder who has the last seat is told so, not that there is none left.
+    IF _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' AND _duplicate_window_us[_i] IS NOT NULL THEN
+      -- Not into the array's element: PL/pgSQL would read the subscript as part of the query.
+      SELECT v.reservation_id INTO _duplicate FROM reservation v
       WHERE v.holder = _holder[_i] AND v.holder <> '' AND v.client = _client[_i] AND v.tenant = _tenant
         AND v.create_time >= judge_time - _duplicate_window_us[_i] * interval '1 microsecond'
         AND (v.state = 2 OR v.state = 1 AND v.expire_time > judge_time)
@@ -112,7 +115,8 @@ BEGIN
           ) l
         )
       ORDER BY v.reservation_id DESC LIMIT 1;
-      IF other_id[_i] IS NOT NULL THEN
+      other_id[_i] := _duplicate;
+      IF _duplicate IS NOT NULL THEN
         _verdict := 'DUPLICATE_RESERVATION';
       ELSE
         -- Not yet in the table: one that this batch accepted a moment ago.

@@ -24,6 +24,8 @@ DECLARE
   _short_available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _other_id uuid[] := array_fill(NULL::uuid, ARRAY[_n]);
   _changing uuid[] := '{}';
+  -- Confirmed before, by a call of the same content: answered with OK, so its request id counts from now on.
+  _repeated boolean[] := array_fill(false, ARRAY[_n]);
   _now timestamptz;
   _r record;
   _l record;
@@ -68,6 +70,7 @@ BEGIN
         WHERE x.quantity IS DISTINCT FROM m.confirmed_quantity
       ) THEN
         _outcome[_r.ix] := 'REPLAYED';
+        _repeated[_r.ix] := true;
       END IF;
     ELSIF _r.refusal IS NULL AND _r.order_of IS NOT NULL THEN
       _outcome[_r.ix] := 'ORDER_ID_IN_USE';
@@ -98,9 +101,14 @@ BEGIN
   END LOOP;
 
   -- claim
-  IF NOT claim_requests(_tenant, 'Confirm', _request_key, _fingerprint, _id, _outcome, _now) THEN
-    SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
-    FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
+  IF NOT claim_requests(
+    _tenant, 'Confirm', _request_key, _fingerprint, _id,
+    (SELECT array_agg(CASE WHEN NOT x.repeated THEN x.outcome END ORDER BY x.ix)
+     FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix)),
+    _now
+  ) THEN
+    SELECT array_agg(CASE WHEN x.repeated THEN 'RETRY' ELSE coalesce(x.outcome, 'RETRY') END ORDER BY x.ix) INTO _outcome
+    FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix);
   END IF;
   WITH claimed AS (
     INSERT INTO sales_order (tenant, order_id, reservation_id, customer_name, customer_email, create_time)
@@ -118,8 +126,9 @@ BEGIN
   LOOP
     -- Another transaction, or another request of this batch, has just taken the order id: a refusal is not remembered.
     _outcome[_r.ix] := 'ORDER_ID_IN_USE';
-    SELECT s.reservation_id INTO _other_id[_r.ix] FROM sales_order s
-    WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant;
+    _other_id[_r.ix] := (
+      SELECT s.reservation_id FROM sales_order s WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant
+    );
     DELETE FROM request q
     WHERE q.request_key = _request_key[_r.ix] AND q.tenant = _tenant;
   END LOOP;

@@ -10,14 +10,16 @@ DECLARE
   _outcome text;
   _now timestamptz;
   _item item;
+  _lapsed bigint;
 BEGIN
   SELECT * INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
   _now := wall_clock();
+  _lapsed := lapsed_units(_tenant, _sku, _pool, _now);
   IF _item.sku IS NULL THEN
     _outcome := 'ITEM_NOT_FOUND';
-  ELSIF _item.confirmed > 0 OR _item.held > lapsed_units(_tenant, _sku, _pool, _now) THEN
+  ELSIF _item.confirmed > 0 OR _item.held > _lapsed THEN
     _outcome := 'CAPACITY_IN_USE';
   ELSIF _item.held > 0 THEN
     _outcome := 'SWEEP';
@@ -29,7 +31,7 @@ BEGIN
   END IF;
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_item.capacity],
-    ARRAY[_item.capacity - _item.held - _item.confirmed]);
+    ARRAY[greatest(0, _item.remaining + _lapsed)]);
 END
 $$;
 REVOKE EXECUTE ON FUNCTION holdsvc.delete_item FROM PUBLIC;

@@ -9,7 +9,8 @@ DECLARE
   _now timestamptz := wall_clock();
 BEGIN
   -- One statement, so that a sweep between reading counter and lapsed lines counts no unit twice.
-  SELECT array_agg(greatest(0, i.free + i.lapsed) ORDER BY x.ix) INTO available
+  -- greatest() skips nulls: an item that is not there would read as 0.
+  SELECT array_agg(CASE WHEN i.free IS NOT NULL THEN greatest(0, i.free + i.lapsed) END ORDER BY x.ix) INTO available
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   LEFT JOIN LATERAL (
     SELECT v.remaining + v.oversell_limit AS free, (

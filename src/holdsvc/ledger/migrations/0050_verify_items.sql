@@ -6,7 +6,7 @@
 CREATE FUNCTION holdsvc.verify_items(_tenant text, _after_sku text, _limit integer)
 RETURNS TABLE (
   sku text, pool text, capacity bigint, remaining bigint, held bigint, confirmed bigint,
-  true_held bigint, true_confirmed bigint, reservation_count bigint
+  true_held bigint, true_confirmed bigint, reservation_count bigint, deleted boolean
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
@@ -14,7 +14,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 BEGIN
   RETURN QUERY
   SELECT i.sku::text, i.pool::text, i.capacity, i.remaining, i.held, i.confirmed,
-         coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint, coalesce(l.reservations, 0)
+         coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint, coalesce(l.reservations, 0),
+         i.delete_time IS NOT NULL
   FROM (
     SELECT DISTINCT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku > _after_sku ORDER BY v.sku LIMIT _limit
   ) k
@@ -22,7 +23,8 @@ BEGIN
   LEFT JOIN LATERAL (
     SELECT sum(m.quantity) FILTER (WHERE r.state = 1) AS held,
            sum(m.confirmed_quantity - m.refunded_quantity) FILTER (WHERE r.state IN (2, 5)) AS confirmed,
-           count(*) FILTER (WHERE r.state = 1 OR m.confirmed_quantity > m.refunded_quantity) AS reservations
+           -- At its first line, so that each counts once.
+           count(*) FILTER (WHERE r.state IN (1, 2) AND m.line_number = 1) AS reservations
     FROM reservation_line m
     CROSS JOIN LATERAL (
       SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1

@@ -1,0 +1,275 @@
+"""One exception for each reason of the contract's catalogue, and `CallError` above them all.
+
+Catch a class where you can act on that reason, `CallError` elsewhere. `ErrorReason` in the proto says what to do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from inventoryhold.v1 import error_reason_pb2
+
+DOMAIN = "holdsvc"
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class CallError(Exception):
+    """A call that failed; its subclasses name the reason.
+
+    This class itself stands for what the service did not say: no connection, a deadline that passed, a reason newer
+    than this client.
+    """
+
+    REASON = ""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        details: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(f"{reason or code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.reason = reason
+        """The ErrorReason without its prefix; empty where the service did not answer."""
+        self.metadata = dict(metadata or {})
+        """Every changing word of the message."""
+        self.details = tuple(details)
+        """The other details: BadRequest, RetryInfo, CapacityShortfall."""
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long the service asks to wait before another try."""
+        for detail in self.details:
+            if isinstance(detail, error_details_pb2.RetryInfo):
+                return float(detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9)
+        return None
+
+
+class CapacityExceeded(CallError):
+    """Not enough units."""
+
+    REASON = "CAPACITY_EXCEEDED"
+
+    @property
+    def shortfall(self) -> list[error_reason_pb2.ShortLine]:
+        """Every short line: requested, available, shortfall."""
+        for detail in self.details:
+            if isinstance(detail, error_reason_pb2.CapacityShortfall):
+                return list(detail.lines)
+        return []
+
+
+class ItemNotFound(CallError):
+    """No such item."""
+
+    REASON = "ITEM_NOT_FOUND"
+
+
+class ReservationNotFound(CallError):
+    """No such reservation."""
+
+    REASON = "RESERVATION_NOT_FOUND"
+
+
+class ApiKeyNotFound(CallError):
+    """No such API key."""
+
+    REASON = "API_KEY_NOT_FOUND"
+
+
+class ItemAlreadyExists(CallError):
+    """The item is there already."""
+
+    REASON = "ITEM_ALREADY_EXISTS"
+
+
+class OrderIdInUse(CallError):
+    """The order_id belongs to another reservation."""
+
+    REASON = "ORDER_ID_IN_USE"
+
+
+class DuplicateReservation(CallError):
+    """The holder has one of these items already."""
+
+    REASON = "DUPLICATE_RESERVATION"
+
+
+class ReservationExpired(CallError):
+    """The hold's time is over."""
+
+    REASON = "RESERVATION_EXPIRED"
+
+
+class ReservationAlreadyConfirmed(CallError):
+    """The reservation is sold."""
+
+    REASON = "RESERVATION_ALREADY_CONFIRMED"
+
+
+class ReservationAlreadyCancelled(CallError):
+    """The reservation was cancelled."""
+
+    REASON = "RESERVATION_ALREADY_CANCELLED"
+
+
+class AlreadyRefunded(CallError):
+    """Every confirmed unit was refunded before."""
+
+    REASON = "ALREADY_REFUNDED"
+
+
+class ReservationNotConfirmed(CallError):
+    """Only a confirmed reservation can be refunded."""
+
+    REASON = "RESERVATION_NOT_CONFIRMED"
+
+
+class CapacityInUse(CallError):
+    """Fewer units are free than the change takes away."""
+
+    REASON = "CAPACITY_IN_USE"
+
+
+class QuantityExceeded(CallError):
+    """A partial confirm or refund of more units than there are."""
+
+    REASON = "QUANTITY_EXCEEDED"
+
+
+class ReferenceAmbiguous(CallError):
+    """Several reservations bear the reference."""
+
+    REASON = "REFERENCE_AMBIGUOUS"
+
+
+class InvalidField(CallError):
+    """The request is not valid."""
+
+    REASON = "INVALID_FIELD"
+
+    @property
+    def violations(self) -> dict[str, str]:
+        """What is wrong, by field."""
+        return {
+            violation.field: violation.description
+            for detail in self.details
+            if isinstance(detail, error_details_pb2.BadRequest)
+            for violation in detail.field_violations
+        }
+
+
+class RequestIdReused(CallError):
+    """The request_id was used for another call or other content."""
+
+    REASON = "REQUEST_ID_REUSED"
+
+
+class RevisionMismatch(CallError):
+    """The item has changed since it was read."""
+
+    REASON = "REVISION_MISMATCH"
+
+
+class Unauthenticated(CallError):
+    """No API key, or one that is not valid."""
+
+    REASON = "UNAUTHENTICATED"
+
+
+class PermissionDenied(CallError):
+    """The API key lacks a scope."""
+
+    REASON = "PERMISSION_DENIED"
+
+
+class RateLimited(CallError):
+    """More calls than this client's limit."""
+
+    REASON = "RATE_LIMITED"
+
+
+class Overloaded(CallError):
+    """The service has more work than it can finish in time; nothing ran."""
+
+    REASON = "OVERLOADED"
+
+
+class ResumeTokenExpired(CallError):
+    """The events after the token are no longer kept."""
+
+    REASON = "RESUME_TOKEN_EXPIRED"
+
+
+class ResumeTokenForeign(CallError):
+    """The token is not of this database and tenant."""
+
+    REASON = "RESUME_TOKEN_FOREIGN"
+
+
+class DatabaseUnavailable(CallError):
+    """The service's database does not answer."""
+
+    REASON = "DATABASE_UNAVAILABLE"
+
+
+class ShuttingDown(CallError):
+    """The server that answered is stopping."""
+
+    REASON = "SHUTTING_DOWN"
+
+
+class OutcomeUnknown(CallError):
+    """Nobody can tell whether the call took effect."""
+
+    REASON = "OUTCOME_UNKNOWN"
+
+
+class Internal(CallError):
+    """A fault of the service; the metadata has its incident_id."""
+
+    REASON = "INTERNAL"
+
+
+BY_REASON: Mapping[str, type[CallError]] = {error.REASON: error for error in CallError.__subclasses__()}
+
+_DETAIL_TYPES = (error_details_pb2.BadRequest, error_details_pb2.RetryInfo, error_reason_pb2.CapacityShortfall)
+
+
+def from_rpc(error: grpc.RpcError) -> CallError:
+    """Reads a gRPC error's status and details."""
+    code = error.code()
+    message = error.details() or ""
+    return from_status(code, message, _status(error))
+
+
+def from_status(code: grpc.StatusCode, message: str, status: status_pb2.Status | None) -> CallError:
+    """Makes the exception of a status: also of an entry of a BatchReserve."""
+    reason, metadata, details = "", {}, []
+    for packed in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if packed.Unpack(info):
+            if info.domain == DOMAIN:
+                reason, metadata = info.reason, dict(info.metadata)
+            continue
+        for detail_type in _DETAIL_TYPES:
+            detail = detail_type()
+            if packed.Unpack(detail):
+                details.append(detail)
+    error = BY_REASON.get(reason, CallError)
+    return error(code, message, reason=reason, metadata=metadata, details=details)
+
+
+def _status(error: Any) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            return status_pb2.Status.FromString(value)
+    return None

@@ -1,0 +1,117 @@
+"""`holdsvc serve` as its own process, to be killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import psycopg
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+START_TIMEOUT_S = 60.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Serving:
+    """A service in a process of its own; AUTH off."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
+            "HOLDSVC_LISTEN": f"127.0.0.1:{self.port}",
+            "HOLDSVC_METRICS_LISTEN": "",
+            "HOLDSVC_AUTH": "off",
+            "HOLDSVC_DRAIN_GRACE": "5s",
+            "HOLDSVC_DATA_DIR": str(folder / "data"),
+            **{f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        with (self.folder / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "holdsvc", "serve"], env=self._environment, stdout=log, stderr=log
+            )
+        self.wait_serving()
+
+    def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> float:
+        """Waits until health says SERVING; returns how long that took."""
+        start = time.monotonic()
+        while time.monotonic() - start < timeout_s:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log_tail()
+            if self.health() == health_pb2.HealthCheckResponse.SERVING:
+                return time.monotonic() - start
+            time.sleep(0.05)
+        raise AssertionError(f"not serving after {timeout_s} s:\n{self.log_tail()}")
+
+    def health(self) -> int:
+        """What the health service says; 0 when nobody answers."""
+        with grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                request = health_pb2.HealthCheckRequest()
+                return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=2).status)
+            except grpc.RpcError:
+                return 0
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve calls."""
+        return [child for child in self._children() if "multiprocessing.spawn" in " ".join(child.cmdline())]
+
+    def postmaster(self) -> psutil.Process:
+        """The embedded PostgreSQL's main process."""
+        pid = int((self.data_dir / "pgdata" / "postmaster.pid").read_text().split()[0])
+        return psutil.Process(pid)
+
+    def _children(self) -> list[psutil.Process]:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children()
+
+    def kill(self) -> None:
+        """Kill -9 of the supervisor: the kernel ends the rest."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM, and waits for the end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+    def log_tail(self) -> str:
+        lines = (self.folder / "serve.log").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-30:])
+
+
+def sql_of(dsn: str) -> Any:
+    """Runs SQL as the schema's owner."""
+
+    def run(query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    return run

@@ -1,0 +1,140 @@
+"""SIGTERM and rolling restarts under load: a caller with the shipped retry policy sees no failed call."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from holdsvc.client import RETRY_POLICY, AsyncClient, CallError
+from inventoryhold.v1 import inventory_service_pb2 as ipb
+from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
+from tests import blocked
+from tests.conftest import StartService
+from tests.faults.serving import Serving, sql_of
+
+CALLERS = 8
+
+
+@asynccontextmanager
+async def calling(work: Any) -> AsyncIterator[dict[str, int]]:
+    """Callers at work while the block runs; what they saw is in the dict."""
+    seen = {"calls": 0}
+    failures: list[str] = []
+    stop = asyncio.Event()
+
+    async def one() -> None:
+        while not stop.is_set():
+            try:
+                await work()
+            except (CallError, grpc.RpcError) as error:
+                failures.append(f"{time.monotonic():.2f} {error} {error.__cause__}")
+            seen["calls"] += 1
+
+    tasks = [asyncio.create_task(one()) for _ in range(CALLERS)]
+    try:
+        yield seen
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+    assert not failures, (len(failures), failures[:3])
+
+
+async def progress(seen: dict[str, int], calls: int) -> None:
+    wanted = seen["calls"] + calls
+    async with asyncio.timeout(30):
+        while seen["calls"] < wanted:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def replicas(tmp_path: Path, database_dsn: str) -> Any:
+    both = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        both.append(Serving(tmp_path / name, dsn=database_dsn))
+        both[-1].start()
+    yield both
+    for replica in both:
+        replica.terminate()
+
+
+async def test_a_rolling_restart_of_two_replicas_fails_no_call(replicas: list[Serving], database_dsn: str) -> None:
+    target = "ipv4:" + ",".join(replica.address for replica in replicas)
+    async with AsyncClient(target) as client:
+        item = item_pb2.Item(sku="seat", capacity=1_000_000)
+        await client.inventory.CreateItem(ipb.CreateItemRequest(item=item))
+
+        async def with_the_client() -> None:
+            async with client.hold({"seat": 1}, ttl=timedelta(minutes=5)) as hold:
+                await hold.confirm()
+
+        options = [("grpc.service_config", RETRY_POLICY), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            stub: Any = ReservationServiceStub(channel)
+            numbers = iter(range(10**9))
+
+            async def with_a_plain_stub() -> None:
+                lines = [item_pb2.ItemQuantity(sku="seat", quantity=1)]
+                await stub.Reserve(pb.ReserveRequest(lines=lines, request_id=f"plain-{next(numbers)}"), timeout=30)
+
+            async with calling(with_the_client) as seen, calling(with_a_plain_stub) as seen_plain:
+                for replica in replicas:
+                    await progress(seen, 50)
+                    await asyncio.to_thread(replica.terminate)
+                    await progress(seen, 50)
+                    await asyncio.to_thread(replica.start)
+                    await progress(seen_plain, 50)
+    print(f"{seen['calls']} holds and {seen_plain['calls']} plain calls, none failed")  # noqa: T201
+    [[sold]] = sql_of(database_dsn)("SELECT confirmed FROM holdsvc.item WHERE sku = 'seat'")
+    assert sold == seen["calls"]
+    # Each request_id took effect once, however often it was sent.
+    assert sql_of(database_dsn)("SELECT 1 FROM holdsvc.event GROUP BY request_id, type HAVING count(*) > 1"
+                                " AND request_id IS NOT NULL") == []  # fmt: skip
+
+
+async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
+    start_service: StartService, ledger_dsn: str
+) -> None:
+    service = await start_service()
+    await service.create_item("seat", 100)
+    with blocked.transaction(ledger_dsn) as other:
+        other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
+        lines = [item_pb2.ItemQuantity(sku="seat", quantity=1)]
+        request = pb.ReserveRequest(lines=lines)
+        calls = [asyncio.ensure_future(service.reservations.Reserve(request, timeout=20)) for _ in range(20)]
+        await blocked.until_blocked(ledger_dsn)
+        stopping = asyncio.create_task(service.service.stop())
+        await asyncio.sleep(0)
+        other.rollback()
+        assert len(await asyncio.gather(*calls)) == 20
+        await stopping
+
+
+async def test_a_restart_of_the_only_service_fails_no_call(tmp_path: Path, database_dsn: str) -> None:
+    service = Serving(tmp_path, dsn=database_dsn, workers=2)
+    service.start()
+    async with AsyncClient(service.address, timeout_s=20) as client:
+        item = item_pb2.Item(sku="seat", capacity=1_000_000)
+        await client.inventory.CreateItem(ipb.CreateItemRequest(item=item))
+
+        async def work() -> None:
+            await client.reserve({"seat": 1})
+
+        async with calling(work) as seen:
+            await progress(seen, 50)
+            await asyncio.to_thread(service.terminate)
+            await asyncio.to_thread(service.start)
+            await progress(seen, 50)
+    [[held]] = sql_of(database_dsn)("SELECT held FROM holdsvc.item WHERE sku = 'seat'")
+    assert held == seen["calls"]
+    with suppress(Exception):
+        service.terminate()

@@ -1,0 +1,81 @@
+"""The real service for a test that is not a coroutine: in a thread of its own, on a clock that stands still."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import grpc
+import psycopg
+
+from holdsvc.api.scopes import ALL_SCOPES
+from holdsvc.engine.keyring import make_key
+from holdsvc.settings import Settings
+from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
+from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
+from tests.harness import Harness
+from tests.model.ledger import Client
+
+T = TypeVar("T")
+
+STILL_CLOCK = """
+CREATE TABLE public.still_clock (at timestamptz NOT NULL);
+INSERT INTO public.still_clock VALUES (clock_timestamp());
+CREATE OR REPLACE FUNCTION holdsvc.wall_clock() RETURNS timestamptz LANGUAGE sql VOLATILE
+AS $$ SELECT at FROM public.still_clock $$;
+"""
+
+
+class StillService:
+    """A service whose ledger's time moves only when the test says so."""
+
+    def __init__(self, dsn: str) -> None:
+        self._owner = psycopg.connect(dsn, autocommit=True)
+        self._owner.execute(STILL_CLOCK)
+        self.now: datetime = self._owner.execute("SELECT at FROM public.still_clock").fetchone()[0]  # type: ignore[index]
+        self.now = self.now.astimezone(UTC)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._tenants = itertools.count(1)
+        settings = Settings.load(
+            listen="127.0.0.1:0", metrics_listen="", auth="api-key", drain_grace="1s", cleanup_rate_per_second=1000
+        )
+        self._harness = Harness(settings, dsn, dsn)
+        self._run(self._harness.start(sweeping=False))
+        self._channel = grpc.insecure_channel(self._harness.address, [("grpc.enable_retries", 0)])
+        self.reservations = ReservationServiceStub(self._channel)
+        self.inventory = InventoryServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def close(self) -> None:
+        self._channel.close()
+        self._run(self._harness.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._owner.close()
+
+    def advance(self, time: timedelta) -> None:
+        self.now += time
+        self._owner.execute("UPDATE public.still_clock SET at = %s", (self.now,))
+
+    def new_tenant(self, clients: list[Client]) -> dict[str, str]:
+        """Keys of a tenant that nobody has seen, by client."""
+        self._owner.execute("SELECT holdsvc.create_event_partitions()")
+        tenant, secrets = f"t{next(self._tenants)}", {}
+        for client in clients:
+            key = make_key()
+            scopes = [scope for scope in ALL_SCOPES if client.all_clients or not scope.startswith("reservations.")]
+            self._owner.execute(
+                "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, NULL)",
+                (tenant, key.key_id, client.name, key.secret_hash, scopes, sorted(client.pools)),
+            )
+            secrets[client.name] = key.secret
+        return secrets
