@@ -30,13 +30,14 @@ class Serving:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.port = free_port()
         self.folder = folder
+        self.data_dir = Path(settings.get("data_dir", folder / "data"))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
             "HOLDSVC_LISTEN": f"127.0.0.1:{self.port}",
             "HOLDSVC_METRICS_LISTEN": "",
             "HOLDSVC_AUTH": "off",
             "HOLDSVC_DRAIN_GRACE": "5s",
-            "HOLDSVC_DATA_DIR": str(folder / "data"),
+            "HOLDSVC_DATA_DIR": str(self.data_dir),
             **{f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -44,10 +45,6 @@ class Serving:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def data_dir(self) -> Path:
-        return self.folder / "data"
 
     def start(self) -> None:
         """Starts it and waits until it serves."""

@@ -28,17 +28,43 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\0" * 65536)
-                file.flush()
         except OSError:
             pass
 
 
-async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path) -> None:
-    serving = Serving(small_disk, workers=1)
+async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    serving = Serving(tmp_path, data_dir=small_disk / "data")
+    serving.start()
+    try:
+        async with Callers(serving.address) as callers:
+            await callers.progress(50)
+            fill(small_disk / "ballast")
+            serving.postmaster().kill()
+            await asyncio.to_thread(wait_for_text, tmp_path / "serve.log", "database.restart_failed", 20)
+            (small_disk / "ballast").unlink()
+            recovered_s = await callers.progress(50, timeout_s=40)
+        print(f"{recovered_s:.1f} s for 50 calls after there was room, {callers.history.summary()}")  # noqa: T201
+        dsn = running_dsn(serving.data_dir)
+        assert dsn is not None
+        callers.history.check(sql_of(dsn))
+        assert callers.history.summary()["unknown"] == 0
+    finally:
+        serving.terminate()
+
+
+def wait_for_text(path: Path, text: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while text not in path.read_text(errors="replace"):
+        assert time.monotonic() < deadline, f"{text!r} is not in {path}"
+        time.sleep(0.05)
+
+
+async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
+    serving = Serving(tmp_path, data_dir=small_disk / "data")
     serving.start()
     try:
         async with Callers(serving.address, count=24) as callers:
