@@ -8,7 +8,7 @@ RUN python -m venv /opt/holdsvc
 COPY constraints.txt pyproject.toml LICENSE ./
 RUN mkdir -p src/holdsvc generated/inventoryhold generated/buf protos/inventoryhold \
     && touch src/holdsvc/__init__.py \
-    && /opt/holdsvc/bin/pip install -c constraints.txt '.[server,otel]' \
+    && /opt/holdsvc/bin/pip install -c constraints.txt '.[server,otel,relay]' \
     && /opt/holdsvc/bin/pip uninstall --yes holdsvc
 COPY src src
 COPY generated generated

@@ -6,14 +6,16 @@ ARGS ?=
 
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BENCH := $(VENV)/.bench
+LOAD ?= unary
 IMAGE := build/protos.binpb
 RELEASED := protos/released.binpb.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format generate fresh released bench load smoke clean
+.PHONY: help setup serve test check promtool format generate fresh released bench bench-full profile load smoke clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment with all packages
 
@@ -23,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 	    echo "holdsvc needs Python 3.11 or newer and '$(PYTHON3)' is not: name another, as in 'make PYTHON3=python3.12 $(MAKECMDGOALS)'." >&2; exit 1; }
 	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "'$(PYTHON3)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	$(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev]'
+	@echo "Setting up $(VENV) with everything that is needed; this takes a minute or two, once."
+	@$(PYTHON3) -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,relay,dev]'
 	@touch $@
 
 serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)
@@ -33,21 +36,30 @@ serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off un
 test: fresh ## Run all tests (ARGS="-k name" for some)
 	$(PYTHON) -m pytest $(ARGS)
 
-check: fresh ## Lint, types, protos: everything but the tests
+check: fresh ## Lint, types, protos, deploy/: everything but the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/buf lint $(IMAGE) --config buf.yaml
 	$(VENV)/bin/buf format --diff --exit-code protos
 	$(VENV)/bin/buf breaking $(IMAGE) --against $(RELEASED) --config buf.yaml
+	$(PYTHON) scripts/check_deploy.py
+
+promtool: build/promtool ## Fetch promtool, which tests the alerts (Debian, Ubuntu)
+
+build/promtool:
+	@mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .
+	@cp build/prometheus/usr/bin/promtool $@ && rm -r build/prometheus
 
 format: $(READY) ## Format Python and protos, repair what ruff can
 	$(PYTHON) -m ruff check --fix-only --quiet .
 	$(PYTHON) -m ruff format .
 	$(VENV)/bin/buf format --write protos
 
-generate: $(READY) ## Make the stubs in generated/ from protos/
+generate: $(READY) ## Make the stubs in generated/ from protos/, and the tables of README.md
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
+	@$(PYTHON) scripts/readme.py
 
 # The stubs are committed: this proves that they belong to these protos. It leaves the image that buf reads.
 fresh: $(READY)
@@ -58,8 +70,18 @@ fresh: $(READY)
 released: fresh ## At a release: renew the image that 'buf breaking' compares with
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)
 
-bench: $(READY) ## Measure the service on this machine
+bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 minutes
 	$(PYTHON) loadtest/bench.py $(ARGS)
+
+bench-full: $(BENCH) ## The same with 5 million reservations and longer runs
+	$(PYTHON) loadtest/bench.py --full $(ARGS)
+
+profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, batch or uniform)
+	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
+
+$(BENCH): $(READY)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev,bench]'
+	@touch $@
 
 load: $(READY) ## Put load on a running service
 	$(PYTHON) loadtest/run.py $(ARGS)

@@ -34,15 +34,16 @@ def served() -> set[str]:
 
 
 def rpcs() -> str:
-    """Every rpc that is served, with the first sentence of its comment and the scope that it needs."""
+    """Every rpc that is served, with the first sentence of its comment and the scopes of which it needs one."""
     handlers = served()
     rows = []
-    for method, scope in SCOPES.items():
+    for method, scopes in SCOPES.items():
         _, service, rpc = method.split("/")
         if rpc in handlers:
             comments = dict(_comments(_RPC, PROTOS / f"{_snake(service.rpartition('.')[2])}.proto"))
             sentence = re.split(r"(?<=\.) ", comments[rpc])[0]
-            rows.append((f"`{service.rpartition('.')[2]}/{rpc}`", sentence, f"`{scope}`"))
+            needed = " or ".join(f"`{scope}`" for scope in scopes)
+            rows.append((f"`{service.rpartition('.')[2]}/{rpc}`", sentence, needed))
     return _table(("rpc", "what it does", "scope"), rows)
 
 

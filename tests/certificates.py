@@ -1,5 +1,7 @@
 """Certificates for tests: an authority and what it signs, valid for a day."""
 
+import socket
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -40,11 +42,12 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for localhost and 127.0.0.1."""
+    def issue(self, name: str, *hosts: str) -> Pair:
+        """A certificate for these hosts, or else for localhost and 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+        here: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts] or here)
         certificate = (
             _builder(subject, self._name, key).add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         )
@@ -71,3 +74,17 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def shown_name(address: str, authority: Authority) -> str:
+    """The common name in the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cadata=authority.certificate.decode())
+    context.set_alpn_protocols(["h2"])
+    host, port = address.split(":")
+    with (
+        socket.create_connection((host, int(port)), 10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+    [name] = shown.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)

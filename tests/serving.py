@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 START_S = 60.0
+COMMAND = (sys.executable, "-m", "holdsvc")
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -23,10 +25,13 @@ class Serving:
     """A running `holdsvc serve`."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        # Beside the log: what the interpreter and gRPC's core say.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from holdsvc.cli import main; main()", "serve"],
+            [*COMMAND, "serve"],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         self.lines: list[dict[str, Any]] = []
@@ -51,10 +56,14 @@ class Serving:
             if line["event"] == event and matches(line):
                 return line
 
+    def metrics(self) -> str:
+        """The metrics page as it is now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+            return str(page.read().decode())
+
     def series(self) -> Series:
         """What the metrics page shows now."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
-            text = page.read().decode()
+        text = self.metrics()
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -68,12 +77,34 @@ class Serving:
         assert len(ports) == 1
         self.port = ports.pop()
 
+    @property
+    def address(self) -> str:
+        """Where it serves calls."""
+        return f"127.0.0.1:{self.port}"
+
+    def said(self) -> str:
+        """Everything that it has written by now, the log and whatever else."""
+        self._errors.seek(0)
+        return "\n".join([*(json.dumps(line, ensure_ascii=False) for line in self.lines), self._errors.read()])
+
     def stop(self) -> int:
         """Ends it as an operator does, and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for its end, and returns its exit code."""
         code = self.process.wait(60.0)
         self._reader.join(5.0)
         return code
+
+    def close(self) -> None:
+        """Ends it if need be, and shows what it wrote beside its log."""
+        if self.process.poll() is None:
+            self.stop()
+        self._errors.seek(0)
+        sys.stderr.write(self._errors.read())
+        self._errors.close()
 
 
 @contextmanager
@@ -92,5 +123,13 @@ def serving(workers: int = 1, **settings: str) -> Iterator[Serving]:
         service.ready(workers)
         yield service
     finally:
-        if service.process.poll() is None:
-            service.stop()
+        service.close()
+
+
+def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Runs another command to its end, with these settings and no others."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
+    given = {f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()}
+    return subprocess.run(
+        [*COMMAND, *arguments], env=bare | given, capture_output=True, text=True, timeout=60, check=False
+    )

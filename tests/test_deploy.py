@@ -1,6 +1,9 @@
 """The files that run the service elsewhere. No container engine is needed: they are read."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdsvc import settings
+from holdsvc import metrics, settings, supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,3 +96,173 @@ def test_base_and_server_packages_all_have_exact_versions() -> None:
     for need in wanted:
         name = re.split(r"[\[<>=!~; ]", need)[0]
         assert re.sub(r"[-_.]+", "-", name).lower() in pins, need
+
+
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+
+@pytest.fixture(scope="module")
+def alerts() -> list[dict[str, Any]]:
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())
+    return [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def test_each_alert_has_a_section_of_the_runbook_and_a_test(alerts: list[dict[str, Any]]) -> None:
+    tests = (PROMETHEUS / "alerts.test.yaml").read_text()
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    names = [alert["alert"] for alert in alerts]
+    assert headings == names
+    for alert in alerts:
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert alert["alert"] in tests or alert["alert"].startswith("HoldsvcFailing"), alert["alert"]
+
+
+def test_prometheus_scrapes_where_compose_serves_the_metrics(compose: Any) -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
+    [job] = config["scrape_configs"]
+    port = compose["services"]["holdsvc"]["environment"]["HOLDSVC_METRICS_LISTEN"].rpartition(":")[2]
+    assert job["job_name"] == "holdsvc"
+    assert job["static_configs"] == [{"targets": [f"holdsvc:{port}"]}]
+    assert {*config["rule_files"]} == {"alerts.yaml"}
+
+
+def test_compose_gives_prometheus_and_grafana_the_files_that_they_name(compose: Any) -> None:
+    for name in ("prometheus", "grafana"):
+        service = compose["services"][name]
+        assert service["profiles"] == ["monitoring"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert (ROOT / source).is_dir() if source.startswith(".") else source in compose["volumes"]
+    grafana = ROOT / "deploy" / "grafana"
+    [source] = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    [provider] = yaml.safe_load((grafana / "provisioning/dashboards/holdsvc.yaml").read_text())["providers"]
+    assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in compose["services"]["grafana"]["volumes"]
+
+
+def test_the_dashboard_is_whole() -> None:
+    board = json.loads((ROOT / "deploy/grafana/dashboards/holdsvc.json").read_text())
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    variables = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval"}
+    recorded = set(re.findall(r"record: (\S+)", (PROMETHEUS / "alerts.yaml").read_text()))
+    for panel in panels:
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables, panel["title"]
+            assert set(re.findall(r"\bholdsvc:[\w:]+", target["expr"])) <= recorded, panel["title"]
+            assert re.search(r'job="holdsvc"', target["expr"]), panel["title"]
+    taken = {(x, y) for p in board["panels"] for x in _span(p, "x", "w") for y in _span(p, "y", "h")}
+    assert len(taken) == sum(p["gridPos"]["w"] * p["gridPos"]["h"] for p in board["panels"]), "panels overlap"
+
+
+def _span(panel: dict[str, Any], start: str, length: str) -> range:
+    position = panel["gridPos"]
+    return range(position[start], position[start] + position[length])
+
+
+def test_every_metric_of_the_domain_is_on_the_dashboard() -> None:
+    text = (ROOT / "deploy/grafana/dashboards/holdsvc.json").read_text()
+    missing = {
+        name.removesuffix("_bucket")
+        for name in metrics.labels_by_name()
+        if not name.endswith(("_sum", "_count")) and name.removesuffix("_bucket") not in text
+    }
+    assert missing == set()
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Any]:
+    found = {}
+    for path in sorted(KUBERNETES.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            found[f"{document['kind']}/{document.get('metadata', {}).get('name', '')}"] = document
+    return found
+
+
+@pytest.fixture(scope="module")
+def container(manifests: dict[str, Any]) -> Any:
+    [container] = manifests["Deployment/holdsvc"]["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def test_the_kustomization_names_every_manifest_but_the_example() -> None:
+    named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    there = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml", "secret.example.yaml"}
+    assert set(named) == there
+    assert len(named) == len(there)
+
+
+def test_all_selectors_find_the_pods(manifests: dict[str, Any]) -> None:
+    deployment = manifests["Deployment/holdsvc"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+    assert manifests["PodDisruptionBudget/holdsvc"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert manifests["NetworkPolicy/holdsvc"]["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    for name in ("Service/holdsvc", "Service/holdsvc-headless"):
+        assert manifests[name]["spec"]["selector"].items() <= labels.items()
+    assert manifests["HorizontalPodAutoscaler/holdsvc"]["spec"]["scaleTargetRef"]["name"] == "holdsvc"
+    assert "replicas" not in deployment, "it would fight the autoscaler"
+
+
+def test_ports_probes_and_settings_agree(manifests: dict[str, Any], container: Any) -> None:
+    settings_map = manifests["ConfigMap/holdsvc"]["data"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert settings_map["HOLDSVC_LISTEN"] == f"0.0.0.0:{ports['grpc']}"
+    assert settings_map["HOLDSVC_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}"
+    assert container["livenessProbe"]["grpc"] == {"port": ports["grpc"], "service": "liveness"}
+    assert container["startupProbe"]["grpc"] == {"port": ports["grpc"], "service": "liveness"}
+    assert container["readinessProbe"]["grpc"] == {"port": ports["grpc"]}
+    for rule in manifests["NetworkPolicy/holdsvc"]["spec"]["ingress"]:
+        assert {port["port"] for port in rule["ports"]} <= set(ports)
+    annotations = manifests["Deployment/holdsvc"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(ports["metrics"])
+
+
+def test_a_pod_gets_time_to_drain(manifests: dict[str, Any], container: Any) -> None:
+    pod = manifests["Deployment/holdsvc"]["spec"]["template"]["spec"]
+    grace = settings.parse_duration(manifests["ConfigMap/holdsvc"]["data"]["HOLDSVC_DRAIN_GRACE"]).total_seconds()
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > before + grace + supervisor.KILL_AFTER_S
+
+
+def test_a_pod_may_do_nothing_that_it_needs_not(
+    manifests: dict[str, Any], container: Any, dockerfile: list[str]
+) -> None:
+    pod = manifests["Deployment/holdsvc"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    user = pod["securityContext"]["runAsUser"]
+    assert f"USER {user}:{pod['securityContext']['runAsGroup']}" in dockerfile
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"cpu", "memory"} == set(container["resources"]["limits"]) == set(container["resources"]["requests"])
+    # The metrics of the workers lie in a temporary folder.
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]  # noqa: S108 - inside the pod
+
+
+def test_the_pods_settings_are_ones_that_the_service_accepts(
+    manifests: dict[str, Any], container: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in settings.shown(settings.Settings.model_construct()):
+        monkeypatch.delenv(name, raising=False)
+    given = manifests["ConfigMap/holdsvc"]["data"] | manifests["Secret/holdsvc"]["stringData"]
+    assert {entry["name"] for entry in container["env"]} == set(manifests["Secret/holdsvc"]["stringData"])
+    assert settings.unknown_names(given) == []
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings.Settings.load()
+
+
+def test_the_checks_of_deploy_pass_and_say_when_they_are_skipped() -> None:
+    program = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fit Kubernetes" in done.stdout
+    assert "alerts' tests are good" in done.stdout or "SKIPPED" in done.stderr

@@ -217,7 +217,7 @@ AT_REST = {
     "holdsvc_database_up": 1,
     "holdsvc_workers": 2,
     "holdsvc_workers_wanted": 2,
-    "holdsvc_worker_deaths": 0,
+    "holdsvc_worker_deaths_total": 0,
     "holdsvc_items": 3,
     "holdsvc_pool_max": 16,
 }
@@ -281,7 +281,7 @@ async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> 
         await asyncio.to_thread(service.wait_for, "serving")
         after = await asyncio.to_thread(service.series)
         assert _total(after, "holdsvc_pool_max") == 16
-        assert _total(after, "holdsvc_worker_deaths") == 1
+        assert _total(after, "holdsvc_worker_deaths_total") == 1
         for transition in ("reserve", "confirm", "cancel"):
             labels = {"transition": transition, "reason": "OK"}
             assert _total(after, "holdsvc_reservations_total", **labels) == _total(

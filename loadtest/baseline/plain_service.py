@@ -7,7 +7,7 @@ statements and a pool of the size that served it best here.
 import hashlib
 import sys
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import grpc.aio
@@ -39,7 +39,7 @@ class PlainService(reservation_service_pb2_grpc.ReservationServiceServicer):
         """Takes the units of the request's first line."""
         line = request.lines[0]
         reservation_id = uuid.uuid4()
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         expire_time = now + timedelta(minutes=30)
         async with self._pool.connection() as connection, connection.transaction():
             cursor = await connection.execute(
@@ -101,7 +101,10 @@ async def _serve(port: int, dsn: str) -> None:
     pool = Pool(dsn, min_size=POOL_SIZE, max_size=POOL_SIZE, timeout=60, open=False, kwargs={"prepare_threshold": 1})
     await pool.open(wait=True)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server(PlainService(pool), server)
+    reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server(
+        PlainService(pool),  # type: ignore[abstract]  # gRPC answers UNIMPLEMENTED for the rest
+        server,
+    )
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()

@@ -60,19 +60,27 @@ class Bench:
         units: int = 1,
         **how: Any,
     ) -> Outcome:
-        """Puts Reserve or BatchReserve under load and counts in the database what was promised: `each` holds a call,
-        `units` units a hold."""
+        """Puts Reserve or BatchReserve under load and counts in the database what was promised.
+
+        That is `each` holds a call and `units` units a hold.
+        """
         before = bulk.count(dsn)
-        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        outcome = self.calls(running, messages, method=method, **how)
         made = bulk.count(dsn) - before
-        self.expect(outcome, method)
         if made.reservations != outcome.ok * each or made.held != outcome.ok * each * units:
             self.results.fail(f"{method}: {outcome.ok} calls of {each} promised, the database counts {made}")
         return outcome
 
-    def expect(self, outcome: Outcome, method: str, status: int = 0) -> None:
-        """Records a failure unless every call ended with this status."""
+    def calls(
+        self, running: Running, messages: Sequence[bytes], *, method: str = "Reserve", status: int = 0, **how: Any
+    ) -> Outcome:
+        """Puts a method under load, all of whose calls must end with this status."""
+        worker_s, database_s = running.processor_s(), self.postgres.processor_s()
+        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        outcome.worker_us = (running.processor_s() - worker_s) / max(1, outcome.calls) * 1e6
+        outcome.database_us = (self.postgres.processor_s() - database_s) / max(1, outcome.calls) * 1e6
         if set(outcome.statuses) != {status}:
             self.results.fail(f"{method}: statuses {outcome.statuses}, expected {status} only")
         if outcome.generator_share > 0.9:
             self.results.fail(f"{method}: the load generator was the limit ({outcome.generator_share:.0%} busy)")
+        return outcome

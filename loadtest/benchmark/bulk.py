@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -27,7 +27,7 @@ def items(dsn: str) -> None:
 
 def reservations(dsn: str, first: int, count: int, states: Sequence[int], *, lives: timedelta) -> None:
     """Loads reservations of the numbers from `first` that were made an hour ago and expire in `lives` from now."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     parameters = {
         "tenant": TENANT,
         "states": list(states),
@@ -67,3 +67,14 @@ def count(dsn: str) -> Count:
 def in_state(dsn: str, state: int) -> int:
     """Reservations in a state."""
     return int(query(dsn, "SELECT count(*) FROM holdsvc.reservation WHERE state = %s", (state,))[0][0])
+
+
+def changed(dsn: str) -> dict[str, int]:
+    """Reservations that calls have brought into another state, by call; bulk-loaded ones have no such times."""
+    row = query(
+        dsn,
+        "SELECT count(*) FILTER (WHERE state = 2 AND confirm_time > create_time),"
+        " count(*) FILTER (WHERE state = 3 AND cancel_time > create_time), count(*) FILTER (WHERE state = 5)"
+        " FROM holdsvc.reservation",
+    )[0]
+    return dict(zip(("Confirm", "Cancel", "Refund"), (int(value) for value in row), strict=True))

@@ -136,8 +136,10 @@ class Generator:
                 return
 
     def _run_open(self) -> None:
-        """Each call is due at a time fixed beforehand, and its latency counts from then: a service that stalls is
-        charged for the calls that it kept from being sent (coordinated omission)."""
+        """Makes each call at a time fixed beforehand, from which its latency counts.
+
+        So a service that stalls is charged for the calls that it kept from being sent (coordinated omission).
+        """
         gap, due = 1.0 / self._plan.rate, self._plan.start_at
         turn = 0
         while due < self._measure_to:

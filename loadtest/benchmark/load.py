@@ -1,6 +1,7 @@
 """Load on a server: starts the generator processes, merges what they report."""
 
 import base64
+import itertools
 import json
 import math
 import subprocess
@@ -16,8 +17,10 @@ from benchmark.generator import Plan, Report
 
 START_AFTER_S = 0.4
 WARM_UP_S = 1.0
-NUMBERS_EACH = 2**40
-"""Numbers that a generator may use; the next one's begin after them."""
+NUMBERS_EACH = 2**32
+"""Numbers that a generator may use; the next one's begin after them, so no request id comes twice in a run."""
+
+_first_numbers = itertools.count(NUMBERS_EACH, NUMBERS_EACH)
 
 LOADTEST = Path(__file__).parent.parent
 
@@ -46,8 +49,19 @@ class Outcome:
     """Of the measured calls, ascending."""
     timeline: list[tuple[float, float]]
     """Of the measured calls: when each ended, and its latency."""
+    measured_from: float
+    """When the measured time began, on the monotonic clock."""
     generator_share: float
+    worker_us: float = 0.0
+    """Processor time of the server's workers, by call."""
+    database_us: float = 0.0
+    """Processor time of PostgreSQL, by call."""
     """Of a processor, that the busiest generator used: near 1 it is the generator that was measured."""
+
+    @property
+    def cost(self) -> str:
+        """What a call costs in processor time, which tells more than a rate where the machine is shared."""
+        return f"worker {self.worker_us:.0f} µs, database {self.database_us:.0f} µs a call"
 
     @property
     def ok(self) -> int:
@@ -77,12 +91,15 @@ def run(
     warm_up_s: float = WARM_UP_S,
     generators: int = 1,
     call_limit: int = 0,
-    first_number: int = 0,
+    first_number: int | None = None,
 ) -> Outcome:
-    """Puts load on a method: `in_flight` calls at all times, or `rate` calls per second whatever is in flight."""
+    """Puts load on a method: `in_flight` calls at all times, or `rate` calls per second whatever is in flight.
+
+    `first_number` starts the numbers that the messages' placeholders take; only for one generator.
+    """
     plan = Plan(
         **asdict(target),
-        messages=[base64.b64encode(_prefixed(message)).decode() for message in messages],
+        messages=[base64.b64encode(prefixed(message)).decode() for message in messages],
         connections=max(1, connections // generators),
         in_flight=in_flight // generators,
         rate=rate / generators,
@@ -91,7 +108,10 @@ def run(
         seconds=seconds,
         number_limit=call_limit,
     )
-    plans = [replace(plan, first_number=first_number + number * NUMBERS_EACH) for number in range(generators)]
+    plans = [
+        replace(plan, first_number=next(_first_numbers) if first_number is None else first_number)
+        for _ in range(generators)
+    ]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmark.generator"],
@@ -115,7 +135,8 @@ def run(
     return _merge(reports, plan)
 
 
-def _prefixed(message: bytes) -> bytes:
+def prefixed(message: bytes) -> bytes:
+    """A message as gRPC puts it on the wire: uncompressed, its length in front."""
     return b"\x00" + len(message).to_bytes(4) + message
 
 
@@ -144,6 +165,7 @@ def _merge(reports: Sequence[Report], plan: Plan) -> Outcome:
         per_second=len(timeline) / seconds,
         latencies_s=array("d", sorted(latency for _, latency in timeline)),
         timeline=timeline,
+        measured_from=plan.start_at + plan.warm_up_s,
         generator_share=max(report.processor_s for report in reports) / (plan.warm_up_s + plan.seconds),
     )
 

@@ -3,40 +3,72 @@
 import os
 import platform
 import subprocess
-import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmark.load import LOADTEST
 
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PACKAGES = ("grpcio", "protobuf", "psycopg", "uvloop")
 
 
 def describe(postgres_version: str) -> dict[str, str]:
     """Machine, versions, date and commit, in the order in which they are printed."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
-        "machine": f"{os.cpu_count()} × {_processor()}, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}",
+        "machine": f"{os.cpu_count()} cores of {_processor()}, {_memory_gb():.0f} GB",
+        "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "postgresql": f"{postgres_version} (fsync on)",
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
 
 
-def foreign_share(seconds: float = 1.0) -> float:
-    """How much of the machine others use: of all processors, while this process sleeps."""
-    before = _jiffies()
-    time.sleep(seconds)
-    busy, total = (after - first for after, first in zip(_jiffies(), before, strict=True))
-    return busy / max(1, total)
+class Meter:
+    """How much of the machine others use, the hypervisor among them: what is busy and not of this process's family."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        return (*_machine_s(), family_s(os.getpid()))
+
+    def others(self) -> float:
+        """The share since the last call, of all processors."""
+        after = self._read()
+        busy, total, own = (new - old for new, old in zip(after, self._before, strict=True))
+        self._before = after
+        return max(0.0, busy - own) / max(0.01, total)
 
 
-def _jiffies() -> tuple[int, int]:
+def _machine_s() -> tuple[float, float]:
+    """Busy and whole time of all processors."""
     numbers = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     total = sum(numbers)
-    return total - numbers[3] - numbers[4], total
+    return (total - numbers[3] - numbers[4]) / TICKS_PER_S, total / TICKS_PER_S
+
+
+def family_s(root: int) -> float:
+    """Processor time of a process and its descendants, those that have ended and been waited for included."""
+    parents: dict[int, int] = {}
+    spent: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            parents[int(folder.name)] = int(fields[1])
+            spent[int(folder.name)] = sum(int(field) for field in fields[11:15])
+    family = {root}
+    grown = 0
+    while grown != len(family):
+        grown = len(family)
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    return sum(spent[pid] for pid in family) / TICKS_PER_S
 
 
 def _commit() -> str:

@@ -8,10 +8,12 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark import messages
 from benchmark.bench import Bench
 from benchmark.scenarios.hot import CONNECTIONS
+from benchmark.stage import Running
 
 # Each sample of native frames stops the process for a moment: at 250 a second it made a third of the calls.
 RATE_HZ = 50
@@ -56,13 +58,14 @@ def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
     print(f"written to {out / name}")
 
 
-def _load(bench: Bench, kind: str, service: object, ledger: str) -> float:
+def _load(bench: Bench, kind: str, service: Running, ledger: str) -> float:
     if kind == "unary":
-        message, how, each = [messages.reserve([messages.HOT])], {"connections": CONNECTIONS}, 1
+        message, each = [messages.reserve([messages.HOT])], 1
+        how: dict[str, Any] = {"connections": CONNECTIONS}
     else:
         message, each = messages.batch(500, hot=kind == "batch"), 500
         how = {"method": "BatchReserve", "each": 500, "in_flight": 4, "connections": 4}
-    return bench.holds(service, ledger, message, seconds=bench.seconds + 2, **how).per_second * each  # type: ignore[arg-type]
+    return bench.holds(service, ledger, message, seconds=bench.seconds + 2, **how).per_second * each
 
 
 def _summary(stacks: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmark import plots
 from benchmark.results import Figure, Ratio, Results, format_value
 
 
@@ -19,6 +20,7 @@ def file_name(where: Mapping[str, str], only: str) -> str:
 def write(results: Results, where: Mapping[str, str], folder: Path, name: str) -> None:
     """Prints the table and writes it to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = plots.draw(results, where, folder, name)
     text = "\n".join(_lines(results, where)) + "\n"
     print("\n" + text)
     (folder / f"{name}.md").write_text(text)
@@ -31,7 +33,8 @@ def write(results: Results, where: Mapping[str, str], folder: Path, name: str) -
         "series": results.series,
     }
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written to {folder / name}.md and .json")
+    files = [folder / f"{name}.md", folder / f"{name}.json", *pictures]
+    print("written: " + ", ".join(str(file) for file in files))
 
 
 def _lines(results: Results, where: Mapping[str, str]) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Results:
     def compare(self, title: str, above: str, below: str, goal: float) -> None:
         """Records the ratio of two figures, where both were measured."""
         if above in self.figures and below in self.figures:
-            self.ratio(title, self.figures[above].value / self.figures[below].value, goal)
+            self.ratio(title, quotient(self.figures[above].value, self.figures[below].value), goal)
 
     def fail(self, what: str) -> None:
         """Records what must not be."""
@@ -71,6 +71,11 @@ class Results:
         """Records what was left out."""
         self.skipped.append(why)
         print(f"  skipped: {why}", flush=True)
+
+
+def quotient(above: float, below: float) -> float:
+    """Divides; a trial run may be too short for a rival to have ended a single call."""
+    return above / max(below, 1e-9)
 
 
 def format_value(value: float) -> str:

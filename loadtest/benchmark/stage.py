@@ -15,13 +15,14 @@ from typing import Any
 
 import grpc
 import psycopg
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from psycopg.conninfo import make_conninfo
 
+from benchmark import machine
 from benchmark.load import LOADTEST, Target
 from holdsvc.ledger import binaries, migrate
 from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.operator import create_key
+from holdsvc.operator import create_key, health
+from holdsvc.settings import Settings
 
 TENANT = "bench"
 SERVICE = "/inventoryhold.v1.ReservationService/"
@@ -41,11 +42,9 @@ class Postgres:
         self._dsn = ""
         self._templates: dict[str, str] = {}
 
-    def start(self, *, autovacuum: bool = True) -> None:
-        """Starts it, or starts it anew with other settings."""
-        self.stop()
-        setting = {"autovacuum": "on" if autovacuum else "off"}
-        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir, settings=setting)
+    def start(self) -> None:
+        """Starts it."""
+        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
         self._dsn = self._server.start()
 
     def stop(self) -> None:
@@ -79,9 +78,23 @@ class Postgres:
         """Drops a database, so that its files and its vacuum are no load on the next."""
         run_sql(self._dsn, f"DROP DATABASE {_name_of(dsn)} WITH (FORCE)")
 
+    def never_vacuum(self, dsn: str) -> None:
+        """Keeps autovacuum, its analysis with it, off all tables of a database."""
+        tables = query(
+            dsn,
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relkind = 'r' AND n.nspname = 'holdsvc'",
+        )
+        for (table,) in tables:
+            run_sql(dsn, f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+
     def settle(self) -> None:
         """Writes everything out, so that no checkpoint of what came before falls into what comes next."""
         run_sql(self._dsn, "CHECKPOINT")
+
+    def processor_s(self) -> float:
+        """Processor time that the server's processes have used."""
+        return machine.family_s(self._server.pid) if self._server is not None and self._server.pid is not None else 0.0
 
     @property
     def version(self) -> str:
@@ -102,7 +115,7 @@ def run_sql(dsn: str, sql: str) -> None:
 def query(dsn: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Runs a query."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        return connection.execute(sql.encode(), parameters).fetchall()
+        return connection.execute(sql.encode(), parameters or None).fetchall()
 
 
 @dataclass
@@ -202,14 +215,7 @@ def _await_serving(running: Running) -> None:
     while time.monotonic() < deadline:
         if running.process.poll() is not None:
             break
-        with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(
-                    health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True
-                )
-            except grpc.RpcError:
-                continue
-        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        if health(Settings.model_construct(), f"127.0.0.1:{running.port}", 1.0, liveness=False) == "SERVING":
             return
         time.sleep(0.05)
     raise RuntimeError(f"the service does not serve:\n{running.log.read_text()[-2000:]}")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from holdsvc import families
@@ -24,6 +24,8 @@ from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+Series = CounterMetricFamily | GaugeMetricFamily
 
 PAUSE_FACTOR = 20.0
 """The pause is so many times as long as the count took, at least: a twentieth of a core of the database at most."""
@@ -121,12 +123,12 @@ class Census(Collector):
         count.holds.active[families.OTHER_TENANTS] = active
         count.top = [item for item in count.top if item.tenant in count.stocks]
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Series]:
         """The last count as Prometheus reads it."""
         count = self._count
         return iter(()) if count is None else _families(count)
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Series]:
         """Nothing: what there is depends on the count."""
         return ()
 
@@ -137,7 +139,7 @@ class Workforce(Collector):
     def __init__(self, tell: Callable[[], tuple[int, int, int]]) -> None:
         self._tell = tell
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Series]:
         """The present numbers."""
         for which, number in zip(
             (families.WORKERS, families.WORKERS_WANTED, families.WORKER_DEATHS), self._tell(), strict=True
@@ -145,15 +147,16 @@ class Workforce(Collector):
             yield family(which, [((), number)])
 
 
-def family(which: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> GaugeMetricFamily:
+def family(which: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> Series:
     """A family's series from their labels and values."""
-    made = GaugeMetricFamily(which.name, which.description, labels=which.labels)
+    counts = which.name.endswith("_total")
+    made = (CounterMetricFamily if counts else GaugeMetricFamily)(which.name, which.description, labels=which.labels)
     for labels, value in rows:
         made.add_metric(labels, value)
     return made
 
 
-def _families(count: Count) -> Iterator[GaugeMetricFamily]:
+def _families(count: Count) -> Iterator[Series]:
     yield family(
         families.UNITS,
         (

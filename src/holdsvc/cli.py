@@ -1,17 +1,17 @@
-"""The command line: serve, migrate, keys, items, verify, config, health."""
+"""The command line: serve, migrate, keys, items, events, relay, verify, config, health."""
 
 import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc import errors, logs, operator
+from holdsvc import errors, item_import, logs, operator, progress
 from holdsvc.ledger import migrate as migrations
 from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
@@ -27,7 +27,9 @@ keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API k
 items_app = typer.Typer(no_args_is_help=True, help="Import and list items.")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(keys_app, name="keys")
+events_app = typer.Typer(no_args_is_help=True, help="List and export the days of events; begin a new epoch.")
 app.add_typer(items_app, name="items")
+app.add_typer(events_app, name="events")
 
 Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
 
@@ -100,10 +102,19 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    answer = operator.health(Settings.load(), address, parse_duration(timeout).total_seconds(), liveness=liveness)
+    from holdsvc import probe
+
+    answer = probe.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":
         sys.exit(1)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise operator.OperatorError(str(error)) from error
 
 
 @contextmanager
@@ -156,7 +167,7 @@ def keys_create(
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    lifetime: timedelta | None = parse_duration(expires_in) if expires_in else None
+    lifetime = _duration(expires_in) if expires_in else None
     with _database() as dsn:
         typer.echo(operator.create_key(dsn, tenant, client, scopes, pools, lifetime))
 
@@ -171,10 +182,9 @@ def keys_list(tenant: Tenant = "default") -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key_id: str, tenant: Tenant = "default") -> None:
-    """Revoke an API key."""
+    """Revoke an API key, by its id or the whole of it."""
     with _database() as dsn:
-        operator.revoke_key(dsn, tenant, key_id)
-        typer.echo(f"revoked {key_id}")
+        typer.echo(f"revoked {operator.revoke_key(dsn, tenant, key_id)}")
 
 
 @items_app.command("import")
@@ -189,12 +199,12 @@ def items_import(
     ] = None,
 ) -> None:
     """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
-    with _database() as dsn:
-        created, bad = operator.import_items(
-            dsn, tenant, file, errors_file or file.with_name(f"{file.name}.errors.csv")
-        )
+    refused = errors_file or file.with_name(f"{file.name}.errors.csv")
+    with _database() as dsn, progress.shown() as shown_progress:
+        created, bad = item_import.import_items(dsn, tenant, file, refused, shown_progress)
     typer.echo(f"{created} items created, {bad} rows refused")
     if bad:
+        typer.echo(f"the refused rows are in {refused}, each with its line and why: mend it and import it", err=True)
         sys.exit(1)
 
 
@@ -206,14 +216,76 @@ def items_list(tenant: Tenant = "default", prefix: Annotated[str, typer.Option(h
             typer.echo(json.dumps(item))
 
 
+@events_app.command("list")
+def events_list() -> None:
+    """List the days of which there are events, oldest first, a JSON object a line."""
+    from holdsvc import archive
+
+    with _database() as dsn:
+        for day in archive.list_days(dsn):
+            typer.echo(json.dumps(day))
+
+
+@events_app.command("export")
+def events_export(
+    day: Annotated[str, typer.Argument(help="The day (UTC), as in 2026-01-31.")],
+    file: Annotated[Optional[Path], typer.Option("--to", help="File to write; default: standard output.")] = None,  # noqa: UP045
+) -> None:
+    """Write a day's events of all tenants as JSON lines, as before retention drops it."""
+    from holdsvc import archive
+
+    try:
+        wanted = date.fromisoformat(day)
+    except ValueError:
+        raise operator.OperatorError(f"{day!r} is no day: write it as in 2026-01-31") from None
+    with _database() as dsn:
+        count = archive.export(dsn, wanted, file)
+    typer.echo(f"{count} events of {wanted} exported", err=True)
+
+
+@events_app.command("begin-epoch")
+def events_begin_epoch() -> None:
+    """Refuse every resume token and relay position of before: for a database that was put back or copied."""
+    from holdsvc import archive
+
+    with _database() as dsn:
+        archive.begin_epoch(dsn)
+        typer.echo("tokens and relay positions of before are foreign now")
+
+
+@app.command("relay")
+def relay(
+    to: Annotated[str, typer.Option(help="Where to publish: nats://host:port, or stdout for JSON lines.")],
+    name: Annotated[
+        str, typer.Option(help="Whose place in the feed it is; relays of other names are others.")
+    ] = "relay",
+    prefix: Annotated[str, typer.Option(help="First word of the NATS subjects.")] = "holdsvc",
+    metrics_listen: Annotated[str, typer.Option(help="Address of the relay's Prometheus metrics; empty: off.")] = "",
+    from_now: Annotated[
+        bool, typer.Option("--from-now", help="Where it has no place yet: not from the oldest.")
+    ] = False,
+) -> None:
+    """Publish every event as CloudEvents JSON, at least once, until SIGTERM."""
+    from holdsvc import archive
+
+    with _database() as dsn:
+        settings = Settings.load()
+        # Standard output is for the events.
+        logs.configure(settings.log_level, sys.stderr)
+        archive.relay(settings, dsn, to, name, prefix, metrics_listen, from_now=from_now)
+
+
 @app.command("verify")
 def verify(tenant: Annotated[str, typer.Option(help="Only this tenant; empty: all.")] = "") -> None:
     """Recount every item's counters from its reservations; exit code 1 when any differs."""
-    with _database() as dsn:
-        ok = True
-        for report in operator.verify(dsn, tenant):
-            ok &= not report["drifts"]
-            typer.echo(json.dumps(report))
-    typer.echo("ok" if ok else "the ledger has drifted", err=not ok)
-    if not ok:
+    with _database() as dsn, progress.shown() as shown_progress:
+        reports = list(operator.verify(dsn, tenant, shown_progress))
+    for report in reports:
+        typer.echo(json.dumps(report))
+    drifts = sum(len(report["drifts"]) for report in reports)
+    items, reservations = (sum(report[name] for report in reports) for name in ("item_count", "reservation_count"))
+    counted = f"{items} items of {len(reports)} tenants against {reservations} reservations"
+    if drifts:
+        typer.echo(f"the ledger has drifted: {drifts} counters differ; recounted {counted}", err=True)
         sys.exit(1)
+    typer.echo(f"ok: recounted {counted}")

@@ -210,6 +210,24 @@ def overloaded() -> HoldError:
     return HoldError("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
 
 
+def resume_token_expired() -> HoldError:
+    """Says that events after the stream's place are no longer kept."""
+    return HoldError(
+        "RESUME_TOKEN_EXPIRED",
+        "events after this resume_token are no longer kept: read the present state, then start with from_oldest"
+        " or from now",
+    )
+
+
+def resume_token_foreign() -> HoldError:
+    """Says that a token was not made for this tenant by this database."""
+    return HoldError(
+        "RESUME_TOKEN_FOREIGN",
+        "the resume_token is not of this tenant and this database (a restored one counts as another): "
+        "read the present state, then start with from_oldest or from now",
+    )
+
+
 def database_unavailable() -> HoldError:
     """Says that the database does not answer and that a retry is safe."""
     return HoldError("DATABASE_UNAVAILABLE", "the database does not answer; try again", retry_after_s=1.0)

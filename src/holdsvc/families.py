@@ -1,4 +1,4 @@
-"""Gauges that the supervisor fills in: once, however many workers there are.
+"""Metrics that the supervisor fills in: once, however many workers there are.
 
 Apart from the metrics of the workers, which it must not import: in its process they would be one more worker's.
 """
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """A gauge that the supervisor fills in."""
+    """What the supervisor fills in: a gauge or, where its name ends so, a counter."""
 
     name: str
     description: str
@@ -34,7 +34,7 @@ CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds w
 CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
 WORKERS = Family("holdsvc_workers", "Worker processes that live.")
 WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that there should be.")
-WORKER_DEATHS = Family("holdsvc_worker_deaths", "Workers that have died since the service started.")
+WORKER_DEATHS = Family("holdsvc_worker_deaths_total", "Workers that have died since the service started.")
 
 FAMILIES = (
     UNITS,

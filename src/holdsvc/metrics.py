@@ -50,6 +50,7 @@ SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
+FEED_FAILURES = Counter("holdsvc_feed_failures_total", "Looks at the feed of events that failed.")
 POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
 POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that nobody uses.", multiprocess_mode="livesum")
@@ -75,6 +76,10 @@ _STREAMS = {"WatchInventory", "StreamEvents"}
 
 class Metrics:
     """Observer of calls, batches and sweeps."""
+
+    def __init__(self) -> None:
+        for transition in TRANSITIONS:
+            _transition(transition, "OK")
 
     def started(self, method: str) -> None:
         """A call has arrived."""
@@ -115,6 +120,10 @@ class Metrics:
         SWEPT_UNITS.inc(released_quantity)
         self.expired(expired_count)
 
+    def feed_failed(self) -> None:
+        """The feed could not be read."""
+        FEED_FAILURES.inc()
+
     def sweep_failed(self) -> None:
         """A background sweep has failed."""
         SWEEP_FAILURES.inc()
@@ -141,6 +150,9 @@ def _declared() -> Iterator[Any]:
 @cache
 def _call(method: str) -> tuple[Any, Any]:
     labels = _labels(method)
+    # Prometheus sees the first increase of a series only when it has seen the series before: these wake somebody.
+    for reason in ("INTERNAL", "OUTCOME_UNKNOWN"):
+        ERRORS.labels(labels[2], reason)
     return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)
 
 

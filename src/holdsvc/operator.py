@@ -1,31 +1,28 @@
 """What the commands beside a running service do: on the database itself, as its owner."""
 
 import asyncio
-import csv
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc import errors
 from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import make_key
-from holdsvc.ledger import items, keys, upkeep
-from holdsvc.ledger.database import Connection
+from holdsvc.engine.keyring import key_id_of, make_key
+from holdsvc.ledger import items, keys, stock, upkeep
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
-from holdsvc.model import ApiKey, Caller, Item, ItemKey
+from holdsvc.model import ApiKey, ItemKey
+from holdsvc.progress import Progress
 from holdsvc.settings import Settings
 
 T = TypeVar("T")
-
-IMPORT_BATCH = 500
-CLIENT = "holdsvc-cli"
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OperatorError(Exception):
@@ -53,7 +50,9 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
         server.stop()
 
 
-def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Runs work on a connection of its own, as the schema's owner."""
+
     async def session() -> T:
         try:
             connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=tuple_row)
@@ -61,13 +60,24 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             raise OperatorError(f"the database does not answer: {error}") from error
         async with connection:
             await connection.execute("SET TIME ZONE 'UTC'")
-            return await work(Connection(connection))
+            try:
+                return await work(Connection(connection))
+            except Failed as error:
+                raise OperatorError(_refused(error)) from error
+            except (NothingRan, Unknown, Conflict) as error:
+                raise OperatorError(f"the database did not carry it out: {error.__cause__}") from error
 
     return asyncio.run(session())
 
 
+def _refused(error: Failed) -> str:
+    if isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction, UndefinedTable)):
+        return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
+    return f"the database refused: {error}"
+
+
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
-    """Creates a key and returns its secret. Scopes and pools are separated by commas; an empty pool is the default one."""
+    """Creates a key and returns its secret; scopes and pools are separated by commas, an empty pool is the default."""
     wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:
@@ -92,7 +102,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
         )
 
     try:
-        created = _run(dsn, create)
+        created = run(dsn, create)
     except OverflowError:
         raise OperatorError("a key cannot live that long: it ends before the year 10000, or never") from None
     if isinstance(created, errors.HoldError):
@@ -106,7 +116,7 @@ def _split(text: str) -> list[str]:
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     """A tenant's keys, newest first, without their hashes."""
-    found = _run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
+    found = run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
     return [
         {
             name: value.isoformat() if isinstance(value, datetime) else value
@@ -117,83 +127,19 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     ]
 
 
-def revoke_key(dsn: str, tenant: str, key_id: str) -> None:
-    """Revokes a key; raises API_KEY_NOT_FOUND."""
-    if _run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
+def revoke_key(dsn: str, tenant: str, key: str) -> str:
+    """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
+    key_id = key_id_of(key)
+    if run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
         raise errors.api_key_not_found(key_id)
-
-
-def import_items(dsn: str, tenant: str, file: Path, errors_file: Path) -> tuple[int, int]:
-    """Creates the items of a CSV file; returns how many, and how many rows went to `errors_file`."""
-    caller = Caller(tenant, CLIENT, "", frozenset(ALL_SCOPES))
-    good: list[tuple[dict[str, str], Item]] = []
-    bad: list[tuple[dict[str, str], str]] = []
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as source:
-            reader = csv.DictReader(source)
-            missing = {"sku", "capacity"} - set(reader.fieldnames or ())
-            if missing:
-                raise OperatorError(f"{file} lacks the columns {', '.join(sorted(missing))}")
-            for row in reader:
-                try:
-                    good.append((row, _item(row)))
-                except ValueError as error:
-                    bad.append((row, str(error)))
-    except OSError as error:
-        raise OperatorError(f"cannot read {file}: {error.strerror}") from error
-
-    async def create(connection: Connection) -> int:
-        created = 0
-        for start in range(0, len(good), IMPORT_BATCH):
-            created += await _create(connection, caller, good[start : start + IMPORT_BATCH], bad)
-        return created
-
-    created = _run(dsn, create)
-    if bad:
-        with errors_file.open("w", newline="", encoding="utf-8") as target:
-            writer = csv.DictWriter(target, [*(name for name in bad[0][0] if name), "error"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows([{**row, "error": why} for row, why in bad])
-    return created, len(bad)
-
-
-async def _create(
-    connection: Connection,
-    caller: Caller,
-    rows: list[tuple[dict[str, str], Item]],
-    bad: list[tuple[dict[str, str], str]],
-) -> int:
-    """Creates a batch of items; halves it until the rows that are there already stand alone."""
-    if len({(item.sku, item.pool) for _, item in rows}) == len(rows):
-        result = await items.create(connection, caller, [item for _, item in rows])
-        if not isinstance(result, errors.HoldError):
-            return len(rows)
-        if len(rows) == 1:
-            bad.append((rows[0][0], result.message))
-            return 0
-    middle = len(rows) // 2
-    return await _create(connection, caller, rows[:middle], bad) + await _create(connection, caller, rows[middle:], bad)
-
-
-def _item(row: dict[str, str]) -> Item:
-    sku, pool = (row.get("sku") or "").strip(), (row.get("pool") or "").strip()
-    if not 1 <= len(sku) <= 128 or len(pool) > 64 or not (sku + pool).isprintable():
-        raise ValueError("sku must have 1 to 128 printable characters, pool at most 64")
-    numbers = []
-    for name in ("capacity", "oversell_limit"):
-        text = (row.get(name) or "").strip() or ("0" if name == "oversell_limit" else "")
-        if not (text.isascii() and text.isdigit()) or int(text) > 10**15:
-            raise ValueError(f"{name} must be a whole number from 0 to 10^15, not {text!r}")
-        numbers.append(int(text))
-    name = (row.get("display_name") or "").strip()[:256]
-    return Item(sku, pool, name, numbers[0], 0, 0, 0, numbers[1], 0, None, _NEVER)
+    return key_id
 
 
 def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
     """A tenant's items in order of sku and pool."""
     after = ItemKey("", "")
     while True:
-        page = _run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
+        page = run(dsn, lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000))  # type: ignore[misc]
         for item in page:
             yield {
                 name: value.isoformat() if isinstance(value, datetime) else value
@@ -204,43 +150,24 @@ def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
         after = ItemKey(page[-1].sku, page[-1].pool)
 
 
-def verify(dsn: str, tenant: str) -> Iterator[dict[str, Any]]:
-    """Recounts a tenant, or all of them; one report each."""
-
-    async def tenants(connection: Connection) -> list[str]:
-        return [row[0] for row in await connection.fetch("SELECT * FROM holdsvc.tenants()")]
-
-    for name in [tenant] if tenant else _run(dsn, tenants):
-        yield _run(dsn, lambda connection, name=name: _verify(connection, name))  # type: ignore[misc]
+def verify(dsn: str, tenant: str, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Recounts a tenant, or all of them; one report each. Progress is in items."""
+    for name in [tenant] if tenant else run(dsn, stock.tenants):
+        yield run(dsn, lambda connection, name=name: _verify(connection, name, progress))  # type: ignore[misc]
 
 
-async def _verify(connection: Connection, tenant: str) -> dict[str, Any]:
+async def _verify(connection: Connection, tenant: str, progress: Progress) -> dict[str, Any]:
+    began = monotonic()
+    total = (await stock.totals(connection, tenant, 0))[0].items
     report: dict[str, Any] = {"tenant": tenant, "item_count": 0, "reservation_count": 0, "drifts": []}
     after: str | None = ""
     while after is not None:
+        progress(f"verify {tenant}", report["item_count"], total)
         step = await upkeep.verify_step(connection, tenant, after)
         report["item_count"] += step.item_count
         report["reservation_count"] += step.reservation_count
         report["drifts"] += [drift._asdict() for drift in step.drifts]
         after = step.last_sku
+    progress(f"verify {tenant}", report["item_count"], report["item_count"])
+    report["seconds"] = round(monotonic() - began, 3)
     return report
-
-
-def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
-    """Asks a service for its health: SERVING, NOT_SERVING or UNREACHABLE."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - nothing is bound
-    if settings.tls_cert is not None:
-        credentials = grpc.ssl_channel_credentials(root_certificates=settings.tls_cert.read_bytes())
-        channel = grpc.secure_channel(target, credentials)
-    else:
-        channel = grpc.insecure_channel(target)
-    with channel:
-        request = health_pb2.HealthCheckRequest(service="liveness" if liveness else "")
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
-        except grpc.RpcError:
-            return "UNREACHABLE"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

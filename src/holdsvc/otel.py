@@ -95,6 +95,9 @@ class OpenTelemetry:
             context=trace.set_span_in_context(calls[0], context.Context()),
             links=[Link(call.get_span_context()) for call in calls],
             attributes={"holdsvc.lane": lane, "holdsvc.batch_size": len(places)},
+            # An error's message may hold values.
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             for call in calls:
                 if call.is_recording():

@@ -8,10 +8,12 @@ from google.protobuf.message import Message
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
 from holdsvc import metrics, tracing
+from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine.engine import Engine
+from holdsvc.engine.streams import Encoding, Streams
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
@@ -26,6 +28,7 @@ class _Calls(metrics.Metrics):
     """Metrics, the access log and, where calls are traced, the end of a call's span."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self._access_log = AccessLog(settings.log_calls_per_second)
 
     def handled(  # type: ignore[override]
@@ -46,6 +49,8 @@ class Service:
         self._observer = _Calls(settings)
         self.database = Database(settings, dsn)
         self.engine = Engine(settings, self.database, self._observer)
+        encoding = Encoding(convert.watched_item, convert.watched_deletion, convert.streamed_event)
+        self.streams = Streams(settings, self.database, self.engine, self._observer, encoding)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,7 +68,8 @@ class Service:
             with attempt:
                 await self.database.open()
         self.engine.start()
-        self._server = Server(self._settings, self.engine, self._observer)
+        self.streams.start()
+        self._server = Server(self._settings, self.engine, self.streams, self._observer)
         await self._server.start()
         sweeper = Sweeper(self._settings, self.database, self._observer)
         if sweeping:
@@ -88,6 +94,9 @@ class Service:
         metrics.DATABASE_UP.set(alive)
         for lane, depth in self.engine.queue_depths().items():
             metrics.QUEUE_DEPTH.labels(lane).set(depth)
+        metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
+        metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
+        metrics.FEED_LAG.set(self.streams.lag_s)
         pool = self.database.pool_use()
         metrics.POOL_SIZE.set(pool.size)
         metrics.POOL_MAX.set(pool.size_max)
@@ -101,18 +110,20 @@ class Service:
             await self._check_health()
 
     async def stop(self) -> None:
-        """Health first, then the calls in flight, then the connections."""
+        """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
         assert self._server is not None
         log.info("draining")
         await self._server.announce_stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        grace_s = self._settings.drain_grace.total_seconds()
-        await self._server.stop(grace_s)
+        # Streams would last for ever: they end first, and their clients go on elsewhere.
+        await self.streams.close()
+        end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout_at(end):
                 await self.engine.drain()
+        await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
         await self.engine.close()
         await self.database.close()
         log.info("stopped")

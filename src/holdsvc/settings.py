@@ -233,6 +233,15 @@ class Settings(BaseSettings):
         description="Streams that each client may have open, in each worker; more are RATE_LIMITED; 0: no limit.",
     )
 
+    heartbeat_interval: Duration = Field(
+        timedelta(seconds=10),
+        gt=timedelta(),
+        description="How long a stream may be quiet before it says that it lives.",
+    )
+    streams_max: int = Field(
+        10_000, ge=1, description="Streams that each worker serves (watches, events); more are refused with OVERLOADED."
+    )
+
     request_id_retention: Duration = Field(
         timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
     )

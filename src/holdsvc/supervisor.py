@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
@@ -104,9 +104,9 @@ class Supervisor:
         # Workers inherit it; prometheus-client reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
         try:
+            settings = self._claim_address()
             dsn = self._start_database()
             self._migrate(dsn)
-            settings = self._with_fixed_port()
             self._serve_metrics(metrics_dir, dsn)
             while not self._stopping:
                 self._keep_database()
@@ -138,8 +138,9 @@ class Supervisor:
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
             retry=retry_if_exception_type(migrate.ConnectionRefused),
-            stop=stop_after_delay(60),
-            wait=wait_exponential(multiplier=0.2, max=3),
+            stop=lambda state: self._stopping or stop_after_delay(60)(state),
+            wait=wait_exponential(multiplier=0.2, max=1),
+            before_sleep=_say_what_is_awaited,
             reraise=True,
         ):
             with attempt:
@@ -147,15 +148,28 @@ class Supervisor:
         if done:
             log.info("database.migrated", applied=len(done), version=done[-1].version)
 
-    def _with_fixed_port(self) -> Settings:
-        """Several workers share one port: with port 0 a free one is taken here and kept for them."""
-        host, port = split_address(self._settings.listen)
-        if port != 0 or self._settings.workers == 1:
-            return self._settings
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._port_holder = socket.socket(family, socket.SOCK_STREAM)
-        self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._port_holder.bind((host, 0))
+    def _claim_address(self) -> Settings:
+        """Refuses an address that somebody listens on, before anything is started.
+
+        Several workers share one port by SO_REUSEPORT, with which a second service would bind silently and take a part
+        of the calls. With port 0 a free one is taken here; it is kept for the workers as long as they may be replaced.
+        """
+        listen = self._settings.listen
+        host, port = split_address(listen)
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            if self._settings.workers == 1:
+                return self._settings
+            self._port_holder = socket.socket(family, kind, protocol)
+            self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._port_holder.bind(address)
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}LISTEN: cannot listen on {listen}: {error.strerror}") from error
         port = self._port_holder.getsockname()[1]
         return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
 
@@ -174,7 +188,8 @@ class Supervisor:
             server, _ = start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             raise SettingsError(
-                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror}"
+                f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror};"
+                " name another address, or leave it empty for no metrics"
             ) from error
         log.info("metrics.serving", host=host, port=server.server_port)
         registry.register(Workforce(lambda: (len(self._workers), self._settings.workers, self._worker_deaths)))
@@ -239,6 +254,12 @@ class Supervisor:
                 worker.join()
 
 
+def _say_what_is_awaited(state: RetryCallState) -> None:
+    """Someone who sees nothing for a minute believes that the service hangs."""
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("database.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0])
+
+
 EXIT_ADDRESS = 3
 """Exit code of a worker that could not bind the address."""
 
@@ -276,8 +297,13 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # It waits for the database and has served nobody.
+        return 0
     try:
-        await service.start()
+        await starting
     except CertificateError as error:
         log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
         return 1

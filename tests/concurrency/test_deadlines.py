@@ -54,7 +54,7 @@ async def test_after_a_short_deadline_the_request_id_tells_whether_it_was_done(
     for early, answer in zip(first, second, strict=True):
         assert early is None or (answer.replayed and answer.reservation == early.reservation)
     assert any(early is None for early in first)
-    assert one.sql("SELECT count(*) FROM holdsvc.request WHERE request_id LIKE 'reserve-%%'") == [(CALLS,)]
+    assert one.sql("SELECT count(*) FROM holdsvc.event WHERE request_id LIKE 'reserve-%%'") == [(CALLS,)]
     assert (await other.item("ticket")).held == CALLS * 2
 
     confirms = [

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from holdsvc.ledger import requests
+from holdsvc.model import Caller, Request
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -28,10 +30,11 @@ def call(awaitable: Any) -> "asyncio.Task[Any]":
 
 def claim_request_id(other: psycopg.Connection, request_id: str) -> None:
     """Takes a request id in a transaction that stays open: who claims it next waits, after having judged."""
+    key = requests._key("default", Request(Caller("default", "dev", "", frozenset()), request_id, b""))
     other.execute(
-        "INSERT INTO holdsvc.request (tenant, client, request_id, rpc, fingerprint, create_time)"
-        " VALUES ('default', 'dev', %s, 'Other', '', clock_timestamp())",
-        (request_id,),
+        "INSERT INTO holdsvc.request (tenant, request_key, rpc, fingerprint, create_time)"
+        " VALUES ('default', %s, 'Other', '', clock_timestamp())",
+        (key,),
     )
 
 

@@ -7,7 +7,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from inventoryhold.v1 import error_reason_pb2, item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import error_reason_pb2, item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness, refused
 
 Reservation = reservation_pb2.Reservation
@@ -32,8 +33,7 @@ def _detail(error: status_pb2.Status, message: Any) -> Any:
 def _reason(result: pb.BatchReserveResult) -> str:
     if result.WhichOneof("result") == "reservation":
         return ""
-    info: error_details_pb2.ErrorInfo = _detail(result.error, error_details_pb2.ErrorInfo())
-    return info.reason
+    return str(_detail(result.error, error_details_pb2.ErrorInfo()).reason)
 
 
 async def test_entries_are_judged_in_order_and_each_stands_alone(service: Harness) -> None:

@@ -6,8 +6,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import event_pb2, inventory_service_pb2 as pb
-from inventoryhold.v1 import item_pb2, reservation_service_pb2
+from inventoryhold.v1 import event_pb2, item_pb2, reservation_service_pb2
+from inventoryhold.v1 import inventory_service_pb2 as pb
 from tests.harness import Harness, refused
 
 MOST = 10**15
@@ -21,7 +21,9 @@ async def _adjust(service: Harness, delta: int, sku: str = "bed", **fields: str)
     return (await service.inventory.AdjustCapacity(pb.AdjustCapacityRequest(sku=sku, delta=delta, **fields))).item
 
 
-async def _transfer(service: Harness, quantity: int, from_pool: str = "", to_pool: str = "vip") -> pb.TransferCapacityResponse:
+async def _transfer(
+    service: Harness, quantity: int, from_pool: str = "", to_pool: str = "vip"
+) -> pb.TransferCapacityResponse:
     request = pb.TransferCapacityRequest(sku="bed", from_pool=from_pool, to_pool=to_pool, quantity=quantity)
     return await service.inventory.TransferCapacity(request)
 

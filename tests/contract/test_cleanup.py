@@ -5,7 +5,8 @@ from datetime import timedelta
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import item_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.contract.callers import new_caller
 from tests.harness import Harness, refused
@@ -55,9 +56,7 @@ async def test_a_tenant_cleans_up_its_own_holds_only_at_its_own_rate(start_servi
     callers = {tenant: new_caller(service, "shop", tenant=tenant) for tenant in ("default", "another")}
     request = pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="bed", quantity=1)], ttl=Duration(seconds=10))
     for tenant, metadata in callers.items():
-        service.sql(
-            "SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,)
-        )
+        service.sql("SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
         await service.reservations.Reserve(request, metadata=metadata)
     service.clock.advance(timedelta(seconds=11))
     for metadata in callers.values():

@@ -6,7 +6,8 @@ from typing import Any
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.contract.callers import new_caller
 from tests.harness import Harness, refused
@@ -48,7 +49,7 @@ async def test_the_other_pool_of_a_sku_is_another_item(service: Harness) -> None
 async def test_a_confirmed_one_counts_and_an_ended_one_does_not(service: Harness) -> None:
     await service.create_item("bed", 9)
     first = await _guarded(service, {"bed": 1})
-    target = {"reservation_id": first.reservation_id}
+    target: dict[str, Any] = {"reservation_id": first.reservation_id}
     await service.reservations.Confirm(pb.ConfirmRequest(**target))
     await _refused_for(service, first, {"bed": 1})
     await service.reservations.Refund(pb.RefundRequest(**target))

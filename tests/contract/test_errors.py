@@ -12,9 +12,9 @@ from holdsvc.api.errors import CODES, status
 from holdsvc.errors import HoldError
 from holdsvc.model import ShortLine
 from inventoryhold.v1 import admin_service_pb2 as admin
-from inventoryhold.v1 import error_reason_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import error_reason_pb2, item_pb2
 from inventoryhold.v1 import inventory_service_pb2 as inventory
-from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness, refused
 
 CONTRACT = {

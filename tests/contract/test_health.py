@@ -1,5 +1,7 @@
 """Health and reflection: need no key, name every service."""
 
+from typing import Any
+
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,12 +16,14 @@ OURS = {f"inventoryhold.v1.{name}Service" for name in ("Reservation", "Inventory
 
 
 async def _check(service: Harness, name: str) -> int:
-    stub = health_pb2_grpc.HealthStub(service.channel)
+    stub: Any = health_pb2_grpc.HealthStub(service.channel)
     return (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status  # type: ignore[no-any-return]
 
 
-async def _reflect(service: Harness, **request: str) -> reflection_pb2.ServerReflectionResponse:
-    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+async def _reflect(service: Harness, **request: Any) -> Any:
+    # Their stubs are typed for the channel of the synchronous client alone.
+    channel: Any = service.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**request)]))
     async for answer in call:
         return answer
@@ -39,7 +43,7 @@ async def test_a_service_that_there_is_not_is_not_found(service: Harness) -> Non
 
 async def test_a_watcher_of_health_is_told_at_once_and_of_the_stop(start_service: StartService) -> None:
     service = await start_service(auth="api-key", drain_grace="1s")
-    stub = health_pb2_grpc.HealthStub(service.channel)
+    stub: Any = health_pb2_grpc.HealthStub(service.channel)
     call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await call.read()).status == SERVING
     await service.service._server.announce_stop()  # type: ignore[union-attr]

@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from inventoryhold.v1 import inventory_service_pb2 as inventory
-from inventoryhold.v1 import item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.contract.callers import new_caller
 from tests.harness import Harness, refused
@@ -65,7 +66,9 @@ def _without_flag(answer: Any) -> Any:
 
 
 async def _counters(service: Harness) -> list[Any]:
-    return service.sql("SELECT sku, pool, capacity, remaining, held, confirmed, revision FROM holdsvc.item ORDER BY 1, 2")
+    return service.sql(
+        "SELECT sku, pool, capacity, remaining, held, confirmed, revision FROM holdsvc.item ORDER BY 1, 2"
+    )
 
 
 @pytest.mark.parametrize("rpc", RPCS)
@@ -128,7 +131,7 @@ async def test_a_replay_shows_the_reservation_as_it_is_now(service: Harness) -> 
         lines=[{"sku": "bed", "quantity": 2}], request_id="r-1", holder="guest", reference="cart", metadata={"a": "b"}
     )
     held = (await service.reservations.Reserve(reserve)).reservation
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     confirm = pb.ConfirmRequest(**target, request_id="r-2", customer={"name": "Ann", "email": "ann@example.com"})
     await service.reservations.Confirm(confirm)
     again = await service.reservations.Reserve(reserve)
@@ -173,7 +176,7 @@ async def test_the_id_is_looked_up_before_the_target(service: Harness) -> None:
 async def test_a_refund_is_replayed_when_a_second_one_has_followed(service: Harness) -> None:
     await service.create_item("bed", 5)
     held = await service.reserve({"bed": 3})
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     await service.reservations.Confirm(pb.ConfirmRequest(**target))
     line = [{"sku": "bed", "quantity": 1}]
     first = pb.RefundRequest(**target, lines=line, request_id="r-1")
@@ -189,7 +192,7 @@ async def test_a_refund_is_replayed_when_a_second_one_has_followed(service: Harn
 async def test_a_confirm_answered_by_the_state_is_remembered_as_well(service: Harness) -> None:
     await service.create_item("bed", 5)
     held = await service.reserve({"bed": 2})
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     await service.reservations.Confirm(pb.ConfirmRequest(**target, request_id="r-1"))
     second = pb.ConfirmRequest(**target, request_id="r-2")
     assert (await service.reservations.Confirm(second)).replayed
@@ -216,7 +219,7 @@ async def test_refusals_are_not_remembered(service: Harness) -> None:
     assert not (await service.inventory.AdjustCapacity(adjust)).replayed
     assert not (await service.inventory.TransferCapacity(transfer)).replayed
 
-    target = {"reservation_id": answer.reservation.reservation_id}
+    target: dict[str, Any] = {"reservation_id": answer.reservation.reservation_id}
     refund = pb.RefundRequest(**target, request_id="r-4")
     assert (await refused(service.reservations.Refund(refund))).reason == "RESERVATION_NOT_CONFIRMED"
     too_many = pb.ConfirmRequest(**target, request_id="r-5", lines=[{"sku": "bed", "quantity": 3}])
@@ -237,7 +240,7 @@ async def test_an_order_id_in_use_gives_the_request_id_back(service: Harness) ->
     await service.create_item("bed", 5)
     first, second = await service.reserve({"bed": 1}), await service.reserve({"bed": 1})
     await service.reservations.Confirm(pb.ConfirmRequest(reservation_id=first.reservation_id, order_id="A-1"))
-    target = {"reservation_id": second.reservation_id, "request_id": "r-1"}
+    target: dict[str, Any] = {"reservation_id": second.reservation_id, "request_id": "r-1"}
     refusal = await refused(service.reservations.Confirm(pb.ConfirmRequest(**target, order_id="A-1")))
     assert refusal.reason == "ORDER_ID_IN_USE"
     assert not (await service.reservations.Confirm(pb.ConfirmRequest(**target, order_id="A-2"))).replayed
@@ -259,9 +262,7 @@ async def test_a_replayed_capacity_change_shows_the_items_as_they_are_now(servic
 async def test_a_request_id_counts_within_tenant_and_client(start_service: StartService) -> None:
     service = await start_service(auth="api-key")
     for tenant in ("default", "another"):
-        service.sql(
-            "SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,)
-        )
+        service.sql("SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
     callers = [
         new_caller(service, "shop"),
         new_caller(service, "agency"),

@@ -1,6 +1,7 @@
 """Items: created, read, updated, deleted and created again; their revision only grows."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ async def _delete(service: Harness, sku: str, pool: str = "") -> pb.DeleteItemRe
 
 async def _sell(service: Harness, sku: str, quantity: int) -> None:
     held = await service.reserve({sku: quantity})
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     await service.reservations.Confirm(reservation_service_pb2.ConfirmRequest(**target))
 
 
@@ -66,7 +67,11 @@ async def test_an_sku_may_be_any_printable_text(service: Harness) -> None:
 async def test_batch_create_answers_in_order_and_creates_all_or_none(service: Harness) -> None:
     items = [item_pb2.Item(sku=sku, capacity=number) for number, sku in enumerate(("c", "a", "b"), 1)]
     answer = await service.inventory.BatchCreateItems(pb.BatchCreateItemsRequest(items=items))
-    assert [(item.sku, item.capacity, item.revision) for item in answer.items] == [("c", 1, 1), ("a", 2, 1), ("b", 3, 1)]
+    assert [(item.sku, item.capacity, item.revision) for item in answer.items] == [
+        ("c", 1, 1),
+        ("a", 2, 1),
+        ("b", 3, 1),
+    ]
     more = [item_pb2.Item(sku=sku, capacity=9) for sku in ("new", "c", "a")]
     refusal = await refused(service.inventory.BatchCreateItems(pb.BatchCreateItemsRequest(items=more)))
     assert (refusal.reason, refusal.metadata["sku"]) == ("ITEM_ALREADY_EXISTS", "c")
@@ -205,7 +210,7 @@ async def test_an_items_revision_grows_with_every_change(service: Harness) -> No
     sold = await service.reserve({"bed": 1})
     rpc, inventory = service.reservations, service.inventory
     pb2 = reservation_service_pb2
-    target = {"reservation_id": sold.reservation_id}
+    target: dict[str, Any] = {"reservation_id": sold.reservation_id}
     revisions = [(await service.item("bed")).revision]
     for call in (
         lambda: rpc.Cancel(pb2.CancelRequest(reservation_id=held.reservation_id)),
@@ -218,4 +223,4 @@ async def test_an_items_revision_grows_with_every_change(service: Harness) -> No
     ):
         await call()
         revisions.append((await service.item("bed")).revision)
-    assert all(later > earlier for earlier, later in zip(revisions, revisions[1:], strict=False))
+    assert all(later > earlier for earlier, later in pairwise(revisions))

@@ -1,13 +1,15 @@
 """Reserve, Confirm, Cancel, Extend: what they take, give and answer."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.harness import Harness, refused
 
@@ -228,7 +230,7 @@ async def test_extend_is_capped_at_the_longest_lifetime(start_service: StartServ
 async def test_any_uuid_is_a_well_formed_id_of_a_reservation_that_may_not_exist(
     service: Harness, reservation_id: str
 ) -> None:
-    target = {"reservation_id": reservation_id}
+    target: dict[str, Any] = {"reservation_id": reservation_id}
     rpc = service.reservations
     for call in (
         rpc.GetReservation(pb.GetReservationRequest(**target)),

@@ -1,8 +1,11 @@
 """Partial confirms and refunds, and write-offs: cumulative, exact, never more than there is."""
 
+from typing import Any
+
 import grpc
 
-from inventoryhold.v1 import item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness, refused
 
 Reservation = reservation_pb2.Reservation
@@ -44,7 +47,7 @@ async def test_a_partial_confirm_sells_its_lines_and_releases_the_rest_at_once(s
 async def test_a_partial_confirm_is_replayed_with_its_lines_or_none_and_refused_with_others(service: Harness) -> None:
     await service.create_item("bed", 10)
     held = await service.reserve({"bed": 4})
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     confirm = service.reservations.Confirm
     await confirm(pb.ConfirmRequest(**target, lines=_lines(bed=3)))
     assert (await confirm(pb.ConfirmRequest(**target, lines=_lines(bed=3)))).replayed
@@ -101,7 +104,7 @@ async def test_a_refund_never_gives_back_more_than_was_sold_and_not_refunded(ser
     await service.create_item("bed", 10)
     await service.create_item("tour", 10)
     held = await service.reserve({"bed": 4, "tour": 1})
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     await service.reservations.Confirm(pb.ConfirmRequest(**target, lines=_lines(bed=3)))
     refund = service.reservations.Refund
     await refund(pb.RefundRequest(**target, lines=_lines(bed=1)))

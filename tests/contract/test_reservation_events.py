@@ -5,7 +5,8 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import event_pb2, item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import event_pb2, item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.contract.callers import new_caller
 from tests.harness import Harness, refused
@@ -35,12 +36,18 @@ async def test_each_step_shows_the_reservation_as_it_then_was_and_what_moved(ser
     rpc = service.reservations
     steps = [
         await service.reserve(
-            [("tour", "vip", 2), ("bed", "", 4)], holder="guest", reference="cart", metadata={"a": "b"}, request_id="r-1"
+            [("tour", "vip", 2), ("bed", "", 4)],
+            holder="guest",
+            reference="cart",
+            metadata={"a": "b"},
+            request_id="r-1",
         )
     ]
-    target = {"reservation_id": steps[0].reservation_id}
+    target: dict[str, Any] = {"reservation_id": steps[0].reservation_id}
     service.clock.advance(timedelta(seconds=60))
-    steps.append((await rpc.Extend(pb.ExtendRequest(**target, request_id="r-2", ttl=Duration(seconds=7200)))).reservation)
+    steps.append(
+        (await rpc.Extend(pb.ExtendRequest(**target, request_id="r-2", ttl=Duration(seconds=7200)))).reservation
+    )
     confirm = pb.ConfirmRequest(
         **target,
         order_id="A-1",
@@ -110,7 +117,7 @@ async def test_a_replayed_or_refused_call_leaves_no_event(service: Harness) -> N
     request = pb.ReserveRequest(lines=[{"sku": "bed", "quantity": 1}], request_id="r-1")
     held = (await service.reservations.Reserve(request)).reservation
     await service.reservations.Reserve(request)
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     await refused(service.reservations.Refund(pb.RefundRequest(**target)))
     await service.reservations.Confirm(pb.ConfirmRequest(**target))
     await service.reservations.Confirm(pb.ConfirmRequest(**target))

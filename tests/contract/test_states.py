@@ -8,7 +8,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness, refused
 
 State = reservation_pb2.Reservation.State
@@ -49,7 +50,7 @@ async def _bring(service: Harness, state: str, *, swept: bool) -> reservation_pb
     """A reservation of 2 beds in this state."""
     rpc = service.reservations
     held = await service.reserve({"bed": 2}, ttl=Duration(seconds=60))
-    target = {"reservation_id": held.reservation_id}
+    target: dict[str, Any] = {"reservation_id": held.reservation_id}
     if state in ("CONFIRMED", "REFUNDED"):
         await rpc.Confirm(pb.ConfirmRequest(**target, order_id="order-1"))
     if state == "REFUNDED":
@@ -125,7 +126,7 @@ async def test_confirm_of_a_confirmed_one_with_the_same_order_or_none_is_answere
 async def test_confirm_of_a_partly_refunded_one_is_replayed_and_cancel_of_it_refused(service: Harness) -> None:
     await service.create_item("bed", 5)
     sold = await _bring(service, "CONFIRMED", swept=False)
-    target = {"reservation_id": sold.reservation_id}
+    target: dict[str, Any] = {"reservation_id": sold.reservation_id}
     await service.reservations.Refund(pb.RefundRequest(**target, lines=[{"sku": "bed", "quantity": 1}]))
     answer = await service.reservations.Confirm(pb.ConfirmRequest(**target))
     assert answer.replayed

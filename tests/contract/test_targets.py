@@ -8,7 +8,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from inventoryhold.v1 import item_pb2, reservation_pb2, reservation_service_pb2 as pb
+from inventoryhold.v1 import item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
 from tests.contract.callers import Metadata, new_caller
 from tests.harness import Harness, refused
@@ -25,7 +26,7 @@ def _call(service: Harness, rpc: str, reference: str, metadata: Metadata = ()) -
 async def _reserve_as(service: Harness, metadata: Metadata, sku: str, pool: str, reference: str) -> Reservation:
     line = item_pb2.ItemQuantity(sku=sku, pool=pool, quantity=1)
     request = pb.ReserveRequest(lines=[line], reference=reference)
-    return (await service.reservations.Reserve(request, metadata=metadata)).reservation  # type: ignore[no-any-return]
+    return (await service.reservations.Reserve(request, metadata=metadata)).reservation
 
 
 async def test_each_call_finds_the_one_reservation_with_the_reference(service: Harness) -> None:
@@ -122,7 +123,9 @@ async def test_a_reference_means_no_reservation_in_a_pool_that_the_key_does_not_
     start_service: StartService,
 ) -> None:
     service = await start_service(auth="api-key")
-    service.sql("SELECT holdsvc.create_items('default', 'x', '', '{bed,bed}', '{a,b}', '{\"\",\"\"}', '{5,5}', '{0,0}')")
+    service.sql(
+        "SELECT holdsvc.create_items('default', 'x', '', '{bed,bed}', '{a,b}', '{\"\",\"\"}', '{5,5}', '{0,0}')"
+    )
     callers = {pool: new_caller(service, "shop", pools=[pool]) for pool in "ab"}
     held = {pool: await _reserve_as(service, callers[pool], "bed", pool, "cart-1") for pool in "ab"}
     for rpc in ("GetReservation", "Extend", "Confirm", "Refund"):

@@ -1,6 +1,7 @@
 """VerifyLedger: finds every drift between the counters and the reservations, and nothing else."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -21,7 +22,7 @@ async def _busy_ledger(service: Harness) -> None:
         await service.create_item(sku, 100, pool=pool)
     rpc, pb2 = service.reservations, reservation_service_pb2
 
-    async def reserve(*lines: tuple[str, str, int]) -> dict[str, str]:
+    async def reserve(*lines: tuple[str, str, int]) -> dict[str, Any]:
         return {"reservation_id": (await service.reserve(list(lines))).reservation_id}
 
     await reserve(("bed", "", 5), ("tour", "", 2))
@@ -65,8 +66,10 @@ async def test_more_items_than_one_step_reads_are_all_counted(service: Harness) 
             [("bed", "", "held", 6, 5)],
         ),
         (
-            "UPDATE holdsvc.item SET confirmed = confirmed - 2, remaining = remaining + 2 "
-            "WHERE sku = 'bed' AND pool = 'vip'",
+            (
+                "UPDATE holdsvc.item SET confirmed = confirmed - 2, remaining = remaining + 2 "
+                "WHERE sku = 'bed' AND pool = 'vip'"
+            ),
             [("bed", "vip", "confirmed", 0, 2)],
         ),
         (
@@ -78,18 +81,24 @@ async def test_more_items_than_one_step_reads_are_all_counted(service: Harness) 
             [("bed", "", "confirmed", 12, 14)],
         ),
         (
-            "UPDATE holdsvc.reservation SET state = 4 WHERE reservation_id = "
-            "(SELECT reservation_id FROM holdsvc.reservation_line WHERE sku = 'tour' AND quantity = 2)",
+            (
+                "UPDATE holdsvc.reservation SET state = 4 WHERE reservation_id = "
+                "(SELECT reservation_id FROM holdsvc.reservation_line WHERE sku = 'tour' AND quantity = 2)"
+            ),
             [("bed", "", "held", 5, 0), ("tour", "", "held", 2, 0)],
         ),
         (
-            "ALTER TABLE holdsvc.item DROP CONSTRAINT item_counters_add_up; "
-            "UPDATE holdsvc.item SET remaining = remaining + 3 WHERE sku = 'tour'",
+            (
+                "ALTER TABLE holdsvc.item DROP CONSTRAINT item_counters_add_up; "
+                "UPDATE holdsvc.item SET remaining = remaining + 3 WHERE sku = 'tour'"
+            ),
             [("tour", "", "capacity", 100, 103)],
         ),
         (
-            "ALTER TABLE holdsvc.item DROP CONSTRAINT item_counters_add_up; "
-            "UPDATE holdsvc.item SET held = 9 WHERE sku = 'gone'",
+            (
+                "ALTER TABLE holdsvc.item DROP CONSTRAINT item_counters_add_up; "
+                "UPDATE holdsvc.item SET held = 9 WHERE sku = 'gone'"
+            ),
             [("gone", "", "held", 9, 0), ("gone", "", "capacity", 0, 9)],
         ),
     ],

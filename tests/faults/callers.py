@@ -29,7 +29,9 @@ PATIENCE_S = 40.0
 class Callers:
     """A number of callers of one service, and the history of what they saw."""
 
-    def __init__(self, address: str, *, count: int = 12, items: int = 4, seed: int | None = None, history: History | None = None) -> None:
+    def __init__(
+        self, address: str, *, count: int = 12, items: int = 4, seed: int | None = None, history: History | None = None
+    ) -> None:
         self.history = history if history is not None else History()
         self.seed = seed if seed is not None else random.randrange(2**32)
         self._channel = grpc.aio.insecure_channel(
@@ -49,7 +51,9 @@ class Callers:
     async def __aenter__(self) -> Self:
         print(f"callers: seed {self.seed}")  # noqa: T201 - pytest shows it with a failure
         items = [item_pb2.Item(sku=sku, capacity=15) for sku in self.skus]
-        await self._inventory.BatchCreateItems(ipb.BatchCreateItemsRequest(items=items), wait_for_ready=True, timeout=30)
+        await self._inventory.BatchCreateItems(
+            ipb.BatchCreateItemsRequest(items=items), wait_for_ready=True, timeout=30
+        )
         self._tasks = [asyncio.create_task(self._work(random.Random(self.seed + n))) for n in range(self._count)]
         return self
 

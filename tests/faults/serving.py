@@ -88,7 +88,7 @@ class Serving:
         return psutil.Process(self.process.pid).children()
 
     def kill(self) -> None:
-        """kill -9 of the supervisor: the kernel ends the rest."""
+        """Kill -9 of the supervisor: the kernel ends the rest."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

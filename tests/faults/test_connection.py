@@ -148,7 +148,9 @@ async def test_connections_that_stay_silent_are_given_up_and_replaced(
     service = await start_service(dsn=proxy.dsn, statement_timeout="1s", lock_timeout="1s", pool_timeout="1s")
     await service.create_item("seat", 50)
     proxy.freeze()
-    await asyncio.gather(*(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20)))
+    await asyncio.gather(
+        *(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20))
+    )
     proxy.heal_for_new_connections()
     start = time.monotonic()
     async with asyncio.timeout(30):

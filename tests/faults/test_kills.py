@@ -57,9 +57,7 @@ def connections_cut(serving: Serving) -> None:
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
     with psycopg.connect(dsn) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdsvc'"
-        )
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdsvc'")
 
 
 def postgres(serving: Serving) -> None:

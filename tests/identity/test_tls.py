@@ -11,7 +11,7 @@ import pytest
 
 from holdsvc.api.tls import CertificateError
 from inventoryhold.v1 import inventory_service_pb2 as inventory
-from tests.certificates import Authority, Pair
+from tests.certificates import Authority, Pair, shown_name
 from tests.conftest import StartService
 from tests.harness import Harness
 from tests.partners import Partner, new_secret
@@ -40,14 +40,7 @@ async def list_items(channel: grpc.aio.Channel, secret: str) -> object:
 
 def certificate_name(service: Harness) -> str:
     """The name in the certificate that a new connection is shown."""
-    context = ssl.create_default_context(cadata=AUTHORITY.certificate.decode())
-    context.set_alpn_protocols(["h2"])
-    host, port = service.address.split(":")
-    with socket.create_connection((host, int(port)), 10) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost") as secured:
-            shown = secured.getpeercert()
-    assert shown is not None
-    return str(dict(part[0] for part in shown["subject"])["commonName"])  # type: ignore[misc,index]
+    return shown_name(service.address, AUTHORITY)
 
 
 async def test_a_key_works_over_tls_and_plain_text_is_refused(start_service: StartService, tmp_path: Path) -> None:
@@ -152,13 +145,15 @@ async def test_versions_before_tls_1_2_are_refused(start_service: StartService, 
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.maximum_version = most
         host, port = service.address.split(":")
-        with socket.create_connection((host, int(port)), 10) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost") as secured:
-                return secured.version()
+        with (
+            socket.create_connection((host, int(port)), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            return secured.version()
 
     assert await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
     assert await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
-    with pytest.warns(DeprecationWarning), pytest.raises(ssl.SSLError):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"), pytest.raises(ssl.SSLError):
         await asyncio.to_thread(version, ssl.TLSVersion.TLSv1_1)
 
 

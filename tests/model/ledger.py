@@ -412,9 +412,7 @@ class Ledger:
         item = self.item(client, giving)
         free = max(0, self.remaining(giving))
         if free < request.quantity:
-            raise Refused(
-                "CAPACITY_IN_USE", sku=giving[0], pool=giving[1], requested=request.quantity, available=free
-            )
+            raise Refused("CAPACITY_IN_USE", sku=giving[0], pool=giving[1], requested=request.quantity, available=free)
         item.capacity -= request.quantity
         to = self.items.get(taking)
         if to is None or not to.exists:

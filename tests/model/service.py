@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Coroutine
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import grpc
@@ -36,7 +36,7 @@ class StillService:
         self._owner = psycopg.connect(dsn, autocommit=True)
         self._owner.execute(STILL_CLOCK)
         self.now: datetime = self._owner.execute("SELECT at FROM public.still_clock").fetchone()[0]  # type: ignore[index]
-        self.now = self.now.astimezone(timezone.utc)
+        self.now = self.now.astimezone(UTC)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import grpc
@@ -59,9 +59,8 @@ def quantities(values: list[tuple[str, str, int]]) -> list[item_pb2.ItemQuantity
 
 
 def time_of(timestamp: Any, present: bool) -> datetime | None:
-    from datetime import timezone
 
-    return timestamp.ToDatetime(tzinfo=timezone.utc) if present else None
+    return timestamp.ToDatetime(tzinfo=UTC) if present else None
 
 
 class Contract(RuleBasedStateMachine):
@@ -69,7 +68,9 @@ class Contract(RuleBasedStateMachine):
 
     service: ClassVar[StillService]
 
-    @initialize(clients=st.just(list(CLIENTS.values())), capacity=st.integers(0, 8), oversell=st.sampled_from([0, 0, 2]))
+    @initialize(
+        clients=st.just(list(CLIENTS.values())), capacity=st.integers(0, 8), oversell=st.sampled_from([0, 0, 2])
+    )
     def begin(self, clients: list[Client], capacity: int, oversell: int) -> None:
         self.ledger = Ledger()
         self.keys = self.service.new_tenant(clients)
@@ -193,9 +194,7 @@ class Contract(RuleBasedStateMachine):
         assert len(answer.results) == len(requests)
         for request, result in zip(requests, answer.results, strict=True):
             try:
-                reservation, replayed = self.ledger.reserve(
-                    CLIENTS[client], request, result.reservation.reservation_id
-                )
+                reservation, replayed = self.ledger.reserve(CLIENTS[client], request, result.reservation.reservation_id)
             except Refused as refused:
                 assert refused.reason in str(result.error), (refused.reason, result)
                 continue
@@ -232,9 +231,7 @@ class Contract(RuleBasedStateMachine):
     @rule(client=clients, number=picks, by_reference=references, request_id=request_ids, reason=reasons)
     def cancel(self, client: str, number: int, by_reference: str, request_id: str, reason: str) -> None:
         self.tick()
-        self.change(
-            client, pb.CancelRequest(**self.target(number, by_reference), request_id=request_id, reason=reason)
-        )
+        self.change(client, pb.CancelRequest(**self.target(number, by_reference), request_id=request_id, reason=reason))
 
     @rule(client=clients, number=picks, by_reference=references, request_id=request_ids, ttl=ttls)
     def extend(self, client: str, number: int, by_reference: str, request_id: str, ttl: int | None) -> None:
@@ -279,9 +276,7 @@ class Contract(RuleBasedStateMachine):
         self.tick()
         with ThreadPoolExecutor(times) as threads:
             answers = list(
-                threads.map(
-                    lambda _: self.call(self.service.reservations.Reserve, client, request), range(times)
-                )
+                threads.map(lambda _: self.call(self.service.reservations.Reserve, client, request), range(times))
             )
         answers.sort(key=lambda answer: isinstance(answer, Refusal) or answer.replayed)
         for answer in answers:
@@ -310,9 +305,7 @@ class Contract(RuleBasedStateMachine):
 
     def create_items(self, client: str, request: ipb.BatchCreateItemsRequest) -> None:
         if len(request.items) == 1:
-            answer = self.call(
-                self.service.inventory.CreateItem, client, ipb.CreateItemRequest(item=request.items[0])
-            )
+            answer = self.call(self.service.inventory.CreateItem, client, ipb.CreateItemRequest(item=request.items[0]))
         else:
             answer = self.call(self.service.inventory.BatchCreateItems, client, request)
         self.judge(answer, lambda: self.ledger.create(CLIENTS[client], request.items))
@@ -351,9 +344,7 @@ class Contract(RuleBasedStateMachine):
     @rule(client=clients, sku=skus, pool=pools, delta=st.sampled_from([-9, -3, -1, 1, 3]), request_id=request_ids)
     def adjust(self, client: str, sku: str, pool: str, delta: int, request_id: str) -> None:
         self.tick()
-        self.adjust_capacity(
-            client, ipb.AdjustCapacityRequest(sku=sku, pool=pool, delta=delta, request_id=request_id)
-        )
+        self.adjust_capacity(client, ipb.AdjustCapacityRequest(sku=sku, pool=pool, delta=delta, request_id=request_id))
 
     def adjust_capacity(self, client: str, request: ipb.AdjustCapacityRequest) -> None:
         answer = self.call(self.service.inventory.AdjustCapacity, client, request)

@@ -3,9 +3,16 @@
 from collections.abc import Callable
 
 from benchmark.bench import Bench
-from benchmark.scenarios import batch, hot
+from benchmark.scenarios import batch, changes, generators, hot, latency, redis, size, sweep, vacuum
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
+    "generators": generators.run,
     "hot": hot.run,
     "batch": batch.run,
+    "redis": redis.run,
+    "changes": changes.run,
+    "vacuum": vacuum.run,
+    "latency": latency.run,
+    "sweep": sweep.run,
+    "size": size.run,
 }

@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
                 )
                 where = "hot" if hot else "uniform"
                 title = f"BatchReserve of {size}, {'hot' if hot else 'over 10,000 items'}"
-                results.add(f"batch_{size}_{where}", title, outcome.per_second * size)
+                results.add(f"batch_{size}_{where}", title, outcome.per_second * size, note=outcome.cost)
                 memory = max(memory, service.resident_mb())
     results.add("memory_batch", "resident memory of a worker, peak under batch load", memory, "MB")
     dsn = bench.postgres.baseline()

@@ -27,8 +27,8 @@ WITH made AS MATERIALIZED (
          CASE WHEN m.state = 5 THEN 1 ELSE 0 END, CASE WHEN m.state = 1 THEN m.expire_time END
   FROM made m
 ), requests AS (
-  INSERT INTO holdsvc.request (tenant, client, request_id, rpc, fingerprint, reservation_id, create_time)
-  SELECT %(tenant)s, 'bench', m.request_id, 'Reserve', '\x0123456789abcdef0123456789abcdef', m.id, m.create_time
+  INSERT INTO holdsvc.request (tenant, request_key, rpc, fingerprint, reservation_id, create_time)
+  SELECT %(tenant)s, md5(m.request_id)::uuid, 'Reserve', '\x0123456789abcdef0123456789abcdef', m.id, m.create_time
   FROM made m
 ), orders AS (
   INSERT INTO holdsvc.sales_order (

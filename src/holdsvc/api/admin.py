@@ -6,7 +6,7 @@ from holdsvc import errors
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.keyring import make_key
+from holdsvc.engine.keyring import key_id_of, make_key
 from holdsvc.errors import Violation
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
@@ -71,12 +71,12 @@ class AdminServicer:
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.RevokeApiKeyResponse:
         """Revokes a key."""
         validation.check(request)
-        tenant = call.caller.tenant
+        tenant, key_id = call.caller.tenant, key_id_of(request.key_id)
         revoked = await self._engine.change(
-            tenant, lambda connection: keys.revoke(connection, tenant, request.key_id), call.deadline
+            tenant, lambda connection: keys.revoke(connection, tenant, key_id), call.deadline
         )
         if revoked is None:
-            raise errors.api_key_not_found(request.key_id)
+            raise errors.api_key_not_found(key_id)
         return pb.RevokeApiKeyResponse(api_key=convert.api_key(revoked))
 
     async def VerifyLedger(self, request: pb.VerifyLedgerRequest, call: Call) -> pb.VerifyLedgerResponse:

@@ -69,10 +69,7 @@ class Calls:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
         handlers: dict[str, Any] = {}
         for method in service.methods:
-            handle = getattr(servicer, method.name, None)
-            if handle is None:
-                # gRPC answers UNIMPLEMENTED.
-                continue
+            handle = getattr(servicer, method.name)
             if method.server_streaming:
                 handler = _traced_stream(_path(method), self._stream(method, handle))
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
@@ -137,7 +134,7 @@ class Calls:
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
-                        aclosing(self._guard.watch(messages, self._recheck(context))) as guarded,
+                        aclosing(self._guard.watch(messages, self._recheck(call))) as guarded,
                     ):
                         async for message in guarded:
                             yield message if isinstance(message, bytes) else message.SerializeToString()
@@ -152,10 +149,9 @@ class Calls:
 
         return stream
 
-    def _recheck(self, context: Any) -> Recheck:
-        metadata = context.invocation_metadata()
+    def _recheck(self, call: Call) -> Recheck:
         loop = asyncio.get_running_loop()
-        return lambda: self._authenticate(metadata, loop.time() + RECHECK_S)
+        return lambda: self._authenticate(call.metadata, loop.time() + RECHECK_S)
 
     async def _abort(
         self,

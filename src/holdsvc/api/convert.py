@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
-from inventoryhold.v1 import admin_service_pb2, event_pb2, item_pb2, reservation_pb2
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    event_pb2,
+    event_service_pb2,
+    inventory_service_pb2,
+    item_pb2,
+    reservation_pb2,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -93,6 +100,22 @@ def event(e: model.Event) -> event_pb2.Event:
     if e.item is not None:
         message.item.CopyFrom(item(e.item))
     return message
+
+
+def watched_item(i: model.Item) -> bytes:
+    """A WatchInventoryResponse with one item, as bytes: several of them joined are one with all."""
+    return inventory_service_pb2.WatchInventoryResponse(items=[item(i)]).SerializeToString()
+
+
+def watched_deletion(key: model.ItemKey) -> bytes:
+    """A WatchInventoryResponse with one deleted item, as bytes."""
+    deleted = item_pb2.ItemKey(sku=key.sku, pool=key.pool)
+    return inventory_service_pb2.WatchInventoryResponse(deleted_items=[deleted]).SerializeToString()
+
+
+def streamed_event(e: model.Event) -> bytes:
+    """A StreamEventsResponse with one event, as bytes: several of them joined are one with all."""
+    return event_service_pb2.StreamEventsResponse(events=[event(e)]).SerializeToString()
 
 
 def _quantity(line: model.Line) -> item_pb2.ItemQuantity:

@@ -40,7 +40,7 @@ class StreamGuard:
         self._checks: asyncio.Task[None] | None = None
 
     async def watch(self, messages: AsyncIterator[T], recheck: Recheck) -> AsyncGenerator[T]:
-        """Yields the messages until the key has ended, then raises UNAUTHENTICATED. Costs a message nothing to speak of."""
+        """Yields the messages until the key has ended, then raises UNAUTHENTICATED; a message pays nothing for it."""
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
@@ -57,6 +57,7 @@ class StreamGuard:
                 except asyncio.CancelledError:
                     if stream.error is None or task.uncancel() > 0:
                         raise
+                    raise stream.error from None
                 finally:
                     stream.waiting = False
                 if stream.error is not None:

@@ -36,8 +36,10 @@ def everybody() -> Authenticate:
 
 
 def key_of(metadata: Metadata) -> str:
-    """The one key of a call. `x-api-key` goes over `authorization`, which a gateway may need for itself; a header that
-    comes twice is refused: two readers of such a call could take it for two callers'.
+    """The one key of a call.
+
+    `x-api-key` goes over `authorization`, which a gateway may need for itself. A header that comes twice is refused:
+    two readers of such a call could take it for the calls of two.
     """
     key: str | bytes | None = None
     authorization: str | bytes | None = None

@@ -1,6 +1,7 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from holdsvc import errors, model
@@ -8,11 +9,16 @@ from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
 from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.engine.engine import Engine
+from holdsvc.engine.streams import Streams
+from holdsvc.engine.watch import Update, Wanted
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
+
+WATCH_INTERVAL_S = 0.1
+"""The shortest time between two messages of a watcher that names none."""
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -20,8 +26,9 @@ _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 class InventoryServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, streams: Streams) -> None:
         self._engine = engine
+        self._streams = streams
 
     async def CreateItem(self, request: pb.CreateItemRequest, call: Call) -> pb.CreateItemResponse:
         """Creates an item."""
@@ -179,3 +186,31 @@ class InventoryServicer:
                 sku=line.sku, pool=line.pool, requested=line.quantity, available=available, shortfall=shortfall
             )
         return response
+
+    async def WatchInventory(self, request: pb.WatchInventoryRequest, call: Call) -> AsyncGenerator[bytes]:
+        """Streams the state of items as they change."""
+        validation.check(request)
+        for key in request.items:
+            check_pool(call.caller, key.sku, key.pool)
+        wanted = Wanted(
+            call.caller.tenant,
+            frozenset([ItemKey(key.sku, key.pool) for key in request.items]),
+            None if request.items and not request.sku_prefix else request.sku_prefix,
+            call.caller.pools,
+        )
+        interval_s = WATCH_INTERVAL_S
+        if request.HasField("min_interval"):
+            interval_s = validation.microseconds_of(request.min_interval) / 1_000_000
+        with self._streams.admitted():
+            async with aclosing(self._streams.watch.watch(wanted, interval_s)) as updates:
+                async for update in updates:
+                    yield _watch_message(update)
+
+
+def _watch_message(update: Update) -> bytes:
+    rest = pb.WatchInventoryResponse(
+        snapshot_complete=update.complete, heartbeat=not update.payloads and not update.complete
+    )
+    if update.read_time is not None:
+        convert.set_time(rest.read_time, update.read_time)
+    return b"".join((*update.payloads, rest.SerializeToString()))

@@ -209,7 +209,7 @@ class ReservationServicer:
         )
         for reservation in found[:size]:
             # It may have changed between the search and the reading of its row.
-            if not request.states or reservation.state in request.states:
+            if not request.states or int(reservation.state) in request.states:
                 convert.set_reservation(response.reservations.add(), reservation)
         if len(found) > size:
             response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
@@ -256,7 +256,9 @@ class ReservationServicer:
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
     if request.HasField("duplicate_window") and not request.holder:
-        return Violation("duplicate_window", "needs holder: it looks for other reservations of the same holder", "NEEDS_HOLDER")
+        return Violation(
+            "duplicate_window", "needs holder: it looks for other reservations of the same holder", "NEEDS_HOLDER"
+        )
     return None
 
 

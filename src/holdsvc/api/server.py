@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.calls import CallObserver, Calls
+from holdsvc.api.events import EventServicer
 from holdsvc.api.identity import authenticator, everybody
 from holdsvc.api.inventory import InventoryServicer
 from holdsvc.api.reservations import ReservationServicer
@@ -20,7 +21,8 @@ from holdsvc.api.tls import certificates_of
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.keyring import Keyring
 from holdsvc.engine.limits import ClientLimits
-from holdsvc.settings import Settings
+from holdsvc.engine.streams import Streams
+from holdsvc.settings import PREFIX, Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,
@@ -48,7 +50,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """Serves the engine. Construct it on the loop that will serve."""
 
-    def __init__(self, settings: Settings, engine: Engine, observer: CallObserver) -> None:
+    def __init__(self, settings: Settings, engine: Engine, streams: Streams, observer: CallObserver) -> None:
         self._settings = settings
         self._health = HealthServicer()
         self._server = grpc.aio.server(options=_options(settings))
@@ -59,8 +61,8 @@ class Server:
         calls = Calls(authenticate, limits, observer, settings.default_deadline.total_seconds())
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine),
-            "InventoryService": InventoryServicer(engine),
-            "EventService": object(),
+            "InventoryService": InventoryServicer(engine, streams),
+            "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine),
         }
         self._server.add_generic_rpc_handlers(
@@ -80,7 +82,9 @@ class Server:
             else:
                 self.port = self._server.add_secure_port(settings.listen, self._certificates.credentials())
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {settings.listen}: {error}") from error
+            raise OSError(
+                f"cannot listen on {settings.listen}: it is in use, or no address of this machine; set {PREFIX}LISTEN"
+            ) from error
         await self._health.set(LIVENESS, _SERVING)
         await self.set_serving(False)
         await self._server.start()

@@ -65,8 +65,9 @@ def _path(elements: Sequence[Any]) -> str:
     for element in elements:
         path += ("." if path else "") + element.field_name
         subscript = element.subscript
-        if subscript is not None:
-            path += f"[{subscript.value}]" if subscript.field == "index" else f"[{subscript.value!r}]"
+        # A map's key is the caller's own words: metadata stays out of errors.
+        if subscript is not None and subscript.field == "index":
+            path += f"[{subscript.value}]"
     return path
 
 

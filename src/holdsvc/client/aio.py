@@ -10,12 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
-from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
-from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
-from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tenacity import AsyncRetrying
 
 from holdsvc.client import errors, messages
@@ -23,6 +17,12 @@ from holdsvc.client.blocking import CANCEL_TIMEOUT_S
 from holdsvc.client.connection import TIMEOUT_S, Tls, call_metadata, channel_options, with_request_id
 from holdsvc.client.messages import Lines
 from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy, shipped_policy
+from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
+from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
+from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 
 if TYPE_CHECKING:  # The stub files alone know these classes.
     from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceAsyncStub

@@ -9,18 +9,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
-from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
-from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
-from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tenacity import Retrying
 
 from holdsvc.client import errors, messages
 from holdsvc.client.connection import TIMEOUT_S, Tls, call_metadata, channel_options, with_request_id
 from holdsvc.client.messages import Lines
 from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy, shipped_policy
+from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
+from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
+from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+
 from inventoryhold.v1 import reservation_service_pb2
 
 M = TypeVar("M", bound=Message)

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+
 from inventoryhold.v1 import error_reason_pb2
 
 DOMAIN = "holdsvc"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
+
 from inventoryhold.v1 import event_service_pb2, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -87,4 +88,4 @@ def advance(request: event_service_pb2.StreamEventsRequest, message: event_servi
 
 def reopen_pause_s(failures: int) -> float:
     """How long to wait before a stream is opened again, after so many failures in a row."""
-    return random.uniform(0.0, min(2.0, 0.1 * 2 ** min(failures, 8)))  # noqa: S311 - no secret
+    return random.uniform(0.0, min(2.0, 0.1 * 2 ** min(failures, 8)))

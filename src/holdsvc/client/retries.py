@@ -141,7 +141,7 @@ class Attempts:
         assert state.outcome is not None
         error = state.outcome.exception()
         asked_s = error.retry_after_s if isinstance(error, CallError) else None
-        jitter_s = random.uniform(0, self._policy.pause_max_s(state.attempt_number))  # noqa: S311 - no secret
+        jitter_s = random.uniform(0, self._policy.pause_max_s(state.attempt_number))
         return (asked_s or 0.0) + jitter_s
 
     def _is_over(self, state: RetryCallState) -> bool:

@@ -15,10 +15,10 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from holdsvc import errors, tracing
-from holdsvc.errors import HoldError
 from holdsvc.engine.pace import DEADLINE_SHARE, Pace
+from holdsvc.errors import HoldError
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.model import Again, ItemKey, Request, Sweep
 
 log = structlog.get_logger(__name__)
@@ -52,31 +52,48 @@ class Observer(Protocol):
 class Job:
     """Requests that were submitted together and are answered together."""
 
-    __slots__ = ("deadline", "future", "pending", "place", "results", "retriable", "started")
+    __slots__ = ("deadline", "future", "pending", "place", "results", "retriable", "running")
 
     def __init__(self, size: int, deadline: float, future: asyncio.Future[list[Any]], *, retriable: bool) -> None:
         self.deadline = deadline
         self.future = future
         self.results: list[Any] = [None] * size
         self.pending = size
-        self.started = False
+        self.running = 0
         self.retriable = retriable
         self.place = tracing.active.place() if tracing.active is not None else None
         """Where in a trace the call stands."""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of it has taken effect or may be about to."""
+        return self.running == 0 and self.pending == len(self.results)
 
 
 class Entry:
     """One request of a job on its way through the lane."""
 
-    __slots__ = ("entered", "index", "job", "request", "twins")
+    __slots__ = ("entered", "index", "job", "request", "running", "twins")
 
     def __init__(self, job: Job, index: int, request: Request, entered: float) -> None:
         self.job = job
         self.index = index
         self.request = request
+        self.running = False
         self.entered = entered
         self.twins: list[Entry] | None = None
         """Entries of the same batch with the same request_id: they are answered as this one."""
+
+    def start(self) -> None:
+        """It is in a batch now."""
+        self.running = True
+        self.job.running += 1
+
+    def end(self) -> None:
+        """It is in no batch any more."""
+        if self.running:
+            self.running = False
+            self.job.running -= 1
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return self._task is None
+        return self._task is None and not self._queue
 
     @property
     def depth(self) -> int:
@@ -157,13 +174,18 @@ class Lane:
                 job.future.set_exception(self._late(job))
 
     def _late(self, job: Job) -> HoldError:
-        """Its batch may be under way: a retry is safe where every request brought an id, or where none has begun."""
-        return errors.database_unavailable() if job.retriable or not job.started else errors.outcome_unknown()
+        """Its batch may be under way: a retry is safe where every request brought an id, or where none has run."""
+        return errors.database_unavailable() if job.retriable or job.untouched else errors.outcome_unknown()
 
     async def _drain(self) -> None:
         try:
             while batch := self._collect():
-                await self._run(batch)
+                try:
+                    await self._run(batch)
+                except Exception as error:
+                    # A fault of this module; whoever waits gets an answer all the same, and the lane lives on.
+                    log.exception("batch.crashed", lane=self._kind.name)
+                    self._fail([entry for entry in batch if entry.running], error)
         finally:
             self._task = None
             self._tell_outcomes()
@@ -180,7 +202,6 @@ class Lane:
                 self._count("DATABASE_UNAVAILABLE")
                 self._drop(job)
                 continue
-            job.started = True
             request_id = entry.request.request_id
             if request_id:
                 leader = leaders.setdefault((entry.request.caller.client, request_id), entry)
@@ -189,6 +210,7 @@ class Lane:
                         leader.twins = []
                     leader.twins.append(entry)
                     continue
+            entry.start()
             batch.append(entry)
         return batch
 
@@ -232,11 +254,15 @@ class Lane:
             if len(batch) == 1:
                 self._fail(batch, error)
                 return
-            # One bad request must fail alone: the transaction was undone, so each runs by itself.
+            # One bad request must fail alone, so each runs by itself. When it is not the database that refused, the
+            # batch may have been committed: then only what has a request_id may run again.
             self._observer.retried(self._kind.name, "poisoned")
             log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
             for entry in batch:
-                await self._attempt([entry])
+                if isinstance(error, Failed) or entry.request.request_id:
+                    await self._attempt([entry])
+                else:
+                    self._settle(entry, error)
         else:
             lapsed = self._settle_all(batch, results)
             if lapsed:
@@ -273,6 +299,7 @@ class Lane:
     def _put_back(self, entries: list[Entry]) -> None:
         """Queues entries once more, in order of arrival, ahead of what came later."""
         for entry in reversed(entries):
+            entry.end()
             for twin in reversed(entry.twins or ()):
                 self._queue.appendleft(twin)
             entry.twins = None
@@ -289,6 +316,7 @@ class Lane:
             await asyncio.sleep(SWEEP_PAUSE_S)
 
     def _settle(self, entry: Entry, result: Any) -> None:
+        entry.end()
         twins = entry.twins
         job = entry.job
         self._count(_outcome(result))
@@ -303,7 +331,7 @@ class Lane:
             for twin in twins:
                 same_rights = twin.request.caller == entry.request.caller
                 if not same_rights or twin.request.fingerprint != entry.request.fingerprint:
-                    # Another content under the same id, or another key of the client: judged by itself, in the next batch.
+                    # Another content under the same id, or another key of the client: judged by itself, later.
                     self._queue.appendleft(twin)
                 elif isinstance(result, Exception):
                     self._settle(twin, result)

@@ -25,6 +25,12 @@ DEADLINE_TICK_S = 0.25
 CONNECTIONS_KEPT = 3
 """Connections of the pool that reads never take."""
 
+QUIET_S = 0.02
+"""How long no call must have come for a drain to be over."""
+
+LINGER_S = 1.0
+"""How long a drain goes on refusing calls that keep coming."""
+
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
 
@@ -39,6 +45,8 @@ class Engine:
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._changed: Callable[[], None] = lambda: None
+        self._turned_away = 0
         # Reads leave connections for changes and for the health check.
         self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
         self._waiting_reads = 0
@@ -84,6 +92,10 @@ class Engine:
                 else:
                     lane.expire()
 
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Calls this after changes that were made through this process."""
+        self._changed = call
+
     def queue_depths(self) -> dict[str, int]:
         """Requests that wait, by kind of change."""
         depths = dict.fromkeys(self._kinds, 0)
@@ -97,8 +109,7 @@ class Engine:
         `deadline` is on the loop's clock. Raises a HoldError that concerns all of them: SHUTTING_DOWN, OVERLOADED,
         DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
         """
-        if self._closing:
-            raise errors.shutting_down()
+        self._admit()
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:
@@ -112,11 +123,15 @@ class Engine:
                 settings.queue_wait_max.total_seconds(),
             )
             self._lanes[kind, tenant] = lane
-        return await lane.submit(requests, deadline)
+        results = await lane.submit(requests, deadline)
+        self._changed()
+        return results
 
     async def change(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs a change that has no lane (and no request_id), sweeping on demand."""
-        return await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+        result = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+        self._changed()
+        return result
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
         for _ in range(SWEEP_ROUNDS):
@@ -158,8 +173,7 @@ class Engine:
 
     async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
         """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
-        if self._closing:
-            raise errors.shutting_down()
+        self._admit()
         task = self._spawn(_retried(work))
         done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not done:
@@ -173,11 +187,25 @@ class Engine:
         except Unknown:
             raise (errors.outcome_unknown() if changes else errors.database_unavailable()) from None
 
+    def _admit(self) -> None:
+        if self._closing:
+            self._turned_away += 1
+            raise errors.shutting_down()
+
     async def drain(self) -> None:
-        """Refuses new work and waits until what was accepted has been answered."""
+        """Refuses new work and waits until what was accepted has been answered and nobody asks any more.
+
+        A gRPC server that stops cancels the calls that have arrived and are not yet read: to a caller CANCELLED says
+        nothing, SHUTTING_DOWN that a retry is safe. So it stops when calls have ceased, after LINGER_S at the latest.
+        """
         self._closing = True
         while any(not lane.idle for lane in self._lanes.values()):
             await asyncio.sleep(0.01)
+        for _ in range(int(LINGER_S / QUIET_S)):
+            seen = self._turned_away
+            await asyncio.sleep(QUIET_S)
+            if seen == self._turned_away:
+                break
 
     async def close(self) -> None:
         """Ends the background work."""

@@ -1,7 +1,7 @@
 """API keys: how they look, how they are made, and who calls with one.
 
-A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256 is
-stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
+A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256
+is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
 """
 
 import asyncio
@@ -64,6 +64,11 @@ def make_key() -> NewKey:
 def hash_of(secret: str) -> bytes:
     """What is stored of a key, and what it is known by in memory: a look there by a hash tells nothing by its time."""
     return sha256(secret.encode()).digest()
+
+
+def key_id_of(text: str) -> str:
+    """The readable part of a key, or else the text as it is: who finds a key lying about has the whole of it."""
+    return text.split("_", 2)[1] if _KEY.fullmatch(text) else text
 
 
 class _Known(NamedTuple):
@@ -134,7 +139,7 @@ class Keyring:
             task.exception()
 
     async def _ask(self, secret: str, digest: bytes) -> Caller | None:
-        key_id = secret.split("_", 2)[1]
+        key_id = key_id_of(secret)
         if digest in self._good:
             return await self._find(key_id, digest)
         if self._strangers_waiting >= STRANGERS_WAITING_MAX:

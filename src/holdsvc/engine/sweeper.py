@@ -4,11 +4,13 @@ Safe in any number of processes and replicas at once: the sweep skips what anoth
 """
 
 import asyncio
+import math
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
 
-from holdsvc.ledger import upkeep
+from holdsvc.ledger import retention, upkeep
 from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.settings import Settings
 
@@ -46,7 +48,11 @@ class Sweeper:
                 more = await self.sweep_once()
             except (NothingRan, Unknown, Conflict) as error:
                 self._observer.sweep_failed()
-                log.warning("reservation.cleanup_failed", error=type(error).__name__)
+                log.warning(
+                    "reservation.cleanup_failed",
+                    error=type(error).__name__,
+                    cause=type(error.__cause__).__name__,
+                )
             except Exception:
                 self._observer.sweep_failed()
                 log.exception("reservation.cleanup_failed")
@@ -75,11 +81,24 @@ class Sweeper:
                         log.info("event.partitions_made", count=made)
                 while await self._purge():
                     await asyncio.sleep(0.1)
+                while await self.drop_old_events():
+                    pass
             except (NothingRan, Unknown, Conflict) as error:
                 log.warning("upkeep.failed", error=type(error).__name__)
             except Exception:
                 log.exception("upkeep.failed")
             await asyncio.sleep(UPKEEP_INTERVAL_S)
+
+    async def drop_old_events(self) -> bool:
+        """Drops one day of events that retention no longer keeps; tells whether there was one."""
+        days_kept = math.ceil(self._settings.event_retention / timedelta(days=1))
+        if not days_kept:
+            return False
+        async with self._database.connection() as connection:
+            day = await retention.drop_day(connection, days_kept)
+        if day is not None:
+            log.info("event.day_dropped", day=day.isoformat())
+        return day is not None
 
     async def _purge(self) -> bool:
         async with self._database.connection() as connection:

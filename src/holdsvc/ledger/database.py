@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -37,6 +38,10 @@ class Conflict(Exception):
     """The database undid the change for the sake of another one (deadlock, serialization): do it again."""
 
 
+class Failed(Exception):
+    """The database refused the statement, through a fault of ours or of one request; nothing of it took effect."""
+
+
 class PoolUse(NamedTuple):
     """Connections of the pool, and those who wait for one."""
 
@@ -62,7 +67,7 @@ class Connection:
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
 
-        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault; any other psycopg error is the
+        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault, and `Failed` for what is the
         statement's.
         """
         if tracing.active is None:
@@ -106,10 +111,10 @@ class Connection:
             if self._connection.closed:
                 raise Unknown from error
             raise NothingRan from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except psycopg.Error as error:
             if self._connection.closed:
                 raise Unknown from error
-            raise
+            raise Failed(str(error)) from error
 
 
 class Database:
@@ -186,7 +191,9 @@ class Database:
                 connection = await self._pool.getconn(timeout=self._wait_s)
             except (PoolTimeout, psycopg.OperationalError) as error:
                 raise NothingRan from error
-            if self._made_s.get(connection, 0.0) >= self._trusted_from_s:
+            # Nothing is sent over one that is cut or not trusted: unlike one that breaks under way, it leaves nobody in
+            # doubt.
+            if self._made_s.get(connection, 0.0) >= self._trusted_from_s and not _is_cut(connection):
                 return connection
             await connection.close()
             await self._pool.putconn(connection)
@@ -216,3 +223,12 @@ class Database:
             await Connection(connection, PING_TIMEOUT_S).fetch("SELECT 1")
         finally:
             await self._pool.putconn(connection)
+
+
+def _is_cut(connection: AsyncConnection[Row]) -> bool:
+    """Whether the server has ended the session while it lay idle: a server that waits for a command says nothing."""
+    if connection.closed:
+        return True
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    return bool(idle.poll(0))

@@ -28,7 +28,7 @@ async def create(
     expire_time: datetime | None,
     creator_id: str | None,
 ) -> ApiKey | HoldError:
-    """Stores a new key, or says that `expire_time` has passed or that the key `creator_id`, that asks for it, has ended."""
+    """Stores a new key; refuses when `expire_time` has passed or the key `creator_id`, that asks for it, has ended."""
     [row] = await connection.fetch(
         _CREATE, (tenant, key_id, client, secret_hash, scopes, pools, expire_time, creator_id)
     )

@@ -11,7 +11,7 @@ from typing import Any
 from holdsvc import errors
 from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
-from holdsvc.ledger.database import Conflict, Connection, NothingRan, Row, Unknown
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Row, Unknown
 from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Again,
@@ -114,7 +114,8 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         if outcome is None:
             results.append(Done(_reserved(request, judge_time), replayed=False))
         elif outcome == "REPLAYED":
-            results.append(Done(replayed[str(other_id)], replayed=True))
+            found = replayed.get(str(other_id))
+            results.append(Done(found, replayed=True) if found else Again())
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
     return results
@@ -147,9 +148,9 @@ async def _replayed(
         return {}
     try:
         found = await get(connection, tenant, sorted(wanted))
-    except (NothingRan, Conflict) as error:
-        # The batch is committed by now: nobody may be told that nothing ran.
-        raise Unknown from error
+    except (NothingRan, Unknown, Conflict, Failed):
+        # The batch's own reservations stand already: nobody but those who replay may ask again.
+        return {}
     return {reservation.reservation_id: reservation for reservation in found if reservation is not None}
 
 

@@ -3,11 +3,15 @@
 from datetime import timedelta
 from typing import NamedTuple
 
-from holdsvc.ledger.database import Connection
+from psycopg.errors import LockNotAvailable
+
+from holdsvc.ledger.database import Connection, NothingRan
 from holdsvc.model import Drift
 
 VERIFY_SKUS = 200
 """Skus that one statement of a recount reads: short, so that no snapshot stays open on a hot row."""
+
+_RELEASE = "SELECT * FROM holdsvc.release_expired_reservations(%s, %s, %s)"
 
 
 class Released(NamedTuple):
@@ -19,8 +23,13 @@ class Released(NamedTuple):
 
 
 async def release_expired(connection: Connection, tenant: str | None, max_count: int) -> Released:
-    """Expires at most `max_count` lapsed holds of a tenant, or of all."""
-    [row] = await connection.fetch("SELECT * FROM holdsvc.release_expired_reservations(%s, %s)", (tenant, max_count))
+    """Expires at most `max_count` lapsed holds of a tenant, or of all; those on items that others keep locked wait."""
+    try:
+        [row] = await connection.fetch(_RELEASE, (tenant, max_count, False))
+    except NothingRan as error:
+        if not isinstance(error.__cause__, LockNotAvailable):
+            raise
+        [row] = await connection.fetch(_RELEASE, (tenant, max_count, True))
     return Released(*row)
 
 

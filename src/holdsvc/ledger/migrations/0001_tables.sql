@@ -3,11 +3,19 @@
 -- and keys lead with the selective column, so that every look-up has one sane plan, also on tables never analysed.
 
 -- migrate:up
+-- Where an administrator has made the role, whoever migrates needs no right to make roles.
 DO $$
 BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'holdsvc_service') THEN
+    RETURN;
+  END IF;
   CREATE ROLE holdsvc_service NOLOGIN;
+  -- So that a service may run with the role that migrates: from PostgreSQL 16 on its maker may not become it by itself.
+  IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    EXECUTE format('GRANT holdsvc_service TO %I', current_user);
+  END IF;
 EXCEPTION
-  -- Another database of this cluster has made it, perhaps at this very moment.
+  -- Another database of this cluster has made it at this very moment.
   WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;

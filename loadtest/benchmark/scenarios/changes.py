@@ -1,0 +1,61 @@
+"""What else callers do, one call at a time: Confirm, Cancel, Refund, holds of three items, refusals."""
+
+from datetime import timedelta
+
+from benchmark import bulk, load, messages
+from benchmark.bench import FAILED_PRECONDITION, Bench
+from benchmark.load import Outcome
+from benchmark.scenarios.hot import CONNECTIONS
+from benchmark.stage import Running
+
+PER_SECOND_MAX = 8_000
+"""Reservations loaded for each second of Confirm, Cancel or Refund; if they run out the load ends early."""
+
+
+def run(bench: Bench) -> None:
+    """Every call changes another reservation; all load is on one database."""
+    results = bench.results
+    count = max(500, int((bench.seconds + load.WARM_UP_S) * PER_SECOND_MAX * bench.scale))
+    with bench.ledger() as ledger:
+        lives = timedelta(hours=1)
+        bulk.reservations(ledger, 0, 2 * count, [bulk.HELD], lives=lives)
+        bulk.reservations(ledger, 2 * count, count, [bulk.CONFIRMED], lives=lives)
+        with bench.service(ledger) as service:
+            turns = (("Confirm", messages.confirm()), ("Cancel", messages.cancel()), ("Refund", messages.refund()))
+            for turn, (method, message) in enumerate(turns):
+                bench.postgres.settle()
+                how = {"connections": CONNECTIONS, "call_limit": count, "first_number": turn * count}
+                outcome = bench.calls(service, [message], method=method, **how)
+                title = f"unary {method}, 100 in flight"
+                results.add(method.lower(), title, outcome.per_second, "calls/s", outcome.cost)
+                _check(bench, ledger, method, outcome)
+            outcome = bench.holds(service, ledger, messages.reserves_uniform(), connections=CONNECTIONS)
+            results.add(
+                "unary_uniform",
+                "unary Reserve, over 10,000 items, 100 in flight",
+                outcome.per_second,
+                note=outcome.cost,
+            )
+            three = messages.reserves_uniform(3)
+            outcome = bench.holds(service, ledger, three, connections=CONNECTIONS, units=3)
+            results.add(
+                "unary_3", "unary Reserve of 3 items, over 10,000, 100 in flight", outcome.per_second, note=outcome.cost
+            )
+            _refusals(bench, service, ledger)
+
+
+def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:
+    """Compares the calls that ended well with the reservations in the state that they lead to."""
+    changed = bulk.changed(ledger)
+    if changed[method] != outcome.ok:
+        bench.results.fail(f"{method}: {outcome.ok} calls ended well, the database counts {changed[method]}")
+
+
+def _refusals(bench: Bench, service: Running, ledger: str) -> None:
+    before = bulk.count(ledger)
+    message = [messages.reserve([messages.SOLD_OUT])]
+    outcome = bench.calls(service, message, status=FAILED_PRECONDITION, connections=CONNECTIONS)
+    if bulk.count(ledger) != before:
+        bench.results.fail("sold-out Reserve: something was held")
+    title = "unary Reserve refused, sold out, 100 in flight"
+    bench.results.add("sold_out", title, outcome.per_second, "calls/s", outcome.cost)

@@ -1,0 +1,123 @@
+"""The sweep of lapsed holds: how fast alone, and what Reserve feels of it."""
+
+import time
+from datetime import timedelta
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+from benchmark import bulk, messages
+from benchmark.bench import Bench
+from benchmark.load import percentile
+from benchmark.results import quotient
+from benchmark.scenarios.hot import CONNECTIONS
+from benchmark.stage import query
+
+LAPSED = 500_000
+ALONE_MAX_S = 120.0
+LOOK_EVERY_S = 0.2
+RESERVE_SHARE = 0.5
+"""Of the most that Reserve reaches: the rate at which its latency is taken."""
+
+
+def run(bench: Bench) -> None:
+    """Alone first, then beside Reserve on the hot item, to which a tenth of the lapsed holds belongs."""
+    _alone(bench)
+    _beside(bench)
+
+
+def _alone(bench: Bench) -> None:
+    results, count = bench.results, bench.scaled(LAPSED)
+    with bench.ledger() as ledger:
+        bulk.reservations(ledger, 0, count, [bulk.HELD], lives=timedelta(seconds=-1))
+        bench.postgres.settle()
+        # The first sweep begins with the service, before anybody is told that it serves.
+        with _Progress(ledger) as progress, bench.service(ledger):
+            progress.done.wait(ALONE_MAX_S)
+        share, seconds = progress.swept(0.0, float("inf"))
+        if progress.done.is_set() and bulk.in_state(ledger, bulk.HELD):
+            results.fail("sweep: lapsed holds are left")
+    rate = count * share / seconds
+    note = f"{count * share:,.0f} of {count:,} in {seconds:.1f} s"
+    results.add("sweep_alone", f"sweep of {count:,} lapsed holds, alone", rate, note=note)
+    results.ratio("sweep alone ÷ 40,000 holds/s", rate / 40_000, 1.0)
+
+
+def _beside(bench: Bench) -> None:
+    results, count = bench.results, bench.scaled(LAPSED)
+    message = [messages.reserve([messages.HOT])]
+    with bench.ledger() as ledger:
+        with bench.service(ledger) as service:
+            most = bench.holds(service, ledger, message, connections=CONNECTIONS).per_second
+            how: dict[str, Any] = {
+                "connections": CONNECTIONS,
+                "rate": most * RESERVE_SHARE,
+                "seconds": 3 * bench.seconds,
+            }
+            idle = bench.holds(service, ledger, message, **how)
+        bulk.reservations(ledger, 0, count, [bulk.HELD], lives=timedelta(seconds=-1))
+        bench.postgres.settle()
+        with _Progress(ledger) as progress, bench.service(ledger) as service:
+            # Holds that lapse lower the items' counters while Reserve raises them: it is counted by its rows alone.
+            before = bulk.count(ledger).reservations
+            busy = bench.calls(service, message, **how)
+            made = bulk.count(ledger).reservations - before
+        if made != busy.ok:
+            results.fail(f"Reserve beside the sweep: {busy.ok} calls promised, the database counts {made}")
+        share, seconds = progress.swept(busy.measured_from, busy.measured_from + 3 * bench.seconds)
+    swept_at = busy.measured_from + seconds
+    beside = sorted(latency for ended, latency in busy.timeline if busy.measured_from + ended <= swept_at)
+    per_second = f"{most * RESERVE_SHARE:,.0f}/s"
+    idle_ms, busy_ms = idle.percentile_ms(99), percentile(beside, 99) * 1000
+    results.add(
+        "sweep_busy", f"sweep while Reserve runs at {per_second}", count * share / seconds, note=f"{seconds:.1f} s"
+    )
+    results.add("sweep_idle_p99", f"p99 of Reserve at {per_second} without a sweep", idle_ms, "ms")
+    results.add("sweep_busy_p99", f"p99 of Reserve at {per_second} while the sweep runs", busy_ms, "ms")
+    results.add(
+        "sweep_busy_p50", f"p50 of Reserve at {per_second} while the sweep runs", percentile(beside, 50) * 1000, "ms"
+    )
+    results.ratio("p99 of Reserve while the sweep runs ÷ without", quotient(busy_ms, idle_ms), 2.0, most=True)
+
+
+class _Progress:
+    """Looks how the lapsed holds of the uniform items go, in a thread, until none is left or nobody asks any more."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._stop = Event()
+        self._thread = Thread(target=self._look)
+        self._seen: list[tuple[float, int]] = []
+        self.done = Event()
+        """Set when none is left."""
+
+    def __enter__(self) -> Self:
+        self._seen.append((time.monotonic(), self._left()))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _left(self) -> int:
+        # Counters of 10,000 items cost little to read; the hot item's tenth is swept with them.
+        return int(query(self._dsn, "SELECT sum(held)::bigint FROM holdsvc.item WHERE sku LIKE 'item-%'")[0][0])
+
+    def _look(self) -> None:
+        while not self.done.is_set() and not self._stop.wait(LOOK_EVERY_S):
+            self._seen.append((time.monotonic(), self._left()))
+            if self._seen[-1][1] == 0:
+                self.done.set()
+
+    def swept(self, since: float, until: float) -> tuple[float, float]:
+        """The share of all that was swept between two times, and how long that took, from first sign to last."""
+        total = self._seen[0][1]
+        within = [(at, left) for at, left in self._seen if since <= at <= until]
+        # The last look before anything had gone is the start.
+        untouched = [one for one in within if one[1] == total]
+        begin = untouched[-1] if untouched else within[0]
+        end = next((one for one in within if one[1] == 0), within[-1])
+        return (begin[1] - end[1]) / total, max(LOOK_EVERY_S, end[0] - begin[0])

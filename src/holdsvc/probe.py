@@ -1,0 +1,56 @@
+"""Asks a service for its health, as the one who runs it: with its own certificate, wherever that is valid."""
+
+import socket
+import ssl
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from holdsvc.settings import Settings, split_address
+
+
+def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
+    """Asks for the health: SERVING, NOT_SERVING or UNREACHABLE."""
+    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+    try:
+        channel = _channel(settings, target, timeout_s)
+    except (OSError, ValueError):
+        return "UNREACHABLE"
+    with channel:
+        request = health_pb2.HealthCheckRequest(service="liveness" if liveness else "")
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(request, timeout=timeout_s)  # type: ignore[attr-defined]
+        except grpc.RpcError:
+            return "UNREACHABLE"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _channel(settings: Settings, target: str, timeout_s: float) -> grpc.Channel:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return grpc.insecure_channel(target)
+    certificate = settings.tls_cert.read_bytes()
+    # It trusts the very certificate that the service has, and shows it where callers must show one: that works where
+    # TLS_CLIENT_CA has signed it.
+    pair = (settings.tls_key.read_bytes(), certificate) if settings.tls_client_ca else (None, None)
+    credentials = grpc.ssl_channel_credentials(certificate, *pair)
+    return grpc.secure_channel(
+        target, credentials, options=[("grpc.ssl_target_name_override", _name(settings, target, timeout_s))]
+    )
+
+
+def _name(settings: Settings, target: str, timeout_s: float) -> str:
+    """A name for which the service's certificate is valid: the probe goes to an address, not to a name."""
+    assert settings.tls_cert is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(settings.tls_cert)
+    context.set_alpn_protocols(["h2"])
+    if settings.tls_client_ca is not None:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    host, port = split_address(target)
+    with socket.create_connection((host, port), timeout_s) as plain, context.wrap_socket(plain) as secured:
+        shown = secured.getpeercert() or {}
+    names = [str(name[1]) for name in shown.get("subjectAltName", ())]
+    return names[0].replace("*", "probe") if names else host

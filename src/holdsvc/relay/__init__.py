@@ -1,0 +1,1 @@
+"""Events on their way out: the relay publishes the feed as CloudEvents."""

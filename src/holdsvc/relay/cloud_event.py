@@ -1,0 +1,72 @@
+"""An event as CloudEvents 1.0 JSON (https://github.com/cloudevents/spec, structured mode)."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from holdsvc.api import convert
+from holdsvc.ledger.feed import FeedEvent
+
+CONTENT_TYPE = "application/cloudevents+json"
+
+
+@dataclass(frozen=True)
+class CloudEvent:
+    """What a broker gets."""
+
+    id: str
+    """The same for the same event for ever: brokers drop repeats by it."""
+    tenant: str
+    kind: str
+    """As in reserved or item_created."""
+    key: str
+    """What it is about: events of one key keep their order."""
+    attributes: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """The event as one JSON object."""
+        return json.dumps(self.attributes, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def refused(self, why: str) -> bytes:
+        """The event without its data, for the dead letters: it may have been too large for the broker."""
+        attributes = {name: value for name, value in self.attributes.items() if name not in ("data", "datacontenttype")}
+        return json.dumps({**attributes, "holdsvcerror": why[:500]}, separators=(",", ":")).encode()
+
+
+def as_json(found: FeedEvent) -> dict[str, Any]:
+    """The Event message as JSON, with proto's own field names."""
+    return MessageToDict(convert.event(found.event), preserving_proto_field_name=True)
+
+
+def cloud_event(found: FeedEvent, epoch: str) -> CloudEvent:
+    """The event in its envelope."""
+    event = found.event
+    kind = event.type.name.lower()
+    if event.reservation is not None:
+        key = event.reservation.reservation_id
+    else:
+        assert event.item is not None
+        key = f"{event.item.sku}/{event.item.pool}" if event.item.pool else event.item.sku
+    # CloudEvents want id to be unique within source; event ids are so within an epoch.
+    id_ = f"{epoch}-{event.event_id}"
+    attributes = {
+        "specversion": "1.0",
+        "id": id_,
+        "source": f"/holdsvc/{escaped(found.tenant)}",
+        "type": f"inventoryhold.v1.{kind}",
+        "subject": key,
+        "time": event.occur_time.isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "partitionkey": key,
+        "sequence": f"{event.event_id:020}",
+        "data": as_json(found),
+    }
+    return CloudEvent(id_, found.tenant, kind, key, attributes)
+
+
+def escaped(name: str) -> str:
+    """A name as one word of a subject or a path: every other character as %XX."""
+    return re.sub(rb"[^A-Za-z0-9_-]", lambda match: b"%%%02X" % match[0][0], name.encode()).decode() or "%"

@@ -1,0 +1,177 @@
+"""The relay: reads complete events and publishes them, at least once, in order for each reservation and item.
+
+How far it has come lies in the database, under the relay's name, and is written after the broker has taken the events:
+after a kill it publishes some again, with the same ids.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client import Counter, Gauge
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
+
+from holdsvc.engine.feed import End, Feed
+from holdsvc.ledger import feed
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.feed import Position
+from holdsvc.metrics import RELAY_LAG
+from holdsvc.relay.broker import Broker, BrokerDown, Stdout
+from holdsvc.relay.cloud_event import CloudEvent, cloud_event
+
+log = structlog.get_logger(__name__)
+
+BATCH_MAX = 200
+LAG_LOG_S = 10.0
+
+PUBLISHED = Counter("holdsvc_relay_events_total", "Events that the broker has taken.")
+REFUSED = Counter("holdsvc_relay_dead_letters_total", "Events that the broker has refused for good.")
+BEHIND = Gauge("holdsvc_relay_behind_events", "Event ids between the relay's place and the last one drawn.")
+
+
+class RelayError(Exception):
+    """The relay cannot go on; the message says what to do."""
+
+
+def open_broker(url: str, prefix: str) -> Broker:
+    """The broker of a URL: `stdout` or `nats://host:port`."""
+    if url == "stdout":
+        return Stdout()
+    if urlsplit(url).scheme in ("nats", "tls"):
+        try:
+            from holdsvc.relay.nats import Nats
+        except ImportError as error:
+            raise RelayError("NATS needs a package more: pip install 'holdsvc[server,relay]'") from error
+        return Nats(url, prefix)
+    raise RelayError(f"{url!r} is no broker: write stdout or nats://host:port")
+
+
+class Relay:
+    """Publishes the feed from where this relay's name has come to; `run` it."""
+
+    def __init__(self, database: Database, broker: Broker, name: str, *, from_now: bool = False) -> None:
+        self._database = database
+        self._broker = broker
+        self._name = name
+        self._from_now = from_now
+        self._feed = Feed(database, self)
+        self._epoch = ""
+        self._position: Position | None = None
+        self._failure: RelayError | None = None
+        self._stopped = asyncio.Event()
+        self._open = False
+        self._told = 0.0
+        self._feed.add(self)
+
+    @property
+    def active(self) -> bool:
+        """Always: the relay is its own listener."""
+        return True
+
+    def feed_failed(self) -> None:
+        """The feed logs it."""
+
+    def restart(self) -> None:
+        """Another history, or the first look at one: the place is read anew."""
+        self._position = None
+
+    async def run(self) -> None:
+        """Runs until it is cancelled; raises RelayError where going on would skip events."""
+        following = asyncio.create_task(self._feed.run())
+        try:
+            await self._stopped.wait()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await self._broker.close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def step(self, connection: Connection, end: End) -> None:
+        """Publishes what has become complete."""
+        if not end.certain or self._failure is not None:
+            return
+        try:
+            if self._position is None:
+                self._position = await self._place(connection, end)
+            while self._position.event_id < end.fence.event_id:
+                found, reached = await feed.read(connection, None, self._position, end.fence, limit=BATCH_MAX)
+                if (await feed.identity(connection)).floor > self._position.event_id:
+                    raise RelayError(f"relay {self._name}: retention has dropped events that it had not published")
+                self._tell(end, found[0].event.occur_time if found else None)
+                await self._publish([cloud_event(event, self._epoch) for event in found])
+                await feed.save_relay_position(connection, self._name, self._epoch, reached)
+                self._position = reached
+            self._tell(end, None)
+        except RelayError as failure:
+            self._failure = failure
+            self._stopped.set()
+
+    async def _place(self, connection: Connection, end: End) -> Position:
+        identity = await feed.identity(connection)
+        self._epoch = identity.epoch
+        known = await feed.relay_position(connection, self._name)
+        if known is None:
+            return end.fence if self._from_now else Position(identity.floor, date.min)
+        epoch, position = known
+        if epoch != identity.epoch:
+            raise RelayError(
+                f"relay {self._name} has come to a place in another database or timeline ({epoch}, here"
+                f" {identity.epoch}): nobody can tell what it has published of this one; start one under a new --name"
+            )
+        return position
+
+    async def _publish(self, events: Sequence[CloudEvent]) -> None:
+        for wave in waves(events):
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(BrokerDown), wait=wait_exponential(multiplier=0.1, max=5)
+            ):
+                with attempt:
+                    await self._publish_wave(wave, attempt.retry_state.attempt_number)
+
+    async def _publish_wave(self, wave: list[CloudEvent], attempt_number: int) -> None:
+        try:
+            if not self._open:
+                await self._broker.open()
+                self._open = True
+            refused = await self._broker.publish(wave)
+        except BrokerDown as error:
+            log.warning("relay.broker_down", attempt=attempt_number, error=str(error))
+            if self._open and attempt_number % 5 == 0:
+                self._open = False
+                await self._broker.close()
+            raise
+        PUBLISHED.inc(len(wave) - len(refused))
+        REFUSED.inc(len(refused))
+        for event in refused:
+            log.error("relay.refused", id=event.id, tenant=event.tenant, kind=event.kind)
+
+    def _tell(self, end: End, oldest: datetime | None) -> None:
+        assert self._position is not None
+        lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+        behind = end.last_event_id - self._position.event_id if oldest else 0
+        BEHIND.set(behind)
+        RELAY_LAG.set(lag_s)
+        now = asyncio.get_running_loop().time()
+        if now >= self._told + LAG_LOG_S:
+            self._told = now
+            log.info(
+                "relay.lag", name=self._name, event_id=self._position.event_id, behind=behind, lag_s=round(lag_s, 1)
+            )
+
+
+def waves(events: Sequence[CloudEvent]) -> Iterator[list[CloudEvent]]:
+    """Cuts events into runs in which no key comes twice: those may be published at once, one after the other's end."""
+    wave: list[CloudEvent] = []
+    keys: set[tuple[str, str]] = set()
+    for event in events:
+        key = (event.tenant, event.key)
+        if key in keys:
+            yield wave
+            wave, keys = [], set()
+        wave.append(event)
+        keys.add(key)
+    if wave:
+        yield wave

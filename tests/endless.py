@@ -1,0 +1,64 @@
+"""A stream that says one thing and then nothing, served by the real way of a call."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from holdsvc.api.calls import Call, Calls
+from holdsvc.api.identity import authenticator
+from holdsvc.api.server import SERVICES
+from holdsvc.engine.keyring import Keyring
+from holdsvc.engine.limits import ClientLimits
+from inventoryhold.v1 import event_service_pb2 as events
+from tests.harness import Harness
+from tests.partners import Partner
+
+
+class _Servicer:
+    async def StreamEvents(self, _request: Any, _call: Call) -> AsyncIterator[Any]:  # noqa: N802 - as in the proto
+        yield events.StreamEventsResponse(heartbeat=True)
+        await asyncio.Event().wait()
+
+
+class _Deaf:
+    def started(self, method: str) -> None:
+        pass
+
+    def handled(
+        self, method: str, call: Call | None, request: Message | None, code: str, reason: str, seconds: float
+    ) -> None:
+        pass
+
+
+class EndlessStreams:
+    """Opens streams on the ledger of a service."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def open(self, secret: str) -> Any:
+        """Opens one and reads the one thing that it says."""
+        stream = Partner(self._channel, secret).events.StreamEvents(events.StreamEventsRequest())
+        assert (await stream.read()).heartbeat
+        return stream
+
+
+@asynccontextmanager
+async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterator[EndlessStreams]:
+    """Serves such streams with the keys of a service."""
+    limits = ClientLimits(0, streams_max)
+    calls = Calls(authenticator(Keyring(service.service.engine)), limits, _Deaf(), 30.0)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((calls.handlers(SERVICES[2], _Servicer()),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield EndlessStreams(channel)
+    finally:
+        await server.stop(None)

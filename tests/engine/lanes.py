@@ -1,0 +1,84 @@
+"""Lanes whose batches run what a test wants."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from holdsvc.engine.batcher import Lane, LaneKind
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.model import Caller, Request
+
+CALLER = Caller("default", "dev", "", frozenset())
+
+
+class Answer(NamedTuple):
+    """What came of a request."""
+
+    value: object
+    replayed: bool = False
+
+
+class Observed:
+    """Remembers what a lane tells."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.retries: list[str] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
+        assert lane
+        assert wait_s >= 0 <= run_s
+        self.batches.append(size)
+
+    def settled(self, lane: str, outcomes: Mapping[str, int]) -> None:
+        assert lane
+        self.outcomes.update(outcomes)
+
+    def expired(self, expired_count: int) -> None:
+        self.outcomes["EXPIRED"] += expired_count
+
+    def retried(self, lane: str, why: str) -> None:
+        assert lane
+        self.retries.append(why)
+
+
+def request(number: object, *, request_id: str = "", client: str = "dev") -> Request:
+    caller = CALLER if client == "dev" else Caller("default", client, "", frozenset())
+    return Request(caller, request_id, str(number).encode())
+
+
+class Executor:
+    """Runs batches: remembers them, waits at a gate, and answers by `answer` for each request."""
+
+    def __init__(self, answer: Callable[[Request], Any] | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._answer = answer or (lambda request: Answer(request.fingerprint.decode()))
+
+    async def __call__(self, connection: Connection, tenant: str, requests: Sequence[Any]) -> list[Any]:
+        assert tenant == "default"
+        self.batches.append([request.fingerprint.decode() for request in requests])
+        self.started.set()
+        await self.gate.wait()
+        await connection.fetch("SELECT 1")
+        return [self._answer(request) for request in requests]
+
+
+def lane_of(
+    execute: Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]],
+    database: Database,
+    observed: Observed,
+    *,
+    batch_max: int = 500,
+    queue_max: int = 1000,
+) -> Lane:
+    return Lane(LaneKind("test", execute, batch_max), "default", database, queue_max, observed)
+
+
+def soon(seconds: float = 20.0) -> float:
+    """A deadline on the loop's clock."""
+    return asyncio.get_running_loop().time() + seconds

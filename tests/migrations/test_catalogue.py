@@ -1,0 +1,113 @@
+"""What stands in the database's catalogue after all migrations: who may do what."""
+
+import psycopg
+import pytest
+
+SERVICE_ROLE = "holdsvc_service"
+
+# Functions that the service may execute without naming a tenant, and why.
+WITHOUT_TENANT = {
+    "create_event_partitions": "makes tables, reads no rows",
+    "find_api_key": "the key is what tells the tenant",
+    "oldest_transactions": "ages of the server's transactions, no rows of ours",
+    "purge_requests": "deletes by age, returns a count",
+    "tenants": "the names of tenants alone, for counting units and holds of each",
+}
+
+FUNCTIONS = """
+SELECT p.proname, p.prosecdef, coalesce(p.proconfig, '{}'), coalesce(p.proargnames, '{}'),
+       has_function_privilege('holdsvc_service', p.oid, 'EXECUTE'),
+       p.proacl IS NULL OR EXISTS (SELECT 1 FROM aclexplode(p.proacl) a WHERE a.grantee = 0)
+FROM pg_proc p WHERE p.pronamespace = 'holdsvc'::regnamespace
+ORDER BY p.proname
+"""
+
+
+class Function:
+    """One function of the schema as the catalogue has it."""
+
+    def __init__(self, row: tuple[object, ...]) -> None:
+        self.name, self.definer, config, arguments, self.of_service, self.of_public = row
+        self.config = list(config)  # type: ignore[call-overload]
+        self.arguments = list(arguments)  # type: ignore[call-overload]
+
+    def __repr__(self) -> str:
+        return str(self.name)
+
+
+@pytest.fixture
+def functions(ledger_dsn: str) -> list[Function]:
+    with psycopg.connect(ledger_dsn) as owner:
+        found = [Function(row) for row in owner.execute(FUNCTIONS.encode())]
+    assert len(found) > 30
+    # The tests' clock, which travels in time, stands in for the one of the migration.
+    return [function for function in found if function.name != "wall_clock"]
+
+
+def test_the_service_has_no_right_on_any_table_or_sequence(ledger_dsn: str) -> None:
+    with psycopg.connect(ledger_dsn) as owner:
+        tables = owner.execute(
+            "SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = 'holdsvc'::regnamespace"
+            " AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+            " AND (has_table_privilege(%(role)s, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
+            " OR has_any_column_privilege(%(role)s, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))",
+            {"role": SERVICE_ROLE},
+        ).fetchall()
+        sequences = owner.execute(
+            "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'holdsvc'::regnamespace "
+            " AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(%s, c.oid, 'USAGE, SELECT, UPDATE') END",
+            (SERVICE_ROLE,),
+        ).fetchall()
+    assert tables == []
+    assert sequences == []
+
+
+def test_the_service_owns_nothing_and_is_no_member_of_another_role(ledger_dsn: str) -> None:
+    with psycopg.connect(ledger_dsn) as owner:
+        [(superuser, creates_roles, creates_databases, bypasses)] = owner.execute(
+            "SELECT rolsuper, rolcreaterole, rolcreatedb, rolbypassrls FROM pg_roles WHERE rolname = %s",
+            (SERVICE_ROLE,),
+        ).fetchall()
+        owned = owner.execute(
+            "SELECT count(*) FROM pg_shdepend WHERE deptype = 'o' AND refobjid = %s::regrole", (SERVICE_ROLE,)
+        ).fetchone()
+        member = owner.execute(
+            "SELECT count(*) FROM pg_auth_members WHERE member = %s::regrole", (SERVICE_ROLE,)
+        ).fetchone()
+        may_create = owner.execute("SELECT has_schema_privilege(%s, 'holdsvc', 'CREATE')", (SERVICE_ROLE,)).fetchone()
+    assert (superuser, creates_roles, creates_databases, bypasses) == (False, False, False, False)
+    assert (owned, member, may_create) == ((0,), (0,), (False,))
+
+
+def test_no_function_is_executable_by_public(functions: list[Function]) -> None:
+    assert [function for function in functions if function.of_public] == []
+
+
+def test_every_function_of_the_service_runs_as_its_owner_with_a_fixed_search_path(functions: list[Function]) -> None:
+    loose = [
+        function
+        for function in functions
+        if function.of_service and not (function.definer and "search_path=holdsvc, pg_temp" in function.config)
+    ]
+    assert loose == []
+
+
+def test_every_function_that_runs_as_its_owner_has_a_fixed_search_path(functions: list[Function]) -> None:
+    definers = [function for function in functions if function.definer]
+    assert [function for function in definers if "search_path=holdsvc, pg_temp" not in function.config] == []
+
+
+def test_every_function_of_the_service_takes_the_tenant(functions: list[Function]) -> None:
+    without = {
+        str(function)
+        for function in functions
+        if function.of_service and (function.arguments or [""])[0] not in ("_tenant", "tenant")
+    }
+    assert without == {*WITHOUT_TENANT}
+
+
+def test_the_service_may_not_read_a_table_in_sql(ledger_dsn: str) -> None:
+    with psycopg.connect(ledger_dsn) as connection:
+        connection.execute(f"SET ROLE {SERVICE_ROLE}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM holdsvc.reservation")

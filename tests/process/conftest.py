@@ -1,0 +1,18 @@
+"""What the process tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from holdsvc.ledger import migrate
+from holdsvc.ledger.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a migrated database, to copy from."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    server = EmbeddedServer(folder)
+    migrate.up(server.start())
+    server.stop()
+    return folder

@@ -1,0 +1,220 @@
+"""`holdsvc serve` as a process of its own: its log, its addresses, its children."""
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from inventoryhold.v1 import (
+    inventory_service_pb2,
+    inventory_service_pb2_grpc,
+    item_pb2,
+    reservation_pb2,
+    reservation_service_pb2,
+    reservation_service_pb2_grpc,
+)
+
+WAIT_S = 60.0
+
+
+def command(
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = WAIT_S
+) -> subprocess.CompletedProcess[str]:
+    """Runs one `holdsvc` command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "holdsvc", *arguments],
+        env=_environment(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDSVC_", "PROMETHEUS_", "PG"))}
+    return {**own, "NO_COLOR": "1", **more}
+
+
+class Program:
+    """A running `holdsvc serve`; the end of the block ends it and all that it started."""
+
+    def __init__(self, data_dir: Path | None, *flags: str, dsn: str = "", **settings: str) -> None:
+        values = {"LISTEN": "127.0.0.1:0", "METRICS_LISTEN": "", "AUTH": "off", "LOG_LEVEL": "info", "DSN": dsn}
+        if data_dir is not None:
+            values["DATA_DIR"] = str(data_dir)
+        values |= {name.upper(): value for name, value in settings.items()}
+        self.environment = {f"HOLDSVC_{name}": value for name, value in values.items()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "holdsvc", "serve", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(self.environment),
+        )
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._readers = [
+            threading.Thread(target=self._read_log, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self.port = 0
+        self._channels: list[grpc.Channel] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            channel.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self.end()
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line)
+            with suppress(ValueError):
+                self._news.put(json.loads(line))
+        self._news.put(None)
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        self.errors.extend(self._process.stderr)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the supervisor."""
+        return self._process.pid
+
+    def wait_for(self, event: str, *more: str) -> dict[str, Any]:
+        """The next log line of one of these events."""
+        while True:
+            try:
+                news = self._news.get(timeout=WAIT_S)
+            except queue.Empty:
+                raise AssertionError(f"no {event} within {WAIT_S} s:\n{self.output}") from None
+            if news is None:
+                raise AssertionError(f"ended before {event}:\n{self.output}")
+            if news.get("event") in (event, *more):
+                return news
+
+    def serving(self, workers: int = 1) -> Self:
+        """Waits until so many workers serve."""
+        for _ in range(workers):
+            self.port = self.wait_for("serving")["port"]
+        return self
+
+    @property
+    def output(self) -> str:
+        """All that it has written."""
+        return "".join(self.lines + self.errors)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Sends SIGKILL to the supervisor alone."""
+        self._process.kill()
+
+    def end(self) -> int:
+        """Waits for its end; returns the exit code."""
+        code = self._process.wait(WAIT_S)
+        for reader in self._readers:
+            reader.join(WAIT_S)
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+        return code
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    def channel(self) -> grpc.Channel:
+        """A connection of its own, without retries."""
+        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        channel = grpc.insecure_channel(self.address, options=options)
+        self._channels.append(channel)
+        return channel
+
+    def children(self, name: str) -> list[int]:
+        """The processes below it whose command line contains `name`."""
+        return [pid for pid, line in _descendants(self.pid) if name in line]
+
+
+class Client:
+    """A few calls over one connection; waits for a server that is coming up."""
+
+    def __init__(self, program: Program, key: str = "") -> None:
+        channel = program.channel()
+        self.reservations = reservation_service_pb2_grpc.ReservationServiceStub(channel)
+        self.inventory = inventory_service_pb2_grpc.InventoryServiceStub(channel)
+        self._options: dict[str, Any] = {"wait_for_ready": True, "timeout": WAIT_S}
+        if key:
+            self._options["metadata"] = (("x-api-key", key),)
+
+    def create_item(self, sku: str, capacity: int) -> None:
+        item = item_pb2.Item(sku=sku, capacity=capacity)
+        self.inventory.CreateItem(inventory_service_pb2.CreateItemRequest(item=item), **self._options)
+
+    def item(self, sku: str) -> item_pb2.Item:
+        return self.inventory.GetItem(inventory_service_pb2.GetItemRequest(sku=sku), **self._options).item
+
+    def reserve(self, sku: str, quantity: int = 1, request_id: str = "") -> reservation_pb2.Reservation:
+        request = reservation_service_pb2.ReserveRequest(
+            lines=[item_pb2.ItemQuantity(sku=sku, quantity=quantity)], request_id=request_id
+        )
+        return self.reservations.Reserve(request, **self._options).reservation
+
+
+def _descendants(pid: int) -> Iterator[tuple[int, str]]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                yield int(child), line
+                yield from _descendants(int(child))
+
+
+class Watched:
+    """Processes whose end is waited for, though they are nobody's children here."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._files = [os.pidfd_open(pid) for pid in pids]
+
+    def kill(self) -> None:
+        """Sends SIGKILL to each."""
+        for file in self._files:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(file, signal.SIGKILL)
+
+    def have_ended(self, seconds: float = WAIT_S) -> bool:
+        """Waits for the end of all of them."""
+        ended = []
+        for file in self._files:
+            poll = select.poll()
+            poll.register(file, select.POLLIN)
+            ended.append(bool(poll.poll(seconds * 1000)))
+            os.close(file)
+        return all(ended)

@@ -1,0 +1,250 @@
+"""The commands beside `serve`, each a process of its own."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+
+from holdsvc.ledger import migrate
+from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
+from inventoryhold.v1 import inventory_service_pb2
+from tests.process.program import Client, Program, command
+
+
+@pytest.fixture(scope="module")
+def program(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A running service with AUTH=api-key, beside which the commands run."""
+    folder = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("commands") / "data"))
+    with Program(folder, auth="api-key") as program:
+        yield program.serving()
+
+
+@pytest.fixture
+def copied(prepared: Path, tmp_path: Path) -> Path:
+    """A data folder of the test's own, that no service runs on."""
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
+def lines_of(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def keys_of(program: Program, client: str) -> list[dict[str, object]]:
+    listed = command("keys", "list", environment=program.environment)
+    return [row for row in lines_of(listed.stdout) if row["client"] == client]
+
+
+def code_at_the_end(client: Client) -> object:
+    """The code with which calls end to be answered: a key is remembered for two seconds."""
+    for _ in range(100_000):
+        try:
+            client.item("keyed")
+        except grpc.RpcError as error:
+            return error.code()
+    return None
+
+
+def test_config_prints_every_setting_and_masks_secrets() -> None:
+    done = command("config", environment={"HOLDSVC_DSN": "postgresql://me:hunter2@db/holds", "HOLDSVC_WORKERS": "3"})
+    assert done.returncode == 0
+    shown = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert shown["HOLDSVC_WORKERS"] == "3"
+    assert shown["HOLDSVC_DSN"] == "**********"
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_bad_settings_are_one_line_each_and_exit_code_1(tmp_path: Path) -> None:
+    bad = {"HOLDSVC_WORKERS": "none", "HOLDSVC_DEFAULT_TTL": "30", "HOLDSVC_DATA_DIR": str(tmp_path / "data")}
+    done = command("serve", "--listen", "nowhere", environment=bad)
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.replace("holdsvc: ", "").splitlines()] == [
+        "HOLDSVC_LISTEN",
+        "HOLDSVC_WORKERS",
+        "HOLDSVC_DEFAULT_TTL",
+    ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_auth_off_beyond_loopback_is_refused() -> None:
+    done = command("serve", environment={"HOLDSVC_AUTH": "off", "HOLDSVC_LISTEN": "0.0.0.0:0"})
+    assert done.returncode == 1
+    assert "AUTH=off would open 0.0.0.0:0 to everybody" in done.stderr
+
+
+def test_a_misspelt_variable_is_named(program: Program) -> None:
+    taken = {**program.environment, "HOLDSVC_SWEEP_INTERVALL": "1s"}  # the folder is in use, so it ends
+    done = command("serve", environment=taken)
+    assert done.returncode == 1
+    assert "holdsvc: HOLDSVC_SWEEP_INTERVALL is no setting" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("health", "--timeout", "soon"), ("keys", "create", "--client", "web", "--expires-in", "soon")]
+)
+def test_a_duration_that_is_none_is_one_line(program: Program, arguments: tuple[str, ...]) -> None:
+    done = command(*arguments, environment=program.environment)
+    assert done.returncode in (1, 2)
+    assert "'soon' is not a duration" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_health_tells_a_serving_service_from_none(program: Program) -> None:
+    for arguments in ((), ("--liveness",)):
+        done = command("health", "--address", program.address, *arguments)
+        assert (done.returncode, done.stdout.strip()) == (0, "SERVING")
+    done = command("health", "--address", "127.0.0.1:1", "--timeout", "1s")
+    assert (done.returncode, done.stdout.strip()) == (1, "UNREACHABLE")
+
+
+def test_a_created_key_opens_its_scopes_until_it_is_revoked(program: Program) -> None:
+    scopes = "reserve,inventory.write,inventory.read"
+    made = command("keys", "create", "--client", "web", "--scopes", scopes, environment=program.environment)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    client = Client(program, key)
+    client.create_item("keyed", 5)
+    assert client.reserve("keyed").client == "web"
+    with pytest.raises(grpc.RpcError) as denied:
+        client.inventory.DeleteItem(
+            inventory_service_pb2.DeleteItemRequest(sku="keyed"), metadata=(("x-api-key", key + "x"),)
+        )
+    assert denied.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+    [listed] = keys_of(program, "web")
+    assert listed["scopes"] == scopes.split(",")
+    assert listed["revoke_time"] is None
+    assert key not in json.dumps(listed)
+    assert "secret_hash" not in listed
+
+    revoked = command("keys", "revoke", str(listed["key_id"]), environment=program.environment)
+    assert revoked.returncode == 0, revoked.stderr
+    [listed] = keys_of(program, "web")
+    assert listed["revoke_time"] is not None
+    assert code_at_the_end(client) == grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("keys", "create", "--client", "web", "--scopes", "reserve,fly"), "no such scope: fly"),
+        (("keys", "create", "--client", ""), "client must have 1 to 128"),
+        (("keys", "revoke", "nobody"), "no API key nobody"),
+        (("items", "import", "no-such-file.csv"), "cannot read no-such-file.csv"),
+        (("migrate", "up", "--to", "9999"), "no migration 9999"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+    program: Program, arguments: tuple[str, ...], message: str
+) -> None:
+    done = command(*arguments, environment=program.environment)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_items_import_creates_the_good_rows_and_explains_the_bad_ones(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(
+        "sku,capacity,pool,display_name\n"
+        "chair,10,,A chair\n"
+        "table,ten,,\n"
+        ",1,,\n"
+        "chair,5,b2b,A chair for partners\n"
+        "lamp,-1,,\n"
+        "chair,7,,again\n"
+    )
+    done = command("items", "import", str(file), "--tenant", "shop", environment=program.environment)
+    assert done.returncode == 1
+    assert "2 items created, 4 rows refused" in done.stdout
+    with (tmp_path / "items.csv.errors.csv").open(newline="") as refused:
+        rows = list(csv.DictReader(refused))
+    assert {(row["sku"], row["error"]) for row in rows} == {
+        ("table", "capacity must be a whole number from 0 to 10^15, not 'ten'"),
+        ("", "sku must have 1 to 128 printable characters, pool at most 64"),
+        ("lamp", "capacity must be a whole number from 0 to 10^15, not '-1'"),
+        ("chair", "item 'chair' exists already"),
+    }
+    listed = lines_of(command("items", "list", "--tenant", "shop", environment=program.environment).stdout)
+    assert [(row["sku"], row["pool"], row["capacity"]) for row in listed] == [("chair", "", 10), ("chair", "b2b", 5)]
+    assert command("items", "list", "--tenant", "shop", "--prefix", "ta", environment=program.environment).stdout == ""
+
+
+def test_a_large_import_is_all_created(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "many.csv"
+    file.write_text("sku,capacity\n" + "".join(f"many-{number:05},1\n" for number in range(1_200)))
+    done = command("items", "import", str(file), "--tenant", "large", environment=program.environment)
+    assert (done.returncode, done.stdout.strip()) == (0, "1200 items created, 0 rows refused")
+    assert (
+        len(command("items", "list", "--tenant", "large", environment=program.environment).stdout.splitlines()) == 1_200
+    )
+    # Once more: every row is refused, none is changed.
+    done = command("items", "import", str(file), "--tenant", "large", environment=program.environment)
+    assert (done.returncode, done.stdout.strip()) == (1, "0 items created, 1200 rows refused")
+
+
+def test_verify_runs_beside_a_service_and_finds_a_drift(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text("sku,capacity\nsound,10\n")
+    command("items", "import", str(file), "--tenant", "checked", environment=program.environment)
+    done = command("verify", "--tenant", "checked", environment=program.environment)
+    assert done.returncode == 0
+    assert lines_of(done.stdout.splitlines()[0]) == [
+        {"tenant": "checked", "item_count": 1, "reservation_count": 0, "drifts": []}
+    ]
+    dsn = running_dsn(Path(program.environment["HOLDSVC_DATA_DIR"]))
+    assert dsn is not None
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("UPDATE holdsvc.item SET held = 3, remaining = 7 WHERE sku = 'sound'")
+        done = command("verify", environment=program.environment)
+        owner.execute("UPDATE holdsvc.item SET held = 0, remaining = 10 WHERE sku = 'sound'")
+    assert done.returncode == 1
+    assert "the ledger has drifted" in done.stderr
+    [report] = [row for row in lines_of(done.stdout) if row["tenant"] == "checked"]
+    drift = {"sku": "sound", "pool": "", "counter": "held", "stored": 3, "recomputed": 0}
+    assert report["drifts"] == [drift]
+
+
+def test_migrations_go_down_and_up_beside_a_running_database(copied: Path) -> None:
+    environment = {"HOLDSVC_DATA_DIR": str(copied)}
+
+    def states() -> list[str]:
+        return [line.split()[1] for line in command("migrate", "status", environment=environment).stdout.splitlines()]
+
+    with EmbeddedServer(copied):
+        down = command("migrate", "down", environment=environment)
+        assert down.stdout.startswith("took back ")
+        *older, newest = states()
+        assert ({*older}, newest) == ({"applied"}, "pending")
+        up = command("migrate", "up", environment=environment)
+        assert up.stdout.replace("applied", "took back") == down.stdout
+        assert {*states()} == {"applied"}
+
+
+def test_a_command_on_a_folder_that_no_service_runs_on_starts_the_database_for_itself(copied: Path) -> None:
+    environment = {"HOLDSVC_DATA_DIR": str(copied)}
+    done = command("verify", environment=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, "ok")
+    assert running_dsn(copied) is None
+
+
+def test_commands_on_a_database_without_the_schema_say_what_to_do(copied: Path) -> None:
+    environment = {"HOLDSVC_DATA_DIR": str(copied)}
+    with EmbeddedServer(copied):
+        migrate.down(running_dsn(copied) or "", 1000)
+        for arguments in (("keys", "list"), ("verify",)):
+            done = command(*arguments, environment=environment)
+            assert done.returncode == 1
+            assert "run `holdsvc migrate up`" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_commands_on_an_empty_folder_say_what_to_do(tmp_path: Path) -> None:
+    done = command("keys", "list", environment={"HOLDSVC_DATA_DIR": str(tmp_path / "none")})
+    assert done.returncode == 1
+    assert "start the service once" in done.stderr
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,230 @@
+"""The relay: every event as a CloudEvent, at least once, in order, whatever dies."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.js import JetStreamContext
+
+from holdsvc.relay.cloud_event import CloudEvent, escaped
+from holdsvc.relay.relay import RelayError, open_broker, waves
+from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.harness import Harness
+
+NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin")
+PAYLOAD_MAX = 4096
+
+needs_nats = pytest.mark.skipif(
+    NATS_SERVER is None, reason="there is no nats-server here (Debian, Ubuntu: apt-get install nats-server)"
+)
+
+
+class NatsServer:
+    """A nats-server with JetStream on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._config = folder / "nats.conf"
+        self._config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nmax_payload: {PAYLOAD_MAX}\njetstream {{ store_dir: "{folder}/js" }}\n'
+        )
+
+    def start(self) -> None:
+        assert NATS_SERVER is not None
+        self._process = subprocess.Popen([NATS_SERVER, "-c", self._config], stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@contextmanager
+def relaying(service: Harness, to: str, *arguments: str, stdout: Any = subprocess.DEVNULL) -> Iterator[Any]:
+    """A relay process, killed at the end if it still runs."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
+    environment["HOLDSVC_DSN"] = service.owner_dsn
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdsvc", "relay", "--to", to, *arguments],
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+@asynccontextmanager
+async def messages(url: str, subject: str) -> AsyncIterator[Any]:
+    """Reads a JetStream's messages from its begin, once the relay has made it."""
+    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    try:
+        stream = client.jetstream()
+        yield await _subscribe(stream, subject)
+    finally:
+        await client.close()
+
+
+async def _subscribe(stream: JetStreamContext, subject: str) -> Any:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await stream.subscribe(subject, ordered_consumer=True)
+            except nats.errors.Error:
+                await asyncio.sleep(0.05)
+
+
+async def take(subscription: Any, count: int) -> list[Any]:
+    """The next messages."""
+    return [await subscription.next_msg(timeout=20) for _ in range(count)]
+
+
+async def wait_for(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
+@needs_nats
+async def test_every_event_reaches_nats_once_and_in_order_although_the_relay_is_killed(
+    service: Harness, nats_server: NatsServer
+) -> None:
+    await service.create_item("a", 10_000)
+    reserve = pb.BatchReserveRequest(
+        requests=[pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="a", quantity=1)])] * 300
+    )
+    # The broker comes after the relay: it waits.
+    with relaying(service, nats_server.url) as relay:
+        held = (await service.reservations.BatchReserve(reserve)).results
+        nats_server.start()
+        await wait_for(nats_server.port)
+        async with messages(nats_server.url, "holdsvc.>") as subscription:
+            told = await take(subscription, 100)
+            relay.send_signal(signal.SIGKILL)
+            for result in held:
+                cancel = pb.CancelRequest(reservation_id=result.reservation.reservation_id)
+                await service.reservations.Cancel(cancel)
+            relay.wait()
+            with relaying(service, nats_server.url):
+                told += await take(subscription, 501)
+            with pytest.raises(TimeoutError):
+                await subscription.next_msg(timeout=0.2)
+    events = [json.loads(message.data) for message in told]
+    committed = {row[0] for row in service.sql("SELECT event_id FROM holdsvc.event")}
+    assert sorted(int(event["data"]["event_id"]) for event in events) == sorted(committed)
+    by_key: dict[str, list[str]] = {}
+    for event in events:
+        by_key.setdefault(event["subject"], []).append(event["type"])
+    assert by_key.pop("a") == ["inventoryhold.v1.item_created"]
+    assert len(by_key) == 300
+    assert {tuple(types) for types in by_key.values()} == {("inventoryhold.v1.reserved", "inventoryhold.v1.cancelled")}
+    first = told[0]
+    assert first.subject == "holdsvc.default.item_created"
+    assert first.headers["Nats-Msg-Id"] == events[0]["id"]
+    assert first.headers["Content-Type"] == "application/cloudevents+json"
+    assert {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"} <= set(events[0])
+    assert events[0]["specversion"] == "1.0"
+    assert events[0]["source"] == "/holdsvc/default"
+
+
+@needs_nats
+async def test_what_the_broker_refuses_for_good_is_a_dead_letter_and_the_rest_goes_on(
+    service: Harness, nats_server: NatsServer
+) -> None:
+    nats_server.start()
+    await wait_for(nats_server.port)
+    await service.create_item("a", 10)
+    large = await service.reserve({"a": 1}, metadata={f"k{number}": "x" * 500 for number in range(10)})
+    await service.reserve({"a": 1})
+    with relaying(service, nats_server.url):
+        async with messages(nats_server.url, "holdsvc.>") as subscription:
+            kinds = [json.loads(message.data)["type"] for message in await take(subscription, 2)]
+        async with messages(nats_server.url, "holdsvc-dead-letters.>") as subscription:
+            [dead] = [json.loads(message.data) for message in await take(subscription, 1)]
+    assert kinds == ["inventoryhold.v1.item_created", "inventoryhold.v1.reserved"]
+    assert dead["subject"] == large.reservation_id
+    assert "MaxPayload" in dead["holdsvcerror"]
+    assert "data" not in dead
+
+
+async def _lines(process: Any, count: int) -> list[dict[str, Any]]:
+    async with asyncio.timeout(20):
+        return [json.loads(await asyncio.to_thread(process.stdout.readline)) for _ in range(count)]
+
+
+async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(service: Harness) -> None:
+    await service.create_item("a", 10)
+    await service.reserve({"a": 1})
+    with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
+        assert [line["type"] for line in await _lines(relay, 2)] == [
+            "inventoryhold.v1.item_created",
+            "inventoryhold.v1.reserved",
+        ]
+        # The place is written after the lines: the next one shows that it was.
+        await service.reserve({"a": 1})
+        await _lines(relay, 1)
+        relay.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(relay.wait, 20)
+        assert relay.returncode == 0
+    last = await service.reserve({"a": 1})
+    with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
+        while (line := (await _lines(relay, 1))[0])["subject"] != last.reservation_id:
+            assert line["type"] == "inventoryhold.v1.reserved"
+
+
+async def test_a_relay_that_would_skip_events_says_so_and_ends(service: Harness) -> None:
+    await service.create_item("a", 10)
+    service.sql("SELECT holdsvc.save_relay_position('relay', 'another-epoch', 1, '2026-01-01')")
+    with relaying(service, "stdout") as relay:
+        assert await asyncio.to_thread(relay.wait, 20) == 1
+
+
+def _event(id_: str, key: str) -> CloudEvent:
+    return CloudEvent(id_, "t", "reserved", key, {})
+
+
+def test_events_of_one_key_never_go_out_together() -> None:
+    events = [_event(str(number), key) for number, key in enumerate("aabcab")]
+    assert ["".join(event.key for event in wave) for wave in waves(events)] == ["a", "abc", "ab"]
+
+
+def test_names_become_one_word_of_a_subject() -> None:
+    assert escaped("a.b >*é") == "a%2Eb%20%3E%2A%C3%A9"
+    assert escaped("") == "%"
+
+
+def test_an_unknown_broker_is_refused() -> None:
+    with pytest.raises(RelayError, match="kafka"):
+        open_broker("kafka://x", "holdsvc")
