@@ -206,7 +206,7 @@ class Supervisor:
                 self._embedded.start()
             except EmbeddedServerError as error:
                 # A full disk, say: whoever makes room shall not have to start the service too.
-                log.error("database.restart_failed", error=str(error))
+                log.error("database.restart_failed", error=str(error))  # noqa: TRY400 - the message says it all
                 time.sleep(RESTART_PAUSE_S)
             else:
                 log.info("database.restarted")

@@ -70,7 +70,8 @@ class Serving:
         with grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             try:
                 request = health_pb2.HealthCheckRequest()
-                return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=2).status)
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                return int(stub.Check(request, timeout=2).status)
             except grpc.RpcError:
                 return 0
 
@@ -85,7 +86,7 @@ class Serving:
 
     def _children(self) -> list[psutil.Process]:
         assert self.process is not None
-        return psutil.Process(self.process.pid).children()
+        return list(psutil.Process(self.process.pid).children())
 
     def kill(self) -> None:
         """Kill -9 of the supervisor: the kernel ends the rest."""

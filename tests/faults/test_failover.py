@@ -1,4 +1,4 @@
-"""The primary is killed and its synchronous standby promoted: nothing acknowledged is lost, and the service finds it."""
+"""The primary is killed, its synchronous standby promoted: nothing acknowledged is lost, the service finds it."""
 
 import asyncio
 import os
