@@ -27,12 +27,13 @@ def free_port() -> int:
 class Serving:
     """A service in a process of its own; AUTH off."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.port = free_port()
         self.folder = folder
         self.data_dir = Path(settings.get("data_dir", folder / "data"))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
+            **(environment or {}),
             "HOLDSVC_LISTEN": f"127.0.0.1:{self.port}",
             "HOLDSVC_METRICS_LISTEN": "",
             "HOLDSVC_AUTH": "off",

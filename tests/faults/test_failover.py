@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from holdsvc.client import AsyncClient, errors
 from holdsvc.ledger import binaries, migrate
 from holdsvc.ledger.embedded import EmbeddedServer
+from inventoryhold.v1 import event_service_pb2
 from tests.conftest import StartService
 from tests.faults.callers import Callers
 from tests.faults.serving import sql_of
@@ -67,19 +69,49 @@ async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(
     pair: Pair, start_service: StartService
 ) -> None:
     service = await start_service(dsn=pair.dsn)
-    async with Callers(service.address) as callers:
-        await callers.progress(300)
-        assert pair.primary.pid is not None
-        os.kill(pair.primary.pid, signal.SIGKILL)
-        start = time.monotonic()
-        await asyncio.to_thread(promote, pair.standby_dsn)
-        await callers.progress(200)
-        recovered_s = time.monotonic() - start
+    told: list[int] = []
+    async with AsyncClient(service.address) as client:
+        request = event_service_pb2.StreamEventsRequest(from_oldest=True)
+        reader = asyncio.create_task(read(client, request, told))
+        async with Callers(service.address) as callers:
+            await callers.progress(300)
+            assert pair.primary.pid is not None
+            os.kill(pair.primary.pid, signal.SIGKILL)
+            start = time.monotonic()
+            await asyncio.to_thread(promote, pair.standby_dsn)
+            await callers.progress(200)
+            recovered_s = time.monotonic() - start
+        refusal = await reader_end(reader, told, pair.standby_dsn)
+    print(f"stream of the old timeline: {refusal or 'went on without a gap'}, {len(told)} events")  # noqa: T201
     print(f"recovered {recovered_s:.1f} s after the kill, {callers.history.summary()}")  # noqa: T201
     callers.history.check(sql_of(pair.standby_dsn))
     assert callers.history.summary()["unknown"] == 0
     assert recovered_s < 15
     await service.verify()
+
+
+async def read(client: AsyncClient, request: event_service_pb2.StreamEventsRequest, told: list[int]) -> None:
+    """Reads events until the stream is refused; reopens it where it stood as long as it may."""
+    async for message in client.stream_events(request):
+        told += [event.event_id for event in message.events]
+
+
+async def reader_end(reader: "asyncio.Task[None]", told: list[int], dsn: str) -> str:
+    """How the stream ended: refused for its token, or (empty) with every event told, once each."""
+    ids = [row[0] for row in sql_of(dsn)("SELECT event_id FROM holdsvc.event ORDER BY event_id")]
+    deadline = time.monotonic() + 20
+    while not reader.done() and told[-1:] != ids[-1:]:
+        assert time.monotonic() < deadline, (len(told), len(ids))
+        await asyncio.sleep(0.05)
+    if reader.done():
+        with pytest.raises(errors.ResumeTokenForeign):
+            reader.result()
+        # What was told until then was in order and without a gap, but for what the failover lost unacknowledged.
+        assert told == sorted(set(told))
+        return "RESUME_TOKEN_FOREIGN"
+    reader.cancel()
+    assert told == ids
+    return ""
 
 
 def promote(dsn: str) -> None:
