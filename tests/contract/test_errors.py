@@ -162,8 +162,10 @@ async def test_a_fault_in_the_database_is_an_incident_that_tells_the_caller_noth
     await service.create_item("bed", 5)
     await service.reserve({"bed": 1}, reference="cart")
     service.sql(f"ALTER FUNCTION holdsvc.{function} RENAME TO {function}_away")
-    _assert_tells_nothing(await refused(BREAKING[function](service)))
-    service.sql(f"ALTER FUNCTION holdsvc.{function}_away RENAME TO {function}")
+    try:
+        _assert_tells_nothing(await refused(BREAKING[function](service)))
+    finally:
+        service.sql(f"ALTER FUNCTION holdsvc.{function}_away RENAME TO {function}")
     await service.verify()
 
 
@@ -177,6 +179,7 @@ async def test_a_violated_constraint_is_an_incident_that_tells_the_caller_nothin
     assert [result.WhichOneof("result") for result in answer.results] == ["reservation", "error", "reservation"]
     assert answer.results[1].error.code == code_pb2.INTERNAL
     assert "secret_rule" not in str(answer.results[1].error)
+    service.sql("ALTER TABLE holdsvc.reservation DROP CONSTRAINT secret_rule")
     assert (await service.item("bed")).held == 2
     await service.verify()
 

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from holdsvc.ledger import upkeep
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -276,6 +277,25 @@ async def test_a_request_id_counts_within_tenant_and_client(start_service: Start
     again = await service.reservations.Reserve(request, metadata=second_key)
     assert again.replayed
     assert again.reservation.reservation_id == answers[0].reservation.reservation_id
+
+
+async def test_an_id_is_remembered_for_its_time_and_forgotten_after_it(start_service: StartService) -> None:
+    service = await start_service(request_id_retention="24h")
+    await service.create_item("bed", 50)
+    request = pb.ReserveRequest(lines=[{"sku": "bed", "quantity": 1}], request_id="r-1")
+    first = (await service.reservations.Reserve(request)).reservation
+
+    async def purge() -> int:
+        async with service.service.database.connection() as connection:
+            return await upkeep.purge_requests(connection, service.settings.request_id_retention)
+
+    service.clock.advance(timedelta(hours=23, minutes=59))
+    assert await purge() == 0
+    again = await service.reservations.Reserve(request)
+    assert (again.replayed, again.reservation.reservation_id) == (True, first.reservation_id)
+    service.clock.advance(timedelta(minutes=2))
+    assert await purge() == 1
+    assert not (await service.reservations.Reserve(request)).replayed
 
 
 async def test_an_id_of_any_printable_text_works(service: Harness) -> None:

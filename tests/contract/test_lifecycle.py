@@ -1,5 +1,6 @@
 """Reserve, Confirm, Cancel, Extend: what they take, give and answer."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
-from tests.harness import Harness, refused
+from tests.harness import Harness, refusal_of, refused
 
 Reservation = reservation_pb2.Reservation
 
@@ -169,6 +170,37 @@ async def test_an_order_id_belongs_to_one_reservation_also_after_its_refund(serv
     assert refusal.metadata == {"order_id": "A-1", "reservation_id": first.reservation_id}
     assert (await service.get(second.reservation_id)).state == Reservation.STATE_HELD
     assert _counters(await service.item("bed")) == (10, 9, 1, 0)
+
+
+async def test_one_of_many_that_want_an_order_id_at_once_gets_it_and_the_others_learn_whose_it_is(
+    service: Harness,
+) -> None:
+    await service.create_item("bed", 50)
+    held = [await service.reserve({"bed": 1}) for _ in range(20)]
+
+    async def confirm(number: int) -> str:
+        # The first runs alone; the others wait meanwhile and make one batch.
+        order_id = "A-1" if number else "first"
+        request = pb.ConfirmRequest(
+            reservation_id=held[number].reservation_id, order_id=order_id, request_id=f"r-{number}"
+        )
+        try:
+            return (await service.reservations.Confirm(request)).reservation.reservation_id
+        except grpc.RpcError as error:
+            refusal = refusal_of(error)
+            assert refusal.reason == "ORDER_ID_IN_USE"
+            return f"refused for {refusal.metadata['reservation_id']}"
+
+    _, *answers = await asyncio.gather(*map(confirm, range(20)))
+    [winner] = [answer for answer in answers if not answer.startswith("refused")]
+    assert sorted(answers) == sorted([winner, *[f"refused for {winner}"] * 18])
+    item = await service.item("bed")
+    assert (item.held, item.confirmed) == (18, 2)
+    # A refusal is not remembered: the same request_id may come with an order id of its own.
+    loser = next(number for number in range(1, 20) if held[number].reservation_id != winner)
+    again = pb.ConfirmRequest(reservation_id=held[loser].reservation_id, order_id="A-2", request_id=f"r-{loser}")
+    assert not (await service.reservations.Confirm(again)).replayed
+    await service.verify()
 
 
 async def test_cancel_gives_the_units_back_and_keeps_the_reason(service: Harness) -> None:
