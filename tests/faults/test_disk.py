@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,17 @@ async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: P
         assert callers.history.summary()["unknown"] == 0
     finally:
         serving.terminate()
+
+
+def test_a_full_disk_under_the_log_stops_nobody() -> None:
+    script = (
+        "import logging, os, structlog\n"
+        "from holdsvc import logs\n"
+        "logs.configure('info')\n"
+        "structlog.get_logger().info('call', text='x' * 100_000)\n"
+        "logging.getLogger('library').warning('lost')\n"
+        "os._exit(7)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")

@@ -47,7 +47,10 @@ async def test_readers_that_never_read_cost_bounded_memory_and_hinder_nobody(ser
         inventory: Any = InventoryServiceStub(channel)
         events: Any = EventServiceStub(channel)
         for _ in range(20):
-            silent += [inventory.WatchInventory(ipb.WatchInventoryRequest()), events.StreamEvents(epb.StreamEventsRequest())]
+            silent += [
+                inventory.WatchInventory(ipb.WatchInventoryRequest()),
+                events.StreamEvents(epb.StreamEventsRequest()),
+            ]
         for stream in silent:
             await stream.read()
         before = memory()
@@ -103,7 +106,7 @@ async def test_opening_and_cancelling_streams_again_and_again_leaks_nothing(serv
 
     async def open_and_cancel(number: int) -> None:
         if number % 2:
-            stream = service.inventory.WatchInventory(ipb.WatchInventoryRequest())
+            stream: Any = service.inventory.WatchInventory(ipb.WatchInventoryRequest())
         else:
             stream = service.events.StreamEvents(epb.StreamEventsRequest())
         if number % 3:
