@@ -26,6 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
+from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
 
@@ -203,8 +204,14 @@ class Supervisor:
         if self._embedded is not None and self._embedded.pid is None:
             log.error("database.died")
             self._embedded.stop()
-            self._embedded.start()
-            log.info("database.restarted")
+            try:
+                self._embedded.start()
+            except EmbeddedServerError as error:
+                # A full disk, say: whoever makes room shall not have to start the service too.
+                log.error("database.restart_failed", error=str(error))  # noqa: TRY400 - the message says it all
+                time.sleep(RESTART_PAUSE_S)
+            else:
+                log.info("database.restarted")
 
     def _keep_workers(self, settings: Settings, dsn: str) -> None:
         for worker in [worker for worker in self._workers if not worker.is_alive()]:

@@ -103,7 +103,8 @@ async def test_overloaded_the_service_answers_as_many_as_it_can_and_refuses_the_
         goodput = await measured.open_loop(service, best * factor, 4.0)
         print(  # noqa: T201
             f"{factor} x of {best:.0f}/s: goodput {goodput:.0f}/s, {dict(measured.codes)},"
-            f" refused in {percentile(measured.refused_ms, 0.5):.1f} ms (p99 {percentile(measured.refused_ms, 0.99):.1f}),"
+            f" refused in {percentile(measured.refused_ms, 0.5):.1f} ms"
+            f" (p99 {percentile(measured.refused_ms, 0.99):.1f}),"
             f" answered in {percentile(measured.answered_ms, 0.99):.0f} ms (p99)"
         )
         assert goodput >= 0.8 * best
