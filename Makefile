@@ -80,7 +80,7 @@ bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 
 bench-full: $(BENCH) ## The same with 5 million reservations and longer runs
 	$(PYTHON) loadtest/bench.py --full $(ARGS)
 
-profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, batch or uniform)
+profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, refused, batch or uniform)
 	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
 
 $(BENCH): $(READY)

@@ -103,6 +103,8 @@ class Supervisor:
         metrics_dir = Path(tempfile.mkdtemp(prefix="holdsvc-metrics-"))
         # Workers inherit it; prometheus-client reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+        # gRPC's core writes past the log, a line for every handshake that fails.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         try:
             settings = self._claim_address()
             dsn = self._start_database()
@@ -249,9 +251,10 @@ class Supervisor:
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
-                log.error("worker.killed", pid=worker.pid)
+                # Before it is told: who reads the log may be gone, and then the telling fails.
                 worker.kill()
                 worker.join()
+                log.error("worker.killed", pid=worker.pid)
 
 
 def _say_what_is_awaited(state: RetryCallState) -> None:
@@ -300,8 +303,9 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        # It waits for the database and has served nobody.
-        return 0
+        # It waits for the database and has served nobody, so nothing is left to do; taking a pool apart in the
+        # middle of a connection can take for ever.
+        os._exit(0)
     try:
         await starting
     except CertificateError as error:
