@@ -46,23 +46,27 @@ def serving(folder: Path, workers: int) -> Iterator[tuple[str, int]]:
         "HOLDSVC_LISTEN": "127.0.0.1:0",
         "HOLDSVC_METRICS_LISTEN": "",
         "HOLDSVC_AUTH": "off",
-        "HOLDSVC_DATA_DIR": str(folder),
+        "HOLDSVC_DATA_DIR": str(folder / "data"),
         "HOLDSVC_WORKERS": str(workers),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "holdsvc", "serve"], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    log = folder / "service.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "holdsvc", "serve"], env=environment, stdout=output)
     try:
-        for line in process.stdout:
-            entry = json.loads(line)
-            if entry.get("event") == "serving":
-                yield f"127.0.0.1:{entry['port']}", process.pid
-                return
-        raise SystemExit("the service did not start")
+        yield f"127.0.0.1:{_port(log, process)}", process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.wait(60)
+
+
+def _port(log: Path, process: subprocess.Popen[bytes]) -> int:
+    """Where the service listens, as its log says once it does."""
+    while process.poll() is None:
+        for line in log.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and (entry := json.loads(line)).get("event") == "serving":
+                return int(entry["port"])
+        time.sleep(0.1)
+    raise SystemExit("the service did not start")
 
 
 def worker_rss_mb(supervisor: int) -> float:
