@@ -208,9 +208,12 @@ class InventoryServicer:
 
 
 def _watch_message(update: Update) -> bytes:
+    if update.message:
+        return update.message
     rest = pb.WatchInventoryResponse(
         snapshot_complete=update.complete, heartbeat=not update.payloads and not update.complete
     )
     if update.read_time is not None:
         convert.set_time(rest.read_time, update.read_time)
-    return b"".join((*update.payloads, rest.SerializeToString()))
+    update.message = b"".join((*update.payloads, rest.SerializeToString()))
+    return update.message

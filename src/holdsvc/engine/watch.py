@@ -68,13 +68,16 @@ class Change(NamedTuple):
     payload: bytes
 
 
-class Update(NamedTuple):
-    """What a watcher is told at once."""
+@dataclass(slots=True)
+class Update:
+    """What a watcher is told at once; watchers at the same place share it."""
 
     payloads: list[bytes]
     read_time: datetime | None
     complete: bool = False
     """The present state has been told."""
+    message: bytes = b""
+    """As it goes to the stream, once somebody has made it."""
 
 
 class Topic:
@@ -90,7 +93,7 @@ class Topic:
         self.watchers: set[Watcher] = set()
         self.idle: set[Watcher] = set()
         """Those that wait for a change."""
-        self._batches: dict[tuple[int, int], tuple[list[bytes], int]] = {}
+        self._batches: dict[tuple[int, int], tuple[Update, int]] = {}
 
     def put(self, key: ItemKey, change: Change, read_time: datetime) -> None:
         """Remembers the newest state of an item."""
@@ -119,16 +122,16 @@ class Topic:
         found.reverse()
         return found, self.last
 
-    def batch(self, cursor: int) -> tuple[list[bytes], int]:
-        """The payloads of the changes after a cursor, made once for all watchers at the same place."""
+    def batch(self, cursor: int) -> tuple[Update, int]:
+        """The changes after a cursor, made once for all watchers at the same place, and the cursor after them."""
         known = self._batches.get((cursor, self.last))
         if known is None:
             found, last = self.after(cursor)
             if len(found) > BATCH_MAX:
                 del found[BATCH_MAX:]
                 last = found[-1][1].number
-            payload = b"".join([change.payload for _, change in found])
-            known = self._batches[cursor, self.last] = ([payload], last)
+            update = Update([change.payload for _, change in found], self.read_time)
+            known = self._batches[cursor, self.last] = (update, last)
         return known
 
 
@@ -440,15 +443,16 @@ class WatchHub:
                     continue
                 watcher.granted = False
                 if sent is None:
-                    payloads, watcher.cursor = topic.batch(watcher.cursor)
+                    update, watcher.cursor = topic.batch(watcher.cursor)
                 else:
                     found, watcher.cursor = topic.after(watcher.cursor)
-                    payloads = [change.payload for key, change in found if change.revision > sent.get(key, 0)]
+                    newer = [change.payload for key, change in found if change.revision > sent.get(key, 0)]
+                    update = Update(newer, topic.read_time)
                     sent.update({key: max(change.revision, sent.get(key, 0)) for key, change in found})
-                if payloads:
+                if update.payloads:
                     watcher.due = now + watcher.interval_s
                     last_sent = now
-                    yield Update(payloads, topic.read_time)
+                    yield update
             elif now >= last_sent + self._heartbeat_s:
                 last_sent = now
                 yield Update([], await self._read(feed.clock))
