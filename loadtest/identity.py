@@ -9,6 +9,7 @@ python loadtest/identity.py [--turns 200] [--calls 500] [--in-flight 100]
 import argparse
 import asyncio
 import multiprocessing
+import random
 import select
 import tempfile
 import time
@@ -124,8 +125,7 @@ def _report(callers: dict[str, Caller], pid: int, arguments: argparse.Namespace)
     seconds: dict[str, list[float]] = {kind: [] for kind in callers}
     processor: dict[str, list[float]] = {kind: [] for kind in callers}
     for turn in range(WARM_UP_TURNS + arguments.turns):
-        # Whoever goes first finds other caches: they take turns at that too.
-        for kind in sorted(callers, reverse=bool(turn % 2)):
+        for kind in random.sample(sorted(callers), len(callers)):
             used, begun = time.clock_gettime(clock), time.monotonic()
             callers[kind].turn(arguments.calls, arguments.in_flight)
             if turn >= WARM_UP_TURNS:
