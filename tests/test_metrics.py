@@ -269,6 +269,35 @@ async def test_under_load_each_domain_metric_moves_and_none_is_multiplied_by_wor
         }
 
 
+async def test_while_make_load_runs_the_page_of_a_fresh_service_moves(tmp_path: Path) -> None:
+    with serving(data_dir=str(tmp_path), census_interval="100ms") as service:
+        first = await asyncio.to_thread(service.series)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
+        load = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(ROOT / "loadtest" / "run.py"),
+            *("--seconds", "2", "--buyers", "20", "--rush", "40"),
+            env={**environment, "HOLDSVC_LISTEN": f"127.0.0.1:{service.port}"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        seen: set[object] = set()
+        ended = asyncio.ensure_future(load.communicate())
+        while not ended.done():
+            now = await asyncio.to_thread(service.series)
+            seen |= {*MOVES, *((name, *labels.values()) for name, labels in MOVES_BY)} - _moved(first, now)
+            await asyncio.wait([ended], timeout=0.1)
+        output, _ = ended.result()
+        assert load.returncode == 0, output.decode()
+        # Nothing lapses in that sale, and nobody asks for more time.
+        assert {
+            ("holdsvc_reservations_total", name, "OK") for name in ("reserve", "confirm", "cancel", "refund")
+        } <= seen
+        assert {("holdsvc_units", state) for state in ("held", "confirmed", "remaining")} <= seen
+        assert {"holdsvc_batch_size_count", "holdsvc_errors_total", "holdsvc_sweep_runs_total"} <= seen
+        assert ("holdsvc_active_holds", "default") in seen
+
+
 async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> None:
     with serving(workers=2, dsn=ledger_dsn, census_interval="200ms") as service:
         await _create_items(f"127.0.0.1:{service.port}")

@@ -45,6 +45,7 @@ class Postgres:
 
     def start(self) -> None:
         """Starts it."""
+        self._folder.mkdir(exist_ok=True)
         self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
         self._dsn = self._server.start()
 
