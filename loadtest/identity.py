@@ -53,12 +53,17 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     settings = Settings.load(dsn=dsn, listen="127.0.0.1:0", metrics_listen="", auth="off")
     service = Service(settings, dsn)
     await service.start()
-    with_keys = settings.model_copy(update={"auth": "api-key"})
-    second = Server(with_keys, service.engine, service.streams, service._observer)  # noqa: SLF001
-    await second.start()
-    pipe.send((service.port, second.port))
+    # Two more of the same kind, so that they differ in nothing else than the key.
+    servers = [
+        Server(settings.model_copy(update={"auth": auth}), service.engine, service.streams, service._observer)  # noqa: SLF001
+        for auth in ("off", "api-key")
+    ]
+    for server in servers:
+        await server.start()
+    pipe.send([server.port for server in servers])
     await asyncio.to_thread(pipe.recv)
-    await second.stop(1.0)
+    for server in servers:
+        await server.stop(1.0)
     await service.stop()
 
 
