@@ -3,6 +3,7 @@
 PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 10
 
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -12,7 +13,7 @@ IMAGE := build/protos.binpb
 RELEASED := protos/released.binpb.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check promtool format generate fresh released bench bench-full profile load smoke clean
+.PHONY: help setup serve test torture check promtool format generate fresh released bench bench-full profile load smoke clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
@@ -35,6 +36,9 @@ serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off un
 
 test: fresh ## Run all tests (ARGS="-k name" for some)
 	$(PYTHON) -m pytest $(ARGS)
+
+torture: fresh ## Run the model and the faults for long (MINUTES=10)
+	$(PYTHON) scripts/torture.py --minutes $(MINUTES)
 
 check: fresh ## Lint, types, protos, deploy/: everything but the tests
 	$(PYTHON) -m ruff check .
@@ -76,7 +80,7 @@ bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 
 bench-full: $(BENCH) ## The same with 5 million reservations and longer runs
 	$(PYTHON) loadtest/bench.py --full $(ARGS)
 
-profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, batch or uniform)
+profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, refused, batch or uniform)
 	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
 
 $(BENCH): $(READY)

@@ -190,10 +190,14 @@ class Sale:
         buyers = [Buyer(self, heard) for _ in range(callers)]
 
         def reserve(buyer: Buyer) -> reservation_pb2.Reservation | None:
-            buyer.connect()
-            start.wait()
             try:
+                buyer.connect()
+                start.wait(CALL_TIMEOUT_S)
                 return buyer.reserve(1)
+            except (grpc.FutureTimeoutError, threading.BrokenBarrierError):
+                # One who cannot connect shall not keep the others waiting.
+                start.abort()
+                return None
             except CallFailed:
                 return None
 

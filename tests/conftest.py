@@ -1,10 +1,17 @@
 """What all tests share: one embedded PostgreSQL for the run and a fresh database for each test that asks."""
 
+import os
+
+# Before gRPC is imported: tests start PostgreSQL beside running servers, and gRPC's fork handlers sometimes ended the
+# child before it was PostgreSQL (epoll_wait: Bad file descriptor).
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401 - its plugin would import it at the very end, among what is being torn down
 import psycopg
 import pytest
 import structlog

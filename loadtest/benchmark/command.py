@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark import machine, profile, report
@@ -14,6 +16,9 @@ from benchmark.results import Results
 from benchmark.scenarios import SCENARIOS
 from benchmark.stage import Postgres
 
+DOCUMENT = LOADTEST.parent / "docs" / "performance.md"
+SECONDS, SECONDS_FULL = 3.0, 10.0
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description="Measures the service beside its rivals.")
@@ -22,6 +27,7 @@ def _arguments() -> argparse.Namespace:
         "--profile", choices=profile.KINDS, help="no figures: py-spy's view of a worker under this load"
     )
     parser.add_argument("--full", action="store_true", help="5 million reservations, longer runs")
+    parser.add_argument("--publish", action="store_true", help="put table and plots into docs/performance.md too")
     parser.add_argument("--seconds", type=float, help="measured time of each load (BENCH_SECONDS)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the figures that ratios are made of")
     parser.add_argument("--scale", type=float, default=1.0, help="of the row counts: less than 1 for a trial")
@@ -29,44 +35,64 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where the database is made; default: the temporary folder")
     parser.add_argument("--out", type=Path, default=LOADTEST / "results", help="where the results go")
     parser.add_argument("--name", default="", help="file name of the results; default: date, commit and scenarios")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.names = arguments.only.split(",") if arguments.only else list(SCENARIOS)
+    unknown = [name for name in arguments.names if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if arguments.seconds is None:
+        default = SECONDS_FULL if arguments.full else SECONDS
+        arguments.seconds = float(os.environ.get("BENCH_SECONDS") or default)
+    return arguments
 
 
 def main() -> None:
     """Runs the benchmark; exit code 1 when a count does not add up or a call failed that must not."""
     arguments = _arguments()
-    names = arguments.only.split(",") if arguments.only else list(SCENARIOS)
-    unknown = [name for name in names if name not in SCENARIOS]
-    if unknown:
-        sys.exit(f"bench.py: no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    seconds = arguments.seconds or float(os.environ.get("BENCH_SECONDS", "10" if arguments.full else "3"))
     results = Results()
-    others: dict[str, float] = {}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdsvc-bench-", dir=arguments.folder) as name:
-        folder = Path(name)
-        postgres = Postgres(folder / "database", arguments.pg_bin)
-        (folder / "database").mkdir()
+        postgres = Postgres(Path(name) / "database", arguments.pg_bin)
         postgres.start()
         try:
             where = machine.describe(postgres.version)
             bench = Bench(
-                postgres, folder, results, seconds, arguments.rounds, full=arguments.full, scale=arguments.scale
+                postgres,
+                Path(name),
+                results,
+                arguments.seconds,
+                arguments.rounds,
+                full=arguments.full,
+                scale=arguments.scale,
             )
             if arguments.profile:
                 profile.run(bench, arguments.profile, where, arguments.out)
                 return
-            meter = machine.Meter()
-            for scenario in names:
-                print(f"{scenario} (at {time.monotonic() - started:.0f} s)", flush=True)
-                SCENARIOS[scenario](bench)
-                others[scenario] = meter.others()
-                print(f"  (others used {others[scenario]:.0%} of the machine)", flush=True)
+            # Ratios bear it better than absolute figures, and neither bears much of it.
+            where["used by others"] = _run(bench, arguments.names)
         finally:
             postgres.stop()
-    where["load"] = f"{seconds:g} s each, {arguments.rounds} rounds, {time.monotonic() - started:.0f} s in all"
-    # Ratios bear it better than absolute figures, and neither bears much of it.
-    where["used by others"] = ", ".join(f"{name} {share:.0%}" for name, share in others.items())
+    spent_s = time.monotonic() - started
+    where["load"] = f"{arguments.seconds:g} s each, {arguments.rounds} rounds, {spent_s:.0f} s in all"
     report.write(results, where, arguments.out, arguments.name or report.file_name(where, arguments.only))
+    if arguments.publish:
+        report.publish(results, where, DOCUMENT)
     if results.failures:
         sys.exit(1)
+
+
+def _run(bench: Bench, names: Sequence[str]) -> str:
+    """Runs the scenarios; returns how much of the machine others used meanwhile."""
+    others = []
+    started = time.monotonic()
+    meter = machine.Meter()
+    for name in names:
+        print(f"{name} (at {time.monotonic() - started:.0f} s)", flush=True)
+        try:
+            SCENARIOS[name](bench)
+        except Exception as error:  # noqa: BLE001 - what the other scenarios measured must not be lost
+            traceback.print_exc()
+            bench.results.fail(f"{name}: {type(error).__name__}: {error}")
+        others.append(f"{name} {meter.others():.0%}")
+        print(f"  (used by others: {others[-1]})", flush=True)
+    return ", ".join(others)

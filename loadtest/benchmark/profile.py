@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import messages
-from benchmark.bench import Bench
+from benchmark.bench import FAILED_PRECONDITION, Bench
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 
 # Each sample of native frames stops the process for a moment: at 250 a second it made a third of the calls.
 RATE_HZ = 50
-TOP = 40
-KINDS = ("unary", "batch", "uniform")
+TOP = 60
+KINDS = ("unary", "refused", "batch", "uniform")
 
 _LOCATION = re.compile(r"^(.*) \((.*?)(?::(\d+))?\)$")
 
 
 def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
-    """Profiles the worker while Reserve (`unary`) or BatchReserve (`batch` hot, `uniform`) runs."""
+    """Profiles the worker while Reserve (`unary`, `refused`) or BatchReserve (`batch` hot, `uniform`) runs."""
     program = Path(sys.executable).parent / "py-spy"
     found = str(program) if program.exists() else shutil.which("py-spy")
     if found is None:
@@ -48,7 +48,7 @@ def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         thread.join()
     lines = [f"# Profile: {kind}", "", *(f"- {name}: {value}" for name, value in where.items())]
-    lines += [f"- load: {rate:,.0f} holds/s while sampled at {RATE_HZ} Hz", ""]
+    lines += [f"- load: {rate:,.0f} a second while sampled at {RATE_HZ} Hz", ""]
     lines += _summary(stacks.read_text().splitlines())
     text = "\n".join(lines) + "\n"
     print(text)
@@ -59,6 +59,10 @@ def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
 
 
 def _load(bench: Bench, kind: str, service: Running, ledger: str) -> float:
+    if kind == "refused":
+        sold_out = [messages.reserve([messages.SOLD_OUT])]
+        seconds, status = bench.seconds + 2, FAILED_PRECONDITION
+        return bench.calls(service, sold_out, status=status, connections=CONNECTIONS, seconds=seconds).per_second
     if kind == "unary":
         message, each = [messages.reserve([messages.HOT])], 1
         how: dict[str, Any] = {"connections": CONNECTIONS}
@@ -80,7 +84,8 @@ def _summary(stacks: Sequence[str]) -> list[str]:
         samples += count
         own[named[-1][0]] += count
         lines[named[-1][1]] += count
-        inclusive.update(dict.fromkeys({name for name, _ in named}, count))
+        # The way down to the loop is on every stack; what is not Python has its callers beside it.
+        inclusive.update(dict.fromkeys({name for name, _ in named if ".py)" in name}, count))
     found = []
     for title, counter in (("Own time", own), ("With what it calls", inclusive), ("Own time by line", lines)):
         found += [f"## {title} ({samples} samples)", "", "```"]

@@ -9,6 +9,9 @@ from pathlib import Path
 from benchmark import plots
 from benchmark.results import Figure, Ratio, Results, format_value
 
+BEGIN = "<!-- written by make bench ARGS=--publish -->"
+END = "<!-- end of what is written -->"
+
 
 def file_name(where: Mapping[str, str], only: str) -> str:
     """A name that sorts by date."""
@@ -35,6 +38,18 @@ def write(results: Results, where: Mapping[str, str], folder: Path, name: str) -
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     files = [folder / f"{name}.md", folder / f"{name}.json", *pictures]
     print("written: " + ", ".join(str(file) for file in files))
+
+
+def publish(results: Results, where: Mapping[str, str], document: Path) -> None:
+    """Puts the table between the document's two marks, and the plots beside it."""
+    before, _, rest = document.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise ValueError(f"{document} lacks the marks {BEGIN} and {END}")
+    body = "\n".join(list(_lines(results, where))[1:])
+    document.write_text(f"{before}{BEGIN}\n{body}\n\n{END}{after}")
+    pictures = plots.draw(results, where, document.parent, document.stem)
+    print("published: " + ", ".join(str(file) for file in [document, *pictures]))
 
 
 def _lines(results: Results, where: Mapping[str, str]) -> Iterator[str]:

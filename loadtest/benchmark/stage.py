@@ -21,7 +21,8 @@ from benchmark import machine
 from benchmark.load import LOADTEST, Target
 from holdsvc.ledger import binaries, migrate
 from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.operator import create_key, health
+from holdsvc.operator import create_key
+from holdsvc.probe import health
 from holdsvc.settings import Settings
 
 TENANT = "bench"
@@ -44,6 +45,7 @@ class Postgres:
 
     def start(self) -> None:
         """Starts it."""
+        self._folder.mkdir(exist_ok=True)
         self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
         self._dsn = self._server.start()
 

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -61,17 +62,36 @@ _PROCESSORS: list[Any] = [
 ]
 
 
+class Patient:
+    """A stream that loses what it cannot write: a full disk under the log must not fail the calls."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes, or loses it."""
+        with suppress(OSError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Flushes, or loses it."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Sends every log line of the process, those of libraries too, through structlog as JSON."""
+    output: Any = Patient(stream or sys.stdout)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*_PROCESSORS, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # Line and line end in one write: several processes share the output.
-        logger_factory=structlog.WriteLoggerFactory(stream or sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(output),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_PROCESSORS],

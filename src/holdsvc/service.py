@@ -67,6 +67,8 @@ class Service:
         ):
             with attempt:
                 await self.database.open()
+                # Before the first answer shows it: this machine's clock may be an hour off.
+                self.engine.new_id.observe(await self.database.now_s())
         self.engine.start()
         self.streams.start()
         self._server = Server(self._settings, self.engine, self.streams, self._observer)

@@ -217,8 +217,8 @@ class Settings(BaseSettings):
     queue_wait_max: Duration = Field(
         timedelta(seconds=2),
         gt=timedelta(),
-        description="The longest wait to expect for which a request is still queued; beyond it, or when it would miss its"
-        " deadline, it is refused at once with OVERLOADED.",
+        description="The longest wait to expect for which a request is still queued; beyond it, or when it would miss"
+        " its deadline, it is refused at once with OVERLOADED.",
     )
     cleanup_rate_per_second: float = Field(
         10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."

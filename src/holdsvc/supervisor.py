@@ -26,6 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
+from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
 
@@ -102,6 +103,8 @@ class Supervisor:
         metrics_dir = Path(tempfile.mkdtemp(prefix="holdsvc-metrics-"))
         # Workers inherit it; prometheus-client reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+        # gRPC's core writes past the log, a line for every handshake that fails.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         try:
             settings = self._claim_address()
             dsn = self._start_database()
@@ -201,8 +204,14 @@ class Supervisor:
         if self._embedded is not None and self._embedded.pid is None:
             log.error("database.died")
             self._embedded.stop()
-            self._embedded.start()
-            log.info("database.restarted")
+            try:
+                self._embedded.start()
+            except EmbeddedServerError as error:
+                # A full disk, say: whoever makes room shall not have to start the service too.
+                log.error("database.restart_failed", error=str(error))  # noqa: TRY400 - the message says it all
+                time.sleep(RESTART_PAUSE_S)
+            else:
+                log.info("database.restarted")
 
     def _keep_workers(self, settings: Settings, dsn: str) -> None:
         for worker in [worker for worker in self._workers if not worker.is_alive()]:
@@ -242,9 +251,10 @@ class Supervisor:
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
-                log.error("worker.killed", pid=worker.pid)
+                # Before it is told: who reads the log may be gone, and then the telling fails.
                 worker.kill()
                 worker.join()
+                log.error("worker.killed", pid=worker.pid)
 
 
 def _say_what_is_awaited(state: RetryCallState) -> None:
@@ -293,8 +303,9 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        # It waits for the database and has served nobody.
-        return 0
+        # It waits for the database and has served nobody, so nothing is left to do; taking a pool apart in the
+        # middle of a connection can take for ever.
+        os._exit(0)
     try:
         await starting
     except CertificateError as error:

@@ -194,7 +194,7 @@ def test_an_error_bears_its_reason_metadata_and_details(far_end: FarEnd) -> None
 
 
 def test_every_reason_of_the_contract_has_its_exception() -> None:
-    reasons = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
+    reasons = {name.removeprefix("ERROR_REASON_") for name, _ in error_reason_pb2.ErrorReason.items()} - {"UNSPECIFIED"}
     assert set(errors.BY_REASON) == reasons
 
 

@@ -5,16 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from holdsvc.api import validation
 from holdsvc.api.server import SERVICES
-from holdsvc.errors import HoldError
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -151,19 +148,26 @@ CANNOT_BE_BAD = {
 }
 
 
-def _methods(*, streaming: bool = False) -> Iterator[tuple[str, MethodDescriptor]]:
+def _methods() -> Iterator[tuple[str, MethodDescriptor]]:
     for service in SERVICES:
         for method in service.methods:
-            if method.server_streaming == streaming:
-                yield f"/{service.full_name}/{method.name}", method
+            yield f"/{service.full_name}/{method.name}", method
 
 
 PATHS = {method.input_type.name: path for path, method in _methods()}
+STREAMS = {path for path, method in _methods() if method.server_streaming}
 
 
-async def _send(service: Harness, path: str, data: bytes, channel: grpc.aio.Channel | None = None) -> bytes:
-    call: Any = (channel or service.channel).unary_unary(path)
-    return await call(data)  # type: ignore[no-any-return]
+async def _send(service: Harness, path: str, data: bytes) -> Any:
+    """Sends bytes as they are and returns the answer's; of a stream the first."""
+    channel: Any = service.channel
+    if path not in STREAMS:
+        return await channel.unary_unary(path)(data)
+    call = channel.unary_stream(path)(data)
+    try:
+        return await call.read()
+    finally:
+        call.cancel()
 
 
 def _fields(refusal: Refusal) -> list[str]:
@@ -175,14 +179,7 @@ def _fields(refusal: Refusal) -> list[str]:
 
 async def test_every_bad_field_is_named_at_once(service: Harness) -> None:
     for request, expected in BAD:
-        path = PATHS.get(request.DESCRIPTOR.name)
-        if path is None:
-            # A stream's request: the rules are the same; what its call answers is tested with the streams.
-            with pytest.raises(HoldError) as caught:
-                validation.check(request)
-            assert {violation.field for violation in caught.value.violations} == expected
-            continue
-        refusal = await refused(_send(service, path, request.SerializeToString()))
+        refusal = await refused(_send(service, PATHS[request.DESCRIPTOR.name], request.SerializeToString()))
         assert set(_fields(refusal)) == expected, request.DESCRIPTOR.name
         assert set(refusal.metadata["fields"].split(", ")) == expected or len(refusal.metadata["fields"]) == 256
 
@@ -193,12 +190,7 @@ def test_the_bad_requests_cover_every_field_of_every_rpc() -> None:
         for request, bad in BAD
         for field in bad
     }
-    every = {
-        f"{method.input_type.name}.{field.name}"
-        for streaming in (False, True)
-        for _, method in _methods(streaming=streaming)
-        for field in method.input_type.fields
-    }
+    every = {f"{method.input_type.name}.{field.name}" for _, method in _methods() for field in method.input_type.fields}
     assert every - named == CANNOT_BE_BAD
 
 
@@ -347,6 +339,9 @@ async def test_no_value_that_protobuf_can_carry_is_answered_with_an_internal_err
     answered = refusals = 0
     for _ in range(60):
         for path, method in _methods():
+            if path in STREAMS:
+                # A good request would wait for what never comes.
+                continue
             request = _filled(method.input_type, chance)
             try:
                 await _send(service, path, request.SerializeToString())

@@ -1,4 +1,4 @@
-"""Callers that never stop: each reserves, then sells, gives back or extends, and repeats a call until it has an answer."""
+"""Callers that never stop: each reserves, then sells, gives back or extends, and repeats what is not answered."""
 
 import asyncio
 import random

@@ -136,7 +136,7 @@ def _check_paths(events: list[tuple[Any, ...]], sql: Sql) -> None:
         last[reservation_id] = kind
         ends[reservation_id] += kind in (CONFIRMED, CANCELLED, EXPIRED)
     assert all(count <= 1 for count in ends.values())
-    states = dict(sql("SELECT reservation_id::text, state FROM holdsvc.reservation"))
+    states: dict[str, int] = dict(sql("SELECT reservation_id::text, state FROM holdsvc.reservation"))
     assert set(states) == set(last), "a reservation without its events, or events without their reservation"
     for reservation_id, state in states.items():
         shown = {RESERVED: {1}, CONFIRMED: {2}, CANCELLED: {3}, EXPIRED: {4}, REFUNDED: {2, 5}}

@@ -27,16 +27,18 @@ def free_port() -> int:
 class Serving:
     """A service in a process of its own; AUTH off."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.port = free_port()
         self.folder = folder
+        self.data_dir = Path(settings.get("data_dir", folder / "data"))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
+            **(environment or {}),
             "HOLDSVC_LISTEN": f"127.0.0.1:{self.port}",
             "HOLDSVC_METRICS_LISTEN": "",
             "HOLDSVC_AUTH": "off",
             "HOLDSVC_DRAIN_GRACE": "5s",
-            "HOLDSVC_DATA_DIR": str(folder / "data"),
+            "HOLDSVC_DATA_DIR": str(self.data_dir),
             **{f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -44,10 +46,6 @@ class Serving:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def data_dir(self) -> Path:
-        return self.folder / "data"
 
     def start(self) -> None:
         """Starts it and waits until it serves."""
@@ -73,7 +71,8 @@ class Serving:
         with grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             try:
                 request = health_pb2.HealthCheckRequest()
-                return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=2).status)
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                return int(stub.Check(request, timeout=2).status)
             except grpc.RpcError:
                 return 0
 
@@ -88,7 +87,7 @@ class Serving:
 
     def _children(self) -> list[psutil.Process]:
         assert self.process is not None
-        return psutil.Process(self.process.pid).children()
+        return list(psutil.Process(self.process.pid).children())
 
     def kill(self) -> None:
         """Kill -9 of the supervisor: the kernel ends the rest."""

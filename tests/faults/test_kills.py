@@ -70,6 +70,7 @@ async def test_after_a_kill_nothing_acknowledged_is_lost_and_nothing_took_effect
 ) -> None:
     async with Callers(serving.address, history=history) as callers:
         await callers.progress(200)
+        recovered_s = 0.0
         for _ in range(ROUNDS):
             await asyncio.to_thread(fault, serving)
             recovered_s = await callers.progress(200, timeout_s=40)

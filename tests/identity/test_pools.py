@@ -1,5 +1,6 @@
 """Pools of a key: a partner sees and takes from its own allotments only, in every rpc."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
-from tests.harness import Harness, refused
+from tests.harness import Harness, outcome, refused
 from tests.partners import Partner, new_partner
 
 
@@ -138,6 +139,19 @@ async def test_a_replay_shows_no_other_pools_reservation(guarded: Harness) -> No
     assert (await everything.reservations.Confirm(request)).replayed
     web = await new_partner(guarded, "partner", pools="web")
     assert (await refused(web.reservations.Confirm(request))).reason == "RESERVATION_NOT_FOUND"
+
+
+async def test_two_keys_that_send_the_same_request_at_once_are_answered_each_by_its_own_pools(guarded: Harness) -> None:
+    everything = await new_partner(guarded, "partner")
+    web = await new_partner(guarded, "partner", pools="web")
+    for n in range(5):
+        reservation_id = await reserved(everything, "agency")
+        request = pb.CancelRequest(reservation_id=reservation_id, request_id=f"once {n}")
+        answers = await asyncio.gather(
+            *(outcome(partner.reservations.Cancel(request)) for _ in range(5) for partner in (everything, web))
+        )
+        assert set(answers[1::2]) == {"RESERVATION_NOT_FOUND"}
+        assert [answer.reservation.reservation_id for answer in answers[0::2]] == [reservation_id] * 5
 
 
 async def test_a_pool_of_a_similar_name_is_another_one(guarded: Harness) -> None:

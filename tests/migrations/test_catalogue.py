@@ -8,9 +8,15 @@ SERVICE_ROLE = "holdsvc_service"
 # Functions that the service may execute without naming a tenant, and why.
 WITHOUT_TENANT = {
     "create_event_partitions": "makes tables, reads no rows",
+    "drop_event_partition": "retention by whole days, returns a day",
+    "feed_identity": "which history of the feed this is, reads no tenant's data",
     "find_api_key": "the key is what tells the tenant",
     "oldest_transactions": "ages of the server's transactions, no rows of ours",
+    "poll_feed": "how far the feed has come, numbers alone",
     "purge_requests": "deletes by age, returns a count",
+    "read_item_changes": "the one reader of a process, names of items which the tenant's own function then reads",
+    "relay_position": "a relay serves all tenants, its place in the feed",
+    "save_relay_position": "a relay serves all tenants, its place in the feed",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }
 

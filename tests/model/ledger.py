@@ -5,7 +5,7 @@ says so too: `Item.held_max` and `seen_revision`.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from inventoryhold.v1 import inventory_service_pb2 as ipb
@@ -97,7 +97,7 @@ class Ledger:
     """What one tenant's callers may expect."""
 
     def __init__(self) -> None:
-        self.now = datetime.min
+        self.now = datetime.min.replace(tzinfo=UTC)
         self.items: dict[Key, Item] = {}
         self.reservations: dict[str, Reservation] = {}
         self.requests: dict[tuple[str, str], tuple[str, bytes, Any]] = {}

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import grpc
@@ -39,7 +40,7 @@ skus = st.sampled_from(["a", "b"])
 pools = st.sampled_from(["", "", "p"])
 units = st.integers(1, 4)
 lines = st.lists(st.tuples(skus, pools, units), min_size=1, max_size=3)
-some_lines = st.one_of(st.just([]), lines)
+some_lines: st.SearchStrategy[list[tuple[str, str, int]]] = st.one_of(st.just([]), lines)
 request_ids = st.sampled_from(["", "", "", "q1", "q2", "q3"])
 holders = st.sampled_from(["", "ann", "bob"])
 references = st.sampled_from(["", "", "r1", "r2"])
@@ -183,7 +184,8 @@ class Contract(RuleBasedStateMachine):
     def batch_reserve(self, client: str, entries: Any) -> None:
         self.cleanup()
         self.tick()
-        requests, contents = [], {}
+        requests: list[pb.ReserveRequest] = []
+        contents: dict[str, pb.ReserveRequest] = {}
         for entry_lines, request_id, reference in entries:
             request = pb.ReserveRequest(lines=quantities(entry_lines), request_id=request_id, reference=reference)
             # Other content under one id in one batch is judged later than its place: not what is compared here.
@@ -281,7 +283,7 @@ class Contract(RuleBasedStateMachine):
         answers.sort(key=lambda answer: isinstance(answer, Refusal) or answer.replayed)
         for answer in answers:
             given = "" if isinstance(answer, Refusal) else answer.reservation.reservation_id
-            expected = self.judge(answer, lambda given=given: self.ledger.reserve(CLIENTS[client], request, given))
+            expected = self.judge(answer, partial(self.ledger.reserve, CLIENTS[client], request, given))
             if expected is not None:
                 self.compare(answer.reservation, expected[0])
                 assert answer.replayed == expected[1]
@@ -501,7 +503,7 @@ def still_service(ledger_dsn: str) -> Iterator[StillService]:
 
 def test_every_answer_is_the_models(still_service: StillService) -> None:
     Contract.service = still_service
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Contract,
         settings=settings(
             max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, print_blob=True,

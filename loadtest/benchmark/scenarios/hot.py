@@ -49,6 +49,10 @@ def run(bench: Bench) -> None:
         # Round by round: what disturbed a round disturbed both.
         rounds = [quotient(above, under) for above, under in zip(rates["unary"], below, strict=True)]
         results.ratio(title, median(rounds), goal)
+    # The one that a busy machine leaves as it is.
+    spent = [[outcome.worker_us for outcome in outcomes[key]] for key in ("empty", "unary")]
+    rounds = [quotient(empty_us, unary_us) for empty_us, unary_us in zip(*spent, strict=True)]
+    results.ratio("processor time of the worker: empty handler ÷ unary Reserve", median(rounds), 0.6)
 
 
 def _report(bench: Bench, outcomes: dict[str, list[Outcome]]) -> None:

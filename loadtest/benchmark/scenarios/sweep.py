@@ -115,9 +115,7 @@ class _Progress:
     def swept(self, since: float, until: float) -> tuple[float, float]:
         """The share of all that was swept between two times, and how long that took, from first sign to last."""
         total = self._seen[0][1]
-        within = [(at, left) for at, left in self._seen if since <= at <= until]
-        # The last look before anything had gone is the start.
-        untouched = [one for one in within if one[1] == total]
-        begin = untouched[-1] if untouched else within[0]
-        end = next((one for one in within if one[1] == 0), within[-1])
+        # The start is the last look before the time asked for, or before anything had gone.
+        begin = [one for one in self._seen if one[0] <= since or one[1] == total][-1]
+        end = [one for one in self._seen if one[0] <= until][-1]
         return (begin[1] - end[1]) / total, max(LOOK_EVERY_S, end[0] - begin[0])

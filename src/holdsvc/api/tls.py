@@ -41,17 +41,27 @@ class Certificates:
         # gRPC asks from threads of its own.
         self._lock = threading.Lock()
         self._seen = self._signatures()
-        self._current = self._read()
+        self._fresh: grpc.ServerCertificateConfiguration | None = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a server serves with: always the newest files that fit together."""
+        """What a server serves with: always the newest files that fit together. For one server, once."""
+        first = self._take()
+        assert first is not None, "another server has these certificates"
         return grpc.dynamic_ssl_server_credentials(
-            self._current, self._fetch, require_client_authentication=self._authorities is not None
+            first,
+            self._fetch,  # type: ignore[arg-type]  # None is no change: the stubs do not know
+            require_client_authentication=self._authorities is not None,
         )
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration:
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         self.reload()
-        return self._current
+        return self._take()
+
+    def _take(self) -> grpc.ServerCertificateConfiguration | None:
+        """What gRPC has not seen yet. It frees what it is given: the same object twice would crash the process."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, None
+            return fresh
 
     def reload(self) -> None:
         """Takes up files that have changed. Those that do not fit together are reported once and not used."""
@@ -68,7 +78,7 @@ class Certificates:
             except CertificateError as error:
                 log.error("tls.rejected", error=str(error))  # noqa: TRY400 - the message says it all
                 return
-            self._current = current
+            self._fresh = current
         log.info("tls.reloaded", certificate=str(self._certificate))
 
     def _signatures(self) -> list[_Signature | None]:

@@ -2,7 +2,7 @@
 
 A call is made again only where that cannot do harm: it reads, or it bears a request_id (the client makes one), or the
 service itself said that nothing ran. UNAVAILABLE is the code for that; CANCELLED is what gRPC's server says, in the
-service's place, to a call that arrives while it closes (a cancel of the caller's own ends here otherwise). A call ends by
+service's place, to a call that arrives while it closes (a cancel of the caller's own never gets here). A call ends by
 its deadline, all tries included. A budget shared by all calls keeps
 retries from drowning a service that is down, as gRPC's own throttling does (gRFC A6).
 """

@@ -121,6 +121,9 @@ class Keyring:
         await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not look_up.done():
             raise errors.database_unavailable()
+        if look_up.cancelled():
+            # Passed on to gRPC, a CancelledError would leave the caller without a status.
+            raise errors.shutting_down()
         return look_up.result()
 
     def _look_up(self, secret: str, digest: bytes) -> asyncio.Task[Caller | None]:

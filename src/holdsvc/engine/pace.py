@@ -6,8 +6,10 @@ its deadline, and its place was wasted. Refused at once, the excess costs nothin
 
 SLOWER_WEIGHT = 0.1
 FASTER_WEIGHT = 0.5
-"""Weights of the latest batch in the average. One slow batch (a first plan, a checkpoint) is no reason to refuse anybody;
-a fast one shows what is possible."""
+"""Weights of the latest batch in the average.
+
+One slow batch (a first plan, a checkpoint) is no reason to refuse anybody; a fast one shows what is possible.
+"""
 
 DEADLINE_SHARE = 0.8
 """Of a request's time, how much the wait may take: the rest is for the way there and back, and for what varies."""

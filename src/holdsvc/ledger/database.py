@@ -213,6 +213,11 @@ class Database:
             waiting=stats.get("requests_waiting", 0),
         )
 
+    async def now_s(self) -> float:
+        """The database's time, seconds since 1970."""
+        [[now]] = await self.fetch("SELECT extract(epoch FROM clock_timestamp())::float8")
+        return float(now)
+
     async def ping(self) -> None:
         """Returns when the database answers; raises what `fetch` raises.
 

@@ -1,0 +1,76 @@
+"""Shows the live stock of some items, for as long as you let it: a shop window, a dashboard.
+
+    python examples/watch_inventory.py --sku mug --sku cup
+    python examples/watch_inventory.py --prefix concert-2026- --until-sold-out
+
+A watcher needs no memory of its own: when the stream breaks it opens it again, and the snapshot bridges the gap. Needs
+`pip install holdsvc`; the key, where the service wants one, is in HOLDSVC_API_KEY.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import grpc
+
+from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
+
+PAUSE_S = 0.5
+
+
+def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) -> Iterator[dict[str, item_pb2.Item]]:
+    """Yields the items that are known after each message, by `sku` or `sku@pool`; never ends by itself."""
+    key = os.environ.get("HOLDSVC_API_KEY")
+    metadata = (("x-api-key", key),) if key else ()
+    while True:
+        items: dict[str, item_pb2.Item] = {}
+        complete = False
+        with grpc.insecure_channel(address) as channel:
+            stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
+            try:
+                for message in stub.WatchInventory(request, metadata=metadata):
+                    items.update((name(item.sku, item.pool), item) for item in message.items)
+                    for deleted in message.deleted_items:
+                        items.pop(name(deleted.sku, deleted.pool), None)
+                    # What is missing from a whole snapshot is gone; before its end nobody can tell.
+                    complete = complete or message.snapshot_complete
+                    if complete:
+                        yield items
+            except grpc.RpcError as error:
+                # A server that drains ends its streams like this: another one answers.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                time.sleep(PAUSE_S)
+
+
+def name(sku: str, pool: str) -> str:
+    """What people read."""
+    return f"{sku}@{pool}" if pool else sku
+
+
+def main() -> int:
+    """Prints a line for each item that changed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--address", default=os.environ.get("HOLDSVC_LISTEN", "127.0.0.1:50051"))
+    parser.add_argument("--sku", action="append", default=[], help="an item of the default pool; may be repeated")
+    parser.add_argument("--prefix", default="", help="items whose sku begins with this")
+    parser.add_argument("--until-sold-out", action="store_true", help="end when nothing remains")
+    args = parser.parse_args()
+    request = inventory_service_pb2.WatchInventoryRequest(
+        items=[item_pb2.ItemKey(sku=sku) for sku in args.sku], sku_prefix=args.prefix
+    )
+    shown: dict[str, int] = {}
+    for items in watch(args.address, request):
+        for key, item in items.items():
+            if shown.get(key) != item.revision:
+                shown[key] = item.revision
+                print(f"{key}: {item.remaining} remain, {item.held} held, {item.confirmed} sold", flush=True)
+        if args.until_sold_out and items and all(item.remaining <= 0 for item in items.values()):
+            return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
