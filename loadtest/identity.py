@@ -1,7 +1,7 @@
 """Measures what a key costs: unary Reserve with one beside AUTH=off, in turns of some hundred calls.
 
-One process serves both, on a port each, from one engine and one ledger: whatever else the machine does, and whatever the
-ledger's size costs, falls on both. Each turn is measured by the clock and by the processor time of that process.
+One process serves both, on a port each, from one engine and one ledger: whatever else the machine does, and whatever
+the ledger's size costs, falls on both. Each turn is measured by the clock and by the processor time of that process.
 
 python loadtest/identity.py [--turns 200] [--calls 500] [--in-flight 100]
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import grpc
 import uvloop
+
 from benchmark import messages, stage
 from benchmark.generator import SCRAMBLED
 from benchmark.results import median
 from benchmark.wire import Connection
-
 from holdsvc import logs
 from holdsvc.api.server import Server
 from holdsvc.operator import create_key
@@ -36,7 +36,8 @@ GOAL = 0.95
 _OK = grpc.StatusCode.OK.value[0]
 
 _ITEM = """
-INSERT INTO holdsvc.item (tenant, sku, pool, display_name, capacity, remaining, oversell_limit, create_time, update_time)
+INSERT INTO holdsvc.item
+  (tenant, sku, pool, display_name, capacity, remaining, oversell_limit, create_time, update_time)
 VALUES ('default', '{sku}', '', '', 1e12, 1e12, 0, now(), now())
 """
 
@@ -136,7 +137,8 @@ def _report(callers: dict[str, Caller], pid: int, arguments: argparse.Namespace)
         ratio = median([without / with_key for without, with_key in zip(off, key, strict=True)])
         print(
             f"{title}: AUTH=off {median(off) * 1e6:.1f} µs a call, with a key {median(key) * 1e6:.1f} µs; median of"
-            f" {arguments.turns} ratios {ratio:.3f}, at least {GOAL} {'reached' if ratio >= GOAL else 'missed'}; undisturbed"
+            f" {arguments.turns} ratios {ratio:.3f}, at least {GOAL} {'reached' if ratio >= GOAL else 'missed'};"
+            " undisturbed"
             f" (a tenth of the turns is below) {_tenth(off) * 1e6:.1f} and {_tenth(key) * 1e6:.1f} µs,"
             f" {_tenth(off) / _tenth(key):.3f}"
         )

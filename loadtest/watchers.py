@@ -2,7 +2,7 @@
 
     .venv/bin/python loadtest/watchers.py
 
-Starts a service of its own on an embedded database that it throws away, so that nothing of yours is touched. In one run:
+Starts a service of its own on an embedded database that it throws away: nothing of yours is touched. In one run:
 Reserve at full speed without watchers, with them, without again (the ratio is that of one machine in one state), then
 half the speed with watchers for the delay from the change to its watcher. Ends by itself; exit code 1 when a promise is
 broken.
@@ -153,8 +153,7 @@ def states(messages: list[tuple[float, bytes]]) -> list[tuple[float, item_pb2.It
     """When which state was heard."""
     found = []
     for when, data in messages:
-        for item in inventory_service_pb2.WatchInventoryResponse.FromString(data).items:
-            found.append((when, item))
+        found += [(when, item) for item in inventory_service_pb2.WatchInventoryResponse.FromString(data).items]
     return found
 
 

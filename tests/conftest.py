@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401 - its plugin would import it at the very end, among what is being torn down
 import psycopg
 import pytest
 import structlog

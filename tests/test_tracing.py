@@ -1,9 +1,11 @@
 """Tracing: spans of calls, batches and statements joined across the batcher; nothing at all while it is off."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from holdsvc import tracing
-from holdsvc.otel import OpenTelemetry
+from holdsvc.otel import CLOSE_S, OpenTelemetry
 from holdsvc.settings import Settings, SettingsError
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -150,6 +152,18 @@ def test_on_without_its_packages_says_what_to_install(monkeypatch: pytest.Monkey
     tracing.check(Settings.load(tracing="off"))
     with pytest.raises(SettingsError, match=r"pip install 'holdsvc\[otel\]'"):
         tracing.check(Settings.load(tracing="on"))
+
+
+def test_a_collector_that_does_not_answer_keeps_no_worker_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracing.configure(Settings.load(tracing="on"))
+        assert tracing.active is not None
+        with tracing.active.call("/x.Y/Z", {}):
+            pass
+        began = monotonic()
+        tracing.close()
+        assert monotonic() - began < CLOSE_S + 1
 
 
 def test_on_it_exports_as_the_environment_of_opentelemetry_says(monkeypatch: pytest.MonkeyPatch) -> None:

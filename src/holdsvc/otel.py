@@ -6,6 +6,7 @@ OTEL_TRACES_SAMPLER and so on. Spans carry methods, codes, tenants and clients, 
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,6 +22,8 @@ _FUNCTION = re.compile(r"holdsvc\.(\w+)")
 
 SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """Codes that make a span an error, as OpenTelemetry's conventions for gRPC servers have it: a refusal is none."""
+
+CLOSE_S = 2.0
 
 LINKS_MAX = 128
 """OpenTelemetry's own default for a span."""
@@ -134,5 +137,7 @@ class OpenTelemetry:
         return {"trace_id": format_trace_id(found.trace_id), "span_id": format_span_id(found.span_id)}
 
     def close(self) -> None:
-        """Sends what is left."""
-        self._provider.shutdown()
+        """Sends what is left, for a short while: a collector that does not answer keeps no worker from ending."""
+        shutdown = threading.Thread(target=self._provider.shutdown, name="holdsvc traces", daemon=True)
+        shutdown.start()
+        shutdown.join(CLOSE_S)

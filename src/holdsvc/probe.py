@@ -20,7 +20,7 @@ def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool
         request = health_pb2.HealthCheckRequest(service="liveness" if liveness else "")
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(request, timeout=timeout_s)  # type: ignore[attr-defined]
+            answer = stub.Check(request, timeout=timeout_s)
         except grpc.RpcError:
             return "UNREACHABLE"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -48,7 +48,9 @@ class Certificates:
         first = self._take()
         assert first is not None, "another server has these certificates"
         return grpc.dynamic_ssl_server_credentials(
-            first, self._fetch, require_client_authentication=self._authorities is not None
+            first,
+            self._fetch,  # type: ignore[arg-type]  # None is no change: the stubs do not know
+            require_client_authentication=self._authorities is not None,
         )
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:

@@ -97,7 +97,7 @@ class Feed:
             self._wake.set()
 
     def _active(self) -> bool:
-        return any([reader.active for reader in self._readers])
+        return any(reader.active for reader in self._readers)
 
     @property
     def fence(self) -> Position | None:

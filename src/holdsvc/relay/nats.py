@@ -1,4 +1,4 @@
-"""NATS JetStream: a message each event, `Nats-Msg-Id` so that repeats are dropped, dead letters on subjects of their own."""
+"""NATS JetStream: a message each event, its `Nats-Msg-Id` drops repeats, dead letters go to subjects of their own."""
 
 import asyncio
 from collections.abc import Sequence
