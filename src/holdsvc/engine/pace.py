@@ -12,7 +12,10 @@ One slow batch (a first plan, a checkpoint) is no reason to refuse anybody; a fa
 """
 
 DEADLINE_SHARE = 0.5
-"""Of a request's time, how much the wait may take. With 0.8 a hiccup of the machine made 6 % of the accepted calls late."""
+"""Of a request's time, how much the wait may take.
+
+With 0.8 a hiccup of the machine made 6 % of the accepted calls late.
+"""
 
 
 class Pace:
