@@ -170,6 +170,8 @@ class Ledger:
             return self.reservations[earlier], True
         for key in lines:
             self.item(client, key)
+        if request.HasField("duplicate_window"):
+            self._refuse_duplicate(client, request, set(lines))
         short = [(key, units) for key, units in lines.items() if units > self.available(key)]
         if short:
             (sku, pool), units = short[0]
@@ -181,8 +183,6 @@ class Ledger:
                 available=self.available((sku, pool)),
                 short_lines=len(short),
             )
-        if request.HasField("duplicate_window"):
-            self._refuse_duplicate(client, request, set(lines))
         ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else DEFAULT_TTL
         reservation = Reservation(
             reservation_id=reservation_id,
