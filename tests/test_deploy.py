@@ -154,7 +154,7 @@ def test_the_dashboard_is_whole() -> None:
         for target in panel["targets"]:
             assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables, panel["title"]
             assert set(re.findall(r"\bholdsvc:[\w:]+", target["expr"])) <= recorded, panel["title"]
-            assert re.search(r'job="holdsvc"', target["expr"]), panel["title"]
+            assert re.search(r'job=(?:"holdsvc"|~"holdsvc\.\*")', target["expr"]), panel["title"]
     taken = {(x, y) for p in board["panels"] for x in _span(p, "x", "w") for y in _span(p, "y", "h")}
     assert len(taken) == sum(p["gridPos"]["w"] * p["gridPos"]["h"] for p in board["panels"]), "panels overlap"
 

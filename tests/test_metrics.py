@@ -318,6 +318,7 @@ async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> 
             )
 
 
-def test_the_supervisor_has_no_metrics_of_a_worker() -> None:
-    program = "import sys, holdsvc.supervisor, holdsvc.census; sys.exit('holdsvc.metrics' in sys.modules)"
+@pytest.mark.parametrize("modules", ["holdsvc.supervisor, holdsvc.census", "holdsvc.archive, holdsvc.relay.relay"])
+def test_the_supervisor_and_the_relay_have_no_metrics_of_a_worker(modules: str) -> None:
+    program = f"import sys, {modules}; sys.exit('holdsvc.metrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -64,17 +64,6 @@ STREAM_WATCHERS = Gauge(
 FEED_LAG = Gauge(
     "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
 )
-RELAY_LAG = Gauge(
-    "holdsvc_relay_lag_seconds", "How far the relay is behind the event feed.", multiprocess_mode="livemax"
-)
-RELAY_BEHIND = Gauge(
-    "holdsvc_relay_behind_events",
-    "Event ids between the relay's place and the feed's end.",
-    multiprocess_mode="livemax",
-)
-RELAY_EVENTS = Counter("holdsvc_relay_events_total", "Events that the relay's broker has taken.")
-RELAY_DEAD_LETTERS = Counter("holdsvc_relay_dead_letters_total", "Events that the relay's broker has refused for good.")
-
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
 
@@ -138,8 +127,11 @@ class Metrics:
 
 def labels_by_name() -> dict[str, tuple[str, ...]]:
     """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
+    # Not before somebody asks: in a worker the relay's gauges would say that there is one, and that it is in time.
+    from holdsvc.relay import metrics as relay
+
     found: dict[str, tuple[str, ...]] = {}
-    for metric in _declared():
+    for metric in _declared(globals(), vars(relay)):
         name, labels = str(metric._name), tuple(metric._labelnames)  # noqa: SLF001 - the library shows them nowhere else
         if metric._type == "histogram":  # noqa: SLF001
             found.update({f"{name}_{part}": labels for part in ("bucket", "sum", "count")})
@@ -148,9 +140,9 @@ def labels_by_name() -> dict[str, tuple[str, ...]]:
     return found | {family.name: family.labels for family in FAMILIES}
 
 
-def _declared() -> Iterator[Any]:
-    seen = {id(value): value for value in globals().values() if isinstance(value, Counter | Gauge | Histogram)}
-    yield from seen.values()
+def _declared(*modules: dict[str, Any]) -> Iterator[Any]:
+    for names in modules:
+        yield from (value for value in names.values() if isinstance(value, Counter | Gauge | Histogram))
 
 
 # Looking a child up by its labels costs more than counting; there are as many as methods, codes, lanes and reasons.

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
-from holdsvc import metrics
 from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Position
+from holdsvc.relay import metrics
 from holdsvc.relay.broker import Broker, BrokerDown, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
 
@@ -138,8 +138,8 @@ class Relay:
                 self._open = False
                 await self._broker.close()
             raise
-        metrics.RELAY_EVENTS.inc(len(wave) - len(refused))
-        metrics.RELAY_DEAD_LETTERS.inc(len(refused))
+        metrics.EVENTS.inc(len(wave) - len(refused))
+        metrics.DEAD_LETTERS.inc(len(refused))
         for event in refused:
             log.error("relay.refused", id=event.id, tenant=event.tenant, kind=event.kind)
 
@@ -147,8 +147,8 @@ class Relay:
         assert self._position is not None
         lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
         behind = end.last_event_id - self._position.event_id if oldest else 0
-        metrics.RELAY_BEHIND.set(behind)
-        metrics.RELAY_LAG.set(lag_s)
+        metrics.BEHIND.set(behind)
+        metrics.LAG.set(lag_s)
         now = asyncio.get_running_loop().time()
         if now >= self._told + LAG_LOG_S:
             self._told = now
