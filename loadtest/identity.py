@@ -9,6 +9,7 @@ python loadtest/identity.py [--turns 200] [--calls 500] [--in-flight 100]
 import argparse
 import asyncio
 import multiprocessing
+import random
 import select
 import tempfile
 import time
@@ -52,12 +53,17 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     settings = Settings.load(dsn=dsn, listen="127.0.0.1:0", metrics_listen="", auth="off")
     service = Service(settings, dsn)
     await service.start()
-    with_keys = settings.model_copy(update={"auth": "api-key"})
-    second = Server(with_keys, service.engine, service.streams, service._observer)  # noqa: SLF001
-    await second.start()
-    pipe.send((service.port, second.port))
+    # Two more of the same kind, so that they differ in nothing else than the key.
+    servers = [
+        Server(settings.model_copy(update={"auth": auth}), service.engine, service.streams, service._observer)  # noqa: SLF001
+        for auth in ("off", "api-key")
+    ]
+    for server in servers:
+        await server.start()
+    pipe.send([server.port for server in servers])
     await asyncio.to_thread(pipe.recv)
-    await second.stop(1.0)
+    for server in servers:
+        await server.stop(1.0)
     await service.stop()
 
 
@@ -125,8 +131,7 @@ def _report(callers: dict[str, Caller], pid: int, arguments: argparse.Namespace)
     seconds: dict[str, list[float]] = {kind: [] for kind in callers}
     processor: dict[str, list[float]] = {kind: [] for kind in callers}
     for turn in range(WARM_UP_TURNS + arguments.turns):
-        # Whoever goes first finds other caches: they take turns at that too.
-        for kind in sorted(callers, reverse=bool(turn % 2)):
+        for kind in random.sample(sorted(callers), len(callers)):
             used, begun = time.clock_gettime(clock), time.monotonic()
             callers[kind].turn(arguments.calls, arguments.in_flight)
             if turn >= WARM_UP_TURNS:

@@ -276,7 +276,7 @@ async def test_while_make_load_runs_the_page_of_a_fresh_service_moves(tmp_path: 
         load = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "loadtest" / "run.py"),
-            *("--seconds", "2", "--buyers", "20", "--rush", "40"),
+            *("--seconds", "2", "--buyers", "20"),
             env={**environment, "HOLDSVC_LISTEN": f"127.0.0.1:{service.port}"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -26,6 +26,8 @@ class Bench:
     rounds: int
     """Turns of the figures that ratios are made of, interleaved."""
     full: bool
+    generators: int = 1
+    """Processes that make the load; one is enough for two workers."""
     scale: float = 1.0
     """Of the counts that are loaded: 1, or less for a trial."""
 
@@ -76,7 +78,10 @@ class Bench:
     ) -> Outcome:
         """Puts a method under load, all of whose calls must end with this status."""
         worker_s, database_s = running.processor_s(), self.postgres.processor_s()
-        outcome = load.run(running.target(method), messages, **{"seconds": self.seconds, **how})
+        # Calls on numbered reservations are numbered by one generator.
+        generators = 1 if "first_number" in how else self.generators
+        how = {"seconds": self.seconds, "generators": generators, **how}
+        outcome = load.run(running.target(method), messages, **how)
         outcome.worker_us = (running.processor_s() - worker_s) / max(1, outcome.calls) * 1e6
         outcome.database_us = (self.postgres.processor_s() - database_s) / max(1, outcome.calls) * 1e6
         if set(outcome.statuses) != {status}:

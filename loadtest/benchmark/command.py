@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--publish", action="store_true", help="put table and plots into docs/performance.md too")
     parser.add_argument("--seconds", type=float, help="measured time of each load (BENCH_SECONDS)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the figures that ratios are made of")
+    parser.add_argument("--generators", type=int, default=1, help="processes that make the load")
     parser.add_argument("--scale", type=float, default=1.0, help="of the row counts: less than 1 for a trial")
     parser.add_argument("--pg-bin", type=Path, help="folder of another PostgreSQL's programs")
     parser.add_argument("--folder", type=Path, help="where the database is made; default: the temporary folder")
@@ -63,6 +64,7 @@ def main() -> None:
                 arguments.seconds,
                 arguments.rounds,
                 full=arguments.full,
+                generators=arguments.generators,
                 scale=arguments.scale,
             )
             if arguments.profile:

@@ -16,6 +16,11 @@ BARS = (
     ("batch_100_hot", "holdsvc, batches of 100"),
     ("batch_500_hot", "holdsvc, batches of 500"),
 )
+CAPTIONS = {
+    "throughput": "Holds per second of the service and its rivals",
+    "latency": "Latency of Reserve at fixed rates, one and two workers",
+    "size": "The cost of a hold as the tables grow",
+}
 OWN, OTHER, THIRD = "#2b6cb0", "#a0aec0", "#dd6b20"
 
 

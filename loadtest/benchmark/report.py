@@ -41,14 +41,17 @@ def write(results: Results, where: Mapping[str, str], folder: Path, name: str) -
 
 
 def publish(results: Results, where: Mapping[str, str], document: Path) -> None:
-    """Puts the table between the document's two marks, and the plots beside it."""
+    """Puts table and plots between the document's two marks."""
     before, _, rest = document.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
         raise ValueError(f"{document} lacks the marks {BEGIN} and {END}")
-    body = "\n".join(list(_lines(results, where))[1:])
-    document.write_text(f"{before}{BEGIN}\n{body}\n\n{END}{after}")
     pictures = plots.draw(results, where, document.parent, document.stem)
+    # Its heading is the document's own.
+    lines = [*list(_lines(results, where))[1:], ""]
+    for picture in pictures:
+        lines += [f"![{plots.CAPTIONS[picture.stem.rpartition('-')[2]]}]({picture.name})", ""]
+    document.write_text("\n".join([before + BEGIN, *lines, END + after]))
     print("published: " + ", ".join(str(file) for file in [document, *pictures]))
 
 

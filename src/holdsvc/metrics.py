@@ -67,6 +67,13 @@ FEED_LAG = Gauge(
 RELAY_LAG = Gauge(
     "holdsvc_relay_lag_seconds", "How far the relay is behind the event feed.", multiprocess_mode="livemax"
 )
+RELAY_BEHIND = Gauge(
+    "holdsvc_relay_behind_events",
+    "Event ids between the relay's place and the feed's end.",
+    multiprocess_mode="livemax",
+)
+RELAY_EVENTS = Counter("holdsvc_relay_events_total", "Events that the relay's broker has taken.")
+RELAY_DEAD_LETTERS = Counter("holdsvc_relay_dead_letters_total", "Events that the relay's broker has refused for good.")
 
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")

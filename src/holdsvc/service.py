@@ -73,7 +73,7 @@ class Service:
         self.streams.start()
         self._server = Server(self._settings, self.engine, self.streams, self._observer)
         await self._server.start()
-        sweeper = Sweeper(self._settings, self.database, self._observer)
+        sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
         if sweeping:
             self._tasks.append(asyncio.create_task(sweeper.run()))
         await self._check_health()

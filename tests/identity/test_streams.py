@@ -1,4 +1,4 @@
-"""Streams show what their key may see, and end with it."""
+"""Streams show what their key may see, and end with it; more on what feeds show is in tests/streams."""
 
 from typing import Any
 
@@ -66,31 +66,6 @@ async def to_the_end(stream: Any) -> None:
     """Reads all that a stream says."""
     while await stream.read() is not grpc.aio.EOF:
         pass
-
-
-async def test_a_feed_tells_of_its_tenant_only(guarded: Harness) -> None:
-    first = await new_partner(guarded, "partner", tenant="first")
-    second = await new_partner(guarded, "partner", tenant="second")
-    for partner in (first, second):
-        await create(partner, "seat")
-        await reserve(partner, "")
-    await create(first, "only here")
-    for partner in (second, first):
-        await create(partner, MARK)
-    assert await heard(first) == [("seat", ""), ("partner", ""), ("only here", "")]
-    assert await heard(second) == [("seat", ""), ("partner", "")]
-
-
-async def test_a_feed_tells_of_other_clients_reservations_with_read_all_only(guarded: Harness) -> None:
-    owner = await new_partner(guarded, "owner")
-    other = await new_partner(guarded, "other", scopes=["reserve", "events.read"])
-    await create(owner, "seat")
-    await reserve(owner, "")
-    await reserve(other, "")
-    await create(owner, MARK)
-    assert await heard(other) == [("seat", ""), ("other", "")]
-    reader = await new_partner(guarded, "reader", scopes=["events.read", "reservations.read_all"])
-    assert await heard(reader) == [("seat", ""), ("owner", ""), ("other", "")]
 
 
 async def test_a_feed_tells_of_the_keys_pools_only(guarded: Harness) -> None:

@@ -15,7 +15,7 @@ from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as reservations
 from tests.conftest import StartService
 from tests.harness import Harness, Refusal, refused
-from tests.streams.readers import consuming, open_adjustment
+from tests.streams.readers import consuming, open_adjustment, watching
 
 State = reservation_pb2.Reservation.State
 
@@ -220,3 +220,31 @@ async def test_a_draining_service_ends_the_stream_and_another_goes_on_without_a_
     reserved = await other.reserve({"a": 1})
     async with consuming(other, resume_token=consumer.token) as consumer:
         assert (await consumer.take(1))[0].reservation == reserved
+
+
+async def test_a_service_that_starts_while_a_transaction_is_open_serves_its_streams(
+    start_service: StartService,
+) -> None:
+    one = await start_service()
+    await one.create_item("a", 5)
+    await one.create_item("slow", 5)
+    async with open_adjustment(one.owner_dsn, "slow", 1) as transaction:
+        other = await start_service()
+        async with watching(other) as watch, consuming(other, from_oldest=True) as consumer:
+            await other.reserve({"a": 1})
+            await watch.until("a", remaining=4)
+            await transaction.commit()
+            await watch.until("slow", capacity=6)
+            assert names(await consumer.take(4)) == ["ITEM_CREATED", "ITEM_CREATED", "CAPACITY_ADJUSTED", "RESERVED"]
+
+
+async def test_a_stream_that_was_opened_before_the_feed_had_an_end_is_told_when_it_has(
+    start_service: StartService,
+) -> None:
+    one = await start_service()
+    await one.create_item("slow", 5)
+    async with open_adjustment(one.owner_dsn, "slow", 1) as transaction:
+        other = await start_service()
+        async with consuming(other, from_oldest=True) as consumer:
+            await transaction.commit()
+            assert names(await consumer.take(2)) == ["ITEM_CREATED", "CAPACITY_ADJUSTED"]

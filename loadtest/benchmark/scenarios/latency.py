@@ -31,4 +31,3 @@ def run(bench: Bench) -> None:
                 results.add(f"open_{workers}_{share:.0%}_p99", title.replace("p50", "p99"), p99, "ms")
                 series.append((workers, share, most * share, p50, p99))
     results.series["latency"] = series
-    results.compare("unary Reserve, 2 workers ÷ 1", "workers_2", "workers_1", 1.0)

@@ -22,6 +22,9 @@ T = TypeVar("T")
 DEADLINE_TICK_S = 0.25
 """How often calls whose deadline has passed are looked for."""
 
+BUSY_S = 0.5
+"""How long after a caller's change the engine counts as busy."""
+
 CONNECTIONS_KEPT = 3
 """Connections of the pool that reads never take."""
 
@@ -45,6 +48,7 @@ class Engine:
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._last_change = -BUSY_S
         self._changed: Callable[[], None] = lambda: None
         self._turned_away = 0
         # Reads leave connections for changes and for the health check.
@@ -103,6 +107,10 @@ class Engine:
             depths[kind] += lane.depth
         return depths
 
+    def busy(self) -> bool:
+        """Whether callers make changes: background work gives way then."""
+        return asyncio.get_running_loop().time() - self._last_change < BUSY_S
+
     async def submit(self, kind: str, requests: Sequence[Request], deadline: float) -> list[Any]:
         """Runs requests of one tenant through their lane and returns what came of each; refusals stand among them.
 
@@ -110,6 +118,7 @@ class Engine:
         DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
         """
         self._admit()
+        self._last_change = asyncio.get_running_loop().time()
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:

@@ -143,6 +143,7 @@ class EventHub:
             self._end = end.fence
             for log in self._logs.values():
                 log.begin(self._end)
+            self._pulse()
             return
         for _ in range(CHUNKS_MAX):
             if self._end.event_id >= end.fence.event_id:

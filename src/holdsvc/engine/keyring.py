@@ -62,7 +62,7 @@ def make_key() -> NewKey:
 
 
 def hash_of(secret: str) -> bytes:
-    """What is stored of a key, and what it is known by in memory: a look there by a hash tells nothing by its time."""
+    """What is stored of a key."""
     return sha256(secret.encode()).digest()
 
 
@@ -89,9 +89,11 @@ class Keyring:
     def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
         self._engine = engine
         self._clock = clock
-        self._good: OrderedDict[bytes, _Known] = OrderedDict()
-        self._bad: OrderedDict[bytes, float] = OrderedDict()
-        self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        # By the key itself, as the call brought it: a hash of each call's would cost more than all the rest here. The
+        # look-up compares in constant time; a dict's compares whole keys only where their seeded hashes are the same.
+        self._good: OrderedDict[str, _Known] = OrderedDict()
+        self._bad: OrderedDict[str, float] = OrderedDict()
+        self._looking: dict[str, asyncio.Task[Caller | None]] = {}
         self._strangers = asyncio.Semaphore(STRANGERS_MAX)
         self._strangers_waiting = 0
 
@@ -101,22 +103,21 @@ class Keyring:
         `deadline` is on the loop's clock. Raises DATABASE_UNAVAILABLE and OVERLOADED when the database must be asked
         and cannot be.
         """
-        digest = hash_of(secret)
-        known = self._good.get(digest)
+        known = self._good.get(secret)
         now = self._clock()
         if known is not None and now < known.ends and now < known.asked + TRUST_S:
             if now >= known.asked + REFRESH_S:
-                self._look_up(secret, digest)
+                self._look_up(secret)
             return known.caller
         caller = None
-        if _KEY.fullmatch(secret) and self._bad.get(digest, -math.inf) <= now:
-            caller = await self._wait(secret, digest, deadline)
+        if _KEY.fullmatch(secret) and self._bad.get(secret, -math.inf) <= now:
+            caller = await self._wait(secret, deadline)
         if caller is None:
             raise errors.invalid_key()
         return caller
 
-    async def _wait(self, secret: str, digest: bytes, deadline: float) -> Caller | None:
-        look_up = self._look_up(secret, digest)
+    async def _wait(self, secret: str, deadline: float) -> Caller | None:
+        look_up = self._look_up(secret)
         # Not awaited itself: a call that is cancelled must not take the look-up from the others.
         await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not look_up.done():
@@ -126,54 +127,55 @@ class Keyring:
             raise errors.shutting_down()
         return look_up.result()
 
-    def _look_up(self, secret: str, digest: bytes) -> asyncio.Task[Caller | None]:
+    def _look_up(self, secret: str) -> asyncio.Task[Caller | None]:
         """Starts asking the database, or joins who is asking already."""
-        task = self._looking.get(digest)
+        task = self._looking.get(secret)
         if task is None:
-            task = asyncio.ensure_future(self._ask(secret, digest))
-            self._looking[digest] = task
-            task.add_done_callback(lambda done: self._looked_up(digest, done))
+            task = asyncio.ensure_future(self._ask(secret))
+            self._looking[secret] = task
+            task.add_done_callback(lambda done: self._looked_up(secret, done))
         return task
 
-    def _looked_up(self, digest: bytes, task: asyncio.Task[Caller | None]) -> None:
-        del self._looking[digest]
+    def _looked_up(self, secret: str, task: asyncio.Task[Caller | None]) -> None:
+        del self._looking[secret]
         if not task.cancelled():
             # Also where no call waits: an error that nobody asks for would be written to the log.
             task.exception()
 
-    async def _ask(self, secret: str, digest: bytes) -> Caller | None:
+    async def _ask(self, secret: str) -> Caller | None:
         key_id = key_id_of(secret)
-        if digest in self._good:
-            return await self._find(key_id, digest)
+        if secret in self._good:
+            return await self._find(key_id, secret)
         if self._strangers_waiting >= STRANGERS_WAITING_MAX:
             raise errors.overloaded()
         self._strangers_waiting += 1
         try:
             async with self._strangers:
-                return await self._find(key_id, digest)
+                return await self._find(key_id, secret)
         finally:
             self._strangers_waiting -= 1
 
-    async def _find(self, key_id: str, digest: bytes) -> Caller | None:
+    async def _find(self, key_id: str, secret: str) -> Caller | None:
+        digest = hash_of(secret)
         asked = self._clock()
         deadline = asyncio.get_running_loop().time() + LOOK_UP_S
         found = await self._engine.read(lambda connection: keys.find(connection, key_id), deadline)
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:
-            self._good.pop(digest, None)
-            _remember(self._bad, digest, self._clock() + BAD_S)
+            self._good.pop(secret, None)
+            _remember(self._bad, secret, self._clock() + BAD_S)
             return None
         caller = Caller(found.tenant, found.client, key_id, frozenset(found.scopes), frozenset(found.pools))
-        known = self._good.get(digest)
+        known = self._good.get(secret)
         if known is not None and known.caller == caller:
             caller = known.caller
-        _remember(self._good, digest, _Known(caller, asked, asked + found.lives_s))
+        _remember(self._good, secret, _Known(caller, asked, asked + found.lives_s))
         return caller
 
 
-def _remember(cache: OrderedDict[bytes, V], digest: bytes, value: V) -> None:
-    cache[digest] = value
-    cache.move_to_end(digest)
+def _remember(cache: OrderedDict[str, V], secret: str, value: V) -> None:
+    cache[secret] = value
+    cache.move_to_end(secret)
     if len(cache) > CACHE_MAX:
         cache.popitem(last=False)

@@ -5,6 +5,7 @@ Safe in any number of processes and replicas at once: the sweep skips what anoth
 
 import asyncio
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -17,6 +18,12 @@ from holdsvc.settings import Settings
 log = structlog.get_logger(__name__)
 
 UPKEEP_INTERVAL_S = 600.0
+
+BUSY_BATCH_MAX = 100
+"""Holds that a sweep releases at once while callers make changes: a hot item is locked for as long as that takes."""
+
+BUSY_PAUSE = 2.0
+"""The pause after such a batch, as a multiple of the time that it took: callers have the rest of the database."""
 
 
 class SweepObserver(Protocol):
@@ -32,18 +39,27 @@ class SweepObserver(Protocol):
 class Sweeper:
     """Sweeps every `sweep_interval`, for the first time at once, and looks after the tables every ten minutes."""
 
-    def __init__(self, settings: Settings, database: Database, observer: SweepObserver) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        observer: SweepObserver,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._observer = observer
+        self._busy = busy
 
     async def run(self) -> None:
         """Runs until it is cancelled; a failure is logged and counted, never the end."""
         await asyncio.gather(self._sweep_forever(), self._upkeep_forever())
 
     async def _sweep_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             more = False
+            began = loop.time()
             try:
                 more = await self.sweep_once()
             except (NothingRan, Unknown, Conflict) as error:
@@ -58,11 +74,14 @@ class Sweeper:
                 log.exception("reservation.cleanup_failed")
             if not more:
                 await asyncio.sleep(self._settings.sweep_interval.total_seconds())
+            elif self._busy():
+                await asyncio.sleep(BUSY_PAUSE * (loop.time() - began))
 
     async def sweep_once(self) -> bool:
-        """Releases one batch; tells whether more is left that this sweep could have taken."""
+        """Releases one batch, a small one while callers are busy; tells whether more is left to take."""
+        size = min(self._settings.sweep_batch, BUSY_BATCH_MAX) if self._busy() else self._settings.sweep_batch
         async with self._database.connection() as connection:
-            released = await upkeep.release_expired(connection, None, self._settings.sweep_batch)
+            released = await upkeep.release_expired(connection, None, size)
         self._observer.swept(released.expired_count, released.released_quantity)
         if released.expired_count:
             log.info(

@@ -10,14 +10,13 @@ from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
 import structlog
-from prometheus_client import Counter, Gauge
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
+from holdsvc import metrics
 from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Position
-from holdsvc.metrics import RELAY_LAG
 from holdsvc.relay.broker import Broker, BrokerDown, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
 
@@ -25,10 +24,6 @@ log = structlog.get_logger(__name__)
 
 BATCH_MAX = 200
 LAG_LOG_S = 10.0
-
-PUBLISHED = Counter("holdsvc_relay_events_total", "Events that the broker has taken.")
-REFUSED = Counter("holdsvc_relay_dead_letters_total", "Events that the broker has refused for good.")
-BEHIND = Gauge("holdsvc_relay_behind_events", "Event ids between the relay's place and the last one drawn.")
 
 
 class RelayError(Exception):
@@ -143,8 +138,8 @@ class Relay:
                 self._open = False
                 await self._broker.close()
             raise
-        PUBLISHED.inc(len(wave) - len(refused))
-        REFUSED.inc(len(refused))
+        metrics.RELAY_EVENTS.inc(len(wave) - len(refused))
+        metrics.RELAY_DEAD_LETTERS.inc(len(refused))
         for event in refused:
             log.error("relay.refused", id=event.id, tenant=event.tenant, kind=event.kind)
 
@@ -152,8 +147,8 @@ class Relay:
         assert self._position is not None
         lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
         behind = end.last_event_id - self._position.event_id if oldest else 0
-        BEHIND.set(behind)
-        RELAY_LAG.set(lag_s)
+        metrics.RELAY_BEHIND.set(behind)
+        metrics.RELAY_LAG.set(lag_s)
         now = asyncio.get_running_loop().time()
         if now >= self._told + LAG_LOG_S:
             self._told = now

@@ -1,13 +1,14 @@
 -- Step "apply" of what ends a hold: moves the units of the lines of these reservations, whose rows and items the caller
 -- has locked, from held to confirmed (confirmed_quantity of the line) and to remaining (the rest). The lines leave the
--- index of held lines.
+-- index of held lines. Returns the units that were held.
 
 -- migrate:up
-CREATE FUNCTION holdsvc.settle_held(_tenant text, _reservation_id uuid[], _now timestamptz) RETURNS void
+CREATE FUNCTION holdsvc.settle_held(_tenant text, _reservation_id uuid[], _now timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 DECLARE
   _items bigint;
   _settled bigint;
+  _quantity bigint;
 BEGIN
   WITH settled AS (
     -- By place: the planner would else read every held line there is, by their index, and filter.
@@ -35,10 +36,12 @@ BEGIN
     WHERE i.ctid = k.place AND i.held >= m.quantity
     RETURNING 1
   )
-  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _settled;
+  SELECT count(*), coalesce(sum(m.quantity), 0), (SELECT count(*) FROM updated) INTO _items, _quantity, _settled
+  FROM moved m;
   IF _items <> _settled THEN
     RAISE 'held units do not cover the lines: % of % items', _settled, _items;
   END IF;
+  RETURN _quantity;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION holdsvc.settle_held FROM PUBLIC;

@@ -10,12 +10,7 @@ DECLARE
 BEGIN
   PERFORM lock_items_of(_tenant, _reservation_id);
   _now := wall_clock();
-  SELECT coalesce(sum(l.quantity), 0) INTO _released
-  FROM unnest(_reservation_id) x (id)
-  CROSS JOIN LATERAL (
-    SELECT w.quantity FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-  ) l;
-  PERFORM settle_held(_tenant, _reservation_id, _now);
+  _released := settle_held(_tenant, _reservation_id, _now);
   UPDATE reservation v SET state = 4, revision = v.revision + 1
   FROM unnest(_reservation_id) x (id)
   CROSS JOIN LATERAL (
