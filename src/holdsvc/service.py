@@ -12,6 +12,7 @@ from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
+from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.streams import Encoding, Streams
 from holdsvc.engine.sweeper import Sweeper
@@ -116,9 +117,7 @@ class Service:
         assert self._server is not None
         log.info("draining")
         await self._server.announce_stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         # Streams would last for ever: they end first, and their clients go on elsewhere.
         await self.streams.close()
         end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import structlog
 
 from holdsvc import errors
+from holdsvc.engine import tasks
 from holdsvc.engine.batcher import Lane, LaneKind, Observer
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.ledger import items, reservations, upkeep
@@ -219,9 +220,7 @@ class Engine:
     async def close(self) -> None:
         """Ends the background work."""
         self._closing = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
 
 
 async def _retried(work: Callable[[], Awaitable[T]]) -> T:

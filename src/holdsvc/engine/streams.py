@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holdsvc import errors
+from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.event_log import EventHub
 from holdsvc.engine.feed import Feed, FeedObserver
@@ -65,6 +66,4 @@ class Streams:
         """Ends every stream with SHUTTING_DOWN and stops following."""
         self.watch.close()
         self.events.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
+from holdsvc.engine import tasks
 from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
@@ -78,8 +79,7 @@ class Relay:
         try:
             await self._stopped.wait()
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await tasks.end([following])
             await self._broker.close()
         if self._failure is not None:
             raise self._failure
