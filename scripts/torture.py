@@ -33,7 +33,7 @@ def main() -> int:
     while number == 0 or time.monotonic() < end:
         number += 1
         seed = random.SystemRandom().randrange(2**32)
-        command = [sys.executable, "-m", "pytest", "-q", "-x", f"--hypothesis-seed={seed}", *TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout=1800", f"--hypothesis-seed={seed}", *TESTS]
         print(f"round {number}, seed {seed}", flush=True)
         start = time.monotonic()
         code = subprocess.run(command, env=environment, check=False).returncode

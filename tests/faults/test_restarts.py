@@ -122,19 +122,21 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
 async def test_a_restart_of_the_only_service_fails_no_call(tmp_path: Path, database_dsn: str) -> None:
     service = Serving(tmp_path, dsn=database_dsn, workers=2)
     service.start()
-    async with AsyncClient(service.address, timeout_s=20) as client:
-        item = item_pb2.Item(sku="seat", capacity=1_000_000)
-        await client.inventory.CreateItem(ipb.CreateItemRequest(item=item))
+    try:
+        async with AsyncClient(service.address, timeout_s=20) as client:
+            item = item_pb2.Item(sku="seat", capacity=1_000_000)
+            await client.inventory.CreateItem(ipb.CreateItemRequest(item=item))
 
-        async def work() -> None:
-            await client.reserve({"seat": 1})
+            async def work() -> None:
+                await client.reserve({"seat": 1})
 
-        async with calling(work) as seen:
-            await progress(seen, 50)
-            await asyncio.to_thread(service.terminate)
-            await asyncio.to_thread(service.start)
-            await progress(seen, 50)
-    [[held]] = sql_of(database_dsn)("SELECT held FROM holdsvc.item WHERE sku = 'seat'")
-    assert held == seen["calls"]
-    with suppress(Exception):
-        service.terminate()
+            async with calling(work) as seen:
+                await progress(seen, 50)
+                await asyncio.to_thread(service.terminate)
+                await asyncio.to_thread(service.start)
+                await progress(seen, 50)
+        [[held]] = sql_of(database_dsn)("SELECT held FROM holdsvc.item WHERE sku = 'seat'")
+        assert held == seen["calls"]
+    finally:
+        with suppress(Exception):
+            service.terminate()
