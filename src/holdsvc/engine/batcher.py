@@ -1,7 +1,7 @@
 """Batches: what callers send while the last batch commits becomes the next one.
 
-No timer: a call that finds the lane idle runs at once, alone; under load a batch takes all that waits, up to a cap, and
-pays one lock and one commit for it. The database is never touched from a caller's own task: a cancel would land inside
+A call that finds the lane idle runs at once, alone; under load a batch takes all that waits, up to a cap, and pays one
+lock and one commit for it. The database is never touched from a caller's own task: a cancel would land inside
 the commit. A lane is one kind of change of one tenant; its batches run one after another.
 """
 
@@ -25,6 +25,13 @@ log = structlog.get_logger(__name__)
 
 CONFLICT_ATTEMPTS = 8
 """Tries of a batch that the database undid for the sake of another (deadlock, serialization)."""
+
+BREATH_S = 0.0006
+BREATH_MAX_S = 0.005
+"""Time between the starts of two batches, for each request of the first, where calls share batches. The database is
+quicker than this process at reading calls: without it batches stay small, and each costs both as much as a large
+one. At 100 calls in flight, 2 cores: none 2,211 to 2,670 calls a second, 5 ms 3,217 to 3,274, at three quarters of the
+processor time. A call that finds the lane idle runs at once all the same."""
 
 SWEEP_PAUSE_S = 0.05
 """Pause after a sweep on demand that failed."""
@@ -127,6 +134,8 @@ class Lane:
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
         self._outcomes: dict[str, int] = {}
+        self._size, self._started = 0, 0.0
+        """The last batch: its requests, and when it began."""
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -179,7 +188,7 @@ class Lane:
 
     async def _drain(self) -> None:
         try:
-            while batch := self._collect():
+            while batch := await self._next():
                 try:
                     await self._run(batch)
                 except Exception as error:
@@ -189,6 +198,14 @@ class Lane:
         finally:
             self._task = None
             self._tell_outcomes()
+
+    async def _next(self) -> list[Entry]:
+        """The next batch, a breath after one that several calls shared."""
+        if self._size > 1:
+            rest_s = self._started + min(BREATH_MAX_S, BREATH_S * self._size) - self._loop.time()
+            if rest_s > 0:
+                await asyncio.sleep(rest_s)
+        return self._collect()
 
     def _collect(self) -> list[Entry]:
         """Takes the next batch. Calls that nobody waits for any more, or whose deadline has passed, are dropped."""
@@ -227,6 +244,7 @@ class Lane:
             with tracing.active.batch(self._kind.name, _places(batch)):
                 await self._attempt(batch)
         ended = self._loop.time()
+        self._size, self._started = len(batch), started
         self._pace.ran(ended - started)
         self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, ended - started)
         self._tell_outcomes()
