@@ -110,8 +110,17 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
         other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
         lines = [item_pb2.ItemQuantity(sku="seat", quantity=1)]
         request = pb.ReserveRequest(lines=lines)
-        calls = [asyncio.ensure_future(service.reservations.Reserve(request, timeout=20)) for _ in range(20)]
+
+        def call() -> asyncio.Future[Any]:
+            return asyncio.ensure_future(service.reservations.Reserve(request, timeout=20))
+
+        calls = [call()]
         await blocked.until_blocked(ledger_dsn)
+        # What stands in the queue has been accepted; what was only sent may yet be refused.
+        calls += [call() for _ in range(19)]
+        async with asyncio.timeout(20):
+            while service.service.engine.queue_depths()["reserve"] < 19:
+                await asyncio.sleep(0.005)
         stopping = asyncio.create_task(service.service.stop())
         await asyncio.sleep(0)
         other.rollback()
