@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +118,7 @@ def shown(values_ms: list[float]) -> str:
 
 
 @pytest.fixture
-def refusals_ms(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def refusals_ms(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the service itself took for each OVERLOADED, from the call's begin to its status."""
     taken: list[float] = []
     handled = services._Calls.handled
@@ -129,7 +129,7 @@ def refusals_ms(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         handled(self, method, call, request, code, reason, seconds)
 
     monkeypatch.setattr(services._Calls, "handled", noted)
-    yield taken
+    return taken
 
 
 async def prepare(start_service: StartService, ledger_dsn: str, batch_s: float) -> Harness:
