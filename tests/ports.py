@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 LOWEST = 10_000
+_dice = random.SystemRandom()  # tests seed the common one
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -16,7 +17,7 @@ def free_port() -> int:
     first = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32768
     while True:
         # 0: where the system gives out all of them, any is as good.
-        port = random.randrange(LOWEST, first) if first > 2 * LOWEST else 0
+        port = _dice.randrange(LOWEST, first) if first > 2 * LOWEST else 0
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
