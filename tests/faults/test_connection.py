@@ -1,6 +1,7 @@
 """The way to the database breaks around a commit, or goes silent without being closed."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -147,11 +148,14 @@ async def test_with_a_frozen_database_every_call_ends_by_its_deadline_and_health
 async def test_connections_that_stay_silent_are_given_up_and_replaced(
     proxy: Proxy, start_service: StartService
 ) -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     service = await start_service(dsn=proxy.dsn, statement_timeout="1s", lock_timeout="1s", pool_timeout="1s")
     await service.create_item("seat", 50)
     proxy.freeze()
     await asyncio.gather(
-        *(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20))
+        *(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20)),
+        *(timed(service.inventory.GetItem(ipb.GetItemRequest(sku="seat"), timeout=0.5)) for n in range(20)),
     )
     proxy.heal_for_new_connections()
     start = time.monotonic()
@@ -161,6 +165,8 @@ async def test_connections_that_stay_silent_are_given_up_and_replaced(
     print(f"recovered {time.monotonic() - start:.1f} s after the network did")  # noqa: T201
     assert time.monotonic() - start < 60
     await service.verify()
+    gc.collect()
+    assert not lost, "what ended after its caller had gone was not asked how"
 
 
 async def test_backends_ended_by_the_database_under_load_lose_nothing(

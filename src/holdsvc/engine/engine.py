@@ -88,8 +88,14 @@ class Engine:
     def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Asked for, so that nobody calls it lost: its caller may have gone at the deadline.
+            task.exception()
 
     async def _watch_deadlines(self) -> None:
         while True:
