@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from opentelemetry import context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,6 +27,14 @@ RESERVE = "inventoryhold.v1.ReservationService/Reserve"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 UNSAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
+
+
+@pytest.fixture(autouse=True)
+def own_context() -> Iterator[None]:
+    """What a test that is no coroutine attaches goes with it: a later one's health checks would be of its trace."""
+    token = context.attach(context.get_current())
+    yield
+    context.detach(token)
 
 
 @pytest.fixture

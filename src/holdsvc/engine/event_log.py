@@ -113,6 +113,7 @@ class EventHub:
         self._end: Position | None = None
         self._moved = asyncio.Event()
         self._epochs = 0
+        self._looked = False
         self._closing = False
         feed_.add(self)
 
@@ -129,10 +130,12 @@ class EventHub:
         return sum(log.streams for log in self._logs.values())
 
     def restart(self) -> None:
-        """Another history: streams of the one before end."""
+        """Another history: streams of the one before end. The first ends none: it is that of all there are."""
+        if self._looked:
+            self._epochs += 1
+            self._logs.clear()
+        self._looked = True
         self._end = None
-        self._epochs += 1
-        self._logs.clear()
         self._pulse()
 
     async def step(self, connection: Connection, end: End) -> None:
