@@ -1,6 +1,7 @@
 """From plain values to messages."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,8 +21,14 @@ _SECOND = timedelta(seconds=1)
 
 def set_time(timestamp: Timestamp, time: datetime) -> None:
     """Sets a timestamp, to the microsecond."""
-    timestamp.seconds, rest = divmod(time - _EPOCH, _SECOND)
-    timestamp.nanos = rest.microseconds * 1000
+    timestamp.CopyFrom(_timestamp(time))
+
+
+# The holds of a batch share the time of its judgement and, where they last as long as each other, the time of their end.
+@lru_cache(maxsize=256)
+def _timestamp(time: datetime) -> Timestamp:
+    seconds, rest = divmod(time - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) -> None:
