@@ -71,7 +71,8 @@ class ReservationServicer:
                 added.error.CopyFrom(status(as_hold_error(result, call.method)))
             else:
                 convert.set_reservation(added.reservation, result.reservation)
-                added.replayed = result.replayed
+                if result.replayed:
+                    added.replayed = True
         return response
 
     async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 def texts(values: Iterable[str | None]) -> str:
     """An array of text, quoted and escaped; None is NULL."""
-    values = list(values)
+    values = tuple(values)
     if None not in values:
         # Three operations in C for the whole array, where no value holds a character that must be escaped.
         text = '","'.join(values)  # type: ignore[arg-type]

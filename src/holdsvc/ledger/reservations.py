@@ -53,18 +53,18 @@ _FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
 class _Flat:
     """The lines of a batch as flat columns, and its items, each once."""
 
-    __slots__ = ("item", "item_quantity", "items", "lines", "number", "request")
+    __slots__ = ("item", "item_quantity", "items", "number", "pool", "quantity", "request", "sku")
 
     def __init__(self, requests: Sequence[Reserve]) -> None:
-        self.lines = [line for request in requests for line in request.lines]
         self.request = [number for number, request in enumerate(requests, 1) for _ in request.lines]
         self.number = [number for request in requests for number in range(1, len(request.lines) + 1)]
-        keys = [(line.sku, line.pool) for line in self.lines]
+        self.sku, self.pool, self.quantity, _, _ = zip(*[line for r in requests for line in r.lines], strict=True)
+        keys = list(zip(self.sku, self.pool, strict=True))
         self.items = {key: number for number, key in enumerate(dict.fromkeys(keys), 1)}
         self.item = [self.items[key] for key in keys]
         self.item_quantity = [0] * len(self.items)
-        for item, line in zip(self.item, self.lines, strict=True):
-            self.item_quantity[item - 1] += line.quantity
+        for item, quantity in zip(self.item, self.quantity, strict=True):
+            self.item_quantity[item - 1] += quantity
 
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
@@ -84,9 +84,9 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             arrays.plain(flat.request),
             arrays.plain(flat.number),
             arrays.plain(flat.item),
-            arrays.texts([line.sku for line in flat.lines]),
-            arrays.texts([line.pool for line in flat.lines]),
-            arrays.plain([line.quantity for line in flat.lines]),
+            arrays.texts(flat.sku),
+            arrays.texts(flat.pool),
+            arrays.plain(flat.quantity),
             arrays.texts([sku for sku, _ in flat.items]),
             arrays.texts([pool for _, pool in flat.items]),
             arrays.plain(flat.item_quantity),
@@ -96,10 +96,10 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     judge_time, outcomes, other_ids, short_lines, short_available = row
     short: dict[int, list[ShortLine]] = {}
     for index, available in zip(short_lines, short_available, strict=True):
-        line = flat.lines[index - 1]
+        at = index - 1
         missing = available is None
-        short.setdefault(flat.request[index - 1], []).append(
-            ShortLine(line.sku, line.pool, line.quantity, _MISSING if missing else available)
+        short.setdefault(flat.request[at], []).append(
+            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _MISSING if missing else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     expire_time = {ttl_us: judge_time + timedelta(microseconds=ttl_us) for ttl_us in {r.ttl_us for r in requests}}
