@@ -37,15 +37,15 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     message.client = r.client
     message.state = int(r.state)  # type: ignore[assignment]
     message.revision = r.revision
-    for line in r.lines:
-        added = message.lines.add()
-        added.sku = line.sku
-        if line.pool:
-            added.pool = line.pool
-        added.quantity = line.quantity
-        if line.confirmed_quantity:
-            added.confirmed_quantity = line.confirmed_quantity
-            added.refunded_quantity = line.refunded_quantity
+    for sku, pool, quantity, confirmed_quantity, refunded_quantity in r.lines:
+        line = message.lines.add()
+        line.sku = sku
+        if pool:
+            line.pool = pool
+        line.quantity = quantity
+        if confirmed_quantity:
+            line.confirmed_quantity = confirmed_quantity
+            line.refunded_quantity = refunded_quantity
     set_time(message.create_time, r.create_time)
     set_time(message.expire_time, r.expire_time)
     if r.holder:
