@@ -24,7 +24,7 @@ def set_time(timestamp: Timestamp, time: datetime) -> None:
     timestamp.CopyFrom(_timestamp(time))
 
 
-# The holds of a batch share the time of its judgement and, where they last as long as each other, the time of their end.
+# The holds of a batch share the time of its judgement and, where they last equally long, the time of their end.
 @lru_cache(maxsize=256)
 def _timestamp(time: datetime) -> Timestamp:
     seconds, rest = divmod(time - _EPOCH, _SECOND)

@@ -49,7 +49,8 @@ class ReservationServicer:
         bad = validation.check_entries(request, "requests")
         results: list[Any] = [None] * len(request.requests)
         changes, places = [], []
-        for index, (entry, id_) in enumerate(zip(request.requests, self._engine.new_id.many(len(results)), strict=True)):
+        ids = self._engine.new_id.many(len(results))
+        for index, (entry, id_) in enumerate(zip(request.requests, ids, strict=True)):
             ttl_us, ttl_violation = self._ttl.read(entry)
             window_violation = _duplicate_window_rule(entry)
             try:
