@@ -9,34 +9,17 @@ CREATE FUNCTION holdsvc.claim_requests(
   _now timestamptz
 ) RETURNS boolean
 LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
-DECLARE
-  _wanted bigint := 0;
-  _claimed bigint;
 BEGIN
-  FOR _i IN 1 .. cardinality(_request_key) LOOP
-    IF _request_key[_i] IS NOT NULL AND _outcome[_i] IS NULL THEN
-      _wanted := _wanted + 1;
-    END IF;
-  END LOOP;
-  IF _wanted = 0 THEN
-    RETURN true;
-  END IF;
   INSERT INTO request (tenant, request_key, rpc, fingerprint, reservation_id, create_time)
-  SELECT _tenant, x.request_key, _rpc, x.fingerprint, x.reservation_id, _now
-  FROM unnest(_request_key, _fingerprint, _reservation_id, _outcome)
-    x (request_key, fingerprint, reservation_id, outcome)
-  WHERE x.request_key IS NOT NULL AND x.outcome IS NULL
-  ORDER BY x.request_key
-  ON CONFLICT DO NOTHING;
-  GET DIAGNOSTICS _claimed = ROW_COUNT;
-  IF _claimed = _wanted THEN
-    RETURN true;
-  END IF;
-  -- Ours are those that this transaction wrote.
-  DELETE FROM request r USING unnest(_request_key, _outcome) x (request_key, outcome)
-  WHERE r.request_key = x.request_key AND r.tenant = _tenant AND x.outcome IS NULL
-    AND r.xmin = pg_current_xact_id()::xid;
-  RETURN false;
+  SELECT _tenant, _request_key[i], _rpc, _fingerprint[i], _reservation_id[i], _now
+  FROM generate_series(1, cardinality(_request_key)) i
+  WHERE _request_key[i] IS NOT NULL AND _outcome[i] IS NULL
+  ORDER BY _request_key[i];
+  RETURN true;
+EXCEPTION
+  -- ON CONFLICT would write every row twice, tentatively and for good.
+  WHEN unique_violation THEN
+    RETURN false;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION holdsvc.claim_requests FROM PUBLIC;
