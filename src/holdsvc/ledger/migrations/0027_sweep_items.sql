@@ -17,7 +17,8 @@ BEGIN
   FROM unnest(_sku, _pool) x (sku, pool)
   CROSS JOIN LATERAL (
     SELECT w.reservation_id FROM reservation_line w
-    WHERE w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant AND w.expire_time <= _now
+    WHERE hashtextextended(w.sku, hashtext(w.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
+      AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant AND w.expire_time <= _now
     ORDER BY w.expire_time
     LIMIT _max_count
   ) l;
