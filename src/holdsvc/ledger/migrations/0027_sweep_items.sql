@@ -30,7 +30,7 @@ BEGIN
     FOR NO KEY UPDATE
   ) v;
   IF _id IS NOT NULL THEN
-    PERFORM expire_locked(_tenant, _id);
+    PERFORM return_held(_tenant, 4::smallint, _id, '{}', '{}', '{}', '{}', NULL);
   END IF;
   RETURN coalesce(cardinality(_id), 0);
 END
