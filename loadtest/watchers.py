@@ -38,6 +38,8 @@ from inventoryhold.v1 import reservation_service_pb2 as reservations
 SKU = "hot"
 CONNECTIONS = 20
 SAMPLE_S = 0.03
+"""Between two changes whose time is known, for the delay to the watchers."""
+
 WATCH = "/inventoryhold.v1.InventoryService/WatchInventory"
 RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 
@@ -102,17 +104,17 @@ class Phase:
     generator_share: float
 
 
-def reserve(address: str, worker: int, seconds: float, in_flight: int, rate: float = 0.0) -> Phase:
+def reserve(address: str, pids: list[int], seconds: float, in_flight: int, rate: float = 0.0) -> Phase:
     """Reserves one unit again and again, as fast as it goes or `rate` times a second."""
     host, _, port = address.rpartition(":")
     request = reservations.ReserveRequest(lines=[item_pb2.ItemQuantity(sku=SKU, quantity=1)]).SerializeToString()
-    before, began = family_s(worker), time.monotonic()
+    before, began = sum(map(family_s, pids)), time.monotonic()
     outcome = load.run(
         load.Target(host, int(port), RESERVE, {}), [request], seconds=seconds, in_flight=in_flight, rate=rate
     )
     if outcome.ok != outcome.calls:
         raise SystemExit(f"calls failed: {outcome.statuses}")
-    cores = (family_s(worker) - before) / (time.monotonic() - began)
+    cores = (sum(map(family_s, pids)) - before) / (time.monotonic() - began)
     return Phase(outcome.per_second, cores, outcome.generator_share)
 
 
@@ -192,56 +194,59 @@ def delays(heard: listener.Heard, change_times: list[float]) -> list[float]:
     return sorted(found)
 
 
+def count_between(heard: listener.Heard, start: float, end: float) -> int:
+    """Messages that came within a time."""
+    return sum(start <= when <= end for messages in heard for when, _ in messages)
+
+
 def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str, Any]:
     """Runs the phases and returns the figures."""
-    worker = workers(supervisor)[0]
+    pids = workers(supervisor)
     with grpc.insecure_channel(address) as channel:
         stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
         stub.CreateItem(inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=SKU, capacity=10**12)))
 
         def run(seconds: float, rate: float = 0.0) -> Phase:
-            return reserve(address, worker, seconds, args.in_flight, rate)
+            return reserve(address, pids, seconds, args.in_flight, rate)
 
         run(args.seconds / 2)  # warm up
         before = run(args.seconds)
         rss_before = worker_rss_mb(supervisor)
         with watchers(address, args.watchers) as pipe:
             tell(pipe)
-            started = time.time()
             full = run(args.seconds)
             ended = time.time()
             rss_after = worker_rss_mb(supervisor)
             time.sleep(3)
-            heard, listened_s = tell(pipe)
+            heard, _ = tell(pipe)
             final = stub.GetItem(inventory_service_pb2.GetItemRequest(sku=SKU)).item
             settled = sum(bool(messages) and states(messages[-1][1]) == [final] for messages in heard)
-            messages = sum(started <= when <= ended for found in heard for when, _ in found)
-            tell(pipe)
+            messages = count_between(heard, ended - args.seconds, ended)
+            _, listened_before_s = tell(pipe)
             with Samples(address) as samples:
                 half = run(args.seconds, full.per_second / 2)
+            ended = time.time()
             time.sleep(2)
             heard, listened_s = tell(pipe)
-            half_messages = sum(map(len, heard))
+            half_messages = count_between(heard, ended - args.seconds, ended)
             late = delays(heard, samples.change_times)
         after = run(args.seconds)
     without = (before.per_second + after.per_second) / 2
+    phases = {"without": before, "full": full, "half": half}
     return {
         "watchers": args.watchers,
         "reserve_per_second_without": [round(before.per_second), round(after.per_second)],
         "reserve_per_second_with": round(full.per_second),
         "throughput_ratio": round(full.per_second / without, 3),
-        "messages_per_second_at_full_load": round(messages / (ended - started)),
+        "messages_per_second_at_full_load": round(messages / args.seconds),
         "watchers_on_final_state": settled,
         "rss_growth_mb": round(rss_after - rss_before, 1),
         "half_load_per_second": round(half.per_second),
-        "messages_per_second_at_half_load": round(half_messages / (args.seconds + 2)),
+        "messages_per_second_at_half_load": round(half_messages / args.seconds),
         "delay_ms": {f"p{q}": round(1000 * load.percentile(late, q), 1) for q in (50, 90, 99)},
-        "worker_cores": {
-            "without": round(before.worker_cores, 2),
-            "full": round(full.worker_cores, 2),
-            "half": round(half.worker_cores, 2),
-        },
-        "listened_s": listened_s,
+        "worker_cores": {name: round(phase.worker_cores, 2) for name, phase in phases.items()},
+        "generator_cores": {name: round(phase.generator_share, 2) for name, phase in phases.items()},
+        "listener_cores_at_half_load": round((listened_s - listened_before_s) / (args.seconds + 2), 2),
     }
 
 

@@ -23,10 +23,10 @@ SLICE = 16
 TICK_S = 0.001
 """The pause at least: who is due within it goes together."""
 
-SENT = 2
+SENT = 1.25
 """What a message costs the loop in all, in times of what it costs to begin sending it."""
 
-SHARE_MIN = 0.1
+SHARE_MIN = 0.08
 """The part of the loop's time that watchers have although calls wait."""
 
 CREDIT_S = 0.02

@@ -19,6 +19,9 @@ RISE = 0.15
 """Weights of the latest measurement, where it means less and where it means more. FALL * (1 + GAIN) is below 2: so it
 settles."""
 
+GOT_MIN = 0.5
+"""However little of a processor the thread gets, what can wait must not wait for ever."""
+
 
 class Share:
     """Follows how idle the loop's thread is; `run` it on the loop.
@@ -29,23 +32,31 @@ class Share:
     """
 
     def __init__(self, least: float) -> None:
-        self.value = 1.0
         self._least = least
+        self._given = 1.0
+        self._got = 1.0
+
+    @property
+    def value(self) -> float:
+        """The share: of the time that the thread gets, where it waits for a processor for part of the time."""
+        return self._given * self._got
 
     async def run(self) -> None:
         """Measures until it is cancelled."""
         clock = ThreadClock()
-        before, wanted = time.monotonic(), clock.wanted_s()
+        before = (time.monotonic(), *clock.read())
         while True:
             await asyncio.sleep(MEASURE_S)
-            now, now_wanted = time.monotonic(), clock.wanted_s()
-            self.adapt(1 - (now_wanted - wanted) / (now - before))
-            before, wanted = now, now_wanted
+            now = (time.monotonic(), *clock.read())
+            wall_s, ran_s, waited_s = (new - old for new, old in zip(now, before, strict=True))
+            self.adapt(1 - (ran_s + waited_s) / wall_s, ran_s / max(1e-9, ran_s + waited_s))
+            before = now
 
-    def adapt(self, idle: float) -> None:
-        """Takes the part of the latest time in which the loop had nothing to do."""
+    def adapt(self, idle: float, got: float = 1.0) -> None:
+        """Takes the part of the latest time in which the loop had nothing to do, and what it got of what it wanted."""
         wanted = min(1.0, self._least + GAIN * max(0.0, idle - LEFT))
-        self.value += (RISE if wanted > self.value else FALL) * (wanted - self.value)
+        self._given += (RISE if wanted > self._given else FALL) * (wanted - self._given)
+        self._got += FALL * (max(GOT_MIN, got) - self._got)
 
 
 class ThreadClock:
@@ -58,12 +69,12 @@ class ThreadClock:
         except OSError:
             self._file = None
 
-    def wanted_s(self) -> float:
-        """Seconds in which the thread ran or wanted to."""
+    def read(self) -> tuple[float, float]:
+        """Seconds in which the thread ran, and in which it wanted to."""
         if self._file is None:
-            return time.thread_time()
+            return time.thread_time(), 0.0
         ran, waited, _ = os.pread(self._file, 128, 0).split()
-        return (int(ran) + int(waited)) / 1e9
+        return int(ran) / 1e9, int(waited) / 1e9
 
     def __del__(self) -> None:
         if self._file is not None:
