@@ -8,16 +8,14 @@ from pathlib import Path
 
 MEASURE_S = 0.05
 
-LEFT = 0.05
-"""The part of the loop's time that stays idle before more is given away."""
+LEFT = 0.04
+"""The part of the loop's time that stays idle before more than the least is given away."""
 
-GAIN = 4
-"""How much of each idle part is given away: four fifths of what others leave."""
+GAIN = 5
+"""How much is given away for each part that is idle: five sixths of what others leave."""
 
-FALL = 0.3
-RISE = 0.15
-"""Weights of the latest measurement, where it means less and where it means more. FALL * (1 + GAIN) is below 2: so it
-settles."""
+WEIGHT = 0.2
+"""Weight of the latest measurement. With WEIGHT * (1 + GAIN) below 2 it settles."""
 
 GOT_MIN = 0.5
 """However little of a processor the thread gets, what can wait must not wait for ever."""
@@ -33,13 +31,13 @@ class Share:
 
     def __init__(self, least: float) -> None:
         self._least = least
-        self._given = 1.0
+        self._idle = 1.0
         self._got = 1.0
 
     @property
     def value(self) -> float:
-        """The share: of the time that the thread gets, where it waits for a processor for part of the time."""
-        return self._given * self._got
+        """The share; the least is of the time that the thread gets, where it waits for a processor for a part."""
+        return min(1.0, self._least * self._got + GAIN * max(0.0, self._idle - LEFT))
 
     async def run(self) -> None:
         """Measures until it is cancelled."""
@@ -54,9 +52,8 @@ class Share:
 
     def adapt(self, idle: float, got: float = 1.0) -> None:
         """Takes the part of the latest time in which the loop had nothing to do, and what it got of what it wanted."""
-        wanted = min(1.0, self._least + GAIN * max(0.0, idle - LEFT))
-        self._given += (RISE if wanted > self._given else FALL) * (wanted - self._given)
-        self._got += FALL * (max(GOT_MIN, got) - self._got)
+        self._idle += WEIGHT * (idle - self._idle)
+        self._got += WEIGHT * (max(GOT_MIN, got) - self._got)
 
 
 class ThreadClock:
@@ -70,7 +67,7 @@ class ThreadClock:
             self._file = None
 
     def read(self) -> tuple[float, float]:
-        """Seconds in which the thread ran, and in which it wanted to."""
+        """Seconds in which the thread ran, and in which it waited for a processor."""
         if self._file is None:
             return time.thread_time(), 0.0
         ran, waited, _ = os.pread(self._file, 128, 0).split()
