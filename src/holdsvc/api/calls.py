@@ -60,7 +60,7 @@ class CallObserver(Protocol):
 
 
 class Calls:
-    """Makes gRPC handlers of a servicer's coroutines."""
+    """Makes gRPC handlers of a servicer's coroutines. Construct it on the loop that will serve."""
 
     def __init__(
         self, authenticate: Authenticate, limits: ClientLimits, observer: CallObserver, default_deadline_s: float
@@ -70,6 +70,8 @@ class Calls:
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
+        # Asking for the running loop costs a system call: Python 3.11 looks whether the process has forked.
+        self._loop = asyncio.get_running_loop()
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
@@ -86,9 +88,7 @@ class Calls:
 
     async def _identify(self, method: str, context: Any) -> Call:
         remaining = context.time_remaining()
-        deadline = asyncio.get_running_loop().time() + (
-            remaining if remaining is not None else self._default_deadline_s
-        )
+        deadline = self._loop.time() + (remaining if remaining is not None else self._default_deadline_s)
         metadata = context.invocation_metadata()
         return Call(method, await self._authenticate(metadata, deadline), deadline, metadata, context.write)
 
@@ -156,8 +156,7 @@ class Calls:
         return stream
 
     def _recheck(self, call: Call) -> Recheck:
-        loop = asyncio.get_running_loop()
-        return lambda: self._authenticate(call.metadata, loop.time() + RECHECK_S)
+        return lambda: self._authenticate(call.metadata, self._loop.time() + RECHECK_S)
 
     async def _abort(
         self,

@@ -1,6 +1,7 @@
 """From plain values to messages."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,8 +22,14 @@ _SECOND = timedelta(seconds=1)
 
 def set_time(timestamp: Timestamp, time: datetime) -> None:
     """Sets a timestamp, to the microsecond."""
-    timestamp.seconds, rest = divmod(time - _EPOCH, _SECOND)
-    timestamp.nanos = rest.microseconds * 1000
+    timestamp.CopyFrom(_timestamp(time))
+
+
+# The holds of a batch share the time of its judgement and, where they last equally long, the time of their end.
+@lru_cache(maxsize=256)
+def _timestamp(time: datetime) -> Timestamp:
+    seconds, rest = divmod(time - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) -> None:
@@ -31,15 +38,15 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     message.client = r.client
     message.state = int(r.state)  # type: ignore[assignment]
     message.revision = r.revision
-    for line in r.lines:
-        added = message.lines.add()
-        added.sku = line.sku
-        if line.pool:
-            added.pool = line.pool
-        added.quantity = line.quantity
-        if line.confirmed_quantity:
-            added.confirmed_quantity = line.confirmed_quantity
-            added.refunded_quantity = line.refunded_quantity
+    for sku, pool, quantity, confirmed_quantity, refunded_quantity in r.lines:
+        line = message.lines.add()
+        line.sku = sku
+        if pool:
+            line.pool = pool
+        line.quantity = quantity
+        if confirmed_quantity:
+            line.confirmed_quantity = confirmed_quantity
+            line.refunded_quantity = refunded_quantity
     set_time(message.create_time, r.create_time)
     set_time(message.expire_time, r.expire_time)
     if r.holder:
