@@ -27,7 +27,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
 from holdsvc.ledger.data_folder import EmbeddedServerError
-from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.ledger.embedded import EmbeddedServer, StartGivenUp
 from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Supervisor:
                 self._keep_workers(settings, dsn)
                 self._pass_reload_on()
                 time.sleep(TICK_S)
+        except StartGivenUp:
+            log.info("database.start_given_up")
         finally:
             self._stop_workers()
             if self._census is not None:
@@ -135,7 +137,9 @@ class Supervisor:
         dsn = self._settings.dsn.get_secret_value()
         if dsn:
             return dsn
-        self._embedded = EmbeddedServer(self._settings.data_dir, bin_dir=self._settings.pg_bin)
+        self._embedded = EmbeddedServer(
+            self._settings.data_dir, bin_dir=self._settings.pg_bin, give_up=lambda: self._stopping
+        )
         dsn = self._embedded.start()
         log.info("database.started", data_dir=str(self._settings.data_dir))
         return dsn

@@ -5,7 +5,7 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -29,6 +29,10 @@ RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""
 
 
+async def _no_stream(_: bytes) -> None:
+    raise AssertionError("a unary call has no stream to write to")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a handler knows of its call besides the request."""
@@ -39,6 +43,8 @@ class Call:
     """On the loop's clock."""
     metadata: Sequence[tuple[str, str | bytes]] = field(default=(), repr=False)
     """As the caller sent it; it holds the key, so it is never logged or passed on."""
+    write: Callable[[bytes], Coroutine[Any, Any, None]] = field(default=_no_stream, repr=False)
+    """Writes a message to the stream, for who does not yield it: one at a time, and none while it yields."""
 
 
 class CallObserver(Protocol):
@@ -84,7 +90,7 @@ class Calls:
         remaining = context.time_remaining()
         deadline = self._loop.time() + (remaining if remaining is not None else self._default_deadline_s)
         metadata = context.invocation_metadata()
-        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
+        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata, context.write)
 
     def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""

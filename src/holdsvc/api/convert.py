@@ -6,6 +6,7 @@ from functools import lru_cache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
+from holdsvc.engine.topic import Update
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_pb2,
@@ -118,6 +119,16 @@ def watched_deletion(key: model.ItemKey) -> bytes:
     """A WatchInventoryResponse with one deleted item, as bytes."""
     deleted = item_pb2.ItemKey(sku=key.sku, pool=key.pool)
     return inventory_service_pb2.WatchInventoryResponse(deleted_items=[deleted]).SerializeToString()
+
+
+def watched_update(update: Update) -> bytes:
+    """A WatchInventoryResponse with what an update has."""
+    rest = inventory_service_pb2.WatchInventoryResponse(
+        snapshot_complete=update.complete, heartbeat=not update.payloads and not update.complete
+    )
+    if update.read_time is not None:
+        set_time(rest.read_time, update.read_time)
+    return b"".join((*update.payloads, rest.SerializeToString()))
 
 
 def streamed_event(e: model.Event) -> bytes:

@@ -32,6 +32,9 @@ CONNECTIONS_KEPT = 3
 QUIET_S = 0.02
 """How long no call must have come for a drain to be over."""
 
+ROUNDS_OF_ARRIVAL = 3
+"""Rounds of the loop from a call's bytes to its handler."""
+
 LINGER_S = 1.0
 """How long a drain goes on refusing calls that keep coming."""
 
@@ -86,8 +89,14 @@ class Engine:
     def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Asked for, so that nobody calls it lost: its caller may have gone at the deadline.
+            task.exception()
 
     async def _watch_deadlines(self) -> None:
         while True:
@@ -212,11 +221,14 @@ class Engine:
         self._closing = True
         while any(not lane.idle for lane in self._lanes.values()):
             await asyncio.sleep(0.01)
-        for _ in range(int(LINGER_S / QUIET_S)):
+        end = asyncio.get_running_loop().time() + LINGER_S
+        seen = -1
+        while seen != self._turned_away and asyncio.get_running_loop().time() < end:
             seen = self._turned_away
             await asyncio.sleep(QUIET_S)
-            if seen == self._turned_away:
-                break
+            # A loop that was kept busy wakes for the time first: what came meanwhile has its turn before it is judged.
+            for _ in range(ROUNDS_OF_ARRIVAL):
+                await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Ends the background work."""

@@ -39,7 +39,7 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 22)
+_RESERVE = _call("reserve", 19)
 _CONFIRM = _call("confirm", 19)
 _CANCEL = _call("cancel", 12)
 _REFUND = _call("refund", 17)
@@ -70,6 +70,7 @@ class _Flat:
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
     """Takes the units of each request, or says why not."""
     flat = _Flat(requests)
+    plain = all(r.duplicate_window_us is None for r in requests)
     [row] = await connection.fetch(
         _RESERVE,
         (
@@ -79,18 +80,15 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             arrays.texts([r.holder for r in requests]),
             arrays.texts([r.reference for r in requests]),
             arrays.plain([r.ttl_us for r in requests]),
-            arrays.documents([r.metadata for r in requests]),
-            arrays.plain([r.duplicate_window_us for r in requests]),
+            arrays.documents([r.metadata for r in requests]) if any(r.metadata for r in requests) else "{}",
+            "{}" if plain else arrays.plain([r.duplicate_window_us for r in requests]),
             arrays.plain(flat.request),
             arrays.plain(flat.number),
             arrays.plain(flat.item),
-            arrays.texts(flat.sku),
-            arrays.texts(flat.pool),
             arrays.plain(flat.quantity),
             arrays.texts([sku for sku, _ in flat.items]),
             arrays.texts([pool for _, pool in flat.items]),
             arrays.plain(flat.item_quantity),
-            all(r.duplicate_window_us is None for r in requests),
         ),
     )
     judge_time, outcomes, other_ids, short_lines, short_available = row
