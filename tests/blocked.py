@@ -22,7 +22,7 @@ def transaction(dsn: str) -> Iterator[psycopg.Connection]:
 
 async def until_blocked(dsn: str, count: int = 1) -> None:
     """Returns when `count` sessions of the database wait for a lock."""
-    async with asyncio.timeout(20), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with asyncio.timeout(60), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         while True:
             cursor = await connection.execute(_WAITING)
             row = await cursor.fetchone()

@@ -15,7 +15,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-START_S = 60.0
+START_S = 120.0
 COMMAND = (sys.executable, "-m", "holdsvc")
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -58,7 +58,7 @@ class Serving:
 
     def metrics(self) -> str:
         """The metrics page as it is now."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as page:
             return str(page.read().decode())
 
     def series(self) -> Series:
@@ -94,8 +94,8 @@ class Serving:
 
     def wait(self) -> int:
         """Waits for its end, and returns its exit code."""
-        code = self.process.wait(60.0)
-        self._reader.join(5.0)
+        code = self.process.wait(90.0)
+        self._reader.join(30.0)
         return code
 
     def close(self) -> None:
@@ -131,5 +131,5 @@ def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[
     bare = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
     given = {f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()}
     return subprocess.run(
-        [*COMMAND, *arguments], env=bare | given, capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments], env=bare | given, capture_output=True, text=True, timeout=120, check=False
     )

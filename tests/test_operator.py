@@ -32,6 +32,8 @@ hotel,9,web,Hotel
 def run(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command on the test's database."""
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
+    # Its log would go to the runner's output, and that of every later test with it.
+    monkeypatch.setattr("holdsvc.logs.configure", lambda *_: None)
 
     def command(*arguments: str) -> Result:
         return CliRunner().invoke(app, arguments)

@@ -63,7 +63,7 @@ def test_who_waits_for_the_database_says_so_and_can_be_stopped(tmp_path: Path, c
         assert "Connection refused" in line
         assert "secret" not in line
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def test_a_worker_that_cannot_become_the_service_role_says_so_and_can_be_stopped(
@@ -72,7 +72,7 @@ def test_a_worker_that_cannot_become_the_service_role_says_so_and_can_be_stopped
     with _serve(tmp_path, f"--dsn={stranger_dsn}") as process:
         _await_event(process, "permission denied to set role")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
         assert process.returncode == 0
 
 
@@ -80,10 +80,10 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, ledger_dsn: str) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with _serve(tmp_path, f"--dsn={ledger_dsn}", f"--metrics-listen={address}") as process:
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=60)
             assert process.returncode == 1
             assert f"HOLDSVC_METRICS_LISTEN: cannot listen on {address}" in output
         with _serve(tmp_path, f"--dsn={ledger_dsn}", f"--listen={address}") as process:
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=60)
             assert process.returncode == 1
             assert address in output

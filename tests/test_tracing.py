@@ -163,7 +163,7 @@ def test_a_collector_that_does_not_answer_keeps_no_worker_from_ending(monkeypatc
             pass
         began = monotonic()
         tracing.close()
-        assert monotonic() - began < CLOSE_S + 1
+        assert monotonic() - began < CLOSE_S + 10
 
 
 def test_on_it_exports_as_the_environment_of_opentelemetry_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import pytest
+
 from holdsvc.engine.batcher import Lane, LaneKind
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Caller, Request
@@ -77,6 +79,20 @@ def lane_of(
     queue_max: int = 1000,
 ) -> Lane:
     return Lane(LaneKind("test", execute, batch_max), "default", database, queue_max, observed)
+
+
+class LoopClock:
+    """The running loop's clock: it runs, and it can be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead_s = 0.0
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + self._ahead_s, raising=False)
+
+    def advance(self, seconds: float) -> None:
+        """Puts the clock forward."""
+        self._ahead_s += seconds
 
 
 def soon(seconds: float = 20.0) -> float:

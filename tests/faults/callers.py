@@ -23,7 +23,7 @@ MAYBE = {"", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED"}
 
 RETRY_PAUSE_S = 0.05
 DEADLINE_S = 3.0
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 
 
 class Callers:
@@ -52,7 +52,7 @@ class Callers:
         print(f"callers: seed {self.seed}")  # noqa: T201 - pytest shows it with a failure
         items = [item_pb2.Item(sku=sku, capacity=15) for sku in self.skus]
         await self._inventory.BatchCreateItems(
-            ipb.BatchCreateItemsRequest(items=items), wait_for_ready=True, timeout=30
+            ipb.BatchCreateItemsRequest(items=items), wait_for_ready=True, timeout=60
         )
         self._tasks = [asyncio.create_task(self._work(random.Random(self.seed + n))) for n in range(self._count)]
         return self
@@ -64,7 +64,7 @@ class Callers:
         await asyncio.gather(*self._tasks)
         await self._channel.close()
 
-    async def progress(self, calls: int, timeout_s: float = 30.0) -> float:
+    async def progress(self, calls: int, timeout_s: float = 100.0) -> float:
         """Waits for so many more answers; returns how long that took."""
         start, wanted = time.monotonic(), self._answered + calls
         async with asyncio.timeout(timeout_s):
@@ -108,6 +108,7 @@ class Callers:
         give_up = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up:
             seen.tries += 1
+            seen.last_try_s = time.time()
             try:
                 answer = await getattr(self._reservations, rpc)(request, timeout=DEADLINE_S)
             except grpc.RpcError as error:

@@ -29,6 +29,7 @@ class Seen:
     called_s: float
     returned_s: float = 0.0
     tries: int = 0
+    last_try_s: float = 0.0
     reservation_id: str = ""
     """Of a call that succeeded."""
     reason: str = ""
@@ -100,8 +101,11 @@ class History:
                 assert remembered.get(call.request_id) == call.reservation_id, f"acknowledged and lost: {call}"
                 occurred_s = by_request[call.request_id][0][8]
                 assert call.called_s - CLOCK_SLACK_S <= occurred_s <= call.returned_s + CLOCK_SLACK_S, call
-            elif call.reason:
-                assert call.request_id not in remembered, f"refused, yet it took effect: {call}"
+            elif call.reason and call.request_id in remembered:
+                # An earlier try, which nobody answered, may still have been on its way and have come after the last.
+                occurred_s = by_request[call.request_id][0][8]
+                assert call.tries > 1, f"refused, yet it took effect: {call}"
+                assert occurred_s > call.last_try_s, f"it had taken effect, yet it was refused: {call}"
 
     def _check_refusals(self, free: dict[Key, list[tuple[float, int]]]) -> None:
         """Sold out is only said when it was, at some moment between call and answer."""

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,14 +13,11 @@ import psutil
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-START_TIMEOUT_S = 60.0
+from tests.ports import free_port
 
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+START_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 90.0
+"""Of a service with its database: grace, the margin after it, and a shutdown of PostgreSQL that may take a minute."""
 
 
 class Serving:
@@ -99,7 +95,11 @@ class Serving:
         """SIGTERM, and waits for the end."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            try:
+                self.process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"it does not end:\n{self.log_tail()}") from None
 
     def log_tail(self) -> str:
         lines = (self.folder / "serve.log").read_text(errors="replace").splitlines()

@@ -29,7 +29,7 @@ async def test_holds_live_and_end_by_the_databases_clock(
     await service.create_item("seat", 2)
     first = await service.reserve({"seat": 1}, ttl=Duration(seconds=60))
     second = await service.reserve({"seat": 1}, ttl=Duration(seconds=60))
-    assert abs(first.create_time.seconds - real()) < 60
+    assert abs(first.create_time.seconds - real()) < HOUR_S / 2
     assert (await service.sweep()).expired_count == 0
     assert (await service.get(first.reservation_id)).state == reservation_pb2.Reservation.STATE_HELD
     # Ids are made by the service, by the database's time: newest first stays so.
@@ -61,7 +61,7 @@ async def test_a_whole_service_an_hour_off_expires_holds_in_time(shifted: Servin
         kept = await client.reserve({"seat": 1}, ttl=timedelta(minutes=5))
         short = await client.reserve({"seat": 1}, ttl=timedelta(seconds=2))
         assert short.state == reservation_pb2.Reservation.STATE_HELD
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.inventory.GetItem(ipb.GetItemRequest(sku="seat"))).item.held > 1:
                 await asyncio.sleep(0.05)
         assert time.time() >= short.expire_time.seconds

@@ -1,6 +1,7 @@
 """The way to the database breaks around a commit, or goes silent without being closed."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,6 +19,7 @@ from tests.faults.callers import Callers
 from tests.faults.proxy import Proxy
 from tests.faults.serving import sql_of
 from tests.harness import Harness, refused
+from tests.lag import Lag
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -39,7 +41,7 @@ def reserve_request(request_id: str, holder: str = "") -> pb.ReserveRequest:
 async def health(service: Harness) -> int:
     async with service.new_channel() as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        return int((await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)).status)
+        return int((await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)).status)
 
 
 async def wait_health(service: Harness, wanted: int, timeout_s: float) -> float:
@@ -56,7 +58,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_by_its_request_id(
     service = await start_service(dsn=proxy.dsn)
     await service.create_item("seat", 5)
     proxy.cut_after_commit(b"marked-holder")
-    answer = await service.reservations.Reserve(reserve_request("r1", "marked-holder"), timeout=10)
+    answer = await service.reservations.Reserve(reserve_request("r1", "marked-holder"), timeout=30)
     assert proxy.cuts == 1
     assert answer.replayed
     assert (await service.item("seat")).held == 1
@@ -68,7 +70,7 @@ async def test_a_commit_whose_answer_is_lost_without_a_request_id_is_an_unknown_
     service = await start_service(dsn=proxy.dsn)
     await service.create_item("seat", 5)
     proxy.cut_after_commit(b"marked-holder")
-    refusal = await refused(service.reservations.Reserve(reserve_request("", "marked-holder"), timeout=10))
+    refusal = await refused(service.reservations.Reserve(reserve_request("", "marked-holder"), timeout=30))
     assert proxy.cuts == 1
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNKNOWN, "OUTCOME_UNKNOWN")
     assert (await service.item("seat")).held == 1
@@ -123,16 +125,17 @@ async def test_with_a_frozen_database_every_call_ends_by_its_deadline_and_health
     }
     deadlines = [0.3, 1.0, 2.0]
     asked = [(name, deadline, make(deadline)) for name, make in calls.items() for deadline in deadlines]
-    ends = await asyncio.gather(*(timed(call) for _, _, call in asked))
+    async with Lag() as lag:
+        ends = await asyncio.gather(*(timed(call) for _, _, call in asked))
     for (name, deadline, _), (took, code) in zip(asked, ends, strict=True):
-        assert took <= deadline + 1.0, (name, deadline, took, code)
+        assert took <= deadline + 1.0 + lag.worst_s, (name, deadline, took, code)
         assert code != "OK", (name, code)
-    await wait_health(service, NOT_SERVING, 5)
+    await wait_health(service, NOT_SERVING, 60)
     proxy.thaw()
-    recovered_s = await wait_health(service, SERVING, 10)
+    recovered_s = await wait_health(service, SERVING, 60)
     late_s = max(took - deadline for (_, deadline, _), (took, _) in zip(asked, ends, strict=True))
     print(f"latest end {late_s:.2f} s after its deadline; SERVING {recovered_s:.2f} s after the thaw")  # noqa: T201
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await service.reservations.Reserve(reserve_request("after"), timeout=5)
@@ -145,20 +148,25 @@ async def test_with_a_frozen_database_every_call_ends_by_its_deadline_and_health
 async def test_connections_that_stay_silent_are_given_up_and_replaced(
     proxy: Proxy, start_service: StartService
 ) -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     service = await start_service(dsn=proxy.dsn, statement_timeout="1s", lock_timeout="1s", pool_timeout="1s")
     await service.create_item("seat", 50)
     proxy.freeze()
     await asyncio.gather(
-        *(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20))
+        *(timed(service.reservations.Reserve(reserve_request(f"f{n}"), timeout=0.5)) for n in range(20)),
+        *(timed(service.inventory.GetItem(ipb.GetItemRequest(sku="seat"), timeout=0.5)) for n in range(20)),
     )
     proxy.heal_for_new_connections()
     start = time.monotonic()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while (await timed(service.reservations.Reserve(reserve_request("after"), timeout=2)))[1] != "OK":
             await asyncio.sleep(0.1)
     print(f"recovered {time.monotonic() - start:.1f} s after the network did")  # noqa: T201
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     await service.verify()
+    gc.collect()
+    assert not lost, "what ended after its caller had gone was not asked how"
 
 
 async def test_backends_ended_by_the_database_under_load_lose_nothing(

@@ -39,8 +39,8 @@ def fill(ballast: Path) -> None:
 
 async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:
     serving = Serving(tmp_path, data_dir=small_disk / "data")
-    serving.start()
     try:
+        serving.start()
         async with Callers(serving.address) as callers:
             await callers.progress(50)
             fill(small_disk / "ballast")
@@ -48,7 +48,7 @@ async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(smal
             # Most often it cannot start; where recovery needs no room it can, and then has none for its work.
             await asyncio.to_thread(wait_for_text, tmp_path / "serve.log", "database.restart_failed", 5)
             (small_disk / "ballast").unlink()
-            recovered_s = await callers.progress(50, timeout_s=40)
+            recovered_s = await callers.progress(50, timeout_s=100)
         print(f"{recovered_s:.1f} s for 50 calls after there was room, {callers.history.summary()}")  # noqa: T201
         dsn = running_dsn(serving.data_dir)
         assert dsn is not None
@@ -66,8 +66,8 @@ def wait_for_text(path: Path, text: str, timeout_s: float) -> None:
 
 async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
     serving = Serving(tmp_path, data_dir=small_disk / "data")
-    serving.start()
     try:
+        serving.start()
         async with Callers(serving.address, count=24) as callers:
             await callers.progress(100)
             fill(small_disk / "ballast")
@@ -80,7 +80,7 @@ async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: P
                     break
             stuck_s = time.monotonic() - start
             (small_disk / "ballast").unlink()
-            recovered_s = await callers.progress(100, timeout_s=40)
+            recovered_s = await callers.progress(100, timeout_s=100)
         print(f"stuck after {stuck_s:.1f} s, {recovered_s:.1f} s for 100 calls after that, {callers.history.summary()}")  # noqa: T201
         await asyncio.to_thread(serving.wait_serving)
         dsn = running_dsn(serving.data_dir)

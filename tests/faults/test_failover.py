@@ -59,7 +59,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def wait_for(connection: psycopg.Connection, query: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while connection.execute(query.encode()).fetchone() is None:
         assert time.monotonic() < deadline, query
         time.sleep(0.05)
@@ -86,7 +86,7 @@ async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(
     print(f"recovered {recovered_s:.1f} s after the kill, {callers.history.summary()}")  # noqa: T201
     callers.history.check(sql_of(pair.standby_dsn))
     assert callers.history.summary()["unknown"] == 0
-    assert recovered_s < 15
+    assert recovered_s < 60
     await service.verify()
 
 
@@ -99,7 +99,7 @@ async def read(client: AsyncClient, request: event_service_pb2.StreamEventsReque
 async def reader_end(reader: "asyncio.Task[None]", told: list[int], dsn: str) -> str:
     """How the stream ended: refused for its token, or (empty) with every event told, once each."""
     ids = [row[0] for row in sql_of(dsn)("SELECT event_id FROM holdsvc.event ORDER BY event_id")]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not reader.done() and told[-1:] != ids[-1:]:
         assert time.monotonic() < deadline, (len(told), len(ids))
         await asyncio.sleep(0.05)
@@ -116,4 +116,4 @@ async def reader_end(reader: "asyncio.Task[None]", told: list[int], dsn: str) ->
 
 def promote(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        assert connection.execute("SELECT pg_promote(true, 20)").fetchone() == (True,)
+        assert connection.execute("SELECT pg_promote(true, 60)").fetchone() == (True,)

@@ -73,7 +73,7 @@ async def test_after_a_kill_nothing_acknowledged_is_lost_and_nothing_took_effect
         recovered_s = 0.0
         for _ in range(ROUNDS):
             await asyncio.to_thread(fault, serving)
-            recovered_s = await callers.progress(200, timeout_s=40)
+            recovered_s = await callers.progress(200, timeout_s=100)
     print(fault.__name__, f"recovered in {recovered_s:.1f} s", callers.history.summary())  # noqa: T201
     serving.wait_serving()
     dsn = running_dsn(serving.data_dir)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import grpc.aio
 import pytest
 
 from holdsvc.client import RETRY_POLICY, AsyncClient, CallError
+from holdsvc.client.retries import shipped_policy
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -50,7 +52,7 @@ async def calling(work: Any) -> AsyncIterator[dict[str, int]]:
 
 async def progress(seen: dict[str, int], calls: int) -> None:
     wanted = seen["calls"] + calls
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while seen["calls"] < wanted:
             await asyncio.sleep(0.01)
 
@@ -112,13 +114,13 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
         request = pb.ReserveRequest(lines=lines)
 
         def call() -> asyncio.Future[Any]:
-            return asyncio.ensure_future(service.reservations.Reserve(request, timeout=20))
+            return asyncio.ensure_future(service.reservations.Reserve(request, timeout=60))
 
         calls = [call()]
         await blocked.until_blocked(ledger_dsn)
         # What stands in the queue has been accepted; what was only sent may yet be refused.
         calls += [call() for _ in range(19)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while service.service.engine.queue_depths()["reserve"] < 19:
                 await asyncio.sleep(0.005)
         stopping = asyncio.create_task(service.service.stop())
@@ -130,9 +132,11 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
 
 async def test_a_restart_of_the_only_service_fails_no_call(tmp_path: Path, database_dsn: str) -> None:
     service = Serving(tmp_path, dsn=database_dsn, workers=2)
-    service.start()
     try:
-        async with AsyncClient(service.address, timeout_s=20) as client:
+        service.start()
+        # The shipped budget stops retries after some 50 failures, which on a slow machine a start outlasts.
+        patient = replace(shipped_policy(), budget_tokens_max=10_000)
+        async with AsyncClient(service.address, timeout_s=120, retry_policy=patient) as client:
             item = item_pb2.Item(sku="seat", capacity=1_000_000)
             await client.inventory.CreateItem(ipb.CreateItemRequest(item=item))
 

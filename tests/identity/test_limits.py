@@ -21,15 +21,15 @@ def delay_of(refusal: Refusal) -> float:
 
 
 async def test_calls_beyond_a_clients_rate_are_refused_with_the_time_to_come_back(start_service: StartService) -> None:
-    service = await start_service(auth="api-key", client_calls_per_second=20)
+    service = await start_service(auth="api-key", client_calls_per_second=2)
     partner = await new_partner(service, "partner")
-    answers = await asyncio.gather(*(outcome(partner.inventory.ListItems(LIST)) for _ in range(60)))
-    assert 20 <= sum(answer != "RATE_LIMITED" for answer in answers) < 60
+    answers = await asyncio.gather(*(outcome(partner.inventory.ListItems(LIST)) for _ in range(20)))
+    assert 2 <= sum(answer != "RATE_LIMITED" for answer in answers) < 20
     refusals = [await refused_once(partner) for _ in range(3)]
     for refusal in refusals:
         assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (refusal.reason, refusal.metadata) == ("RATE_LIMITED", {"limit": "calls per second of a client"})
-        assert 0 < delay_of(refusal) <= 0.05
+        assert 0 < delay_of(refusal) <= 0.5
     await asyncio.sleep(delay_of(refusals[-1]) + 0.01)
     await partner.inventory.ListItems(LIST)
 
@@ -81,7 +81,7 @@ async def test_streams_beyond_a_clients_number_are_refused_until_one_ends(start_
         assert delay_of(refusal) > 0
         await streams.open(other)
         open_ones[0].cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await streams.open(secret)

@@ -74,7 +74,7 @@ def methods_of(address: str) -> dict[str, bool]:
 async def call(channel: grpc.aio.Channel, method: str, streams: bool, metadata: Metadata = ()) -> grpc.RpcError:
     """How a call with a request that is no message is refused."""
     rpc: Any = channel.unary_stream(method) if streams else channel.unary_unary(method)
-    answer = rpc(NONSENSE, metadata=metadata, timeout=10)
+    answer = rpc(NONSENSE, metadata=metadata, timeout=60)
     with pytest.raises(grpc.RpcError) as error:
         await (answer.read() if streams else answer)
     return error.value

@@ -42,7 +42,7 @@ class Talk:
         rpc: Any,
         request: Message,
         metadata: tuple[tuple[str, str], ...] | None = None,
-        timeout: float = 10,
+        timeout: float = 60,
     ) -> Message | None:
         try:
             metadata = self._metadata if metadata is None else metadata

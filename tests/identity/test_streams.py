@@ -37,7 +37,7 @@ async def reserve(partner: Partner, *pools: str) -> str:
 async def heard(listener: Partner) -> list[tuple[str, str]]:
     """What a stream from the oldest event on tells, up to the mark: items by pool, reservations by client."""
     told: list[tuple[str, str]] = []
-    stream = listener.events.StreamEvents(events.StreamEventsRequest(from_oldest=True), timeout=20)
+    stream = listener.events.StreamEvents(events.StreamEventsRequest(from_oldest=True), timeout=60)
     async for message in stream:
         for event in message.events:
             if event.item.sku == MARK:
@@ -53,7 +53,7 @@ async def heard(listener: Partner) -> list[tuple[str, str]]:
 async def seen(watcher: Partner, **filters: Any) -> list[tuple[str, str, int]]:
     """The items that a watch shows at first."""
     told: list[tuple[str, str, int]] = []
-    stream = watcher.inventory.WatchInventory(inventory.WatchInventoryRequest(**filters), timeout=20)
+    stream = watcher.inventory.WatchInventory(inventory.WatchInventoryRequest(**filters), timeout=60)
     async for message in stream:
         told += [(item.sku, item.pool, item.capacity) for item in message.items]
         if message.snapshot_complete:
@@ -107,7 +107,7 @@ async def test_a_watch_hears_of_changes_in_its_tenant_and_its_keys_pools_only(gu
         await create(boss, "seat", pool)
     await create(stranger, "seat", "web")
     web = await new_partner(guarded, "partner", pools="web")
-    stream = web.inventory.WatchInventory(inventory.WatchInventoryRequest(), timeout=20)
+    stream = web.inventory.WatchInventory(inventory.WatchInventoryRequest(), timeout=60)
     while not (await stream.read()).snapshot_complete:
         pass
     await stranger.inventory.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", pool="web", delta=70))
@@ -124,13 +124,13 @@ async def test_both_kinds_of_streams_end_with_their_key_and_count_as_open(start_
     service = await start_service(auth="api-key", client_streams_max=2)
     partner, boss = await new_partner(service, "partner"), await new_partner(service, "boss")
     streams = [
-        partner.events.StreamEvents(events.StreamEventsRequest(), timeout=20),
-        partner.inventory.WatchInventory(inventory.WatchInventoryRequest(), timeout=20),
+        partner.events.StreamEvents(events.StreamEventsRequest(), timeout=60),
+        partner.inventory.WatchInventory(inventory.WatchInventoryRequest(), timeout=60),
     ]
     for stream in streams:
         assert await stream.read() is not grpc.aio.EOF
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await partner.events.StreamEvents(events.StreamEventsRequest(), timeout=20).read()
+        await partner.events.StreamEvents(events.StreamEventsRequest(), timeout=60).read()
     assert refusal_of(error.value).reason == "RATE_LIMITED"
     await boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=partner.key_id))
     for stream in streams:

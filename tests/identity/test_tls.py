@@ -35,7 +35,7 @@ async def start_with(start_service: StartService, folder: Path, **settings: obje
 
 
 async def list_items(channel: grpc.aio.Channel, secret: str) -> object:
-    return await Partner(channel, secret).inventory.ListItems(inventory.ListItemsRequest(), timeout=10)
+    return await Partner(channel, secret).inventory.ListItems(inventory.ListItemsRequest(), timeout=60)
 
 
 def certificate_name(service: Harness) -> str:

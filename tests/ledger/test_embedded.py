@@ -2,19 +2,21 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from holdsvc.ledger import binaries, data_folder, embedded
-from holdsvc.ledger.embedded import DataDirInUse, EmbeddedServer, EmbeddedServerError, running_dsn
+from holdsvc.ledger.embedded import DataDirInUse, EmbeddedServer, EmbeddedServerError, StartGivenUp, running_dsn
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 PACKAGED = {binaries.major(folder): folder for folder in binaries._package_folders()}
@@ -53,6 +55,19 @@ def has_ended(pidfd: int, seconds: float) -> bool:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("initialised") / "data"
+    with EmbeddedServer(folder):
+        return folder
+
+
+@pytest.fixture
+def used_dir(initialised: Path, data_dir: Path) -> Path:
+    """A data folder in which a server has run before."""
+    return Path(shutil.copytree(initialised, data_dir))
 
 
 def test_a_restart_keeps_the_data(data_dir: Path) -> None:
@@ -120,6 +135,53 @@ def test_after_kill_9_the_next_owner_waits_for_the_old_server_to_end(
             assert has_ended(server, 0)
             assert successor.pid not in (None, pid)
     os.close(server)
+
+
+def test_a_start_that_is_given_up_leaves_nothing_behind(used_dir: Path) -> None:
+    impatient = EmbeddedServer(used_dir, give_up=lambda: True)
+    with pytest.raises(StartGivenUp):
+        impatient.start()
+    assert impatient.pid is None
+    assert running_dsn(used_dir) is None
+    with EmbeddedServer(used_dir):
+        assert execute(dsn_of(used_dir), "SELECT 1") == [(1,)]
+
+
+def test_a_server_that_comes_up_and_dies_again_is_an_error_and_no_crash(
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, where the first that is written ends it."""
+    server = EmbeddedServer(used_dir)
+    create = embedded._create_database
+
+    def after_it_died(dsn: str) -> None:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        assert server._process is not None
+        server._process.wait()
+        create(dsn)
+
+    monkeypatch.setattr(embedded, "_create_database", after_it_died)
+    with pytest.raises(EmbeddedServerError, match="came up and does not work"):
+        server.start()
+    monkeypatch.undo()
+    with server:
+        assert execute(dsn_of(used_dir), "SELECT 1") == [(1,)]
+
+
+def test_a_server_that_ends_for_no_signal_is_killed_and_nothing_committed_is_lost(
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STOP_TIMEOUT", "QUIT_TIMEOUT"):
+        monkeypatch.setattr(embedded, name, timedelta(milliseconds=100))
+    server = EmbeddedServer(used_dir)
+    execute(server.start(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    server.stop()
+    assert execute(server.start(), "SELECT answer FROM kept") == [(42,)]
+    monkeypatch.undo()
+    server.stop()
 
 
 def test_a_server_that_was_killed_recovers_what_was_committed(data_dir: Path) -> None:

@@ -38,7 +38,7 @@ class StillService:
         self.now: datetime = self._owner.execute("SELECT at FROM public.still_clock").fetchone()[0]  # type: ignore[index]
         self.now = self.now.astimezone(UTC)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._tenants = itertools.count(1)
         settings = Settings.load(
@@ -52,7 +52,7 @@ class StillService:
         self.admin = AdminServiceStub(self._channel)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def close(self) -> None:
         self._channel.close()

@@ -89,7 +89,7 @@ class Contract(RuleBasedStateMachine):
     def call(self, stub: Any, client: str, request: Any) -> Any:
         """The answer, or the Refusal."""
         try:
-            return stub(request, timeout=20, metadata=(("x-api-key", self.keys[client]),))
+            return stub(request, timeout=60, metadata=(("x-api-key", self.keys[client]),))
         except grpc.RpcError as error:
             return refusal_of(error)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from inventoryhold.v1 import (
     reservation_service_pb2_grpc,
 )
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def command(
@@ -157,6 +158,13 @@ class Program:
         channel = grpc.insecure_channel(self.address, options=options)
         self._channels.append(channel)
         return channel
+
+    def wait_for_child(self, name: str) -> None:
+        """Returns when a process below it has `name` in its command line."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.children(name):
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.01)
 
     def children(self, name: str) -> list[int]:
         """The processes below it whose command line contains `name`."""

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.process.program import Client, Program, Watched, command
+from tests.process.program import WAIT_S, Client, Program, Watched, command
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -90,7 +91,8 @@ def test_a_killed_database_is_restarted_and_calls_go_on(data_dir: Path) -> None:
 
 def reserve_until_served(client: Client) -> reservation_pb2.Reservation:
     """A caller's own retries: UNAVAILABLE is the one code that is retried."""
-    for _ in range(100):
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
         try:
             return client.reserve("seat", 1, "after")
         except grpc.RpcError as error:
@@ -169,7 +171,7 @@ def test_sigterm_under_load_loses_no_accepted_call(data_dir: Path, workers: int)
 
         with ThreadPoolExecutor(16) as pool:
             callers = [pool.submit(caller, number) for number in range(16)]
-            assert enough.wait(60)
+            assert enough.wait(WAIT_S)
             program.terminate()
             code = program.end()
             stopped.set()
@@ -221,6 +223,31 @@ def test_sigterm_during_the_start_ends_it_cleanly(data_dir: Path) -> None:
         program.terminate()
         assert program.end() == 0
         assert "Traceback" not in program.output
+    assert running_dsn(data_dir) is None
+
+
+def test_sigterm_while_the_database_is_not_ready_ends_it_cleanly(data_dir: Path) -> None:
+    # A standby that nobody may ask is alive and never ready, as one that recovers for long.
+    (data_dir / "pgdata" / "standby.signal").touch()
+    with (data_dir / "pgdata" / "postgresql.auto.conf").open("a") as file:
+        file.write("hot_standby = off\n")
+    with Program(data_dir) as program:
+        program.wait_for_child("postgres -D")
+        program.terminate()
+        assert program.end() == 0
+        assert "Traceback" not in program.output
+        assert "database.started" not in program.output
+    assert running_dsn(data_dir) is None
+
+
+def test_a_worker_that_does_not_end_is_killed_in_time(data_dir: Path) -> None:
+    with Program(data_dir, drain_grace="100ms") as program:
+        program.serving()
+        [worker] = program.children("spawn_main")
+        os.kill(worker, signal.SIGSTOP)
+        program.terminate()
+        program.wait_for("worker.killed")
+        assert program.end() == 0
     assert running_dsn(data_dir) is None
 
 

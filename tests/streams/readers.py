@@ -18,7 +18,7 @@ from inventoryhold.v1 import inventory_service_pb2 as pb
 from tests.harness import Harness
 
 FAST = Duration(nanos=10_000_000)
-READ_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
 
 
 class Watch:

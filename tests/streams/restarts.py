@@ -13,7 +13,7 @@ import psycopg
 
 from holdsvc.ledger.embedded import EmbeddedServer
 
-ANSWER_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 120
 
 
 class RestartableServer:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -28,6 +27,7 @@ from inventoryhold.v1 import (
 )
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.ports import free_port
 from tests.streams.books import Books
 from tests.streams.readers import open_adjustment
 from tests.streams.restarts import RestartableServer
@@ -59,9 +59,7 @@ class Process:
     """`holdsvc serve` on a port that stays the same."""
 
     def __init__(self, dsn: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
             "HOLDSVC_LISTEN": self.address,
@@ -82,7 +80,7 @@ class Process:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(30)
+        self._process.wait(60)
 
 
 @contextmanager
@@ -247,7 +245,7 @@ async def test_every_committed_change_is_told_exactly_once_and_in_order_whatever
             await load.create_items()
             create = inventory.CreateItemRequest(item=item_pb2.Item(sku="slow", capacity=1))
             await inventory_service_pb2_grpc.InventoryServiceStub(channel).CreateItem(create)
-            async with asyncio.timeout(120 * ROUNDS), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(200 * ROUNDS), asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(follower.run())
                 buying = tasks.create_task(load.run())
                 for _ in range(ROUNDS):

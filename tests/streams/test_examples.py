@@ -18,7 +18,7 @@ async def start(name: str, *arguments: str) -> asyncio.subprocess.Process:
 
 
 async def output(process: asyncio.subprocess.Process) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, _ = await process.communicate()
     assert process.returncode == 0
     return out.decode()
@@ -33,7 +33,7 @@ async def test_the_watcher_shows_the_stock_until_it_is_sold_out(service: Harness
     await service.create_item("mug", 3)
     watcher = await start("watch_inventory.py", "--address", service.address, "--sku", "mug", "--until-sold-out")
     assert watcher.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await watcher.stdout.readline() == b"mug: 3 remain, 0 held, 0 sold\n"
     await buy(service, "mug", 3)
     assert "mug: 0 remain" in await output(watcher)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +21,7 @@ from holdsvc.relay.relay import RelayError, open_broker, waves
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness
+from tests.ports import free_port
 
 NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin")
 PAYLOAD_MAX = 4096
@@ -35,9 +35,7 @@ class NatsServer:
     """A nats-server with JetStream on a port of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._config = folder / "nats.conf"
         self._config.write_text(
@@ -92,7 +90,7 @@ async def messages(url: str, subject: str) -> AsyncIterator[Any]:
 
 
 async def _subscribe(stream: JetStreamContext, subject: str) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await stream.subscribe(subject, ordered_consumer=True)
@@ -102,11 +100,11 @@ async def _subscribe(stream: JetStreamContext, subject: str) -> Any:
 
 async def take(subscription: Any, count: int) -> list[Any]:
     """The next messages."""
-    return [await subscription.next_msg(timeout=20) for _ in range(count)]
+    return [await subscription.next_msg(timeout=60) for _ in range(count)]
 
 
 async def wait_for(port: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -180,7 +178,7 @@ async def test_what_the_broker_refuses_for_good_is_a_dead_letter_and_the_rest_go
 
 
 async def _lines(process: Any, count: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [json.loads(await asyncio.to_thread(process.stdout.readline)) for _ in range(count)]
 
 
@@ -196,7 +194,7 @@ async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(
         await service.reserve({"a": 1})
         await _lines(relay, 1)
         relay.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(relay.wait, 20)
+        await asyncio.to_thread(relay.wait, 60)
         assert relay.returncode == 0
     last = await service.reserve({"a": 1})
     with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
@@ -208,7 +206,7 @@ async def test_a_relay_that_would_skip_events_says_so_and_ends(service: Harness)
     await service.create_item("a", 10)
     service.sql("SELECT holdsvc.save_relay_position('relay', 'another-epoch', 1, '2026-01-01')")
     with relaying(service, "stdout") as relay:
-        assert await asyncio.to_thread(relay.wait, 20) == 1
+        assert await asyncio.to_thread(relay.wait, 60) == 1
 
 
 def _event(id_: str, key: str) -> CloudEvent:

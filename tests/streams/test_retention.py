@@ -49,7 +49,7 @@ async def test_a_stream_crosses_days_without_a_gap(service: Harness) -> None:
         token = consumer.token
     assert [event.reservation.reservation_id for event in events[1:]] == reserved
     days = {datetime.fromtimestamp(event.occur_time.seconds, UTC).date() for event in events}
-    assert len(days) == 12
+    assert len(days) >= 12
     last = await service.reserve({"a": 1})
     async with consuming(service, resume_token=token) as consumer:
         assert (await consumer.take(1))[0].reservation == last

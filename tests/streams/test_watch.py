@@ -1,6 +1,7 @@
 """WatchInventory: the present state, then every change, the newest state of each item, never back."""
 
 import asyncio
+import time
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -93,9 +94,12 @@ async def test_a_change_that_commits_late_is_told_although_later_ones_came_first
 async def test_changes_within_the_interval_are_told_as_one(service: Harness) -> None:
     await service.create_item("a", 1000)
     async with watching(service, min_interval=Duration(nanos=300_000_000)) as watch:
+        start = time.monotonic()
         await asyncio.gather(*(service.reserve({"a": 1}) for _ in range(100)))
         await watch.until("a", remaining=900)
-        assert len([message for message in watch.messages if message.items]) <= 4
+        intervals = (time.monotonic() - start) / 0.3
+        # The snapshot, the first change, and one message for each interval that has passed.
+        assert len([message for message in watch.messages if message.items]) <= 3 + intervals
 
 
 async def test_a_quiet_stream_says_that_it_lives(start_service: StartService) -> None:
@@ -122,11 +126,11 @@ async def test_streams_end_with_a_status_to_retry_when_the_service_drains(start_
     await service.create_item("a", 1)
     async with watching(service) as watch:
         stopping = asyncio.create_task(service.service.stop())
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             refusal = await refused(watch.call.read())
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         assert "RetryInfo" in refusal.details
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await stopping
 
 

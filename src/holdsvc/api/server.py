@@ -30,6 +30,9 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
 )
 
+PENDING_MAX = 100_000
+PENDING_MAX_S = 300
+
 LIVENESS = "liveness"
 """The health service's name for "the process works", whatever the database does."""
 
@@ -117,6 +120,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", 10_000),
+        # Calls that have arrived and that the loop has not yet taken up. Beyond 1,000 gRPC would answer some, beyond
+        # 3,000 or after 30 s all of them with CANCELLED, which says nothing to a caller: whom to refuse is the
+        # engine's to decide, and each call's deadline ends it anyway.
+        ("grpc.server.max_pending_requests", PENDING_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
+        ("grpc.server_max_unrequested_time_in_server", PENDING_MAX_S),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),

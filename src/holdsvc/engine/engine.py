@@ -32,6 +32,9 @@ CONNECTIONS_KEPT = 3
 QUIET_S = 0.02
 """How long no call must have come for a drain to be over."""
 
+ROUNDS_OF_ARRIVAL = 3
+"""Rounds of the loop from a call's bytes to its handler."""
+
 LINGER_S = 1.0
 """How long a drain goes on refusing calls that keep coming."""
 
@@ -40,7 +43,7 @@ SWEEP_ROUNDS = 100
 
 
 class Engine:
-    """One per process. `start` it on the loop that serves the calls."""
+    """One per process. Construct it on the loop that serves the calls, then `start` it."""
 
     def __init__(self, settings: Settings, database: Database, observer: Observer) -> None:
         self._database = database
@@ -48,6 +51,7 @@ class Engine:
         self._observer = observer
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
         self._closing = False
         self._last_change = -BUSY_S
         self._changed: Callable[[], None] = lambda: None
@@ -85,8 +89,14 @@ class Engine:
     def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Asked for, so that nobody calls it lost: its caller may have gone at the deadline.
+            task.exception()
 
     async def _watch_deadlines(self) -> None:
         while True:
@@ -110,7 +120,7 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether callers make changes: background work gives way then."""
-        return asyncio.get_running_loop().time() - self._last_change < BUSY_S
+        return self._loop.time() - self._last_change < BUSY_S
 
     async def submit(self, kind: str, requests: Sequence[Request], deadline: float) -> list[Any]:
         """Runs requests of one tenant through their lane and returns what came of each; refusals stand among them.
@@ -119,7 +129,7 @@ class Engine:
         DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
         """
         self._admit()
-        self._last_change = asyncio.get_running_loop().time()
+        self._last_change = self._loop.time()
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:
@@ -185,7 +195,7 @@ class Engine:
         """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
         self._admit()
         task = self._spawn(_retried(work))
-        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
         if not done:
             raise errors.outcome_unknown() if changes else errors.database_unavailable()
         try:
@@ -211,11 +221,14 @@ class Engine:
         self._closing = True
         while any(not lane.idle for lane in self._lanes.values()):
             await asyncio.sleep(0.01)
-        for _ in range(int(LINGER_S / QUIET_S)):
+        end = asyncio.get_running_loop().time() + LINGER_S
+        seen = -1
+        while seen != self._turned_away and asyncio.get_running_loop().time() < end:
             seen = self._turned_away
             await asyncio.sleep(QUIET_S)
-            if seen == self._turned_away:
-                break
+            # A loop that was kept busy wakes for the time first: what came meanwhile has its turn before it is judged.
+            for _ in range(ROUNDS_OF_ARRIVAL):
+                await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Ends the background work."""

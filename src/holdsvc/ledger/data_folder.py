@@ -21,6 +21,10 @@ class EmbeddedServerError(Exception):
     """The embedded server cannot run; the message says what to do."""
 
 
+class StartGivenUp(EmbeddedServerError):
+    """Whoever waited for the server to be ready does not want it any more."""
+
+
 class DataDirInUse(EmbeddedServerError):
     """Another process runs the server of this data folder."""
 

@@ -25,15 +25,16 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from holdsvc.ledger import binaries, data_folder
-from holdsvc.ledger.data_folder import DataDirInUse, EmbeddedServerError
+from holdsvc.ledger.data_folder import DataDirInUse, EmbeddedServerError, StartGivenUp
 
-__all__ = ["DataDirInUse", "EmbeddedServer", "EmbeddedServerError", "running_dsn"]
+__all__ = ["DataDirInUse", "EmbeddedServer", "EmbeddedServerError", "StartGivenUp", "running_dsn"]
 
 DATABASE = "holdsvc"
 OWNER = "postgres"
 
 START_TIMEOUT = timedelta(minutes=30)  # recovery replays up to max_wal_size, more after an unlucky crash
 STOP_TIMEOUT = timedelta(minutes=1)  # a fast shutdown writes one checkpoint
+QUIT_TIMEOUT = timedelta(seconds=10)  # PostgreSQL kills what does not quit within 5
 
 SERVER_SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
@@ -65,15 +66,22 @@ _log = logging.getLogger(__name__)
 class EmbeddedServer:
     """PostgreSQL in `data_dir`, a child of this process, reached by a Unix socket of this user only.
 
-    `bin_dir` names other programs than those of the package; `settings` go over SERVER_SETTINGS.
+    `bin_dir` names other programs than those of the package; `settings` go over SERVER_SETTINGS. Once `give_up` says
+    so, a start waits no longer: recovery may take minutes, and on a full disk it may never end.
     """
 
     def __init__(
-        self, data_dir: Path, *, bin_dir: Path | None = None, settings: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        bin_dir: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self._bin_dir = bin_dir
         self._settings = {**SERVER_SETTINGS, **(settings or {})}
+        self._give_up = give_up
         self._cluster = self.data_dir / "pgdata"
         self._socket_dir: Path | None = None
         self._lock: IO[str] | None = None
@@ -96,7 +104,7 @@ class EmbeddedServer:
     def start(self) -> str:
         """Starts the server and returns the DSN of its owner. Must be called in the main thread.
 
-        Raises DataDirInUse, or EmbeddedServerError for anything else that stands in the way.
+        Raises DataDirInUse, StartGivenUp, or EmbeddedServerError for anything else that stands in the way.
         """
         if threading.current_thread() is not threading.main_thread():
             # The kernel sends the death signal when the *thread* that made the child ends.
@@ -114,6 +122,11 @@ class EmbeddedServer:
             dsn = _dsn(self._socket_dir)
             self._wait_ready(self._process, dsn)
             _create_database(dsn)
+        except psycopg.Error as error:
+            self.stop()
+            raise EmbeddedServerError(
+                f"PostgreSQL in {self.data_dir} came up and does not work: {error}\n{self._log_tail()}"
+            ) from error
         except BaseException:
             self.stop()
             raise
@@ -127,9 +140,7 @@ class EmbeddedServer:
             try:
                 process.wait(STOP_TIMEOUT.total_seconds())
             except subprocess.TimeoutExpired:
-                _log.warning("the embedded PostgreSQL does not end: stopping it without a checkpoint")
-                process.send_signal(signal.SIGQUIT)
-                process.wait()
+                _end_without_checkpoint(process)
         if self._socket_dir is not None and self._socket_dir.parent != self.data_dir:
             with suppress(OSError):
                 self._socket_dir.rmdir()
@@ -182,6 +193,8 @@ class EmbeddedServer:
         """Waits as long as the server lives: recovery after a crash may take minutes."""
         started = reported = time.monotonic()
         while process.poll() is None:
+            if self._give_up():
+                raise StartGivenUp(f"PostgreSQL in {self.data_dir} was still starting")
             try:
                 psycopg.connect(dsn, dbname="postgres", connect_timeout=5).close()
             except psycopg.OperationalError as error:
@@ -199,6 +212,17 @@ class EmbeddedServer:
     def _log_tail(self) -> str:
         lines = (self.data_dir / "postgres.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-10:])
+
+
+def _end_without_checkpoint(process: subprocess.Popen[bytes]) -> None:
+    """What was committed is in the log, and the next start recovers it."""
+    _log.warning("the embedded PostgreSQL does not end: stopping it without a checkpoint")
+    process.send_signal(signal.SIGQUIT)
+    try:
+        process.wait(QUIT_TIMEOUT.total_seconds())
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def running_dsn(data_dir: Path) -> str | None:
@@ -245,7 +269,7 @@ def _check_may_run() -> None:
 
 
 def _create_database(dsn: str) -> None:
-    with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(dsn, dbname="postgres", autocommit=True, connect_timeout=5) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())
 
