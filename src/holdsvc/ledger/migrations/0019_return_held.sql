@@ -85,8 +85,12 @@ BEGIN
     SELECT l AS ix, ARRAY[_sku[l]] AS sku, ARRAY[_pool[l]] AS pool, ARRAY[_quantity[l]] AS quantity
     FROM generate_series(1, cardinality(_line_ix)) l WHERE cardinality(_line_ix) = cardinality(_place)
     UNION ALL
-    SELECT _line_ix[l], array_agg(_sku[l] ORDER BY l), array_agg(_pool[l] ORDER BY l), array_agg(_quantity[l] ORDER BY l)
-    FROM generate_series(1, cardinality(_line_ix)) l WHERE cardinality(_line_ix) > cardinality(_place) GROUP BY 1
+    SELECT m.ix, array_agg(m.sku), array_agg(m.pool), array_agg(m.quantity)
+    FROM (
+      SELECT _line_ix[l] AS ix, _sku[l] AS sku, _pool[l] AS pool, _quantity[l] AS quantity
+      FROM generate_series(1, cardinality(_line_ix)) l WHERE cardinality(_line_ix) > cardinality(_place) ORDER BY 1, l
+    ) m
+    GROUP BY m.ix
   ) x;
   RETURN (SELECT sum(q) FROM unnest(_item_quantity) q);
 END

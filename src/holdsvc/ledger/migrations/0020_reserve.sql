@@ -200,9 +200,13 @@ BEGIN
            ARRAY[_line_quantity[l]] AS quantity
     FROM generate_series(1, _lines) l WHERE _lines = _n
     UNION ALL
-    SELECT _line_request[l], array_agg(_item_sku[_line_item[l]] ORDER BY l),
-           array_agg(_item_pool[_line_item[l]] ORDER BY l), array_agg(_line_quantity[l] ORDER BY l)
-    FROM generate_series(1, _lines) l WHERE _lines > _n GROUP BY 1
+    SELECT m.request, array_agg(m.sku), array_agg(m.pool), array_agg(m.quantity)
+    FROM (
+      SELECT _line_request[l] AS request, _item_sku[_line_item[l]] AS sku, _item_pool[_line_item[l]] AS pool,
+             _line_quantity[l] AS quantity
+      FROM generate_series(1, _lines) l WHERE _lines > _n ORDER BY 1, l
+    ) m
+    GROUP BY m.request
   ) x
   WHERE outcome[x.request] IS NULL;
 END
