@@ -9,7 +9,6 @@ broken.
 """
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import os
@@ -17,25 +16,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
-import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from benchmark import listener, load
+from benchmark.machine import family_s
 from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, item_pb2, reservation_service_pb2_grpc
 from inventoryhold.v1 import reservation_service_pb2 as reservations
 
 SKU = "hot"
-CHANNELS = 20
+CONNECTIONS = 20
+SAMPLE_S = 0.03
+"""Between two changes whose time is known, for the delay to the watchers."""
+
 WATCH = "/inventoryhold.v1.InventoryService/WatchInventory"
-_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 
 
 @contextmanager
@@ -69,117 +75,57 @@ def _port(log: Path, process: subprocess.Popen[bytes]) -> int:
     raise SystemExit("the service did not start")
 
 
-def worker_rss_mb(supervisor: int) -> float:
-    """Resident memory of the serving processes, in MB."""
-    total = 0
-    for status in Path("/proc").glob("[0-9]*/status"):
+def workers(supervisor: int) -> list[int]:
+    """The serving processes."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            command = (status.parent / "cmdline").read_text()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_text()
         except OSError:
             continue
-        if int(fields["PPid"]) == supervisor and "spawn_main" in command:
-            total += int(fields["VmRSS"].split()[0])
-    return total / 1024
+        if parent == supervisor and "spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def worker_rss_mb(supervisor: int) -> float:
+    """Resident memory of the serving processes, in MB."""
+    statuses = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in workers(supervisor)]
+    return sum(int(line.split()[1]) for status in statuses for line in status if line.startswith("VmRSS")) / 1024
 
 
 @dataclass
-class Load:
-    """What a phase of Reserve calls has done."""
+class Phase:
+    """What a phase of Reserve calls has done, and the processor time that it took."""
 
-    count: int = 0
-    seconds: float = 0.0
-    change_times: set[float] = field(default_factory=set)
-
-    @property
-    def per_second(self) -> float:
-        """Calls in a second."""
-        return self.count / self.seconds
+    per_second: float
+    failed: int
+    worker_cores: float
+    generator_share: float
 
 
-async def reserve(address: str, seconds: float, in_flight: int, rate: float | None) -> Load:
+def reserve(address: str, pids: list[int], seconds: float, in_flight: int, rate: float = 0.0) -> Phase:
     """Reserves one unit again and again, as fast as it goes or `rate` times a second."""
-    load = Load()
-    channels = [grpc.aio.insecure_channel(address, options=[*_OPTIONS, ("channel", n)]) for n in range(4)]
-    request = reservations.ReserveRequest(lines=[item_pb2.ItemQuantity(sku=SKU, quantity=1)])
-    start = time.monotonic()
-    end = start + seconds
-    turn = iter(range(10**12))
-
-    async def caller(number: int) -> None:
-        stub = reservation_service_pb2_grpc.ReservationServiceStub(channels[number % len(channels)])
-        while (now := time.monotonic()) < end:
-            if rate is not None:
-                await asyncio.sleep(max(0.0, start + next(turn) / rate - now))
-            answer = await stub.Reserve(request)
-            load.count += 1
-            create = answer.reservation.create_time
-            load.change_times.add(create.seconds + create.nanos / 1e9)
-
-    await asyncio.gather(*(caller(number) for number in range(in_flight)))
-    load.seconds = time.monotonic() - start
-    for channel in channels:
-        await channel.close()
-    return load
-
-
-def _watch(address: str, count: int, pipe: Connection) -> None:
-    """A process of watchers: keeps every message with its time; on a word, tells what was heard since the last."""
-    asyncio.run(_watch_all(address, count, pipe))
-
-
-async def _watch_all(address: str, count: int, pipe: Connection) -> None:
-    channels = [grpc.aio.insecure_channel(address, options=[*_OPTIONS, ("channel", n)]) for n in range(CHANNELS)]
-    request = inventory_service_pb2.WatchInventoryRequest(items=[item_pb2.ItemKey(sku=SKU)]).SerializeToString()
-    heard: list[list[tuple[float, bytes]]] = [[] for _ in range(count)]
-
-    async def watch(number: int) -> None:
-        # Bytes as they come: what they say is looked at when nobody is measuring.
-        watch_bytes: Any = channels[number % CHANNELS].unary_stream(WATCH)
-        async for message in watch_bytes(request):
-            heard[number].append((time.time(), message))
-
-    tasks = [asyncio.create_task(watch(number)) for number in range(count)]
-    while sum(len(messages) >= 2 for messages in heard) < count:
-        await asyncio.sleep(0.1)
-    loop = asyncio.get_running_loop()
-    pipe.send("ready")
-    while await loop.run_in_executor(None, pipe.recv) == "tell":
-        pipe.send(heard)
-        for messages in heard:
-            messages.clear()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def states(messages: list[tuple[float, bytes]]) -> list[tuple[float, item_pb2.Item]]:
-    """When which state was heard."""
-    found = []
-    for when, data in messages:
-        found += [(when, item) for item in inventory_service_pb2.WatchInventoryResponse.FromString(data).items]
-    return found
-
-
-def delays(heard: list[list[tuple[float, bytes]]], change_times: set[float]) -> list[float]:
-    """Seconds from each change to the first message of each watcher that has it or a later one."""
-    changes = sorted(change_times)
-    found = []
-    for messages in heard:
-        told = [(item.update_time.seconds + item.update_time.nanos / 1e9, when) for when, item in states(messages)]
-        times = [update for update, _ in told]
-        for change in changes:
-            place = bisect_left(times, change - 1e-6)
-            if place < len(told):
-                found.append(told[place][1] - change)
-    return found
+    host, _, port = address.rpartition(":")
+    request = reservations.ReserveRequest(lines=[item_pb2.ItemQuantity(sku=SKU, quantity=1)]).SerializeToString()
+    before, began = sum(map(family_s, pids)), time.monotonic()
+    outcome = load.run(
+        load.Target(host, int(port), RESERVE, {}), [request], seconds=seconds, in_flight=in_flight, rate=rate
+    )
+    cores = (sum(map(family_s, pids)) - before) / (time.monotonic() - began)
+    return Phase(outcome.per_second, outcome.calls - outcome.ok, cores, outcome.generator_share)
 
 
 @contextmanager
 def watchers(address: str, count: int) -> Iterator[Connection]:
     """Watchers in a process of their own, which has the snapshot of all when this begins."""
+    host, _, port = address.rpartition(":")
+    request = inventory_service_pb2.WatchInventoryRequest(items=[item_pb2.ItemKey(sku=SKU)])
+    message = load.prefixed(request.SerializeToString())
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_watch, args=(address, count, theirs))
+    arguments = (host, int(port), WATCH, message, count, CONNECTIONS, theirs)
+    process = multiprocessing.get_context("spawn").Process(target=listener.listen, args=arguments)
     process.start()
     try:
         assert ours.recv() == "ready"
@@ -190,51 +136,117 @@ def watchers(address: str, count: int) -> Iterator[Connection]:
         process.kill()
 
 
-def tell(pipe: Connection) -> list[list[tuple[float, bytes]]]:
-    """What the watchers have heard since they were last asked."""
+def tell(pipe: Connection) -> tuple[listener.Heard, float]:
+    """What the watchers have heard since they were last asked, and the processor time of their process so far."""
     pipe.send("tell")
-    heard: list[list[tuple[float, bytes]]] = pipe.recv()
-    return heard
+    told: tuple[listener.Heard, float] = pipe.recv()
+    return told
+
+
+class Samples:
+    """A caller that reserves a unit every few hundredths of a second and remembers when the database did it."""
+
+    def __init__(self, address: str) -> None:
+        self.change_times: list[float] = []
+        self._address = address
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        request = reservations.ReserveRequest(lines=[item_pb2.ItemQuantity(sku=SKU, quantity=1)])
+        with grpc.insecure_channel(self._address) as channel:
+            stub = reservation_service_pb2_grpc.ReservationServiceStub(channel)
+            while not self._over.wait(SAMPLE_S):
+                created = stub.Reserve(request).reservation.create_time
+                self.change_times.append(seconds_of(created))
+
+
+def seconds_of(timestamp: Timestamp) -> float:
+    """A time as a number."""
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+@cache
+def states(message: bytes) -> list[item_pb2.Item]:
+    """The states that a message tells; the same message goes to many watchers."""
+    return list(inventory_service_pb2.WatchInventoryResponse.FromString(message).items)
+
+
+def delays(heard: listener.Heard, change_times: list[float]) -> list[float]:
+    """Seconds from each change to the first message of each watcher that has it or a later one."""
+    found = []
+    for messages in heard:
+        told = [(seconds_of(item.update_time), when) for when, message in messages for item in states(message)]
+        times = [update for update, _ in told]
+        for change in change_times:
+            place = bisect_left(times, change - 1e-6)
+            if place < len(told):
+                found.append(told[place][1] - change)
+    return sorted(found)
+
+
+def count_between(heard: listener.Heard, start: float, end: float) -> int:
+    """Messages that came within a time."""
+    return sum(start <= when <= end for messages in heard for when, _ in messages)
 
 
 def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str, Any]:
     """Runs the phases and returns the figures."""
+    pids = workers(supervisor)
     with grpc.insecure_channel(address) as channel:
         stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
-        create = inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=SKU, capacity=10**12))
-        stub.CreateItem(create)
+        stub.CreateItem(inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=SKU, capacity=10**12)))
 
-        def run(seconds: float, rate: float | None = None) -> Load:
-            return asyncio.run(reserve(address, seconds, args.in_flight, rate))
+        def run(seconds: float, rate: float = 0.0) -> Phase:
+            return reserve(address, pids, seconds, args.in_flight, rate)
 
         run(args.seconds / 2)  # warm up
         before = run(args.seconds)
         rss_before = worker_rss_mb(supervisor)
         with watchers(address, args.watchers) as pipe:
             tell(pipe)
-            started = time.time()
             full = run(args.seconds)
+            ended = time.time()
             rss_after = worker_rss_mb(supervisor)
             time.sleep(3)
-            heard = tell(pipe)
+            heard, _ = tell(pipe)
             final = stub.GetItem(inventory_service_pb2.GetItemRequest(sku=SKU)).item
-            settled = sum(bool(found) and found[-1][1] == final for found in map(states, heard))
-            messages = sum(when <= started + full.seconds for found in heard for when, _ in found)
-            half = run(args.seconds, full.per_second / 2)
+            settled = sum(bool(messages) and states(messages[-1][1]) == [final] for messages in heard)
+            messages = count_between(heard, ended - args.seconds, ended)
+            _, listened_before_s = tell(pipe)
+            with Samples(address) as samples:
+                half = run(args.seconds, full.per_second / 2)
+            ended = time.time()
             time.sleep(2)
-            late = sorted(delays(tell(pipe), half.change_times))
+            heard, listened_s = tell(pipe)
+            half_messages = count_between(heard, ended - args.seconds, ended)
+            late = delays(heard, samples.change_times)
         after = run(args.seconds)
     without = (before.per_second + after.per_second) / 2
+    phases = {"without": before, "full": full, "half": half}
     return {
         "watchers": args.watchers,
         "reserve_per_second_without": [round(before.per_second), round(after.per_second)],
         "reserve_per_second_with": round(full.per_second),
         "throughput_ratio": round(full.per_second / without, 3),
-        "messages_per_second_at_full_load": round(messages / full.seconds),
+        "messages_per_second_at_full_load": round(messages / args.seconds),
         "watchers_on_final_state": settled,
         "rss_growth_mb": round(rss_after - rss_before, 1),
         "half_load_per_second": round(half.per_second),
-        "delay_ms": {f"p{q}": round(1000 * late[int(len(late) * q / 100)], 1) for q in (50, 90, 99)},
+        "messages_per_second_at_half_load": round(half_messages / args.seconds),
+        "delay_ms": {f"p{q}": round(1000 * load.percentile(late, q), 1) for q in (50, 90, 99)},
+        "failed_calls": {name: phase.failed for name, phase in phases.items()},
+        "worker_cores": {name: round(phase.worker_cores, 2) for name, phase in phases.items()},
+        "generator_cores": {name: round(phase.generator_share, 2) for name, phase in phases.items()},
+        "listener_cores_at_half_load": round((listened_s - listened_before_s) / (args.seconds + 2), 2),
     }
 
 
@@ -251,6 +263,7 @@ def main() -> int:
     kept = {
         "throughput ratio at least 0.8": figures["throughput_ratio"] >= 0.8,
         "every watcher ends on the final state": figures["watchers_on_final_state"] == args.watchers,
+        "no call fails": not any(figures["failed_calls"].values()),
         "memory grows by less than 100 MB": figures["rss_growth_mb"] < 100,
         "delay p99 under 150 ms at half load": figures["delay_ms"]["p99"] < 150,
     }

@@ -182,11 +182,11 @@ def holdsvc(dsn: str, folder: Path, *, workers: int = 1, **settings: str) -> Ite
 
 
 @contextmanager
-def baseline(name: str, folder: Path, dsn: str = "") -> Iterator[Running]:
-    """A server of loadtest/baseline."""
+def baseline(name: str, folder: Path, dsn: str = "", **environment: str) -> Iterator[Running]:
+    """A server of loadtest/baseline, with more in its environment."""
     port = free_port()
     command = [sys.executable, str(LOADTEST / "baseline" / f"{name}.py"), str(port), dsn]
-    with _running(command, dict(os.environ), port, {}, folder) as running:
+    with _running(command, os.environ | environment, port, {}, folder) as running:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(START_TIMEOUT_S)
         yield running

@@ -11,8 +11,8 @@ import struct
 from collections import deque
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _END_HEADERS, _ACK, _PADDED = 1, 4, 1, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, END_HEADERS, ACK, _PADDED = 1, 4, 1, 8
 _MAX_FRAME = 16_384
 _WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
@@ -20,7 +20,8 @@ _FIRST_WINDOW = 65_535
 _REFILL = 2**29
 
 # Length and type in one number, flags, stream.
-_frame_header = struct.Struct(">IBI")
+frame_header = struct.Struct(">IBI")
+FRAME_HEADER = 9
 _number = struct.Struct(">I")
 
 STATUS_NONE = -1
@@ -40,12 +41,8 @@ class Connection:
     def __init__(self, host: str, port: int, path: str, metadata: dict[str, str]) -> None:
         self.socket = socket.create_connection((host, port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._out = bytearray(
-            _PREFACE
-            + _settings(header_table_size=0, initial_window_size=_WINDOW)
-            + _frame(_WINDOW_UPDATE, 0, 0, _number.pack(_WINDOW - _FIRST_WINDOW))
-        )
-        self._first_block, self._next_block = _header_blocks(f"{host}:{port}", path, metadata)
+        self._out = bytearray(OPENING)
+        self._first_block, self._next_block = header_blocks(f"{host}:{port}", path, metadata)
         self._block: bytes | None = None
         self._stream = -1
         self._window = _FIRST_WINDOW
@@ -99,13 +96,13 @@ class Connection:
             block, self._block = self._first_block, self._next_block
         else:
             block = self._block
-        self._out += _frame_header.pack(len(block) << 8 | _HEADERS, _END_HEADERS, self._stream)
+        self._out += frame_header.pack(len(block) << 8 | HEADERS, END_HEADERS, self._stream)
         self._out += block
         rest = len(message)
         for start in range(0, len(message), _MAX_FRAME):
             size = min(rest, _MAX_FRAME)
             rest -= size
-            self._out += _frame_header.pack(size << 8 | _DATA, 0 if rest else _END_STREAM, self._stream)
+            self._out += frame_header.pack(size << 8 | DATA, 0 if rest else END_STREAM, self._stream)
             self._out += message[start : start + size]
 
     def receive(self) -> Ended:
@@ -120,41 +117,41 @@ class Connection:
         ended: Ended = []
         offset, end = 0, len(buffer)
         while end - offset >= 9:
-            length_type, flags, stream = _frame_header.unpack_from(buffer, offset)
+            length_type, flags, stream = frame_header.unpack_from(buffer, offset)
             after = offset + 9 + (length_type >> 8)
             if after > end:
                 break
             kind = length_type & 0xFF
-            if kind == _HEADERS:
-                if flags & _END_STREAM:
+            if kind == HEADERS:
+                if flags & END_STREAM:
                     ended.append((self._due.pop(stream), _status(buffer, offset + 9, after)))
-            elif kind == _DATA:
+            elif kind == DATA:
                 self._unacknowledged += length_type >> 8
             else:
                 self._control(kind, flags, stream, buffer[offset + 9 : after], ended)
             offset = after
         self._buffer = buffer[offset:]
         if self._unacknowledged > _REFILL:
-            self._out += _frame(_WINDOW_UPDATE, 0, 0, _number.pack(self._unacknowledged))
+            self._out += frame(WINDOW_UPDATE, 0, 0, _number.pack(self._unacknowledged))
             self._unacknowledged = 0
         return ended
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes, ended: Ended) -> None:
-        if kind == _WINDOW_UPDATE:
+        if kind == WINDOW_UPDATE:
             if stream == 0:
                 self._window += _number.unpack(payload)[0]
-        elif kind == _PING and not flags & _ACK:
-            self._out += _frame(_PING, _ACK, 0, payload)
-        elif kind == _SETTINGS and not flags & _ACK:
+        elif kind == PING and not flags & ACK:
+            self._out += frame(PING, ACK, 0, payload)
+        elif kind == SETTINGS and not flags & ACK:
             for identifier, value in struct.iter_unpack(">HI", payload):
                 if identifier == 4:
                     self._stream_window = value
-            self._out += _frame(_SETTINGS, _ACK, 0, b"")
-        elif kind == _RST_STREAM:
+            self._out += frame(SETTINGS, ACK, 0, b"")
+        elif kind == RST_STREAM:
             due = self._due.pop(stream, None)
             if due is not None:
                 ended.append((due, STATUS_NONE))
-        elif kind == _GOAWAY:
+        elif kind == GOAWAY:
             raise WireError(f"the peer goes away: {payload[8:]!r}")
 
     def close(self) -> None:
@@ -174,16 +171,25 @@ def _status(buffer: bytes, start: int, end: int) -> int:
     return int(buffer[at + 1 : at + 1 + size])
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return _frame_header.pack(len(payload) << 8 | kind, flags, stream) + payload
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Returns a frame."""
+    return frame_header.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
 def _settings(*, header_table_size: int, initial_window_size: int) -> bytes:
     pairs = ((1, header_table_size), (2, 0), (4, initial_window_size))
-    return _frame(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *pair) for pair in pairs))
+    return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *pair) for pair in pairs))
 
 
-def _header_blocks(authority: str, path: str, metadata: dict[str, str]) -> tuple[bytes, bytes]:
+OPENING = (
+    _PREFACE
+    + _settings(header_table_size=0, initial_window_size=_WINDOW)
+    + frame(WINDOW_UPDATE, 0, 0, _number.pack(_WINDOW - _FIRST_WINDOW))
+)
+"""What a connection begins with: windows that never close, no header table."""
+
+
+def header_blocks(authority: str, path: str, metadata: dict[str, str]) -> tuple[bytes, bytes]:
     """Returns the first call's header block and that of all later ones (RFC 7541)."""
     headers = {
         ":path": path,

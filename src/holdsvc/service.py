@@ -13,8 +13,9 @@ from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine import tasks
+from holdsvc.engine.encoding import Encoding
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.streams import Encoding, Streams
+from holdsvc.engine.streams import Streams
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
@@ -50,7 +51,9 @@ class Service:
         self._observer = _Calls(settings)
         self.database = Database(settings, dsn)
         self.engine = Engine(settings, self.database, self._observer)
-        encoding = Encoding(convert.watched_item, convert.watched_deletion, convert.streamed_event)
+        encoding = Encoding(
+            convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
+        )
         self.streams = Streams(settings, self.database, self.engine, self._observer, encoding)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -100,6 +100,30 @@ async def test_a_cancelled_one_shows_its_reason_and_units(service: Harness) -> N
     )  # fmt: skip
 
 
+async def test_those_of_many_lines_and_of_one_made_and_ended_together_each_show_their_own_lines(
+    service: Harness,
+) -> None:
+    await service.create_item("bed", 10)
+    await service.create_item("tour", 10, pool="vip")
+    wanted = [[("tour", "vip", 2), ("bed", "", 1)], [("bed", "", 3)], [("tour", "vip", 1)]]
+    entries = [
+        pb.ReserveRequest(
+            lines=[item_pb2.ItemQuantity(sku=sku, pool=pool, quantity=quantity) for sku, pool, quantity in lines],
+            ttl=Duration(seconds=10),
+        )
+        for lines in wanted
+    ]
+    made = (await service.reservations.BatchReserve(pb.BatchReserveRequest(requests=entries))).results
+    service.clock.advance(timedelta(seconds=11))
+    await service.sweep()
+    for result, lines in zip(made, wanted, strict=True):
+        reserved, expired = await _events(service, result.reservation.reservation_id)
+        assert _lines(reserved.lines) == lines
+        assert _lines(expired.lines) == lines
+        assert expired.reservation == await service.get(result.reservation.reservation_id)
+    await service.verify()
+
+
 async def test_an_expired_one_shows_who_ended_it_nobody(service: Harness) -> None:
     await service.create_item("bed", 10)
     held = await service.reserve({"bed": 3}, ttl=Duration(seconds=10))

@@ -32,3 +32,11 @@ def test_ids_carry_the_time_of_the_database_not_of_this_machine() -> None:
     ahead = time.time() + 3600
     make.observe(ahead)
     assert abs(milliseconds(make()) - ahead * 1000) < 5_000
+
+
+def test_ids_made_together_are_as_good_as_ids_made_one_by_one() -> None:
+    ids = Uuid7().many(10_000)
+    assert len(set(ids)) == len(ids)
+    assert {(uuid.UUID(text).version, uuid.UUID(text).variant) for text in ids} == {(7, uuid.RFC_4122)}
+    assert {text[19] for text in ids} == set("89ab")
+    assert abs(milliseconds(ids[0]) - time.time() * 1000) < 5_000

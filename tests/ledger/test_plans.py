@@ -33,6 +33,10 @@ SLOWER_AT_MOST = 1.2
 ROWS_READ_AT_MOST = 40
 """Rows that one change of one reservation may read through all indexes: replays, locks, lines, claims, answers."""
 
+PAGE = 50
+ROWS_LISTED_AT_MOST = 10
+"""Rows that a list may read through all indexes for each reservation of its page."""
+
 CALLER = Caller("default", "dev", "", frozenset())
 
 new_id = Uuid7()
@@ -170,6 +174,22 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
     assert query(fresh_dsn, SCANNED) == []
     [(rows_read,)] = query(fresh_dsn, READ)
     assert rows_read < ROWS_READ_AT_MOST * BATCH * 10, "of 2 shapes with 5 calls each"
+
+    for dsn in (fresh_dsn, analysed_dsn):
+        query(dsn, "SELECT pg_stat_reset()")
+        async with session(dsn) as lister:
+            await list_pages(lister)
+        assert query(dsn, SCANNED) == []
+        [(rows_read,)] = query(dsn, READ)
+        assert rows_read < ROWS_LISTED_AT_MOST * PAGE * 4, "of 4 lists"
+
+
+async def list_pages(connection: Connection) -> None:
+    """Reads a page by each filter that drives a list: half of all reservations are on the hot item."""
+    everything = dict.fromkeys(("client", "states", "sku", "pool", "holder", "reference", "order_id", "pools"))
+    for wanted in ({}, {"client": "dev"}, {"sku": hot()}, {"sku": hot(), "pool": ""}):
+        filter_ = reservations.Filter(**{**everything, **wanted})  # type: ignore[arg-type]
+        assert len(await reservations.list_page(connection, "default", filter_, None, PAGE)) == PAGE
 
 
 async def compare(fresh: Connection, analysed: Connection) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -29,6 +29,10 @@ RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""
 
 
+async def _no_stream(_: bytes) -> None:
+    raise AssertionError("a unary call has no stream to write to")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a handler knows of its call besides the request."""
@@ -39,6 +43,8 @@ class Call:
     """On the loop's clock."""
     metadata: Sequence[tuple[str, str | bytes]] = field(default=(), repr=False)
     """As the caller sent it; it holds the key, so it is never logged or passed on."""
+    write: Callable[[bytes], Coroutine[Any, Any, None]] = field(default=_no_stream, repr=False)
+    """Writes a message to the stream, for who does not yield it: one at a time, and none while it yields."""
 
 
 class CallObserver(Protocol):
@@ -54,7 +60,7 @@ class CallObserver(Protocol):
 
 
 class Calls:
-    """Makes gRPC handlers of a servicer's coroutines."""
+    """Makes gRPC handlers of a servicer's coroutines. Construct it on the loop that will serve."""
 
     def __init__(
         self, authenticate: Authenticate, limits: ClientLimits, observer: CallObserver, default_deadline_s: float
@@ -64,6 +70,8 @@ class Calls:
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
+        # Asking for the running loop costs a system call: Python 3.11 looks whether the process has forked.
+        self._loop = asyncio.get_running_loop()
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
@@ -80,11 +88,9 @@ class Calls:
 
     async def _identify(self, method: str, context: Any) -> Call:
         remaining = context.time_remaining()
-        deadline = asyncio.get_running_loop().time() + (
-            remaining if remaining is not None else self._default_deadline_s
-        )
+        deadline = self._loop.time() + (remaining if remaining is not None else self._default_deadline_s)
         metadata = context.invocation_metadata()
-        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
+        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata, context.write)
 
     def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
@@ -150,8 +156,7 @@ class Calls:
         return stream
 
     def _recheck(self, call: Call) -> Recheck:
-        loop = asyncio.get_running_loop()
-        return lambda: self._authenticate(call.metadata, loop.time() + RECHECK_S)
+        return lambda: self._authenticate(call.metadata, self._loop.time() + RECHECK_S)
 
     async def _abort(
         self,

@@ -1,10 +1,12 @@
 """From plain values to messages."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
+from holdsvc.engine.topic import Update
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_pb2,
@@ -20,8 +22,14 @@ _SECOND = timedelta(seconds=1)
 
 def set_time(timestamp: Timestamp, time: datetime) -> None:
     """Sets a timestamp, to the microsecond."""
-    timestamp.seconds, rest = divmod(time - _EPOCH, _SECOND)
-    timestamp.nanos = rest.microseconds * 1000
+    timestamp.CopyFrom(_timestamp(time))
+
+
+# The holds of a batch share the time of its judgement and, where they last equally long, the time of their end.
+@lru_cache(maxsize=256)
+def _timestamp(time: datetime) -> Timestamp:
+    seconds, rest = divmod(time - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) -> None:
@@ -30,15 +38,15 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     message.client = r.client
     message.state = int(r.state)  # type: ignore[assignment]
     message.revision = r.revision
-    for line in r.lines:
-        added = message.lines.add()
-        added.sku = line.sku
-        if line.pool:
-            added.pool = line.pool
-        added.quantity = line.quantity
-        if line.confirmed_quantity:
-            added.confirmed_quantity = line.confirmed_quantity
-            added.refunded_quantity = line.refunded_quantity
+    for sku, pool, quantity, confirmed_quantity, refunded_quantity in r.lines:
+        line = message.lines.add()
+        line.sku = sku
+        if pool:
+            line.pool = pool
+        line.quantity = quantity
+        if confirmed_quantity:
+            line.confirmed_quantity = confirmed_quantity
+            line.refunded_quantity = refunded_quantity
     set_time(message.create_time, r.create_time)
     set_time(message.expire_time, r.expire_time)
     if r.holder:
@@ -111,6 +119,16 @@ def watched_deletion(key: model.ItemKey) -> bytes:
     """A WatchInventoryResponse with one deleted item, as bytes."""
     deleted = item_pb2.ItemKey(sku=key.sku, pool=key.pool)
     return inventory_service_pb2.WatchInventoryResponse(deleted_items=[deleted]).SerializeToString()
+
+
+def watched_update(update: Update) -> bytes:
+    """A WatchInventoryResponse with what an update has."""
+    rest = inventory_service_pb2.WatchInventoryResponse(
+        snapshot_complete=update.complete, heartbeat=not update.payloads and not update.complete
+    )
+    if update.read_time is not None:
+        set_time(rest.read_time, update.read_time)
+    return b"".join((*update.payloads, rest.SerializeToString()))
 
 
 def streamed_event(e: model.Event) -> bytes:

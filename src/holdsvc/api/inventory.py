@@ -10,7 +10,7 @@ from holdsvc.api.calls import Call, unwrap
 from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.streams import Streams
-from holdsvc.engine.watch import Update, Wanted
+from holdsvc.engine.topic import Wanted
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
@@ -202,18 +202,6 @@ class InventoryServicer:
         if request.HasField("min_interval"):
             interval_s = validation.microseconds_of(request.min_interval) / 1_000_000
         with self._streams.admitted():
-            async with aclosing(self._streams.watch.watch(wanted, interval_s)) as updates:
-                async for update in updates:
-                    yield _watch_message(update)
-
-
-def _watch_message(update: Update) -> bytes:
-    if update.message:
-        return update.message
-    rest = pb.WatchInventoryResponse(
-        snapshot_complete=update.complete, heartbeat=not update.payloads and not update.complete
-    )
-    if update.read_time is not None:
-        convert.set_time(rest.read_time, update.read_time)
-    update.message = b"".join((*update.payloads, rest.SerializeToString()))
-    return update.message
+            async with aclosing(self._streams.watch.watch(wanted, interval_s, call.write)) as messages:
+                async for message in messages:
+                    yield message

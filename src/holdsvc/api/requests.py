@@ -1,6 +1,6 @@
 """What requests of several services have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from google.protobuf.message import Message
@@ -15,16 +15,17 @@ def fingerprint(request: Message) -> bytes:
     return blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
-def units(lines: Iterable[item_pb2.ItemQuantity]) -> dict[tuple[str, str], int]:
+def units(lines: Sequence[item_pb2.ItemQuantity]) -> dict[tuple[str, str], int]:
     """The units wanted of each (sku, pool), in the order in which the items first appear."""
     found: dict[tuple[str, str], int] = {}
-    for line in lines:
+    # A slice: protobuf's own iteration makes an IndexError to end with, which takes as long as a line.
+    for line in lines[:]:
         key = (line.sku, line.pool)
         found[key] = found.get(key, 0) + line.quantity
     return found
 
 
-def merged_lines(lines: Iterable[item_pb2.ItemQuantity]) -> list[Line]:
+def merged_lines(lines: Sequence[item_pb2.ItemQuantity]) -> list[Line]:
     """The lines with those of one item added up."""
     return [Line(sku, pool, quantity) for (sku, pool), quantity in units(lines).items()]
 

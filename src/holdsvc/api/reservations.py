@@ -37,7 +37,7 @@ class ReservationServicer:
         """Takes units for a while."""
         ttl_us, violation = self._ttl.read(request)
         validation.check(request, violation, _duplicate_window_rule(request))
-        change = self._reserve(request, call, ttl_us)
+        change = _reserve(request, call, ttl_us, self._engine.new_id())
         [result] = await self._engine.submit("reserve", [change], call.deadline)
         done: Done = unwrap(result)
         response = pb.ReserveResponse(replayed=done.replayed)
@@ -49,13 +49,15 @@ class ReservationServicer:
         bad = validation.check_entries(request, "requests")
         results: list[Any] = [None] * len(request.requests)
         changes, places = [], []
-        for index, entry in enumerate(request.requests):
-            ttl_us, violation = self._ttl.read(entry)
-            violations = [*bad.get(index, ()), *filter(None, (violation, _duplicate_window_rule(entry)))]
+        ids = self._engine.new_id.many(len(results))
+        for index, (entry, id_) in enumerate(zip(request.requests, ids, strict=True)):
+            ttl_us, ttl_violation = self._ttl.read(entry)
+            window_violation = _duplicate_window_rule(entry)
             try:
-                if violations:
-                    raise errors.invalid_fields(violations)
-                changes.append(self._reserve(entry, call, ttl_us))
+                if ttl_violation or window_violation or index in bad:
+                    more = filter(None, (ttl_violation, window_violation))
+                    raise errors.invalid_fields([*bad.get(index, ()), *more])
+                changes.append(_reserve(entry, call, ttl_us, id_))
                 places.append(index)
             except errors.HoldError as error:
                 results[index] = error
@@ -70,26 +72,9 @@ class ReservationServicer:
                 added.error.CopyFrom(status(as_hold_error(result, call.method)))
             else:
                 convert.set_reservation(added.reservation, result.reservation)
-                added.replayed = result.replayed
+                if result.replayed:
+                    added.replayed = True
         return response
-
-    def _reserve(self, request: pb.ReserveRequest, call: Call, ttl_us: int) -> model.Reserve:
-        wanted = units(request.lines)
-        check_pools(call.caller, wanted)
-        return model.Reserve(
-            caller=call.caller,
-            request_id=request.request_id,
-            fingerprint=fingerprint(request),
-            reservation_id=self._engine.new_id(),
-            lines=[ReservationLine(sku, pool, quantity) for (sku, pool), quantity in wanted.items()],
-            holder=request.holder,
-            reference=request.reference,
-            ttl_us=ttl_us,
-            metadata=dict(request.metadata),
-            duplicate_window_us=(
-                validation.microseconds_of(request.duplicate_window) if request.HasField("duplicate_window") else None
-            ),
-        )
 
     async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:
         """Sells what is held."""
@@ -252,6 +237,27 @@ class ReservationServicer:
         return pb.CleanupResponse(
             expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
         )
+
+
+def _reserve(request: pb.ReserveRequest, call: Call, ttl_us: int, reservation_id: str) -> model.Reserve:
+    wanted = units(request.lines)
+    check_pools(call.caller, wanted)
+    metadata = request.metadata
+    return model.Reserve(
+        caller=call.caller,
+        request_id=request.request_id,
+        fingerprint=fingerprint(request),
+        reservation_id=reservation_id,
+        lines=[ReservationLine(sku, pool, quantity) for (sku, pool), quantity in wanted.items()],
+        holder=request.holder,
+        reference=request.reference,
+        ttl_us=ttl_us,
+        # Most have none; the copy of an empty map costs as much as the rest of this.
+        metadata=dict(metadata) if metadata else {},
+        duplicate_window_us=(
+            validation.microseconds_of(request.duplicate_window) if request.HasField("duplicate_window") else None
+        ),
+    )
 
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:

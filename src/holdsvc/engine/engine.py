@@ -43,7 +43,7 @@ SWEEP_ROUNDS = 100
 
 
 class Engine:
-    """One per process. `start` it on the loop that serves the calls."""
+    """One per process. Construct it on the loop that serves the calls, then `start` it."""
 
     def __init__(self, settings: Settings, database: Database, observer: Observer) -> None:
         self._database = database
@@ -51,6 +51,7 @@ class Engine:
         self._observer = observer
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
         self._closing = False
         self._last_change = -BUSY_S
         self._changed: Callable[[], None] = lambda: None
@@ -119,7 +120,7 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether callers make changes: background work gives way then."""
-        return asyncio.get_running_loop().time() - self._last_change < BUSY_S
+        return self._loop.time() - self._last_change < BUSY_S
 
     async def submit(self, kind: str, requests: Sequence[Request], deadline: float) -> list[Any]:
         """Runs requests of one tenant through their lane and returns what came of each; refusals stand among them.
@@ -128,7 +129,7 @@ class Engine:
         DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
         """
         self._admit()
-        self._last_change = asyncio.get_running_loop().time()
+        self._last_change = self._loop.time()
         tenant = requests[0].caller.tenant
         lane = self._lanes.get((kind, tenant))
         if lane is None:
@@ -194,7 +195,7 @@ class Engine:
         """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
         self._admit()
         task = self._spawn(_retried(work))
-        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
         if not done:
             raise errors.outcome_unknown() if changes else errors.database_unavailable()
         try:

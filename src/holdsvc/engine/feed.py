@@ -7,7 +7,7 @@ NOTIFY inside a change of stock costs four fifths of the throughput.
 
 import asyncio
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -58,6 +58,8 @@ class End(NamedTuple):
     last_event_id: int
     """The last id that anybody drew; between the fence and it there may be gaps that fill."""
     certain: bool
+    read_time: datetime
+    """When this was; what is read after it is not older."""
 
 
 class _Pending(NamedTuple):
@@ -185,11 +187,12 @@ class Feed:
             self._pending = _Pending(seen.last_event_id, today, seen.mark, now)
         pending = self._pending
         if self._fence is not None:
-            end = End(self._fence, self._checked, seen.last_event_id, certain=True)
+            fence, checked = self._fence, self._checked
         elif pending is not None:
-            end = End(Position(pending.event_id, pending.day), feed.UNKNOWN.event_id, seen.last_event_id, certain=False)
+            fence, checked = Position(pending.event_id, pending.day), feed.UNKNOWN.event_id
         else:
             return
+        end = End(fence, checked, seen.last_event_id, self._fence is not None, seen.read_time)
         for reader in self._readers:
             await reader.step(connection, end)
 

@@ -4,6 +4,9 @@ import os
 import random
 import time
 
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""By a random digit: one that has the two bits of the RFC's variant and two random ones."""
+
 
 class Uuid7:
     """Makes UUIDs of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random ones, so that they sort by time.
@@ -23,14 +26,14 @@ class Uuid7:
 
     def __call__(self) -> str:
         """Returns a new UUID in its usual text form."""
-        milliseconds = int((time.time() + self._offset_s) * 1000)
-        bits = self._random.getrandbits(74)
-        value = (
-            (milliseconds & 0xFFFFFFFFFFFF) << 80
-            | 0x7000 << 64
-            | (bits >> 62) << 64
-            | 0x8000 << 48
-            | bits & 0x3FFFFFFFFFFFFFFF
-        )
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return self.many(1)[0]
+
+    def many(self, count: int) -> list[str]:
+        """Returns new UUIDs of one millisecond."""
+        time_hex = f"{int((time.time() + self._offset_s) * 1000) & 0xFFFFFFFFFFFF:012x}"
+        head = f"{time_hex[:8]}-{time_hex[8:]}-7"
+        random_hex = self._random.randbytes(10 * count).hex()
+        return [
+            f"{head}{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:19]}"
+            for part in [random_hex[start : start + 20] for start in range(0, 20 * count, 20)]
+        ]

@@ -1,29 +1,18 @@
 """Everything that streams: the feed's reader, the watchers' hub and the events' hub, started and ended together."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from holdsvc import errors
 from holdsvc.engine import tasks
+from holdsvc.engine.encoding import Encoding
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.event_log import EventHub
 from holdsvc.engine.feed import Feed, FeedObserver
-from holdsvc.engine.turns import Turns
 from holdsvc.engine.watch import WatchHub
 from holdsvc.ledger.database import Database
-from holdsvc.model import Event, Item, ItemKey
 from holdsvc.settings import Settings
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How plain values become bytes of the streams' messages; those of several, joined, are a message too."""
-
-    item: Callable[[Item], bytes]
-    deleted_item: Callable[[ItemKey], bytes]
-    event: Callable[[Event], bytes]
 
 
 class Streams:
@@ -33,18 +22,17 @@ class Streams:
         self, settings: Settings, database: Database, engine: Engine, observer: FeedObserver, encoding: Encoding
     ) -> None:
         heartbeat_s = settings.heartbeat_interval.total_seconds()
-        self._turns = Turns()
         self._feed = Feed(database, observer)
         self._max = settings.streams_max
         self._open = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self.watch = WatchHub(engine, self._feed, encoding.item, encoding.deleted_item, self._turns, heartbeat_s)
+        self.watch = WatchHub(engine, self._feed, encoding, heartbeat_s)
         self.events = EventHub(engine, self._feed, encoding.event, heartbeat_s)
         engine.on_change(self._feed.changed)
 
     def start(self) -> None:
         """Begins to follow the feed."""
-        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._turns.run())]
+        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self.watch.run())]
 
     @property
     def lag_s(self) -> float:

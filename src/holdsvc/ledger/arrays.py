@@ -9,6 +9,12 @@ from collections.abc import Iterable, Mapping
 
 def texts(values: Iterable[str | None]) -> str:
     """An array of text, quoted and escaped; None is NULL."""
+    values = tuple(values)
+    if None not in values:
+        # Three operations in C for the whole array, where no value holds a character that must be escaped.
+        text = '","'.join(values)  # type: ignore[arg-type]
+        if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
+            return f'{{"{text}"}}'
     return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
 
 
@@ -20,7 +26,7 @@ def _quoted(value: str) -> str:
 
 def plain(values: Iterable[int | str | None]) -> str:
     """An array of numbers or UUIDs, which need no quotes; None is NULL."""
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
 
 
 def flags(values: Iterable[bool]) -> str:
@@ -35,4 +41,4 @@ def blobs(values: Iterable[bytes]) -> str:
 
 def documents(values: Iterable[Mapping[str, str]]) -> str:
     """An array of jsonb; an empty mapping is NULL."""
-    return texts(json.dumps(value) if value else None for value in values)
+    return texts([json.dumps(value) if value else None for value in values])

@@ -10,11 +10,11 @@ from holdsvc.model import Request
 def columns(tenant: str, requests: Sequence[Request]) -> tuple[str, str, str, str, str]:
     """Client, key_id, request_id, request_key and fingerprint of each request."""
     return (
-        arrays.texts(r.caller.client for r in requests),
-        arrays.texts(r.caller.key_id for r in requests),
-        arrays.texts(r.request_id or None for r in requests),
-        arrays.plain(_key(tenant, r) for r in requests),
-        arrays.blobs(r.fingerprint for r in requests),
+        arrays.texts([r.caller.client for r in requests]),
+        arrays.texts([r.caller.key_id for r in requests]),
+        arrays.texts([r.request_id or None for r in requests]),
+        arrays.plain([_key(tenant, r) for r in requests]),
+        arrays.blobs([r.fingerprint for r in requests]),
     )
 
 

@@ -5,7 +5,7 @@ in its place, never raised; `Sweep` and `Again` ask the engine to call once more
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from holdsvc import errors
@@ -39,7 +39,7 @@ def _call(function: str, parameters: int) -> str:
     return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
 
 
-_RESERVE = _call("reserve", 22)
+_RESERVE = _call("reserve", 19)
 _CONFIRM = _call("confirm", 19)
 _CANCEL = _call("cancel", 12)
 _REFUND = _call("refund", 17)
@@ -53,66 +53,58 @@ _FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
 class _Flat:
     """The lines of a batch as flat columns, and its items, each once."""
 
-    __slots__ = ("item", "item_quantity", "items", "lines", "number", "request")
+    __slots__ = ("item", "item_quantity", "items", "number", "pool", "quantity", "request", "sku")
 
     def __init__(self, requests: Sequence[Reserve]) -> None:
-        self.items: dict[tuple[str, str], int] = {}
-        self.item_quantity: list[int] = []
-        self.lines: list[ReservationLine] = []
-        self.request: list[int] = []
-        self.number: list[int] = []
-        self.item: list[int] = []
-        for number, request in enumerate(requests, 1):
-            self.number += range(1, len(request.lines) + 1)
-            for line in request.lines:
-                item = self.items.setdefault(line[:2], len(self.items) + 1)
-                if item > len(self.item_quantity):
-                    self.item_quantity.append(0)
-                self.item_quantity[item - 1] += line.quantity
-                self.item.append(item)
-                self.request.append(number)
-                self.lines.append(line)
+        self.request = [number for number, request in enumerate(requests, 1) for _ in request.lines]
+        self.number = [number for request in requests for number in range(1, len(request.lines) + 1)]
+        self.sku, self.pool, self.quantity, _, _ = zip(*[line for r in requests for line in r.lines], strict=True)
+        keys = list(zip(self.sku, self.pool, strict=True))
+        self.items = {key: number for number, key in enumerate(dict.fromkeys(keys), 1)}
+        self.item = [self.items[key] for key in keys]
+        self.item_quantity = [0] * len(self.items)
+        for item, quantity in zip(self.item, self.quantity, strict=True):
+            self.item_quantity[item - 1] += quantity
 
 
 async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserve]) -> list[Result]:
     """Takes the units of each request, or says why not."""
     flat = _Flat(requests)
+    plain = all(r.duplicate_window_us is None for r in requests)
     [row] = await connection.fetch(
         _RESERVE,
         (
             tenant,
             *columns(tenant, requests),
-            arrays.plain(r.reservation_id for r in requests),
-            arrays.texts(r.holder for r in requests),
-            arrays.texts(r.reference for r in requests),
-            arrays.plain(r.ttl_us for r in requests),
-            arrays.documents(r.metadata for r in requests),
-            arrays.plain(r.duplicate_window_us for r in requests),
+            arrays.plain([r.reservation_id for r in requests]),
+            arrays.texts([r.holder for r in requests]),
+            arrays.texts([r.reference for r in requests]),
+            arrays.plain([r.ttl_us for r in requests]),
+            arrays.documents([r.metadata for r in requests]) if any(r.metadata for r in requests) else "{}",
+            "{}" if plain else arrays.plain([r.duplicate_window_us for r in requests]),
             arrays.plain(flat.request),
             arrays.plain(flat.number),
             arrays.plain(flat.item),
-            arrays.texts(line.sku for line in flat.lines),
-            arrays.texts(line.pool for line in flat.lines),
-            arrays.plain(line.quantity for line in flat.lines),
-            arrays.texts(sku for sku, _ in flat.items),
-            arrays.texts(pool for _, pool in flat.items),
+            arrays.plain(flat.quantity),
+            arrays.texts([sku for sku, _ in flat.items]),
+            arrays.texts([pool for _, pool in flat.items]),
             arrays.plain(flat.item_quantity),
-            all(r.duplicate_window_us is None for r in requests),
         ),
     )
     judge_time, outcomes, other_ids, short_lines, short_available = row
     short: dict[int, list[ShortLine]] = {}
     for index, available in zip(short_lines, short_available, strict=True):
-        line = flat.lines[index - 1]
+        at = index - 1
         missing = available is None
-        short.setdefault(flat.request[index - 1], []).append(
-            ShortLine(line.sku, line.pool, line.quantity, _MISSING if missing else available)
+        short.setdefault(flat.request[at], []).append(
+            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _MISSING if missing else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
+    expire_time = {ttl_us: judge_time + timedelta(microseconds=ttl_us) for ttl_us in {r.ttl_us for r in requests}}
     results: list[Result] = []
     for number, (request, outcome, other_id) in enumerate(zip(requests, outcomes, other_ids, strict=True), 1):
         if outcome is None:
-            results.append(Done(_reserved(request, judge_time), replayed=False))
+            results.append(Done(_reserved(request, judge_time, expire_time[request.ttl_us]), replayed=False))
         elif outcome == "REPLAYED":
             found = replayed.get(str(other_id))
             results.append(Done(found, replayed=True) if found else Again())
@@ -154,7 +146,7 @@ async def _replayed(
     return {reservation.reservation_id: reservation for reservation in found if reservation is not None}
 
 
-def _reserved(request: Reserve, judge_time: Any) -> Reservation:
+def _reserved(request: Reserve, judge_time: datetime, expire_time: datetime) -> Reservation:
     return Reservation(
         reservation_id=request.reservation_id,
         client=request.caller.client,
@@ -163,7 +155,7 @@ def _reserved(request: Reserve, judge_time: Any) -> Reservation:
         state=State.HELD,
         lines=request.lines,
         create_time=judge_time,
-        expire_time=judge_time + timedelta(microseconds=request.ttl_us),
+        expire_time=expire_time,
         metadata=request.metadata,
     )
 

@@ -70,8 +70,9 @@ CREATE TABLE holdsvc.reservation (
   CONSTRAINT reservation_cancelled_has_its_time CHECK ((state = 3) = (cancel_time IS NOT NULL)),
   CONSTRAINT reservation_refunded_has_its_time CHECK (state <> 5 OR refund_time IS NOT NULL)
 ) WITH (fillfactor = 80);
--- Lists, newest first: ids are UUIDv7, so their order is that of creation.
-CREATE INDEX reservation_by_client ON holdsvc.reservation (tenant, client, reservation_id);
+-- Lists, newest first: ids are UUIDv7, so their order is that of creation. Of hashes, here and for the lines: keys of
+-- fixed width cost a hold a tenth less than the texts; who reads by them compares the texts too.
+CREATE INDEX reservation_by_client ON holdsvc.reservation (hashtext(tenant), hashtext(client), reservation_id);
 CREATE INDEX reservation_by_reference ON holdsvc.reservation (reference, client, tenant, reservation_id)
   WHERE reference <> '';
 CREATE INDEX reservation_by_holder ON holdsvc.reservation (holder, client, tenant, reservation_id) WHERE holder <> '';
@@ -95,10 +96,12 @@ CREATE TABLE holdsvc.reservation_line (
     CHECK (0 <= refunded_quantity AND refunded_quantity <= confirmed_quantity AND confirmed_quantity <= quantity)
 ) WITH (fillfactor = 80);
 -- An item's lapsed holds: without it finding them took 9 to 37 ms at 500,000 lines instead of 0.6.
-CREATE INDEX reservation_line_by_expiry ON holdsvc.reservation_line (sku, expire_time)
+CREATE INDEX reservation_line_by_expiry
+  ON holdsvc.reservation_line (hashtextextended(sku, hashtext(tenant)), expire_time)
   WHERE expire_time IS NOT NULL;
 -- An item's reservations: lists by sku, newest first, and the recount of VerifyLedger.
-CREATE INDEX reservation_line_by_item ON holdsvc.reservation_line (sku, tenant, reservation_id);
+CREATE INDEX reservation_line_by_item
+  ON holdsvc.reservation_line (hashtextextended(sku, hashtext(tenant)), reservation_id);
 
 -- The record that Confirm writes.
 CREATE TABLE holdsvc.sales_order (

@@ -6,7 +6,8 @@ LANGUAGE plpgsql SET search_path = holdsvc, pg_temp AS $$
 BEGIN
   RETURN (
     SELECT coalesce(sum(l.quantity), 0) FROM reservation_line l
-    WHERE l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.expire_time <= _now
+    WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(_sku, hashtext(_tenant))
+      AND l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.expire_time <= _now
   );
 END
 $$;

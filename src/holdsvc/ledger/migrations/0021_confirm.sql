@@ -27,6 +27,8 @@ DECLARE
   -- Confirmed before, by a call of the same content: answered with OK, so its request id counts from now on.
   _repeated boolean[] := array_fill(false, ARRAY[_n]);
   _now timestamptz;
+  _items bigint;
+  _updated bigint;
   _r record;
   _l record;
 BEGIN
@@ -78,22 +80,24 @@ BEGIN
     ELSIF _r.refusal IS NULL AND _r.id = ANY (_changing) THEN
       _outcome[_r.ix] := 'RETRY';
     ELSIF _r.refusal IS NULL THEN
-      FOR _l IN
-        SELECT x.sku, x.pool, x.quantity, coalesce(m.quantity, 0) AS available
-        FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
-        LEFT JOIN LATERAL (
-          SELECT w.quantity FROM reservation_line w
-          WHERE w.reservation_id = _r.id AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
-        ) m ON true
-        WHERE x.request = _r.ix AND coalesce(m.quantity, 0) < x.quantity
-        LIMIT 1
-      LOOP
-        _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
-        _short_sku[_r.ix] := _l.sku;
-        _short_pool[_r.ix] := _l.pool;
-        _short_requested[_r.ix] := _l.quantity;
-        _short_available[_r.ix] := _l.available;
-      END LOOP;
+      IF cardinality(_line_request) > 0 THEN
+        FOR _l IN
+          SELECT x.sku, x.pool, x.quantity, coalesce(m.quantity, 0) AS available
+          FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
+          LEFT JOIN LATERAL (
+            SELECT w.quantity FROM reservation_line w
+            WHERE w.reservation_id = _r.id AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
+          ) m ON true
+          WHERE x.request = _r.ix AND coalesce(m.quantity, 0) < x.quantity
+          LIMIT 1
+        LOOP
+          _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
+          _short_sku[_r.ix] := _l.sku;
+          _short_pool[_r.ix] := _l.pool;
+          _short_requested[_r.ix] := _l.quantity;
+          _short_available[_r.ix] := _l.available;
+        END LOOP;
+      END IF;
       IF _outcome[_r.ix] IS NULL THEN
         _changing := _changing || _r.id;
       END IF;
@@ -134,21 +138,46 @@ BEGIN
   END LOOP;
 
   -- apply
-  UPDATE reservation_line l SET confirmed_quantity = CASE WHEN x.partial THEN coalesce(p.quantity, 0) ELSE l.quantity END
-  FROM (
-    SELECT u.id, u.ix, EXISTS (SELECT 1 FROM unnest(_line_request) y (request) WHERE y.request = u.ix) AS partial
-    FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
-  ) x
-  CROSS JOIN LATERAL (
-    SELECT w.ctid AS place, w.sku, w.pool FROM reservation_line w
-    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-  ) m
-  LEFT JOIN LATERAL (
-    SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
-    WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
-  ) p ON true
-  WHERE l.ctid = m.place;
-  PERFORM settle_held(_tenant, _changing, _now);
+  WITH settled AS (
+    -- By place: the planner would else read every held line there is, by their index, and filter.
+    UPDATE reservation_line l SET
+      confirmed_quantity = CASE WHEN x.partial THEN coalesce(p.quantity, 0) ELSE l.quantity END,
+      expire_time = NULL
+    FROM (
+      SELECT u.id, u.ix, u.ix = ANY (_line_request) AS partial
+      FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
+    ) x
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place, w.sku, w.pool FROM reservation_line w
+      WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) m
+    LEFT JOIN LATERAL (
+      SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
+      WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
+    ) p ON true
+    WHERE l.ctid = m.place
+    RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
+  ), moved AS (
+    SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed
+    FROM settled s GROUP BY s.sku, s.pool
+  ), updated AS (
+    UPDATE item i SET
+      held = i.held - m.quantity,
+      confirmed = i.confirmed + m.confirmed,
+      remaining = i.remaining + m.quantity - m.confirmed,
+      revision = i.revision + 1,
+      update_time = _now
+    FROM moved m
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.held >= m.quantity
+    RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
+  IF _items <> _updated THEN
+    RAISE 'held units do not cover the lines: % of % items', _updated, _items;
+  END IF;
   UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
   FROM unnest(_id, _order_id, _outcome) x (id, order_id, outcome)
   CROSS JOIN LATERAL (

@@ -13,8 +13,9 @@ SET jit = off AS $$
 DECLARE
   _outcome text[];
   _id uuid[];
-  _changing uuid[];
   _now timestamptz;
+  -- The requests that are accepted, as arrays.
+  _r record;
 BEGIN
   -- find
   SELECT array_agg(f.outcome), array_agg(f.reservation_id) INTO _outcome, _id
@@ -32,21 +33,14 @@ BEGIN
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
   -- apply
-  SELECT coalesce(array_agg(x.id), '{}') INTO _changing FROM unnest(_id, _outcome) x (id, outcome)
+  SELECT array_agg(x.id) AS id, array_agg(x.client) AS client, array_agg(x.key_id) AS key_id,
+         array_agg(x.request_id) AS request_id, array_agg(x.reason) AS reason
+  INTO _r
+  FROM unnest(_id, _client, _key_id, _request_id, _reason, _outcome) x (id, client, key_id, request_id, reason, outcome)
   WHERE x.outcome IS NULL;
-  PERFORM settle_held(_tenant, _changing, _now);
-  UPDATE reservation v SET state = 3, cancel_time = _now, reason = x.reason, revision = v.revision + 1
-  FROM unnest(_id, _reason, _outcome) x (id, reason, outcome)
-  CROSS JOIN LATERAL (
-    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-  ) k
-  WHERE v.ctid = k.place AND x.outcome IS NULL;
-  PERFORM write_reservation_events(
-    _tenant, 3::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
-    array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), array_agg(x.reason ORDER BY x.ix), _now)
-  FROM unnest(_id, _client, _key_id, _request_id, _reason, _outcome)
-    WITH ORDINALITY x (id, client, key_id, request_id, reason, outcome, ix)
-  WHERE x.outcome IS NULL;
+  IF _r.id IS NOT NULL THEN
+    PERFORM return_held(_tenant, 3::smallint, _r.id, _r.client, _r.key_id, _r.request_id, _r.reason, _now);
+  END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, NULL, NULL, NULL, NULL, NULL, _now);
 END

@@ -59,22 +59,24 @@ BEGIN
     END IF;
     _outcome[_r.ix] := _r.refusal;
     CONTINUE WHEN _r.refusal IS NOT NULL;
-    FOR _l IN
-      SELECT x.sku, x.pool, x.quantity, coalesce(m.available, 0) AS available
-      FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
-      LEFT JOIN LATERAL (
-        SELECT w.confirmed_quantity - w.refunded_quantity AS available FROM reservation_line w
-        WHERE w.reservation_id = _r.id AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
-      ) m ON true
-      WHERE x.request = _r.ix AND coalesce(m.available, 0) < x.quantity
-      LIMIT 1
-    LOOP
-      _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
-      _short_sku[_r.ix] := _l.sku;
-      _short_pool[_r.ix] := _l.pool;
-      _short_requested[_r.ix] := _l.quantity;
-      _short_available[_r.ix] := _l.available;
-    END LOOP;
+    IF cardinality(_line_request) > 0 THEN
+      FOR _l IN
+        SELECT x.sku, x.pool, x.quantity, coalesce(m.available, 0) AS available
+        FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
+        LEFT JOIN LATERAL (
+          SELECT w.confirmed_quantity - w.refunded_quantity AS available FROM reservation_line w
+          WHERE w.reservation_id = _r.id AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
+        ) m ON true
+        WHERE x.request = _r.ix AND coalesce(m.available, 0) < x.quantity
+        LIMIT 1
+      LOOP
+        _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
+        _short_sku[_r.ix] := _l.sku;
+        _short_pool[_r.ix] := _l.pool;
+        _short_requested[_r.ix] := _l.quantity;
+        _short_available[_r.ix] := _l.available;
+      END LOOP;
+    END IF;
     IF _outcome[_r.ix] IS NULL THEN
       _changing := _changing || _r.id;
     END IF;

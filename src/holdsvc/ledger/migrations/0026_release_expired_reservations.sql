@@ -37,7 +37,7 @@ BEGIN
     _ids := _ids[1 : (max_count - expired_count)::integer];
     CONTINUE WHEN coalesce(cardinality(_ids), 0) = 0;
     expired_count := expired_count + cardinality(_ids);
-    released_quantity := released_quantity + expire_locked(_r.tenant, _ids);
+    released_quantity := released_quantity + return_held(_r.tenant, 4::smallint, _ids, '{}', '{}', '{}', '{}', NULL);
   END LOOP;
   more := EXISTS (
     SELECT 1 FROM reservation v

@@ -17,7 +17,8 @@ BEGIN
   FROM unnest(_sku, _pool) x (sku, pool)
   CROSS JOIN LATERAL (
     SELECT w.reservation_id FROM reservation_line w
-    WHERE w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant AND w.expire_time <= _now
+    WHERE hashtextextended(w.sku, hashtext(w.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
+      AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant AND w.expire_time <= _now
     ORDER BY w.expire_time
     LIMIT _max_count
   ) l;
@@ -29,7 +30,7 @@ BEGIN
     FOR NO KEY UPDATE
   ) v;
   IF _id IS NOT NULL THEN
-    PERFORM expire_locked(_tenant, _id);
+    PERFORM return_held(_tenant, 4::smallint, _id, '{}', '{}', '{}', '{}', NULL);
   END IF;
   RETURN coalesce(cardinality(_id), 0);
 END

@@ -15,7 +15,8 @@ BEGIN
   LEFT JOIN LATERAL (
     SELECT v.remaining + v.oversell_limit AS free, (
       SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
-      WHERE l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
+      WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
+        AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
     ) AS lapsed
     FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
   ) i ON true;

@@ -7,7 +7,8 @@ CREATE FUNCTION holdsvc.list_reservations(
   _pools text[], _before uuid, _limit integer
 ) RETURNS SETOF holdsvc.reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdsvc, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET max_parallel_workers_per_gather = 0 SET jit = off AS $$
 DECLARE
   _ids uuid[];
 BEGIN

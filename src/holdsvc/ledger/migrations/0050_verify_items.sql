@@ -29,7 +29,8 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
     ) r
-    WHERE m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
+    WHERE hashtextextended(m.sku, hashtext(m.tenant)) = hashtextextended(i.sku, hashtext(_tenant))
+      AND m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
   ) l ON true
   ORDER BY i.sku, i.pool;
 END

@@ -1,0 +1,91 @@
+"""The share of the loop's time that goes to what can wait: what nobody else wants, but never less than a small part."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+MEASURE_S = 0.05
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+LEFT = 0.04
+"""The part of the loop's time that stays idle before more than the least is given away."""
+
+GAIN = 5
+"""How much is given away for each part that is idle: five sixths of what others leave."""
+
+WEIGHT = 0.2
+"""Weight of the latest measurement. With WEIGHT * (1 + GAIN) below 2 it settles."""
+
+GOT_MIN = 0.7
+"""However little of a processor the thread gets, what can wait must not wait for ever."""
+
+
+class Share:
+    """Follows how idle the loop's thread is; `run` it on the loop.
+
+    A thread that waits for a processor is not idle: calls wait in it. What others would use cannot be told from what
+    they use, for callers that wait for answers call less the slower they are served. So what is given away grows only
+    while the loop is idle in spite of it, and only with processor time that nobody on the machine wants: the loop may
+    be idle because the database beside it waits for a processor.
+    """
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+        self._idle = 1.0
+        self._got = 1.0
+
+    @property
+    def value(self) -> float:
+        """The share; the least is of the time that the thread gets, where it waits for a processor for a part."""
+        return min(1.0, self._least * self._got + GAIN * max(0.0, self._idle - LEFT))
+
+    async def run(self) -> None:
+        """Measures until it is cancelled."""
+        clock = ThreadClock()
+        before = (time.monotonic(), *clock.read(), processors_idle_s())
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            now = (time.monotonic(), *clock.read(), processors_idle_s())
+            wall_s, ran_s, waited_s, idle_s = (new - old for new, old in zip(now, before, strict=True))
+            loop_idle = 1 - (ran_s + waited_s) / wall_s
+            self.adapt(min(loop_idle, idle_s / wall_s), ran_s / max(1e-9, ran_s + waited_s))
+            before = now
+
+    def adapt(self, idle: float, got: float = 1.0) -> None:
+        """Takes what was idle of late, of loop and processors, and what the thread got of the time that it wanted."""
+        self._idle += WEIGHT * (idle - self._idle)
+        self._got += WEIGHT * (max(GOT_MIN, got) - self._got)
+
+
+def processors_idle_s() -> float:
+    """Seconds that all processors together had nothing to do; more than can be used where the system does not tell."""
+    try:
+        ticks = Path("/proc/stat").read_bytes().split(b"\n", 1)[0].split()
+    except OSError:
+        return time.monotonic() * (os.cpu_count() or 1)
+    # Waiting for a disk is idle, too.
+    return (int(ticks[4]) + int(ticks[5])) / TICKS_PER_S
+
+
+class ThreadClock:
+    """The time that this thread ran and, where the system tells (Linux), that it waited for a processor."""
+
+    def __init__(self) -> None:
+        try:
+            path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+            self._file: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = None
+
+    def read(self) -> tuple[float, float]:
+        """Seconds in which the thread ran, and in which it waited for a processor."""
+        if self._file is None:
+            return time.thread_time(), 0.0
+        ran, waited, _ = os.pread(self._file, 128, 0).split()
+        return int(ran) / 1e9, int(waited) / 1e9
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
