@@ -1,12 +1,14 @@
 """The batcher on a real database, with batches that run what the test wants."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import pytest
 
+from holdsvc.engine import batcher
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Request
@@ -60,6 +62,63 @@ async def test_a_batch_collects_what_waits_while_the_last_one_runs_in_order_of_a
     assert [result for [result] in await asyncio.gather(*calls)] == [Answer(str(number)) for number in range(6)]
     assert execute.batches == [["0"], ["1", "2", "3", "4", "5"]]
     assert observed.batches == [1, 5]
+
+
+async def test_a_busy_thread_takes_a_breath_after_a_shared_batch(
+    database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = itertools.count()
+    monkeypatch.setattr(batcher, "thread_time", lambda: float(next(worked)))
+    began, _ = await two_batches(2, database, observed, monkeypatch)
+    assert began[1] - began[0] >= batcher.BREATH_MAX_S
+
+
+async def test_a_busy_thread_takes_no_breath_after_a_lone_call(
+    database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = itertools.count()
+    monkeypatch.setattr(batcher, "thread_time", lambda: float(next(worked)))
+    _, rests = await two_batches(1, database, observed, monkeypatch)
+    assert rests == []
+
+
+async def test_an_idle_thread_takes_no_breath(
+    database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "thread_time", lambda: 1.0)
+    _, rests = await two_batches(2, database, observed, monkeypatch)
+    assert rests == []
+
+
+async def two_batches(
+    size: int, database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[float], list[float]]:
+    """When a batch of so many requests began, and the next one, and the rests that the lane took."""
+    loop = asyncio.get_running_loop()
+    began: list[float] = []
+    rests: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        await real(seconds)
+
+    def answer(request: Request) -> Answer:
+        began.append(loop.time())
+        return Answer(request.fingerprint.decode())
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    execute = Executor(answer)
+    execute.gate.clear()
+    lane = lane_of(execute, database, observed)
+    started = loop.time()
+    first = lane.submit([request(number) for number in range(size)], soon())
+    await execute.started.wait()
+    second = lane.submit([request("second")], soon())
+    execute.gate.set()
+    await first
+    await second
+    return [started, began[-1]], [rest for rest in rests if rest > 0]
 
 
 async def test_no_batch_is_larger_than_the_cap(database: Database, observed: Observed) -> None:

@@ -16,17 +16,17 @@ def after(share: Share, seconds: float, calls: float, *, eager: bool = False) ->
 
 
 def test_an_idle_loop_gives_nearly_all_of_its_time() -> None:
-    assert after(Share(LEAST), 5, calls=0) > 0.75
+    assert after(Share(LEAST), 5, calls=0) > 0.7
 
 
 def test_callers_that_take_whatever_the_loop_has_leave_the_least_within_a_second() -> None:
     assert after(Share(LEAST), 1.0, calls=0.9, eager=True) == pytest.approx(LEAST, abs=0.01)
 
 
-def test_callers_that_need_half_of_the_loop_leave_most_of_the_other_half() -> None:
+def test_callers_that_need_half_of_the_loop_leave_two_thirds_of_the_other_half() -> None:
     share = Share(LEAST)
-    assert after(share, 3, calls=0.5) == pytest.approx(0.4, abs=0.02)
-    assert after(share, 0.1, calls=0.5) == pytest.approx(0.4, abs=0.02)
+    assert after(share, 3, calls=0.5) == pytest.approx(0.33, abs=0.02)
+    assert after(share, 0.1, calls=0.5) == pytest.approx(0.33, abs=0.02)
 
 
 def test_the_share_comes_back_when_the_calls_are_fewer() -> None:

@@ -140,7 +140,7 @@ class Calls:
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
-                        aclosing(self._guard.watch(messages, self._recheck(call))) as guarded,
+                        aclosing(self._guard.watch(messages, call.caller, self._recheck(call))) as guarded,
                     ):
                         async for message in guarded:
                             yield message if isinstance(message, bytes) else message.SerializeToString()

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from holdsvc.errors import HoldError
+from holdsvc.model import Caller
 
 T = TypeVar("T")
 
@@ -31,20 +32,28 @@ class _Stream:
         of gRPC's a cancel would end the call without a status."""
         self.error: HoldError | None = None
 
+    def end(self, error: HoldError) -> None:
+        """Ends it with this error: at once, or when its message has been written."""
+        if self.error is None:
+            self.error = error
+            if self.waiting:
+                self.task.cancel()
+
 
 class StreamGuard:
-    """Ends streams when their key does."""
+    """Ends streams when their key does. A key is looked at once for all of its streams: it may have thousands."""
 
     def __init__(self) -> None:
-        self._streams: set[_Stream] = set()
+        self._streams: dict[Caller, set[_Stream]] = {}
         self._checks: asyncio.Task[None] | None = None
 
-    async def watch(self, messages: AsyncIterator[T], recheck: Recheck) -> AsyncGenerator[T]:
+    async def watch(self, messages: AsyncIterator[T], caller: Caller, recheck: Recheck) -> AsyncGenerator[T]:
         """Yields the messages until the key has ended, then raises UNAUTHENTICATED; a message pays nothing for it."""
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
-        self._streams.add(stream)
+        streams = self._streams.setdefault(caller, set())
+        streams.add(stream)
         if self._checks is None:
             self._checks = asyncio.ensure_future(self._check())
         try:
@@ -57,30 +66,33 @@ class StreamGuard:
                 except asyncio.CancelledError:
                     if stream.error is None or task.uncancel() > 0:
                         raise
-                    raise stream.error from None
+                    raise stream.error.with_traceback(None) from None
                 finally:
                     stream.waiting = False
                 if stream.error is not None:
-                    raise stream.error
+                    raise stream.error.with_traceback(None)
                 yield message
         finally:
-            self._streams.discard(stream)
+            streams.discard(stream)
+            if not streams:
+                self._streams.pop(caller, None)
 
     async def _check(self) -> None:
         while self._streams:
-            for stream in list(self._streams):
-                await self._check_one(stream)
+            for streams in list(self._streams.values()):
+                await self._check_one(streams)
             await asyncio.sleep(CHECK_S)
         self._checks = None
 
-    async def _check_one(self, stream: _Stream) -> None:
-        if stream.error is not None:
+    async def _check_one(self, streams: set[_Stream]) -> None:
+        """Looks at the key of these streams."""
+        stream = next(iter(streams), None)
+        if stream is None:
             return
         try:
             await stream.recheck()
         except HoldError as error:
             # Anything else than a bad key, such as a database that does not answer, is the stream's own business.
             if error.reason == "UNAUTHENTICATED":
-                stream.error = error
-                if stream.waiting:
-                    stream.task.cancel()
+                for each in streams:
+                    each.end(error)

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import thread_time
 from typing import Any, Protocol
 
 import structlog
@@ -26,12 +27,13 @@ log = structlog.get_logger(__name__)
 CONFLICT_ATTEMPTS = 8
 """Tries of a batch that the database undid for the sake of another (deadlock, serialization)."""
 
-BREATH_S = 0.0006
-BREATH_MAX_S = 0.005
-"""Time between the starts of two batches, for each request of the first, where calls share batches. The database is
-quicker than this process at reading calls: without it batches stay small, and each costs both as much as a large
-one. At 100 calls in flight, 2 cores: none 2,211 to 2,670 calls a second, 5 ms 3,217 to 3,274, at three quarters of the
-processor time. A call that finds the lane idle runs at once all the same."""
+BREATH = 1.5
+BREATH_MAX_S = 0.015
+"""Time from one shared batch to the next: so many times what this thread worked since the one before. A thread that is
+busier than two thirds makes larger batches: what a batch costs beside its calls is then what keeps calls waiting. One
+that is less busy makes them as quickly as the database does. At 100 calls in flight on 2 cores, beside a breath of at
+most 5 ms: 2,711 calls a second and not 1,868, 382 µs of this process and not 528, 55 µs of the database and not 176,
+p50 37 ms and not 49; at 10 in flight 1,485 and not 1,334. A call that finds the lane idle runs at once."""
 
 SWEEP_PAUSE_S = 0.05
 """Pause after a sweep on demand that failed."""
@@ -134,8 +136,8 @@ class Lane:
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
         self._outcomes: dict[str, int] = {}
-        self._size, self._started = 0, 0.0
-        """The last batch: its requests, and when it began."""
+        self._size, self._worked_s, self._next_at = 0, 0.0, 0.0
+        """The last batch: its requests, this thread's processor time when it began, and when the next one may begin."""
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -187,6 +189,7 @@ class Lane:
         return errors.database_unavailable() if job.retriable or job.untouched else errors.outcome_unknown()
 
     async def _drain(self) -> None:
+        self._worked_s = thread_time()
         try:
             while batch := await self._next():
                 try:
@@ -201,10 +204,9 @@ class Lane:
 
     async def _next(self) -> list[Entry]:
         """The next batch, a breath after one that several calls shared."""
-        if self._size > 1:
-            rest_s = self._started + min(BREATH_MAX_S, BREATH_S * self._size) - self._loop.time()
-            if rest_s > 0:
-                await asyncio.sleep(rest_s)
+        rest_s = self._next_at - self._loop.time()
+        if self._size > 1 and rest_s > 0:
+            await asyncio.sleep(rest_s)
         return self._collect()
 
     def _collect(self) -> list[Entry]:
@@ -237,14 +239,15 @@ class Lane:
             job.future.set_exception(self._late(job))
 
     async def _run(self, batch: list[Entry]) -> None:
-        started = self._loop.time()
+        started, worked_s = self._loop.time(), thread_time()
+        self._next_at = started + min(BREATH_MAX_S, BREATH * (worked_s - self._worked_s))
+        self._size, self._worked_s = len(batch), worked_s
         if tracing.active is None:
             await self._attempt(batch)
         else:
             with tracing.active.batch(self._kind.name, _places(batch)):
                 await self._attempt(batch)
         ended = self._loop.time()
-        self._size, self._started = len(batch), started
         self._pace.ran(ended - started)
         self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, ended - started)
         self._tell_outcomes()

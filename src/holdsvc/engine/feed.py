@@ -21,7 +21,10 @@ log = structlog.get_logger(__name__)
 POLL_IDLE_S = 1.0
 POLL_S = 0.05
 GAP_S = 0.01
-"""The shortest time between two looks: what is committed within it is read together."""
+GAP = 10
+GAP_MAX_S = 0.2
+"""The shortest time from one look to the next, also in times of what a look takes: what is committed within it is read
+together. A busy process looks less often; a hundred looks a second cost it a tenth of the calls that it could serve."""
 
 RETRY_S = 0.2
 READY_S = 2.0
@@ -154,7 +157,8 @@ class Feed:
                 wait_s = RETRY_S
                 self._observer.feed_failed()
                 log.exception("feed.failed")
-            await self._pause(wait_s, started + GAP_S)
+            took_s = loop.time() - started
+            await self._pause(wait_s, started + max(GAP_S, min(GAP_MAX_S, GAP * took_s)))
 
     async def _pause(self, wait_s: float, earliest: float) -> None:
         loop = asyncio.get_running_loop()

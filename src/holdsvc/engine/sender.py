@@ -26,7 +26,7 @@ TICK_S = 0.001
 SENT = 1.25
 """What a message costs the loop in all, in times of what it costs to begin sending it."""
 
-SHARE_MIN = 0.1
+SHARE_MIN = 0.05
 """The part of the loop's time that watchers have although calls wait."""
 
 CREDIT_S = 0.02
