@@ -29,6 +29,12 @@ AS $$ SELECT at FROM public.still_clock $$;
 """
 
 
+async def _started(settings: Settings, dsn: str) -> Harness:
+    harness = Harness(settings, dsn, dsn)
+    await harness.start(sweeping=False)
+    return harness
+
+
 class StillService:
     """A service whose ledger's time moves only when the test says so."""
 
@@ -44,8 +50,7 @@ class StillService:
         settings = Settings.load(
             listen="127.0.0.1:0", metrics_listen="", auth="api-key", drain_grace="1s", cleanup_rate_per_second=1000
         )
-        self._harness = Harness(settings, dsn, dsn)
-        self._run(self._harness.start(sweeping=False))
+        self._harness = self._run(_started(settings, dsn))
         self._channel = grpc.insecure_channel(self._harness.address, [("grpc.enable_retries", 0)])
         self.reservations = ReservationServiceStub(self._channel)
         self.inventory = InventoryServiceStub(self._channel)
