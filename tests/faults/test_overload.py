@@ -149,14 +149,15 @@ async def test_overloaded_the_service_answers_as_many_as_it_can_and_refuses_the_
         refusals_ms.clear()
         async with Lag() as lag:
             opened = await open_loop(service, best * factor, 4.0)
+        refused_ms = list(refusals_ms)
         print(f"{factor} x of {best:.0f}/s: {opened}")  # noqa: T201
-        print(f"the service's part in refusing: {shown(refusals_ms)}, its loop late by {lag.worst_s * 1000:.0f} ms")  # noqa: T201
+        print(f"the service's part in refusing: {shown(refused_ms)}, its loop late by {lag.worst_s * 1000:.0f} ms")  # noqa: T201
         # The machine's own pace varies: the goodput is held against the slower of before and after.
         best = min(best, await Closed().run(service, 12, 1.0))
         assert opened.goodput >= 0.8 * best
         # Less than this a machine that has got quicker meanwhile may be able to answer.
-        assert refusals_ms or factor < 3
-        assert percentile(refusals_ms, 0.99) <= REFUSED_WITHIN_MS
+        assert refused_ms or factor < 3
+        assert percentile(refused_ms, 0.99) <= REFUSED_WITHIN_MS + lag.worst_s * 1000
         assert percentile(opened.refused_ms, 0.5) <= REFUSED_WITHIN_MS + lag.worst_s * 1000
         assert set(opened.codes) <= {"OK", "OVERLOADED", "DEADLINE_EXCEEDED", "DATABASE_UNAVAILABLE"}
         late = opened.codes.get("DEADLINE_EXCEEDED", 0) + opened.codes.get("DATABASE_UNAVAILABLE", 0)
@@ -175,11 +176,14 @@ async def test_when_the_database_gets_slow_under_overload_goodput_follows_it(
     slow_down(ledger_dsn, fast_s)
     fast = await Closed().run(service, 12, 1.5)
     slow_down(ledger_dsn, slow_s)
-    opened = await open_loop(service, best * 3, 4.0)
+    refusals_ms.clear()
+    async with Lag() as lag:
+        opened = await open_loop(service, best * 3, 4.0)
+    refused_ms = list(refusals_ms)
     print(f"from {fast:.0f}/s to {best:.0f}/s, called 3 x as often: {opened}")  # noqa: T201
     best = min(best, await Closed().run(service, BATCH_MAX, 1.0))
     assert opened.goodput >= 0.8 * best
-    assert percentile(refusals_ms, 0.99) <= REFUSED_WITHIN_MS
+    assert percentile(refused_ms, 0.99) <= REFUSED_WITHIN_MS + lag.worst_s * 1000
     slow_down(ledger_dsn, 0)
 
 
