@@ -37,6 +37,14 @@ def fill(ballast: Path) -> None:
             pass
 
 
+def check_history(serving: Serving, callers: Callers) -> None:
+    """The tables hold what the callers were told, and every caller knows what became of its call."""
+    dsn = running_dsn(serving.data_dir)
+    assert dsn is not None
+    callers.history.check(sql_of(dsn))
+    assert callers.history.summary()["unknown"] == 0
+
+
 async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:
     serving = Serving(tmp_path, data_dir=small_disk / "data")
     try:
@@ -50,10 +58,7 @@ async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(smal
             (small_disk / "ballast").unlink()
             recovered_s = await callers.progress(50, timeout_s=100)
         print(f"{recovered_s:.1f} s for 50 calls after there was room, {callers.history.summary()}")  # noqa: T201
-        dsn = running_dsn(serving.data_dir)
-        assert dsn is not None
-        callers.history.check(sql_of(dsn))
-        assert callers.history.summary()["unknown"] == 0
+        check_history(serving, callers)
     finally:
         serving.terminate()
 
@@ -83,10 +88,7 @@ async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: P
             recovered_s = await callers.progress(100, timeout_s=100)
         print(f"stuck after {stuck_s:.1f} s, {recovered_s:.1f} s for 100 calls after that, {callers.history.summary()}")  # noqa: T201
         await asyncio.to_thread(serving.wait_serving)
-        dsn = running_dsn(serving.data_dir)
-        assert dsn is not None
-        callers.history.check(sql_of(dsn))
-        assert callers.history.summary()["unknown"] == 0
+        check_history(serving, callers)
     finally:
         serving.terminate()
 

@@ -29,10 +29,6 @@ RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""
 
 
-async def _no_stream(_: bytes) -> None:
-    raise AssertionError("a unary call has no stream to write to")
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a handler knows of its call besides the request."""
@@ -41,9 +37,9 @@ class Call:
     caller: Caller
     deadline: float
     """On the loop's clock."""
-    metadata: Sequence[tuple[str, str | bytes]] = field(default=(), repr=False)
+    metadata: Sequence[tuple[str, str | bytes]] = field(repr=False)
     """As the caller sent it; it holds the key, so it is never logged or passed on."""
-    write: Callable[[bytes], Coroutine[Any, Any, None]] = field(default=_no_stream, repr=False)
+    write: Callable[[bytes], Coroutine[Any, Any, None]] = field(repr=False)
     """Writes a message to the stream, for who does not yield it: one at a time, and none while it yields."""
 
 

@@ -136,8 +136,8 @@ class Lane:
         self._queue: deque[Entry] = deque()
         self._jobs: set[Job] = set()
         self._outcomes: dict[str, int] = {}
-        self._size, self._worked_s, self._next_at = 0, 0.0, 0.0
-        """The last batch: its requests, this thread's processor time when it began, and when the next one may begin."""
+        self._worked_s, self._next_at = 0.0, 0.0
+        """This thread's processor time when the last batch began, and when the next one may begin."""
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -205,7 +205,7 @@ class Lane:
     async def _next(self) -> list[Entry]:
         """The next batch, a breath after one that several calls shared."""
         rest_s = self._next_at - self._loop.time()
-        if self._size > 1 and rest_s > 0:
+        if rest_s > 0:
             await asyncio.sleep(rest_s)
         return self._collect()
 
@@ -240,8 +240,8 @@ class Lane:
 
     async def _run(self, batch: list[Entry]) -> None:
         started, worked_s = self._loop.time(), thread_time()
-        self._next_at = started + min(BREATH_MAX_S, BREATH * (worked_s - self._worked_s))
-        self._size, self._worked_s = len(batch), worked_s
+        breath_s = min(BREATH_MAX_S, BREATH * (worked_s - self._worked_s)) if len(batch) > 1 else 0.0
+        self._worked_s, self._next_at = worked_s, started + breath_s
         if tracing.active is None:
             await self._attempt(batch)
         else:

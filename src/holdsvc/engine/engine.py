@@ -221,9 +221,9 @@ class Engine:
         self._closing = True
         while any(not lane.idle for lane in self._lanes.values()):
             await asyncio.sleep(0.01)
-        end = asyncio.get_running_loop().time() + LINGER_S
+        end = self._loop.time() + LINGER_S
         seen = -1
-        while seen != self._turned_away and asyncio.get_running_loop().time() < end:
+        while seen != self._turned_away and self._loop.time() < end:
             seen = self._turned_away
             await asyncio.sleep(QUIET_S)
             # A loop that was kept busy wakes for the time first: what came meanwhile has its turn before it is judged.

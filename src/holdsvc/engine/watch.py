@@ -159,14 +159,10 @@ class WatchHub:
             self._number += 1
             payload = self._encoding.deleted_item(key) if deleted else self._encoding.item(item)
             change = Change(self._number, item.revision, payload)
-            topics = self._by_key.get((tenant, key), set()) | {
-                topic for topic in self._by_prefix.get(tenant, ()) if topic.wanted.matches(key)
-            }
-            for topic in topics:
-                if topic.wanted.pools and key.pool not in topic.wanted.pools:
-                    continue
-                topic.put(key, change, read_time)
-                touched.add(topic)
+            for topic in self._by_key.get((tenant, key), set()) | self._by_prefix.get(tenant, set()):
+                if topic.wanted.matches(key):
+                    topic.put(key, change, read_time)
+                    touched.add(topic)
         for topic in touched:
             self._sender.wake(topic)
 
