@@ -321,3 +321,17 @@ def test_root_without_user_namespaces_is_told_to_be_another_user(monkeypatch: py
     monkeypatch.setattr(embedded, "_AS_NOBODY", ("no-such-program",))
     with pytest.raises(EmbeddedServerError, match="no `unshare`"):
         embedded._check_may_run()
+
+
+@pytest.mark.parametrize(("memory_mb", "buffers_mb"), [(256, 128), (2048, 512), (64_000, 1024)])
+def test_the_buffers_are_a_quarter_of_the_memory_within_bounds(memory_mb: int, buffers_mb: int) -> None:
+    assert embedded._buffers_mb(memory_mb) == buffers_mb
+
+
+def test_a_container_counts_the_memory_that_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(embedded, "_MEMORY_LIMITS", (limit, tmp_path / "none"))
+    limit.write_text("max\n")
+    whole = embedded._memory_mb()
+    limit.write_text(f"{100 << 20}\n")
+    assert embedded._memory_mb() == 100 < whole

@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -18,10 +19,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.ledger import items, migrate, reservations
+from holdsvc.ledger import items, migrate, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.model import Caller, Cancel, Confirm, Done, Item, ReservationLine, Reserve
+from holdsvc.model import Caller, Cancel, Confirm, Done, Item, ItemKey, ReservationLine, Reserve
 from holdsvc.settings import Settings
 
 RESERVATIONS = 100_000
@@ -36,6 +37,10 @@ ROWS_READ_AT_MOST = 40
 PAGE = 50
 ROWS_LISTED_AT_MOST = 10
 """Rows that a list may read through all indexes for each reservation of its page."""
+
+LAPSED = 20_000
+ROWS_SWEPT_AT_MOST = 10
+"""Rows that a sweep may read through all indexes for each hold that it releases."""
 
 CALLER = Caller("default", "dev", "", frozenset())
 
@@ -182,6 +187,22 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
         assert query(dsn, SCANNED) == []
         [(rows_read,)] = query(dsn, READ)
         assert rows_read < ROWS_LISTED_AT_MOST * PAGE * 4, "of 4 lists"
+
+
+async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(plain_dsn: str) -> None:
+    dsn = database_of(plain_dsn, "lapsed")
+    async with session(dsn) as connection:
+        await items.create(connection, CALLER, [Item(hot(), "", "", 10**9, 0, 0, 0, 0, 0, None, None)])  # type: ignore[arg-type]
+        for _ in range(LAPSED // 1000):
+            lapsing = [replace(request, ttl_us=1) for request in reserves(hot, 1000)]
+            done(await reservations.reserve(connection, "default", lapsing))
+    query(dsn, "SELECT pg_stat_reset()")
+    async with session(dsn) as sweeping:
+        assert (await upkeep.release_expired(sweeping, None, BATCH)).expired_count == BATCH
+        on_demand = await items.sweep(sweeping, "default", [ItemKey(hot(), "")])
+    assert query(dsn, SCANNED) == []
+    [(rows_read,)] = query(dsn, READ)
+    assert rows_read < ROWS_SWEPT_AT_MOST * (BATCH + on_demand)
 
 
 async def list_pages(connection: Connection) -> None:

@@ -22,7 +22,7 @@ POLL_IDLE_S = 1.0
 POLL_S = 0.05
 GAP_S = 0.01
 GAP = 10
-GAP_MAX_S = 0.2
+GAP_MAX_S = 0.03
 """The shortest time from one look to the next, also in times of what a look takes: what is committed within it is read
 together. A busy process looks less often; a hundred looks a second cost it a tenth of the calls that it could serve."""
 

@@ -26,6 +26,9 @@ TICK_S = 0.001
 SENT = 1.25
 """What a message costs the loop in all, in times of what it costs to begin sending it."""
 
+COST_MAX_S = 0.002
+"""The most that a slice is held to have cost: one in which garbage was collected is not made up for by silence."""
+
 SHARE_MIN = 0.05
 """The part of the loop's time that watchers have although calls wait."""
 
@@ -75,7 +78,7 @@ class Sender:
             await self._wait()
             started, began = monotonic(), thread_time()
             self._send_slice()
-            cost_s = SENT * (thread_time() - began)
+            cost_s = min(COST_MAX_S, SENT * (thread_time() - began))
             ready_at = max(ready_at, started - CREDIT_S) + cost_s / self._share.value
             await asyncio.sleep(max(TICK_S, ready_at - monotonic()))
 

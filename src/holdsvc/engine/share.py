@@ -12,11 +12,14 @@ LEFT = 0.12
 """The part of the loop's time that stays idle before more than the least is given away: a loop under all the calls that
 it can serve is idle for 8 to 10 % of the time, between batches."""
 
-GAIN = 5
-"""How much is given away for each part that is idle: five sixths of what others leave."""
+GAIN = 0.25
+"""How much of what is idle beyond that is given away with each measurement, or taken back where it is missing."""
+
+HASTE = 0.85
+"""What is left of the share after a measurement that found half of `LEFT` or less: calls wait by now."""
 
 WEIGHT = 0.2
-"""Weight of the latest measurement. With WEIGHT * (1 + GAIN) below 2 it settles."""
+"""Weight of the latest measurement of what the thread gets."""
 
 GOT_MIN = 0.7
 """However little of a processor the thread gets, what can wait must not wait for ever."""
@@ -32,13 +35,14 @@ class Share:
 
     def __init__(self, least: float) -> None:
         self._least = least
-        self._idle = 1.0
+        self._more = 1.0 - least
+        """What is given away beyond the least."""
         self._got = 1.0
 
     @property
     def value(self) -> float:
         """The share; the least is of the time that the thread gets, where it waits for a processor for a part."""
-        return min(1.0, self._least * self._got + GAIN * max(0.0, self._idle - LEFT))
+        return self._least * self._got + self._more
 
     async def run(self) -> None:
         """Measures until it is cancelled."""
@@ -53,7 +57,8 @@ class Share:
 
     def adapt(self, idle: float, got: float = 1.0) -> None:
         """Takes the part of the time that was idle of late, and what the thread got of the time that it wanted."""
-        self._idle += WEIGHT * (idle - self._idle)
+        more = (self._more + GAIN * (idle - LEFT)) * (HASTE if idle < LEFT / 2 else 1.0)
+        self._more = min(1.0 - self._least, max(0.0, more))
         self._got += WEIGHT * (max(GOT_MIN, got) - self._got)
 
 

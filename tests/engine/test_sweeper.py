@@ -1,0 +1,112 @@
+"""The background sweep: how many batches at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+
+import pytest
+
+from holdsvc.engine.identifiers import Uuid7
+from holdsvc.engine.sweeper import ABREAST, Sweeper
+from holdsvc.ledger import items, reservations, upkeep
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.model import Done, Item, ReservationLine, Reserve
+from holdsvc.settings import Settings
+from tests.engine.lanes import CALLER
+
+LAPSED = 600
+BATCH = 50
+
+
+class Counting(Database):
+    """Counts the connections that are lent at the same time."""
+
+    def __init__(self, settings: Settings, dsn: str) -> None:
+        super().__init__(settings, dsn)
+        self.most = self._out = 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        async with super().connection() as connection:
+            self._out += 1
+            self.most = max(self.most, self._out)
+            try:
+                yield connection
+            finally:
+                self._out -= 1
+
+
+class Swept:
+    """Remembers what sweeps have released."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.units = self.failures = 0
+        self.all = asyncio.Event()
+
+    def swept(self, expired_count: int, released_quantity: int) -> None:
+        self.counts.append(expired_count)
+        self.units += released_quantity
+        if self.units >= LAPSED:
+            self.all.set()
+
+    def sweep_failed(self) -> None:
+        self.failures += 1
+
+
+@pytest.fixture
+async def counting(ledger_dsn: str, settings: Settings) -> AsyncIterator[Counting]:
+    pool = Counting(settings, ledger_dsn)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+async def lapse(database: Database) -> None:
+    """Makes holds on three items, half of them on one, that lapse at once."""
+    new_id = Uuid7()
+    async with database.connection() as connection:
+        stock = [Item(sku, "", "", 10_000, 0, 0, 0, 0, 0, None, None) for sku in ("hot", "a", "b")]  # type: ignore[arg-type]
+        await items.create(connection, CALLER, stock)
+        requests = [
+            Reserve(
+                caller=CALLER,
+                request_id="",
+                fingerprint=sha256(b"").digest(),
+                reservation_id=new_id(),
+                lines=[ReservationLine(("hot", "a", "hot", "b")[number % 4], "", 1)],
+                holder="",
+                reference="",
+                ttl_us=1,
+                metadata={},
+                duplicate_window_us=None,
+            )
+            for number in range(LAPSED)
+        ]
+        assert all(type(one) is Done for one in await reservations.reserve(connection, "default", requests))
+
+
+async def sweep_all(database: Counting, *, busy: bool) -> Swept:
+    observer = Swept()
+    settings = Settings.load(auth="off", sweep_batch=BATCH)
+    task = asyncio.create_task(Sweeper(settings, database, observer, lambda: busy)._sweep_forever())
+    await asyncio.wait_for(observer.all.wait(), 30)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return observer
+
+
+@pytest.mark.parametrize(("busy", "abreast"), [(False, ABREAST), (True, 1)])
+async def test_a_backlog_is_released_two_batches_at_a_time_but_one_by_one_beside_callers(
+    counting: Counting, busy: bool, abreast: int
+) -> None:
+    await lapse(counting)
+    swept = await sweep_all(counting, busy=busy)
+    assert (sum(swept.counts), swept.units, swept.failures) == (LAPSED, LAPSED, 0)
+    assert max(swept.counts) == BATCH
+    assert counting.most == abreast
+    async with counting.connection() as connection:
+        recount = await upkeep.verify_step(connection, "default", "")
+    assert (recount.item_count, recount.reservation_count, recount.drifts) == (3, 0, [])
