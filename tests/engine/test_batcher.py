@@ -2,13 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
 import pytest
 
 from holdsvc.engine import batcher
+from holdsvc.engine.batcher import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Request
@@ -127,6 +128,75 @@ async def test_no_batch_is_larger_than_the_cap(database: Database, observed: Obs
     results = await lane.submit([request(number) for number in range(10)], soon())
     assert results == [Answer(str(number)) for number in range(10)]
     assert [len(batch) for batch in execute.batches] == [4, 4, 2]
+
+
+async def test_a_second_batch_runs_beside_the_first_only_while_full_ones_wait(
+    database: Database, observed: Observed
+) -> None:
+    execute = Executor()
+    execute.gate.clear()
+    lane = lane_of(execute, database, observed, batch_max=4)
+    calls = [lane.submit([request("first")], soon())]
+    await execute.started.wait()
+    calls += [lane.submit([request(number)], soon()) for number in range(3)]
+    await settle(execute, 1)
+    assert execute.batches == [["first"]]
+    calls += [lane.submit([request(number)], soon()) for number in range(3, 10)]
+    await settle(execute, 2)
+    assert execute.batches == [["first"], ["0", "1", "2", "3"]]
+    assert lane.depth == 6
+    execute.gate.set()
+    assert [result for [result] in await asyncio.gather(*calls)] == [
+        Answer(name) for name in ("first", *map(str, range(10)))
+    ]
+    assert sorted(map(len, execute.batches)) == [1, 2, 4, 4]
+    await idle(lane)
+
+
+async def test_what_a_second_batch_puts_back_is_judged_again_though_the_first_has_ended(
+    database: Database, observed: Observed
+) -> None:
+    judged: list[str] = []
+    gates = {name: asyncio.Event() for name in ("first", "full")}
+
+    async def execute(_connection: Connection, _tenant: str, requests: Sequence[Any]) -> list[Any]:
+        names = [one.fingerprint.decode() for one in requests]
+        again = {"1"} - set(judged)
+        judged.extend(names)
+        await gates["first" if names == ["first"] else "full"].wait()
+        return [Again() if name in again else Answer(name) for name in names]
+
+    lane = lane_of(execute, database, observed, batch_max=2)
+    first = lane.submit([request("first")], soon())
+    await until(lambda: judged == ["first"])
+    second = lane.submit([request("0"), request("1")], soon())
+    await until(lambda: len(judged) == 3)
+    gates["first"].set()
+    assert await first == [Answer("first")]
+    await until(lambda: lane._task is None)
+    gates["full"].set()
+    assert await second == [Answer("0"), Answer("1")]
+    assert judged == ["first", "0", "1", "1"]
+    await idle(lane)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Lets the loop run until something holds."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+async def settle(execute: Executor, batches: int) -> None:
+    """Lets the loop run until so many batches have begun, and whatever else would begin has."""
+    await until(lambda: len(execute.batches) >= batches)
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+async def idle(lane: Lane) -> None:
+    """Returns when a lane has come to rest."""
+    await until(lambda: lane.idle)
 
 
 async def test_a_full_queue_refuses_with_overloaded_and_runs_nothing_of_it(

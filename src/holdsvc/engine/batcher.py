@@ -2,7 +2,8 @@
 
 A call that finds the lane idle runs at once, alone; under load a batch takes all that waits, up to a cap, and pays one
 lock and one commit for it. The database is never touched from a caller's own task: a cancel would land inside
-the commit. A lane is one kind of change of one tenant; its batches run one after another.
+the commit. A lane is one kind of change of one tenant; its batches run one after another, two at a time while full ones
+wait.
 """
 
 import asyncio
@@ -139,12 +140,15 @@ class Lane:
         self._worked_s, self._next_at = 0.0, 0.0
         """This thread's processor time when the last batch began, and when the next one may begin."""
         self._task: asyncio.Task[None] | None = None
+        self._second: asyncio.Task[None] | None = None
+        """Runs full batches beside the task's own."""
+        self._abreast = 0
         self._loop = asyncio.get_running_loop()
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return self._task is None and not self._queue
+        return self._task is None and self._second is None and not self._queue
 
     @property
     def depth(self) -> int:
@@ -167,7 +171,12 @@ class Lane:
         self._queue.extend([Entry(job, index, request, now) for index, request in enumerate(requests)])
         if self._task is None:
             self._task = self._loop.create_task(self._drain())
+        elif self._second is None and self._is_full():
+            self._second = self._loop.create_task(self._run_full())
         return job.future
+
+    def _is_full(self) -> bool:
+        return len(self._queue) >= self._kind.batch_max
 
     def _is_too_long(self, more: int, remaining_s: float) -> bool:
         ahead = len(self._queue)
@@ -192,15 +201,25 @@ class Lane:
         self._worked_s = thread_time()
         try:
             while batch := await self._next():
-                try:
-                    await self._run(batch)
-                except Exception as error:
-                    # A fault of this module; whoever waits gets an answer all the same, and the lane lives on.
-                    log.exception("batch.crashed", lane=self._kind.name)
-                    self._fail([entry for entry in batch if entry.running], error)
+                await self._run(batch)
         finally:
             self._task = None
             self._tell_outcomes()
+
+    async def _run_full(self) -> None:
+        """Runs full batches beside the task's own, as another worker might.
+
+        A full batch gains nothing by waiting for more, and while one is made or answered here the database runs the
+        other.
+        """
+        try:
+            while self._is_full() and (batch := self._collect()):
+                await self._run(batch)
+        finally:
+            self._second = None
+            if self._queue and self._task is None:
+                # The other had ended when this one put calls back that must be judged again.
+                self._task = self._loop.create_task(self._drain())
 
     async def _next(self) -> list[Entry]:
         """The next batch, a breath after one that several calls shared."""
@@ -239,6 +258,17 @@ class Lane:
             job.future.set_exception(self._late(job))
 
     async def _run(self, batch: list[Entry]) -> None:
+        self._abreast += 1
+        try:
+            await self._run_timed(batch)
+        except Exception as error:
+            # A fault of this module; whoever waits gets an answer all the same, and the lane lives on.
+            log.exception("batch.crashed", lane=self._kind.name)
+            self._fail([entry for entry in batch if entry.running], error)
+        finally:
+            self._abreast -= 1
+
+    async def _run_timed(self, batch: list[Entry]) -> None:
         started, worked_s = self._loop.time(), thread_time()
         breath_s = min(BREATH_MAX_S, BREATH * (worked_s - self._worked_s)) if len(batch) > 1 else 0.0
         self._worked_s, self._next_at = worked_s, started + breath_s
@@ -248,7 +278,7 @@ class Lane:
             with tracing.active.batch(self._kind.name, _places(batch)):
                 await self._attempt(batch)
         ended = self._loop.time()
-        self._pace.ran(ended - started)
+        self._pace.ran((ended - started) / self._abreast)
         self._observer.batch(self._kind.name, len(batch), started - batch[0].entered, ended - started)
         self._tell_outcomes()
 

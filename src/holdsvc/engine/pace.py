@@ -26,7 +26,7 @@ class Pace:
         self._batch_s = 0.0
 
     def ran(self, seconds: float) -> None:
-        """A batch has run."""
+        """A batch has run; of the time of one that had another beside it, half counts."""
         weight = SLOWER_WEIGHT if seconds > self._batch_s else FASTER_WEIGHT
         self._batch_s += weight * (seconds - self._batch_s)
 
