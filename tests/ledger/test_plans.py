@@ -38,6 +38,9 @@ PAGE = 50
 ROWS_LISTED_AT_MOST = 10
 """Rows that a list may read through all indexes for each reservation of its page."""
 
+PAGES_AT_MOST = 60
+"""Pages of indexes that one change of one reservation may read: each of its searches reads two or three."""
+
 LAPSED = 20_000
 ROWS_SWEPT_AT_MOST = 10
 """Rows that a sweep may read through all indexes for each hold that it releases."""
@@ -48,6 +51,8 @@ new_id = Uuid7()
 
 SCANNED = "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE schemaname = 'holdsvc' AND seq_tup_read > 0"
 READ = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE schemaname = 'holdsvc'"
+
+PAGES = "SELECT sum(idx_blks_hit + idx_blks_read)::bigint FROM pg_statio_user_indexes WHERE schemaname = 'holdsvc'"
 
 Choose = Callable[[], str]
 Step = Callable[[], Awaitable[None]]
@@ -203,6 +208,28 @@ async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(pl
     assert query(dsn, SCANNED) == []
     [(rows_read,)] = query(dsn, READ)
     assert rows_read < ROWS_SWEPT_AT_MOST * (BATCH + on_demand)
+
+
+async def test_tables_analysed_while_there_was_one_item_are_as_good_when_there_are_many(plain_dsn: str) -> None:
+    dsn = database_of(plain_dsn, "grown")
+    async with session(dsn) as connection:
+        stock = [Item(f"item-{number:05}", "", "", 10**9, 0, 0, 0, 0, 0, None, None) for number in range(ITEMS)]  # type: ignore[arg-type]
+        for start in range(0, ITEMS, 1000):
+            await items.create(connection, CALLER, stock[start : start + 1000])
+        for _ in range(20):
+            done(await reservations.reserve(connection, "default", reserves(hot, 1000)))
+        query(dsn, "VACUUM ANALYZE")
+        for _ in range(20):
+            lapsing = [replace(request, ttl_us=1) for request in reserves(uniform, 1000)]
+            done(await reservations.reserve(connection, "default", lapsing))
+    query(dsn, "SELECT pg_stat_reset()")
+    async with session(dsn) as grown:
+        for choose in (hot, uniform):
+            await turn(grown, choose, {})
+        assert (await upkeep.release_expired(grown, None, BATCH)).expired_count == BATCH
+    assert query(dsn, SCANNED) == []
+    [(pages_read,)] = query(dsn, PAGES)
+    assert pages_read < PAGES_AT_MOST * BATCH * 11, "of 2 shapes with 5 calls each, and a sweep"
 
 
 async def list_pages(connection: Connection) -> None:
