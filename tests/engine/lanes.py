@@ -10,8 +10,7 @@ import pytest
 from holdsvc.engine.batcher import Lane, LaneKind
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Caller, Request
-
-CALLER = Caller("default", "dev", "", frozenset())
+from tests.holds import CALLER
 
 
 class Answer(NamedTuple):

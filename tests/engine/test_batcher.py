@@ -65,20 +65,25 @@ async def test_a_batch_collects_what_waits_while_the_last_one_runs_in_order_of_a
     assert observed.batches == [1, 5]
 
 
+@pytest.fixture
+def busy_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of work each time that a lane asks how much there was."""
+    worked = itertools.count()
+    monkeypatch.setattr(batcher, "thread_time", lambda: float(next(worked)))
+
+
+@pytest.mark.usefixtures("busy_thread")
 async def test_a_busy_thread_takes_a_breath_after_a_shared_batch(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worked = itertools.count()
-    monkeypatch.setattr(batcher, "thread_time", lambda: float(next(worked)))
     began, _ = await two_batches(2, database, observed, monkeypatch)
     assert began[1] - began[0] >= batcher.BREATH_MAX_S
 
 
+@pytest.mark.usefixtures("busy_thread")
 async def test_a_busy_thread_takes_no_breath_after_a_lone_call(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worked = itertools.count()
-    monkeypatch.setattr(batcher, "thread_time", lambda: float(next(worked)))
     _, rests = await two_batches(1, database, observed, monkeypatch)
     assert rests == []
 

@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from hashlib import sha256
 
 import pytest
 
-from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.sweeper import ABREAST, Sweeper
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Done, Item, ReservationLine, Reserve
+from holdsvc.model import Done
 from holdsvc.settings import Settings
-from tests.engine.lanes import CALLER
+from tests.holds import CALLER, reserves, stock
 
 LAPSED = 600
 BATCH = 50
@@ -65,26 +63,10 @@ async def counting(ledger_dsn: str, settings: Settings) -> AsyncIterator[Countin
 
 async def lapse(database: Database) -> None:
     """Makes holds on three items, half of them on one, that lapse at once."""
-    new_id = Uuid7()
     async with database.connection() as connection:
-        stock = [Item(sku, "", "", 10_000, 0, 0, 0, 0, 0, None, None) for sku in ("hot", "a", "b")]  # type: ignore[arg-type]
-        await items.create(connection, CALLER, stock)
-        requests = [
-            Reserve(
-                caller=CALLER,
-                request_id="",
-                fingerprint=sha256(b"").digest(),
-                reservation_id=new_id(),
-                lines=[ReservationLine(("hot", "a", "hot", "b")[number % 4], "", 1)],
-                holder="",
-                reference="",
-                ttl_us=1,
-                metadata={},
-                duplicate_window_us=None,
-            )
-            for number in range(LAPSED)
-        ]
-        assert all(type(one) is Done for one in await reservations.reserve(connection, "default", requests))
+        await items.create(connection, CALLER, stock(("hot", "a", "b")))
+        lapsing = reserves([("hot", "a", "hot", "b")[number % 4] for number in range(LAPSED)], ttl_us=1)
+        assert all(type(one) is Done for one in await reservations.reserve(connection, "default", lapsing))
 
 
 async def sweep_all(database: Counting, *, busy: bool) -> Swept:

@@ -7,8 +7,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -18,12 +16,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from holdsvc.engine.identifiers import Uuid7
 from holdsvc.ledger import items, migrate, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.model import Caller, Cancel, Confirm, Done, Item, ItemKey, ReservationLine, Reserve
+from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
 from holdsvc.settings import Settings
+from tests import holds
+from tests.holds import CALLER, new_id
 
 RESERVATIONS = 100_000
 ITEMS = 5_000
@@ -45,10 +44,6 @@ LAPSED = 20_000
 ROWS_SWEPT_AT_MOST = 10
 """Rows that a sweep may read through all indexes for each hold that it releases."""
 
-CALLER = Caller("default", "dev", "", frozenset())
-
-new_id = Uuid7()
-
 SCANNED = "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE schemaname = 'holdsvc' AND seq_tup_read > 0"
 READ = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE schemaname = 'holdsvc'"
 
@@ -66,25 +61,8 @@ def uniform() -> str:
     return f"item-{random.randrange(1, ITEMS):05}"
 
 
-def reserves(choose: Choose, count: int) -> list[Reserve]:
-    made = []
-    for _ in range(count):
-        id_ = new_id()
-        made.append(
-            Reserve(
-                caller=CALLER,
-                request_id=f"reserve {id_}",
-                fingerprint=sha256(id_.encode()).digest(),
-                reservation_id=id_,
-                lines=[ReservationLine(choose(), "", 1)],
-                holder="",
-                reference="",
-                ttl_us=3_600_000_000,
-                metadata={},
-                duplicate_window_us=None,
-            )
-        )
-    return made
+def reserves(choose: Choose, count: int, **how: int) -> list[Reserve]:
+    return holds.reserves([choose() for _ in range(count)], **how)
 
 
 def confirms(ids: Sequence[str]) -> list[Confirm]:
@@ -103,11 +81,16 @@ def done(results: Sequence[Any]) -> list[str]:
     return [result.reservation.reservation_id for result in results]
 
 
-async def fill(connection: Connection) -> None:
-    """Makes the items and the reservations: half of these on the hot item."""
-    stock = [Item(f"item-{number:05}", "", "", 10**9, 0, 0, 0, 0, 0, None, None) for number in range(ITEMS)]  # type: ignore[arg-type]
+async def stock_up(connection: Connection) -> None:
+    """Makes the items."""
+    stock = holds.stock(f"item-{number:05}" for number in range(ITEMS))
     for start in range(0, ITEMS, 1000):
         await items.create(connection, CALLER, stock[start : start + 1000])
+
+
+async def fill(connection: Connection) -> None:
+    """Makes the items and the reservations: half of these on the hot item."""
+    await stock_up(connection)
     for start in range(0, RESERVATIONS, 1000):
         choose = hot if start % 2000 else uniform
         done(await reservations.reserve(connection, "default", reserves(choose, 1000)))
@@ -197,10 +180,9 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
 async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(plain_dsn: str) -> None:
     dsn = database_of(plain_dsn, "lapsed")
     async with session(dsn) as connection:
-        await items.create(connection, CALLER, [Item(hot(), "", "", 10**9, 0, 0, 0, 0, 0, None, None)])  # type: ignore[arg-type]
+        await items.create(connection, CALLER, holds.stock([hot()]))
         for _ in range(LAPSED // 1000):
-            lapsing = [replace(request, ttl_us=1) for request in reserves(hot, 1000)]
-            done(await reservations.reserve(connection, "default", lapsing))
+            done(await reservations.reserve(connection, "default", reserves(hot, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
     async with session(dsn) as sweeping:
         assert (await upkeep.release_expired(sweeping, None, BATCH)).expired_count == BATCH
@@ -213,15 +195,12 @@ async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(pl
 async def test_tables_analysed_while_there_was_one_item_are_as_good_when_there_are_many(plain_dsn: str) -> None:
     dsn = database_of(plain_dsn, "grown")
     async with session(dsn) as connection:
-        stock = [Item(f"item-{number:05}", "", "", 10**9, 0, 0, 0, 0, 0, None, None) for number in range(ITEMS)]  # type: ignore[arg-type]
-        for start in range(0, ITEMS, 1000):
-            await items.create(connection, CALLER, stock[start : start + 1000])
+        await stock_up(connection)
         for _ in range(20):
             done(await reservations.reserve(connection, "default", reserves(hot, 1000)))
         query(dsn, "VACUUM ANALYZE")
         for _ in range(20):
-            lapsing = [replace(request, ttl_us=1) for request in reserves(uniform, 1000)]
-            done(await reservations.reserve(connection, "default", lapsing))
+            done(await reservations.reserve(connection, "default", reserves(uniform, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
     async with session(dsn) as grown:
         for choose in (hot, uniform):

@@ -21,8 +21,8 @@ UPKEEP_INTERVAL_S = 600.0
 
 ABREAST = 2
 """Batches that a sweep releases beside each other while more has lapsed than one takes and nobody makes changes: one
-does its part of the work while the other has the items and waits for the disk. On 2 cores they release 1.7 times what
-one does."""
+does its part of the work while the other has the items and waits for the disk. On 2 cores two connections release
+45,000 to 51,000 holds a second, one 22,000 to 27,000."""
 
 BUSY_BATCH_MAX = 100
 """Holds that a sweep releases at once while callers make changes: a hot item is locked for as long as that takes."""
@@ -66,31 +66,27 @@ class Sweeper:
         while True:
             began = loop.time()
             abreast = ABREAST if more and not self._busy() else 1
-            more = False
-            try:
-                more = await self._sweep_abreast(abreast)
-            except (NothingRan, Unknown, Conflict) as error:
-                self._observer.sweep_failed()
-                log.warning(
-                    "reservation.cleanup_failed",
-                    error=type(error).__name__,
-                    cause=type(error.__cause__).__name__,
-                )
-            except Exception:
-                self._observer.sweep_failed()
-                log.exception("reservation.cleanup_failed")
+            more = any(await asyncio.gather(*(self._try_sweep() for _ in range(abreast))))
             if not more:
                 await asyncio.sleep(self._settings.sweep_interval.total_seconds())
             elif self._busy():
                 await asyncio.sleep(BUSY_PAUSE * (loop.time() - began))
 
-    async def _sweep_abreast(self, count: int) -> bool:
-        """Releases so many batches at the same time; tells whether more is left to take."""
-        ended = await asyncio.gather(*(self.sweep_once() for _ in range(count)), return_exceptions=True)
-        for one in ended:
-            if isinstance(one, BaseException):
-                raise one
-        return any(ended)
+    async def _try_sweep(self) -> bool:
+        """Releases one batch; tells whether more is left to take, which after a failure waits for the next sweep."""
+        try:
+            return await self.sweep_once()
+        except (NothingRan, Unknown, Conflict) as error:
+            self._observer.sweep_failed()
+            log.warning(
+                "reservation.cleanup_failed",
+                error=type(error).__name__,
+                cause=type(error.__cause__).__name__,
+            )
+        except Exception:
+            self._observer.sweep_failed()
+            log.exception("reservation.cleanup_failed")
+        return False
 
     async def sweep_once(self) -> bool:
         """Releases one batch, a small one while callers are busy; tells whether more is left to take."""
