@@ -93,6 +93,11 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """The opposite of `split_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_loopback(address: str) -> bool:
     """Tells whether only programs on this machine reach the address."""
     host, _ = split_address(address)

@@ -28,7 +28,7 @@ from holdsvc import logs, tracing
 from holdsvc.ledger import migrate
 from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.ledger.embedded import EmbeddedServer, StartGivenUp
-from holdsvc.settings import PREFIX, Settings, SettingsError, split_address
+from holdsvc.settings import PREFIX, Settings, SettingsError, join_address, split_address
 
 if TYPE_CHECKING:
     # prometheus-client decides at its import where values lie, by a variable that `run` sets.
@@ -162,8 +162,8 @@ class Supervisor:
     def _claim_address(self) -> Settings:
         """Refuses an address that somebody listens on, before anything is started.
 
-        Several workers share one port by SO_REUSEPORT, with which a second service would bind silently and take a part
-        of the calls. With port 0 a free one is taken here; it is kept for the workers as long as they may be replaced.
+        The servers of all workers share one port by SO_REUSEPORT, with which a second service would bind silently and
+        take a part of the calls. With port 0 a free one is taken here; it is kept as long as workers may be replaced.
         """
         listen = self._settings.listen
         host, port = split_address(listen)
@@ -174,15 +174,13 @@ class Supervisor:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
-            if self._settings.workers == 1:
-                return self._settings
             self._port_holder = socket.socket(family, kind, protocol)
             self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._port_holder.bind(address)
         except OSError as error:
             raise SettingsError(f"{PREFIX}LISTEN: cannot listen on {listen}: {error.strerror}") from error
         port = self._port_holder.getsockname()[1]
-        return self._settings.model_copy(update={"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
+        return self._settings.model_copy(update={"listen": join_address(host, port)})
 
     def _serve_metrics(self, folder: Path, dsn: str) -> None:
         if not self._settings.metrics_listen:

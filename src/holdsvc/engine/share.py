@@ -8,18 +8,21 @@ from pathlib import Path
 
 MEASURE_S = 0.05
 
-LEFT = 0.12
+LEFT = 0.06
 """The part of the loop's time that stays idle before more than the least is given away: a loop under all the calls that
-it can serve is idle for 8 to 10 % of the time, between batches."""
+it can serve is idle for 1 to 4 % of the time, and at half of that for 12 to 24 % beside a thousand watchers."""
+
+IDLE_MAX = 0.2
+"""However idle a measurement finds the loop, it counts as this: the share falls soon after, when calls come."""
 
 GAIN = 0.25
 """How much of what is idle beyond that is given away with each measurement, or taken back where it is missing."""
 
 HASTE = 0.85
-"""What is left of the share after a measurement that found half of `LEFT` or less: calls wait by now."""
+"""What is left of the share with each measurement while half of `LEFT` or less is idle: calls wait by now."""
 
 WEIGHT = 0.2
-"""Weight of the latest measurement of what the thread gets."""
+"""Weight of the latest measurement: one busy moment is no sign that calls wait."""
 
 GOT_MIN = 0.7
 """However little of a processor the thread gets, what can wait must not wait for ever."""
@@ -37,6 +40,7 @@ class Share:
         self._least = least
         self._more = 1.0 - least
         """What is given away beyond the least."""
+        self._idle = IDLE_MAX
         self._got = 1.0
 
     @property
@@ -57,7 +61,8 @@ class Share:
 
     def adapt(self, idle: float, got: float = 1.0) -> None:
         """Takes the part of the time that was idle of late, and what the thread got of the time that it wanted."""
-        more = (self._more + GAIN * (idle - LEFT)) * (HASTE if idle < LEFT / 2 else 1.0)
+        self._idle += WEIGHT * (min(IDLE_MAX, idle) - self._idle)
+        more = (self._more + GAIN * (self._idle - LEFT)) * (HASTE if self._idle < LEFT / 2 else 1.0)
         self._more = min(1.0 - self._least, max(0.0, more))
         self._got += WEIGHT * (max(GOT_MIN, got) - self._got)
 

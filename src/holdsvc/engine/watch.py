@@ -120,9 +120,9 @@ class WatchHub:
                 connection, Position(self._tail.event_id, end.fence.day), missing, CHANGES_MAX
             )
             missing = []
-            seen = {change.event_id for change in found}
+            seen = {event_id for change in found for event_id in change.event_ids}
             self._missing -= seen
-            more = len(found) >= CHANGES_MAX
+            more = len(seen) >= CHANGES_MAX
             highest = max(seen, default=0)
             if highest > self._tail.event_id:
                 if highest - self._tail.event_id - len(seen) > MISSING_MAX:
