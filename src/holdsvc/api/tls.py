@@ -6,6 +6,7 @@ keep what they began with, and no call notices. At least TLS 1.2: gRPC's own def
 
 import ssl
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,15 @@ class _Signature(NamedTuple):
     inode: int
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """What stands in the files."""
+
+    key: bytes = field(repr=False)
+    certificate: bytes
+    authorities: bytes | None
+
+
 class Certificates:
     """The files, as they were when they last fitted together."""
 
@@ -41,27 +51,32 @@ class Certificates:
         # gRPC asks from threads of its own.
         self._lock = threading.Lock()
         self._seen = self._signatures()
-        self._fresh: grpc.ServerCertificateConfiguration | None = self._read()
+        self._contents = self._read()
+        self._version = 1
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a server serves with: always the newest files that fit together. For one server, once."""
-        first = self._take()
-        assert first is not None, "another server has these certificates"
+        """What a server serves with: always the newest files that fit together."""
+        given = 0
+
+        def fresh() -> grpc.ServerCertificateConfiguration | None:
+            """What this server has not seen yet. gRPC frees what it is given: the same object twice would crash it."""
+            nonlocal given
+            self.reload()
+            with self._lock:
+                if given == self._version:
+                    return None
+                given = self._version
+                return grpc.ssl_server_certificate_configuration(
+                    [(self._contents.key, self._contents.certificate)], root_certificates=self._contents.authorities
+                )
+
+        first = fresh()
+        assert first is not None
         return grpc.dynamic_ssl_server_credentials(
             first,
-            self._fetch,  # type: ignore[arg-type]  # None is no change: the stubs do not know
+            fresh,  # type: ignore[arg-type]  # None is no change: the stubs do not know
             require_client_authentication=self._authorities is not None,
         )
-
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        self.reload()
-        return self._take()
-
-    def _take(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC has not seen yet. It frees what it is given: the same object twice would crash the process."""
-        with self._lock:
-            fresh, self._fresh = self._fresh, None
-            return fresh
 
     def reload(self) -> None:
         """Takes up files that have changed. Those that do not fit together are reported once and not used."""
@@ -78,13 +93,14 @@ class Certificates:
             except CertificateError as error:
                 log.error("tls.rejected", error=str(error))  # noqa: TRY400 - the message says it all
                 return
-            self._fresh = current
+            self._contents = current
+            self._version += 1
         log.info("tls.reloaded", certificate=str(self._certificate))
 
     def _signatures(self) -> list[_Signature | None]:
         return [_signature(path) for path in self._files]
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> _Contents:
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             # Without a password OpenSSL would ask for one on the terminal.
@@ -93,13 +109,13 @@ class Certificates:
             if self._authorities is not None:
                 authorities = self._authorities.read_bytes()
                 context.load_verify_locations(cadata=authorities.decode("ascii"))
-            pair = (self._key.read_bytes(), self._certificate.read_bytes())
+            contents = _Contents(self._key.read_bytes(), self._certificate.read_bytes(), authorities)
         except (OSError, ValueError) as error:
             # ssl.SSLError is an OSError.
             why = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
             names = ", ".join(str(path) for path in self._files)
             raise CertificateError(f"{names} do not make a certificate with its key: {why}") from None
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+        return contents
 
 
 def certificates_of(settings: Settings) -> Certificates | None:
