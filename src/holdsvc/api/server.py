@@ -86,7 +86,8 @@ class Server:
 
     async def start(self) -> None:
         """Binds the address and serves; raises OSError when somebody else has it."""
-        host, self.port = split_address(self._settings.listen)
+        listen = self._settings.listen
+        host, self.port = split_address(listen)
         try:
             for server in self._servers:
                 # Port 0 is a free one: the first server's is that of all.
@@ -96,7 +97,6 @@ class Server:
                 else:
                     self.port = server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
-            listen = self._settings.listen
             raise OSError(
                 f"cannot listen on {listen}: it is in use, or no address of this machine; set {PREFIX}LISTEN"
             ) from error

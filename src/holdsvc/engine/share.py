@@ -12,11 +12,11 @@ LEFT = 0.06
 """The part of the loop's time that stays idle before more than the least is given away: a loop under all the calls that
 it can serve is idle for 1 to 4 % of the time, and at half of that for 12 to 24 % beside a thousand watchers."""
 
-IDLE_MAX = 0.2
-"""However idle a measurement finds the loop, it counts as this: the share falls soon after, when calls come."""
-
 GAIN = 0.25
 """How much of what is idle beyond that is given away with each measurement, or taken back where it is missing."""
+
+IDLE_MAX = 0.2
+"""However idle a measurement finds the loop, it counts as this: the share falls soon after, when calls come."""
 
 HASTE = 0.85
 """What is left of the share with each measurement while half of `LEFT` or less is idle: calls wait by now."""
