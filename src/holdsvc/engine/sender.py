@@ -2,7 +2,7 @@
 
 A message through a task and a generator of each watcher cost the loop twice as much. And a thousand watchers woken at
 once kept every Reserve waiting for as long as that took, several times on its way: it took the rate from 1,700 to 94 a
-second. So whoever has waited longest goes first, in slices of a millisecond, with time for others between.
+second. So whoever has waited longest goes first, in slices of a millisecond or two, with time for others between.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from holdsvc.engine.share import Share
 from holdsvc.engine.topic import Topic
 from holdsvc.engine.watcher import Watcher
 
-SLICE = 16
-"""Messages sent without a pause: less than a millisecond."""
+SLICE = 64
+"""Messages sent without a pause: a millisecond or two. In slices of 16 the loop, which then goes from one kind of work
+to another four times as often, had 5 % less time left beside 2,700 calls a second."""
 
 TICK_S = 0.001
 """The pause at least: who is due within it goes together."""
@@ -26,7 +27,7 @@ TICK_S = 0.001
 SENT = 1.25
 """What a message costs the loop in all, in times of what it costs to begin sending it."""
 
-COST_MAX_S = 0.002
+COST_MAX_S = 0.008
 """The most that a slice is held to have cost: one in which garbage was collected is not made up for by silence."""
 
 SHARE_MIN = 0.05
@@ -79,6 +80,7 @@ class Sender:
             started, began = monotonic(), thread_time()
             self._send_slice()
             cost_s = min(COST_MAX_S, SENT * (thread_time() - began))
+            self._share.spend(cost_s)
             ready_at = max(ready_at, started - CREDIT_S) + cost_s / self._share.value
             await asyncio.sleep(max(TICK_S, ready_at - monotonic()))
 

@@ -8,45 +8,40 @@ from pathlib import Path
 
 MEASURE_S = 0.05
 
-LEFT = 0.06
+LEFT = 0.08
 """The part of the loop's time that stays idle before more than the least is given away: a loop under all the calls that
-it can serve is idle for 1 to 4 % of the time, and at half of that for 12 to 24 % beside a thousand watchers."""
+it can serve is idle for 1 to 7 % of the time."""
 
-GAIN = 0.25
-"""How much of what is idle beyond that is given away with each measurement, or taken back where it is missing."""
-
-IDLE_MAX = 0.2
-"""However idle a measurement finds the loop, it counts as this: the share falls soon after, when calls come."""
-
-HASTE = 0.85
-"""What is left of the share with each measurement while half of `LEFT` or less is idle: calls wait by now."""
-
-WEIGHT = 0.2
-"""Weight of the latest measurement: one busy moment is no sign that calls wait."""
+WEIGHT = 0.3
+"""Weight of the latest measurement: one busy moment is no sign that calls want more."""
 
 GOT_MIN = 0.7
 """However little of a processor the thread gets, what can wait must not wait for ever."""
 
 
 class Share:
-    """Follows how idle the loop's thread is; `run` it on the loop.
+    """Follows what others use of the time of the loop's thread; `run` it on the loop.
 
-    A thread that waits for a processor is not idle: calls wait in it. What others would use cannot be told from what
-    they use, for callers that wait for answers call less the slower they are served. So what is given away grows only
-    while the loop is idle in spite of it.
+    A thread that waits for a processor is in use: calls wait in it. What others would use cannot be told from what they
+    use, for callers that wait for answers call less the slower they are served. So a small part stays idle: callers who
+    use that, too, want more, and the share falls until they leave it, or to the least.
     """
 
     def __init__(self, least: float) -> None:
         self._least = least
-        self._more = 1.0 - least
-        """What is given away beyond the least."""
-        self._idle = IDLE_MAX
+        self._others = 0.0
+        """The part of the time that all but what can wait used of late."""
         self._got = 1.0
+        self._spent_s = 0.0
 
     @property
     def value(self) -> float:
         """The share; the least is of the time that the thread gets, where it waits for a processor for a part."""
-        return self._least * self._got + self._more
+        return max(self._least * self._got, 1.0 - LEFT - self._others)
+
+    def spend(self, seconds: float) -> None:
+        """Says that what can wait has used so much of the share."""
+        self._spent_s += seconds
 
     async def run(self) -> None:
         """Measures until it is cancelled."""
@@ -55,16 +50,17 @@ class Share:
         while True:
             await asyncio.sleep(MEASURE_S)
             now = (time.monotonic(), *clock.read())
-            wall_s, ran_s, waited_s = (new - old for new, old in zip(now, before, strict=True))
-            self.adapt(1 - (ran_s + waited_s) / wall_s, ran_s / max(1e-9, ran_s + waited_s))
+            self.adapt(*(new - old for new, old in zip(now, before, strict=True)))
             before = now
 
-    def adapt(self, idle: float, got: float = 1.0) -> None:
-        """Takes the part of the time that was idle of late, and what the thread got of the time that it wanted."""
-        self._idle += WEIGHT * (min(IDLE_MAX, idle) - self._idle)
-        more = (self._more + GAIN * (self._idle - LEFT)) * (HASTE if self._idle < LEFT / 2 else 1.0)
-        self._more = min(1.0 - self._least, max(0.0, more))
-        self._got += WEIGHT * (max(GOT_MIN, got) - self._got)
+    def adapt(self, wall_s: float, ran_s: float, waited_s: float = 0.0) -> None:
+        """Takes how long the thread ran and how long it waited for a processor, of the time since the last call."""
+        wanted_s = ran_s + waited_s
+        others = max(0.0, wanted_s - self._spent_s) / wall_s
+        got = max(GOT_MIN, ran_s / wanted_s) if wanted_s > 0 else 1.0
+        self._others += WEIGHT * (others - self._others)
+        self._got += WEIGHT * (got - self._got)
+        self._spent_s = 0.0
 
 
 class ThreadClock:
