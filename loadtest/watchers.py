@@ -2,10 +2,11 @@
 
     .venv/bin/python loadtest/watchers.py
 
-Starts a service of its own on an embedded database that it throws away: nothing of yours is touched. In one run:
-Reserve at full speed without watchers, with them, without again (the ratio is that of one machine in one state), then
-half the speed with watchers for the delay from the change to its watcher. Ends by itself; exit code 1 when a promise is
-broken.
+Starts a service of its own on an embedded database that it throws away: nothing of yours is touched. Each round has
+Reserve at full speed without watchers and with them, and half of that speed with watchers for the delay from the change
+to its watcher; the last one is followed by full speed without them once more. A round's ratio is to the mean of
+the speed before and after it. A machine's speed changes within a minute, so the promises are about the median of the
+rounds; all of them are told. Ends by itself; exit code 1 when a promise is broken.
 """
 
 import argparse
@@ -13,16 +14,18 @@ import json
 import multiprocessing
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -198,55 +201,91 @@ def count_between(heard: listener.Heard, start: float, end: float) -> int:
     return sum(start <= when <= end for messages in heard for when, _ in messages)
 
 
-def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Runs the phases and returns the figures."""
+@dataclass
+class Round:
+    """One round: the calls without watchers, with them, and at half that rate, and what the watchers heard."""
+
+    without: Phase
+    full: Phase
+    half: Phase
+    messages_at_full_load: float
+    messages_at_half_load: float
+    settled: int
+    """Watchers that had the final state after the full load."""
+    rss_growth_mb: float
+    delays_s: list[float]
+    listener_cores: float
+    """Of the watchers' process, at half load."""
+
+    def delay_ms(self, q: float) -> float:
+        """A percentile of the delays."""
+        return 1000 * load.percentile(self.delays_s, q)
+
+
+def play(stub: Any, address: str, supervisor: int, args: argparse.Namespace) -> Round:
+    """Runs one round."""
     pids = workers(supervisor)
+    without = reserve(address, pids, args.seconds, args.in_flight)
+    rss_before = worker_rss_mb(supervisor)
+    with watchers(address, args.watchers) as pipe:
+        tell(pipe)
+        full = reserve(address, pids, args.seconds, args.in_flight)
+        ended = time.time()
+        rss_after = worker_rss_mb(supervisor)
+        time.sleep(3)
+        heard, _ = tell(pipe)
+        final = stub.GetItem(inventory_service_pb2.GetItemRequest(sku=SKU)).item
+        settled = sum(bool(messages) and states(messages[-1][1]) == [final] for messages in heard)
+        at_full_load = count_between(heard, ended - args.seconds, ended) / args.seconds
+        _, listened_before_s = tell(pipe)
+        with Samples(address) as samples:
+            half = reserve(address, pids, args.seconds, args.in_flight, full.per_second / 2)
+        ended = time.time()
+        time.sleep(2)
+        heard, listened_s = tell(pipe)
+        at_half_load = count_between(heard, ended - args.seconds, ended) / args.seconds
+        late = delays(heard, samples.change_times)
+    cores = (listened_s - listened_before_s) / (args.seconds + 2)
+    return Round(without, full, half, at_full_load, at_half_load, settled, rss_after - rss_before, late, cores)
+
+
+def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the rounds and returns the figures, of each and their median."""
     with grpc.insecure_channel(address) as channel:
         stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
         stub.CreateItem(inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=SKU, capacity=10**12)))
+        reserve(address, workers(supervisor), args.seconds / 2, args.in_flight)  # warm up
+        rounds = [play(stub, address, supervisor, args) for _ in range(args.rounds)]
+        last = reserve(address, workers(supervisor), args.seconds, args.in_flight)
+    without = [each.without.per_second for each in rounds] + [last.per_second]
+    ratios = [
+        each.full.per_second / statistics.mean(pair) for each, pair in zip(rounds, pairwise(without), strict=True)
+    ]
+    phases = {name: [getattr(each, name) for each in rounds] for name in ("without", "full", "half")}
+    phases["without"].append(last)
 
-        def run(seconds: float, rate: float = 0.0) -> Phase:
-            return reserve(address, pids, seconds, args.in_flight, rate)
+    def median(values: Iterable[float], digits: int = 0) -> float:
+        return round(statistics.median(values), digits or None)
 
-        run(args.seconds / 2)  # warm up
-        before = run(args.seconds)
-        rss_before = worker_rss_mb(supervisor)
-        with watchers(address, args.watchers) as pipe:
-            tell(pipe)
-            full = run(args.seconds)
-            ended = time.time()
-            rss_after = worker_rss_mb(supervisor)
-            time.sleep(3)
-            heard, _ = tell(pipe)
-            final = stub.GetItem(inventory_service_pb2.GetItemRequest(sku=SKU)).item
-            settled = sum(bool(messages) and states(messages[-1][1]) == [final] for messages in heard)
-            messages = count_between(heard, ended - args.seconds, ended)
-            _, listened_before_s = tell(pipe)
-            with Samples(address) as samples:
-                half = run(args.seconds, full.per_second / 2)
-            ended = time.time()
-            time.sleep(2)
-            heard, listened_s = tell(pipe)
-            half_messages = count_between(heard, ended - args.seconds, ended)
-            late = delays(heard, samples.change_times)
-        after = run(args.seconds)
-    without = (before.per_second + after.per_second) / 2
-    phases = {"without": before, "full": full, "half": half}
     return {
         "watchers": args.watchers,
-        "reserve_per_second_without": [round(before.per_second), round(after.per_second)],
-        "reserve_per_second_with": round(full.per_second),
-        "throughput_ratio": round(full.per_second / without, 3),
-        "messages_per_second_at_full_load": round(messages / args.seconds),
-        "watchers_on_final_state": settled,
-        "rss_growth_mb": round(rss_after - rss_before, 1),
-        "half_load_per_second": round(half.per_second),
-        "messages_per_second_at_half_load": round(half_messages / args.seconds),
-        "delay_ms": {f"p{q}": round(1000 * load.percentile(late, q), 1) for q in (50, 90, 99)},
-        "failed_calls": {name: phase.failed for name, phase in phases.items()},
-        "worker_cores": {name: round(phase.worker_cores, 2) for name, phase in phases.items()},
-        "generator_cores": {name: round(phase.generator_share, 2) for name, phase in phases.items()},
-        "listener_cores_at_half_load": round((listened_s - listened_before_s) / (args.seconds + 2), 2),
+        "reserve_per_second_without": [round(each) for each in without],
+        "reserve_per_second_with": [round(each.full.per_second) for each in rounds],
+        "throughput_ratios": [round(each, 3) for each in ratios],
+        "throughput_ratio": median(ratios, 3),
+        "messages_per_second_at_full_load": median(each.messages_at_full_load for each in rounds),
+        "watchers_on_final_state": min(each.settled for each in rounds),
+        "rss_growth_mb": max(round(each.rss_growth_mb, 1) for each in rounds),
+        "half_load_per_second": [round(each.half.per_second) for each in rounds],
+        "messages_per_second_at_half_load": median(each.messages_at_half_load for each in rounds),
+        "delay_p99_ms_of_rounds": [round(each.delay_ms(99), 1) for each in rounds],
+        "delay_ms": {f"p{q}": median((each.delay_ms(q) for each in rounds), 1) for q in (50, 90, 99)},
+        "failed_calls": {name: sum(phase.failed for phase in all_) for name, all_ in phases.items()},
+        "worker_cores": {name: median((phase.worker_cores for phase in all_), 2) for name, all_ in phases.items()},
+        "generator_cores": {
+            name: median((phase.generator_share for phase in all_), 2) for name, all_ in phases.items()
+        },
+        "listener_cores_at_half_load": median((each.listener_cores for each in rounds), 2),
     }
 
 
@@ -254,7 +293,8 @@ def main() -> int:
     """Prints the figures as JSON; the promises decide the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--watchers", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=10, help="length of each phase")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6, help="length of each phase")
     parser.add_argument("--in-flight", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
