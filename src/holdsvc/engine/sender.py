@@ -19,7 +19,7 @@ from holdsvc.engine.watcher import Watcher
 
 SLICE = 64
 """Messages sent without a pause: a millisecond or two. In slices of 16 the loop, which then goes from one kind of work
-to another four times as often, had 5 % less time left beside 2,700 calls a second."""
+to another four times as often, was busy for 81 % of the time, not 77, beside 2,700 calls a second."""
 
 TICK_S = 0.001
 """The pause at least: who is due within it goes together."""
@@ -42,7 +42,7 @@ class Sender:
 
     def __init__(self) -> None:
         self._share = Share(SHARE_MIN)
-        self._queue: list[tuple[float, int, Watcher]] = []
+        self._queue: list[tuple[float, int, int, Watcher]] = []
         self._numbers = count()
         self._asked = asyncio.Event()
         self.cycle = 0
@@ -54,8 +54,8 @@ class Sender:
             return
         watcher.topic.idle.discard(watcher)
         watcher.queued = True
-        heappush(self._queue, (watcher.due, next(self._numbers), watcher))
-        if self._queue[0][2] is watcher:
+        heappush(self._queue, (watcher.due, watcher.turn, next(self._numbers), watcher))
+        if self._queue[0][-1] is watcher:
             self._asked.set()
 
     def wake(self, topic: Topic) -> None:
@@ -98,7 +98,7 @@ class Sender:
         now = asyncio.get_running_loop().time()
         sent = 0
         while sent < SLICE and self._queue and self._queue[0][0] <= now:
-            watcher = heappop(self._queue)[2]
+            watcher = heappop(self._queue)[-1]
             watcher.queued = False
             if not watcher.following:
                 continue
@@ -109,6 +109,7 @@ class Sender:
                 continue
             if message:
                 watcher.due = now + watcher.interval_s
+                watcher.turn = next(self._numbers)
                 watcher.last_sent = now
                 watcher.writing = True
                 self._step(watcher, watcher.write(message))

@@ -26,6 +26,7 @@ class Watcher:
         "last_sent",
         "queued",
         "topic",
+        "turn",
         "write",
         "writing",
     )
@@ -37,6 +38,8 @@ class Watcher:
         self.cursor = 0
         self.due = 0.0
         """When its next message may be sent, on the loop's clock."""
+        self.turn = 0
+        """When it was sent to last, of all: of a slice, which is due at once again, who was first goes first."""
         self.last_sent = 0.0
         self.heartbeat = b""
         """What it is told when there is nothing else."""
