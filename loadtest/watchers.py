@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -201,6 +201,10 @@ def count_between(heard: listener.Heard, start: float, end: float) -> int:
     return sum(start <= when <= end for messages in heard for when, _ in messages)
 
 
+Run = Callable[..., Phase]
+"""Reserves for the length of a phase, as fast as it goes or so many times a second."""
+
+
 @dataclass
 class Round:
     """One round: the calls without watchers, with them, and at half that rate, and what the watchers heard."""
@@ -222,14 +226,13 @@ class Round:
         return 1000 * load.percentile(self.delays_s, q)
 
 
-def play(stub: Any, address: str, supervisor: int, args: argparse.Namespace) -> Round:
+def play(stub: Any, run: Run, address: str, supervisor: int, args: argparse.Namespace) -> Round:
     """Runs one round."""
-    pids = workers(supervisor)
-    without = reserve(address, pids, args.seconds, args.in_flight)
+    without = run()
     rss_before = worker_rss_mb(supervisor)
     with watchers(address, args.watchers) as pipe:
         tell(pipe)
-        full = reserve(address, pids, args.seconds, args.in_flight)
+        full = run()
         ended = time.time()
         rss_after = worker_rss_mb(supervisor)
         time.sleep(3)
@@ -239,7 +242,7 @@ def play(stub: Any, address: str, supervisor: int, args: argparse.Namespace) -> 
         at_full_load = count_between(heard, ended - args.seconds, ended) / args.seconds
         _, listened_before_s = tell(pipe)
         with Samples(address) as samples:
-            half = reserve(address, pids, args.seconds, args.in_flight, full.per_second / 2)
+            half = run(full.per_second / 2)
         ended = time.time()
         time.sleep(2)
         heard, listened_s = tell(pipe)
@@ -254,9 +257,14 @@ def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str
     with grpc.insecure_channel(address) as channel:
         stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
         stub.CreateItem(inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=SKU, capacity=10**12)))
-        reserve(address, workers(supervisor), args.seconds / 2, args.in_flight)  # warm up
-        rounds = [play(stub, address, supervisor, args) for _ in range(args.rounds)]
-        last = reserve(address, workers(supervisor), args.seconds, args.in_flight)
+        pids = workers(supervisor)
+
+        def run(rate: float = 0.0) -> Phase:
+            return reserve(address, pids, args.seconds, args.in_flight, rate)
+
+        reserve(address, pids, args.seconds / 2, args.in_flight)  # warm up
+        rounds = [play(stub, run, address, supervisor, args) for _ in range(args.rounds)]
+        last = run()
     without = [each.without.per_second for each in rounds] + [last.per_second]
     ratios = [
         each.full.per_second / statistics.mean(pair) for each, pair in zip(rounds, pairwise(without), strict=True)
@@ -275,7 +283,7 @@ def measure(address: str, supervisor: int, args: argparse.Namespace) -> dict[str
         "throughput_ratio": median(ratios, 3),
         "messages_per_second_at_full_load": median(each.messages_at_full_load for each in rounds),
         "watchers_on_final_state": min(each.settled for each in rounds),
-        "rss_growth_mb": max(round(each.rss_growth_mb, 1) for each in rounds),
+        "rss_growth_mb": round(max(each.rss_growth_mb for each in rounds), 1),
         "half_load_per_second": [round(each.half.per_second) for each in rounds],
         "messages_per_second_at_half_load": median(each.messages_at_half_load for each in rounds),
         "delay_p99_ms_of_rounds": [round(each.delay_ms(99), 1) for each in rounds],

@@ -13,9 +13,11 @@ def after(share: Share, seconds: float, calls: float, *, eager: bool = False, wa
     Watchers use what they may have, up to a part of the loop.
     """
     for _ in range(int(seconds / 0.05)):
-        sent = min(watchers, share.value, 1.0 - (0.0 if eager else min(calls, 1.0 - LEAST)))
+        room = 1.0 if eager else max(LEAST, 1.0 - calls)
+        sent = min(watchers, share.value, room)
+        busy = 1.0 if eager else min(1.0, calls + sent)
         share.spend(0.05 * sent)
-        share.adapt(0.05, 0.05 if eager else 0.05 * min(1.0, calls + sent))
+        share.adapt(0.05, 0.05 * busy)
     return share.value
 
 
