@@ -202,3 +202,18 @@ async def test_a_watcher_behind_what_is_remembered_stops_and_is_sent_nothing_old
     async with asyncio.timeout(5):
         await watcher.ended
     assert stream.written == []
+
+
+async def test_a_reader_waits_for_one_slice_where_somebody_is_due_and_else_not_at_all() -> None:
+    house = House()
+    await house.sender.caught_up()
+    stream, _ = house.watch(interval_s=60)
+    house.change(b"first")
+    catching_up = asyncio.ensure_future(house.sender.caught_up())
+    await asyncio.sleep(0)
+    assert not catching_up.done()
+    async with running(house.sender):
+        await catching_up
+        await stream.until(b"first")
+        house.change(b"second")
+        await house.sender.caught_up()  # the only watcher is due in a minute

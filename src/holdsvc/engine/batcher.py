@@ -41,6 +41,9 @@ SWEEP_PAUSE_S = 0.05
 Execute = Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]]
 """Runs a batch of a tenant's requests in one transaction; returns what came of each."""
 
+Changed = Callable[[str, Sequence[Any]], None]
+"""Hears of a tenant's batch that has been committed, and what came of its requests."""
+
 
 class Observer(Protocol):
     """Who hears of batches: the metrics."""
@@ -125,12 +128,14 @@ class Lane:
         queue_max: int,
         observer: Observer,
         wait_max_s: float = float("inf"),
+        changed: Changed = lambda *_: None,
     ) -> None:
         self._kind = kind
         self._tenant = tenant
         self._database = database
         self._queue_max = queue_max
         self._wait_max_s = wait_max_s
+        self._changed = changed
         self._pace = Pace(kind.batch_max)
         self._observer = observer
         self._queue: deque[Entry] = deque()
@@ -315,6 +320,7 @@ class Lane:
                     self._settle(entry, error)
         else:
             lapsed = self._settle_all(batch, results)
+            self._changed(self._tenant, results)
             if lapsed:
                 await self._sweep(lapsed)
 

@@ -9,7 +9,7 @@ import structlog
 
 from holdsvc import errors
 from holdsvc.engine import tasks
-from holdsvc.engine.batcher import Lane, LaneKind, Observer
+from holdsvc.engine.batcher import Changed, Lane, LaneKind, Observer
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
@@ -54,7 +54,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._last_change = -BUSY_S
-        self._changed: Callable[[], None] = lambda: None
+        self._changed: Changed = lambda *_: None
         self._turned_away = 0
         # Reads leave connections for changes and for the health check.
         self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
@@ -107,8 +107,8 @@ class Engine:
                 else:
                     lane.expire()
 
-    def on_change(self, call: Callable[[], None]) -> None:
-        """Calls this after changes that were made through this process."""
+    def on_change(self, call: Changed) -> None:
+        """Calls this after changes that were made through this process; set it before the first call comes."""
         self._changed = call
 
     def queue_depths(self) -> dict[str, int]:
@@ -141,16 +141,15 @@ class Engine:
                 settings.queue_max,
                 self._observer,
                 settings.queue_wait_max.total_seconds(),
+                self._changed,
             )
             self._lanes[kind, tenant] = lane
-        results = await lane.submit(requests, deadline)
-        self._changed()
-        return results
+        return await lane.submit(requests, deadline)
 
     async def change(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs a change that has no lane (and no request_id), sweeping on demand."""
         result = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
-        self._changed()
+        self._changed(tenant, [result])
         return result
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:

@@ -1,8 +1,8 @@
 """The feed's one reader in a process: how far events are complete, and who reads on when there is more.
 
-It polls, at leisure while nobody listens, every few hundredths of a second while somebody does, and at once when a
-change is made through this process. Polling is the truth, for changes are made through other processes too, and a
-NOTIFY inside a change of stock costs four fifths of the throughput.
+It polls, at leisure while nobody listens, every few hundredths of a second while somebody does, and at once when it is
+told of a change made through this process. Polling is the truth, for changes are made through other processes too, and
+a NOTIFY inside a change of stock costs four fifths of the throughput.
 """
 
 import asyncio

@@ -45,6 +45,7 @@ class Sender:
         self._queue: list[tuple[float, int, int, Watcher]] = []
         self._numbers = count()
         self._asked = asyncio.Event()
+        self._sent = asyncio.Event()
         self.cycle = 0
         """The reader's latest round."""
 
@@ -63,6 +64,11 @@ class Sender:
         for watcher in list(topic.idle):
             self.ask(watcher)
 
+    async def caught_up(self) -> None:
+        """Returns at once, or after the next slice where somebody who is due has not been sent to."""
+        if self._queue and self._queue[0][0] <= asyncio.get_running_loop().time():
+            await self._sent.wait()
+
     def beat(self, watchers: Iterable[Watcher], message: bytes) -> None:
         """Sends a heartbeat to watchers that wait for a change."""
         for watcher in watchers:
@@ -79,6 +85,8 @@ class Sender:
             await self._wait()
             started, began = monotonic(), thread_time()
             self._send_slice()
+            self._sent.set()
+            self._sent.clear()
             cost_s = min(COST_MAX_S, SENT * (thread_time() - began))
             self._share.spend(cost_s)
             ready_at = max(ready_at, started - CREDIT_S) + cost_s / self._share.value

@@ -1,7 +1,7 @@
 """Everything that streams: the feed's reader, the watchers' hub and the events' hub, started and ended together."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from holdsvc import errors
@@ -26,9 +26,13 @@ class Streams:
         self._max = settings.streams_max
         self._open = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self.watch = WatchHub(engine, self._feed, encoding, heartbeat_s)
+        self.watch = WatchHub(engine, database, self._feed, encoding, heartbeat_s)
         self.events = EventHub(engine, self._feed, encoding.event, heartbeat_s)
-        engine.on_change(self._feed.changed)
+        engine.on_change(self._changed)
+
+    def _changed(self, tenant: str, results: Sequence[object]) -> None:
+        if not self.watch.changed(tenant, results) or self.events.active:
+            self._feed.changed()
 
     def start(self) -> None:
         """Begins to follow the feed."""

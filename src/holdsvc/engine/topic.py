@@ -71,12 +71,17 @@ class Topic:
         self._encode = encode
         self._messages: dict[int, tuple[bytes, int]] = {}
 
+    def knows(self, key: ItemKey, revision: int) -> bool:
+        """Whether it has this state of an item already."""
+        known = self.changes.get(key)
+        return known is not None and known.revision == revision
+
     def put(self, key: ItemKey, change: Change, read_time: datetime) -> None:
         """Remembers the newest state of an item."""
         self.changes[key] = change
         self.changes.move_to_end(key)
         self.last = change.number
-        self.read_time = read_time
+        self.read_time = max(self.read_time or read_time, read_time)
         self._messages.clear()
         if len(self.changes) > TOPIC_MAX:
             self.forgotten = self.changes.popitem(last=False)[1].number
@@ -85,6 +90,7 @@ class Topic:
         """Makes every watcher read the present state again."""
         self.changes.clear()
         self._messages.clear()
+        self.read_time = None
         self.forgotten = self.last = number
 
     def after(self, cursor: int) -> tuple[list[tuple[ItemKey, Change]], int]:

@@ -1,10 +1,12 @@
 """Watching inventory: one reader, one state for all watchers of the same items, a cursor for each watcher.
 
-What changed is read once for the process, made into bytes once for all, and sent from one place.
+What changed is read once for the process, made into bytes once for all, and sent from one place. Which items a batch of
+this process changed is known without the feed: they are read as soon as it has committed. What others changed, and
+whatever was missed, the feed tells.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import TypeVar
@@ -19,10 +21,11 @@ from holdsvc.engine.feed import End, Feed
 from holdsvc.engine.sender import Sender
 from holdsvc.engine.topic import Change, Topic, Update, Wanted
 from holdsvc.engine.watcher import Watcher, Write
+from holdsvc.errors import HoldError
 from holdsvc.ledger import feed
-from holdsvc.ledger.database import Connection
+from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.feed import Position
-from holdsvc.model import ItemKey
+from holdsvc.model import Again, Done, ItemKey, ItemsDone, Sweep
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +40,10 @@ MISSING_MAX = 20_000
 KEYS_MAX = 1000
 """Items that one statement reads."""
 
+OWN_MAX = 100
+"""Watched items of one batch that are read at once. A batch that changed more waits for the feed's next look, which
+reads what several of them changed together."""
+
 BEATS = 4
 """Looks for quiet streams in the time of a heartbeat."""
 
@@ -47,11 +54,13 @@ class WatchHub:
     def __init__(
         self,
         engine: Engine,
+        database: Database,
         feed_: Feed,
         encoding: Encoding,
         heartbeat_s: float,
     ) -> None:
         self._engine = engine
+        self._database = database
         self._feed = feed_
         self._encoding = encoding
         self._sender = Sender()
@@ -63,6 +72,12 @@ class WatchHub:
         """The highest event seen, with the fence's day."""
         self._missing: set[int] = set()
         self._lost_track_at: int | None = None
+        self._histories = 0
+        self._reading = asyncio.Lock()
+        """One reads at a time: what is read later is never older."""
+        self._own: dict[str, dict[ItemKey, None]] = {}
+        """Watched items by tenant that were changed through this process, to be read."""
+        self._own_changed = asyncio.Event()
         self._number = 0
         self._closing = False
         feed_.add(self)
@@ -81,6 +96,7 @@ class WatchHub:
 
     def restart(self) -> None:
         """Another history: nothing that was known holds."""
+        self._histories += 1
         self._tail = None
         self._missing.clear()
         self._lost_track_at = None
@@ -94,7 +110,11 @@ class WatchHub:
 
     async def step(self, connection: Connection, end: End) -> None:
         """Reads the items that the new events changed."""
-        self._sender.cycle += 1
+        async with self._reading:
+            self._sender.cycle += 1
+            await self._look(connection, end)
+
+    async def _look(self, connection: Connection, end: End) -> None:
         if not self._topics:
             self._tail = None
             self._missing.clear()
@@ -119,6 +139,8 @@ class WatchHub:
             found = await feed.item_changes(
                 connection, Position(self._tail.event_id, end.fence.day), missing, CHANGES_MAX
             )
+            # First what they changed: where that cannot be read, the next look finds the same events again.
+            await self._read_items(connection, found, end.read_time)
             missing = []
             seen = {event_id for change in found for event_id in change.event_ids}
             self._missing -= seen
@@ -130,7 +152,6 @@ class WatchHub:
                 else:
                     self._missing.update(set(range(self._tail.event_id + 1, highest)) - seen)
                 self._tail = Position(highest, end.fence.day)
-            await self._read_items(connection, found, end.read_time)
         if len(self._missing) > MISSING_MAX:
             self._lost_track_at = max(self._missing)
             self._missing.clear()
@@ -138,33 +159,77 @@ class WatchHub:
     async def _read_items(self, connection: Connection, found: list[feed.Changed], read_time: datetime) -> None:
         wanted: dict[str, dict[ItemKey, None]] = {}
         for change in found:
-            for key in change.items:
-                if self._interested(change.tenant, key):
-                    wanted.setdefault(change.tenant, {})[key] = None
-        for tenant, keys in wanted.items():
-            names = list(keys)
-            for start in range(0, len(names), KEYS_MAX):
-                part = names[start : start + KEYS_MAX]
-                self._publish(tenant, await feed.watch_items(connection, tenant, part), read_time)
+            wanted.setdefault(change.tenant, {}).update(self._watched(change.tenant, change.items))
+        async for tenant, states in _states(connection, wanted):
+            self._publish(tenant, states, read_time)
 
-    def _interested(self, tenant: str, key: ItemKey) -> bool:
-        if (tenant, key) in self._by_key:
-            return True
-        return any(topic.wanted.matches(key) for topic in self._by_prefix.get(tenant, ()))
+    def _watched(self, tenant: str, keys: Iterable[ItemKey]) -> dict[ItemKey, None]:
+        """Those of the items that somebody watches."""
+        prefixes = self._by_prefix.get(tenant, ())
+        return {
+            key: None
+            for key in keys
+            if (tenant, key) in self._by_key or any(topic.wanted.matches(key) for topic in prefixes)
+        }
 
     def _publish(self, tenant: str, states: list[feed.Watched], read_time: datetime) -> None:
         touched: set[Topic] = set()
         for item, deleted in states:
             key = ItemKey(item.sku, item.pool)
+            topics = self._by_key.get((tenant, key), set()) | self._by_prefix.get(tenant, set())
+            topics = {topic for topic in topics if topic.wanted.matches(key) and not topic.knows(key, item.revision)}
+            if not topics:
+                continue
             self._number += 1
             payload = self._encoding.deleted_item(key) if deleted else self._encoding.item(item)
-            change = Change(self._number, item.revision, payload)
-            for topic in self._by_key.get((tenant, key), set()) | self._by_prefix.get(tenant, set()):
-                if topic.wanted.matches(key):
-                    topic.put(key, change, read_time)
-                    touched.add(topic)
+            for topic in topics:
+                topic.put(key, Change(self._number, item.revision, payload), read_time)
+            touched |= topics
         for topic in touched:
             self._sender.wake(topic)
+
+    # The side of this process's own changes.
+
+    def changed(self, tenant: str, results: Sequence[object]) -> bool:
+        """Reads at once the watched items that `results` say were changed; False: they are left to the feed."""
+        if not self._topics:
+            return True
+        keys = _changed_items(results)
+        watched = self._watched(tenant, keys or ())
+        if keys is None or len(watched) > OWN_MAX:
+            return False
+        if watched:
+            self._own.setdefault(tenant, {}).update(watched)
+            self._own_changed.set()
+        return True
+
+    async def _read_own(self) -> None:
+        """Reads what was changed through this process until it is cancelled; what it misses, the feed tells.
+
+        Where calls leave so little time that watchers wait although they are due, it reads once for each slice of them:
+        of more readings most would be told to nobody.
+        """
+        while True:
+            await self._own_changed.wait()
+            await self._sender.caught_up()
+            try:
+                async with self._database.connection() as connection, self._reading:
+                    await self._read_own_once(connection)
+            except (NothingRan, Unknown, Conflict) as error:
+                self._own_changed.clear()
+                log.warning("watch.read_failed", error=type(error).__name__)
+            except Exception:
+                self._own_changed.clear()
+                log.exception("watch.read_failed")
+
+    async def _read_own_once(self, connection: Connection) -> None:
+        self._sender.cycle += 1
+        self._own_changed.clear()
+        own, self._own = self._own, {}
+        history = self._histories
+        async for tenant, states in _states(connection, own):
+            if states and self._histories == history:
+                self._publish(tenant, states, max(item.update_time for item, _ in states))
 
     # The watchers' side.
 
@@ -259,8 +324,8 @@ class WatchHub:
             await watcher.free()
 
     async def run(self) -> None:
-        """Sends to the watchers until it is cancelled."""
-        await asyncio.gather(self._sender.run(), self._beat())
+        """Reads for the watchers and sends to them until it is cancelled."""
+        await asyncio.gather(self._sender.run(), self._read_own(), self._beat())
 
     async def _beat(self) -> None:
         """Tells quiet streams that they live."""
@@ -278,6 +343,29 @@ class WatchHub:
                     log.warning("watch.heartbeat_failed", error=error.reason)
                     continue
                 self._sender.beat(quiet, self._encoding.update(Update([], read_time)))
+
+
+async def _states(
+    connection: Connection, wanted: dict[str, dict[ItemKey, None]]
+) -> AsyncGenerator[tuple[str, list[feed.Watched]]]:
+    """Reads items by tenant, as they are."""
+    for tenant, keys in wanted.items():
+        names = list(keys)
+        for start in range(0, len(names), KEYS_MAX):
+            yield tenant, await feed.watch_items(connection, tenant, names[start : start + KEYS_MAX])
+
+
+def _changed_items(results: Sequence[object]) -> set[ItemKey] | None:
+    """The items that changes changed; None where the results do not tell."""
+    keys: set[ItemKey] = set()
+    for result in results:
+        if isinstance(result, Done):
+            keys.update(ItemKey(line.sku, line.pool) for line in result.reservation.lines)
+        elif isinstance(result, ItemsDone) and result.items:
+            keys.update(ItemKey(item.sku, item.pool) for item in result.items)
+        elif not isinstance(result, HoldError | Again | Sweep):
+            return None
+    return keys
 
 
 def _discard(index: dict[K, set[Topic]], key: K, topic: Topic) -> None:
