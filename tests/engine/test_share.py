@@ -25,8 +25,16 @@ def test_an_idle_loop_gives_nearly_all_of_its_time() -> None:
     assert after(Share(LEAST), 5, calls=0) == pytest.approx(1 - LEFT)
 
 
-def test_callers_that_take_whatever_the_loop_has_leave_the_least_within_two_seconds() -> None:
-    assert after(Share(LEAST), 2.0, calls=0.9, eager=True) == pytest.approx(LEAST, abs=0.01)
+def test_callers_that_take_whatever_the_loop_has_leave_half_of_it_within_a_second_and_the_least_within_three() -> None:
+    share = Share(LEAST)
+    assert after(share, 1.0, calls=0.9, eager=True) < 0.5
+    assert after(share, 2.0, calls=0.9, eager=True) == pytest.approx(LEAST, abs=0.01)
+
+
+def test_half_a_second_in_which_all_is_slow_leaves_watchers_most_of_a_scarce_share() -> None:
+    share = Share(LEAST)
+    before = after(share, 3, calls=0.55, watchers=0.3)
+    assert after(share, 0.5, calls=0.9, watchers=0.3, eager=True) > 0.6 * before
 
 
 def test_callers_that_need_half_of_the_loop_leave_the_other_half_but_for_a_small_part_of_the_loop() -> None:

@@ -8,12 +8,18 @@ from pathlib import Path
 
 MEASURE_S = 0.05
 
-LEFT = 0.08
+LEFT = 0.09
 """The part of the loop's time that stays idle before more than the least is given away: a loop under all the calls that
 it can serve is idle for 1 to 7 % of the time."""
 
 WEIGHT = 0.3
 """Weight of the latest measurement: one busy moment is no sign that calls want more."""
+
+SCARCE = 0.5
+SCARCE_WEIGHT = 0.1
+"""Below `SCARCE` the share falls at a third of the speed. Half a second in which the machine is slow is no sign that
+calls want more either, and a share that fell to the least in it stayed there: without messages between them calls are
+served one by one, and cost the loop half as much again."""
 
 GOT_MIN = 0.7
 """However little of a processor the thread gets, what can wait must not wait for ever."""
@@ -58,7 +64,8 @@ class Share:
         wanted_s = ran_s + waited_s
         others = max(0.0, wanted_s - self._spent_s) / wall_s
         got = max(GOT_MIN, ran_s / wanted_s) if wanted_s > 0 else 1.0
-        self._others += WEIGHT * (others - self._others)
+        falling = others > self._others
+        self._others += (SCARCE_WEIGHT if falling and self.value < SCARCE else WEIGHT) * (others - self._others)
         self._got += WEIGHT * (got - self._got)
         self._spent_s = 0.0
 
