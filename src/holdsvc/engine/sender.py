@@ -30,7 +30,7 @@ SENT = 1.25
 COST_MAX_S = 0.008
 """The most that a slice is held to have cost: one in which garbage was collected is not made up for by silence."""
 
-SHARE_MIN = 0.04
+SHARE_MIN = 0.03
 """The part of the loop's time that watchers have although calls wait."""
 
 CREDIT_S = 0.02
