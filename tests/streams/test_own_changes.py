@@ -17,20 +17,34 @@ from tests.harness import Harness, refused
 from tests.streams.readers import watching
 
 
-async def stop_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Returns when the feed's reader hangs."""
-    asked = asyncio.Event()
+async def stop_the_feed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Returns when the feed's reader hangs; it goes on once the event is set."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
     poll = feed.poll
 
     async def hang(connection: Connection, value: int, *rest: Any) -> feed.Poll:
         if value < 2**62:  # else it asks for the time alone
             asked.set()
-            await asyncio.Event().wait()
+            await go_on.wait()
         return await poll(connection, value, *rest)
 
     monkeypatch.setattr(feed, "poll", hang)
     async with asyncio.timeout(20):
         await asked.wait()
+    return go_on
+
+
+def items_read(monkeypatch: pytest.MonkeyPatch) -> list[ItemKey]:
+    """What is read from now on for those who watch."""
+    read: list[ItemKey] = []
+    watch_items = feed.watch_items
+
+    async def noted(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> list[feed.Watched]:
+        read.extend(keys)
+        return await watch_items(connection, tenant, keys)
+
+    monkeypatch.setattr(feed, "watch_items", noted)
+    return read
 
 
 async def test_watchers_hear_of_this_process_s_changes_without_the_feed(
@@ -60,16 +74,9 @@ async def test_watchers_hear_of_this_process_s_changes_without_the_feed(
 
 async def test_a_refused_call_tells_watchers_nothing(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     await service.create_item("a", 1)
-    read: list[ItemKey] = []
-    watch_items = feed.watch_items
-
-    async def counted(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> list[feed.Watched]:
-        read.extend(keys)
-        return await watch_items(connection, tenant, keys)
-
     async with watching(service) as watch:
         await stop_the_feed(monkeypatch)
-        monkeypatch.setattr(feed, "watch_items", counted)
+        read = items_read(monkeypatch)
         assert (await refused(service.reserve({"a": 2}))).reason == "CAPACITY_EXCEEDED"
         assert not read
         await service.reserve({"a": 1})
@@ -104,11 +111,14 @@ async def test_a_batch_that_changed_many_watched_items_is_left_to_the_feed(
     monkeypatch.setattr(watch_module, "OWN_MAX", 1)
     for sku in ("a", "b"):
         await service.create_item(sku, 10)
-    hub = service.service.streams.watch
     async with watching(service) as watch:
+        feed_goes_on = await stop_the_feed(monkeypatch)
+        read = items_read(monkeypatch)
         await service.reserve({"a": 1, "b": 1})
-        assert not hub._own
-        await watch.until("a", held=1)
+        await service.reserve({"a": 1})
+        await watch.until("a", held=2)
+        assert read == [ItemKey("a", "")]
+        feed_goes_on.set()
         await watch.until("b", held=1)
 
 

@@ -93,13 +93,8 @@ class Feed:
         self._readers.append(reader)
 
     def wake(self) -> None:
-        """Looks at once: somebody has begun to listen."""
+        """Looks at once: somebody has begun to listen, or listens for what has changed just now."""
         self._wake.set()
-
-    def changed(self) -> None:
-        """Says that something has changed: looked at soon, where anybody listens."""
-        if self._active():
-            self._wake.set()
 
     def _active(self) -> bool:
         return any(reader.active for reader in self._readers)

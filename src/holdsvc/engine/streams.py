@@ -32,7 +32,7 @@ class Streams:
 
     def _changed(self, tenant: str, results: Sequence[object]) -> None:
         if not self.watch.changed(tenant, results) or self.events.active:
-            self._feed.changed()
+            self._feed.wake()
 
     def start(self) -> None:
         """Begins to follow the feed."""

@@ -212,19 +212,17 @@ class WatchHub:
         while True:
             await self._own_changed.wait()
             await self._sender.caught_up()
+            self._own_changed.clear()
             try:
                 async with self._database.connection() as connection, self._reading:
                     await self._read_own_once(connection)
             except (NothingRan, Unknown, Conflict) as error:
-                self._own_changed.clear()
                 log.warning("watch.read_failed", error=type(error).__name__)
             except Exception:
-                self._own_changed.clear()
                 log.exception("watch.read_failed")
 
     async def _read_own_once(self, connection: Connection) -> None:
         self._sender.cycle += 1
-        self._own_changed.clear()
         own, self._own = self._own, {}
         history = self._histories
         async for tenant, states in _states(connection, own):
