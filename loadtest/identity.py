@@ -24,11 +24,11 @@ from benchmark import messages, stage
 from benchmark.generator import SCRAMBLED
 from benchmark.results import median
 from benchmark.wire import Connection
-from holdsvc import logs
 from holdsvc.api.server import Server
-from holdsvc.operator import create_key
-from holdsvc.service import Service
+from holdsvc.commands.operator import create_key
+from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
+from holdsvc.telemetry import logs
 
 PATH = stage.SERVICE + "Reserve"
 CONNECTIONS = 4

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from holdsvc import api, settings
+from holdsvc.api.auth.scopes import SCOPES
 from holdsvc.api.errors import CODES
-from holdsvc.api.scopes import SCOPES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -7,7 +7,7 @@ import os
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 # The listener that the workers have; the supervisor's module imports no gRPC.
-from holdsvc.supervisor import GRPC_EXPERIMENTS
+from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 os.environ["GRPC_EXPERIMENTS"] = GRPC_EXPERIMENTS
 
@@ -22,10 +22,10 @@ import pytest
 import structlog
 from psycopg.conninfo import make_conninfo
 
-from holdsvc import logs
+from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
-from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.settings import Settings
+from holdsvc.telemetry import logs
 from tests.harness import TEST_CLOCK, Harness
 
 _numbers = itertools.count(1)

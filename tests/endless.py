@@ -9,10 +9,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from holdsvc.api.auth.identity import authenticator
+from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.calls import Call, Calls
-from holdsvc.api.identity import authenticator
 from holdsvc.api.server import SERVICES
-from holdsvc.engine.keyring import Keyring
 from holdsvc.engine.limits import ClientLimits
 from inventoryhold.v1 import event_service_pb2 as events
 from tests.harness import Harness

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from holdsvc.ledger import upkeep
-from holdsvc.service import Service
+from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
 from inventoryhold.v1 import (
     admin_service_pb2,

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from holdsvc import operator
+from holdsvc.commands import operator
 from inventoryhold.v1 import (
     admin_service_pb2_grpc,
     event_service_pb2_grpc,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psycopg
 
-from holdsvc.ledger import binaries
+from holdsvc.embedded import binaries
 from tests.conftest import StartService
 
 

@@ -7,11 +7,11 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from holdsvc import families
-from holdsvc.census import Census, Count, _families
 from holdsvc.ledger import stock
 from holdsvc.ledger.stock import Holds, Stock, TopItem
 from holdsvc.settings import Settings
+from holdsvc.telemetry import families
+from holdsvc.telemetry.census import Census, Count, _families
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.harness import Harness
 

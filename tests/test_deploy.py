@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from holdsvc import metrics, settings, supervisor
+from holdsvc import settings
+from holdsvc.process import supervisor
+from holdsvc.telemetry import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from holdsvc import settings
-from holdsvc.cli import app
+from holdsvc.commands.cli import app
 from holdsvc.relay.nats import DEAD_LETTERS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,9 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 from prometheus_client import REGISTRY
 from prometheus_client.samples import Sample
 
-from holdsvc import metrics
-from holdsvc.engine.batcher import _outcome
-from holdsvc.families import FAMILIES
+from holdsvc.engine.lane import _outcome
+from holdsvc.telemetry import metrics
+from holdsvc.telemetry.families import FAMILIES
 from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
@@ -338,7 +338,9 @@ async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> 
             )
 
 
-@pytest.mark.parametrize("modules", ["holdsvc.supervisor, holdsvc.census", "holdsvc.archive, holdsvc.relay.relay"])
+@pytest.mark.parametrize(
+    "modules", ["holdsvc.process.supervisor, holdsvc.telemetry.census", "holdsvc.commands.events, holdsvc.relay.relay"]
+)
 def test_the_supervisor_and_the_relay_have_no_metrics_of_a_worker(modules: str) -> None:
-    program = f"import sys, {modules}; sys.exit('holdsvc.metrics' in sys.modules)"
+    program = f"import sys, {modules}; sys.exit('holdsvc.telemetry.metrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

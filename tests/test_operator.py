@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from holdsvc import progress
-from holdsvc.cli import app
-from holdsvc.item_import import import_items
-from holdsvc.operator import OperatorError, verify
+from holdsvc.commands import progress
+from holdsvc.commands.cli import app
+from holdsvc.commands.item_import import import_items
+from holdsvc.commands.operator import OperatorError, verify
 from tests.harness import Harness
 
 BAD_FILE = """sku,capacity,pool,display_name
@@ -33,7 +33,7 @@ def run(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command on the test's database."""
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
     # Its log would go to the runner's output, and that of every later test with it.
-    monkeypatch.setattr("holdsvc.logs.configure", lambda *_: None)
+    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
 
     def command(*arguments: str) -> Result:
         return CliRunner().invoke(app, arguments)

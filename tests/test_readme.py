@@ -13,9 +13,9 @@ from psycopg.conninfo import make_conninfo
 from quickstart import differences, read, refusal
 
 from holdsvc import settings
-from holdsvc.engine.keyring import make_key
+from holdsvc.api.auth.keyring import make_key
+from holdsvc.commands.operator import create_key
 from holdsvc.ledger import migrate
-from holdsvc.operator import create_key
 from inventoryhold.v1 import reservation_service_pb2
 from scripts import readme
 from tests.conftest import StartService

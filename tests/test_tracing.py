@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from holdsvc import tracing
-from holdsvc.otel import CLOSE_S, OpenTelemetry
 from holdsvc.settings import Settings, SettingsError
+from holdsvc.telemetry import tracing
+from holdsvc.telemetry.otel import CLOSE_S, OpenTelemetry
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService
@@ -149,7 +149,7 @@ async def test_the_access_log_names_the_calls_span(traced: Harness, spans: InMem
 
 def test_off_it_imports_nothing() -> None:
     program = (
-        "import sys, holdsvc.service, holdsvc.supervisor, holdsvc.census\n"
+        "import sys, holdsvc.process.worker, holdsvc.process.supervisor, holdsvc.telemetry.census\n"
         "sys.exit(any(name.split('.')[0] == 'opentelemetry' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

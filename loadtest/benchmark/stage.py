@@ -19,10 +19,11 @@ from psycopg.conninfo import make_conninfo
 
 from benchmark import machine
 from benchmark.load import LOADTEST, Target
-from holdsvc.ledger import binaries, migrate
-from holdsvc.ledger.embedded import EmbeddedServer
-from holdsvc.operator import create_key
-from holdsvc.probe import health
+from holdsvc.commands.operator import create_key
+from holdsvc.commands.probe import health
+from holdsvc.embedded import binaries
+from holdsvc.embedded.server import EmbeddedServer
+from holdsvc.ledger import migrate
 from holdsvc.settings import Settings
 
 TENANT = "bench"
@@ -175,7 +176,7 @@ def holdsvc(dsn: str, folder: Path, *, workers: int = 1, **settings: str) -> Ite
         "HOLDSVC_WORKERS": str(workers),
         **{f"HOLDSVC_{name.upper()}": value for name, value in settings.items()},
     }
-    command = [sys.executable, "-c", "from holdsvc.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from holdsvc.commands.cli import main; main()", "serve"]
     with _running(command, environment, port, {"authorization": f"Bearer {secret}"}, folder) as running:
         _await_serving(running)
         yield running

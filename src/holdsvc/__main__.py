@@ -1,5 +1,5 @@
 """`python -m holdsvc`."""
 
-from holdsvc.cli import main
+from holdsvc.commands.cli import main
 
 main()

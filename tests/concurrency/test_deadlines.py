@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 from prometheus_client import Counter
 
-from holdsvc import metrics
+from holdsvc.telemetry import metrics
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests import blocked

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
-from holdsvc import metrics
+from holdsvc.telemetry import metrics
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as stubs
 from tests.conftest import StartService

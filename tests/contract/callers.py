@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import make_key
+from holdsvc.api.auth.keyring import make_key
+from holdsvc.api.auth.scopes import ALL_SCOPES
 from tests.harness import Harness
 
 Metadata = tuple[tuple[str, str], ...]

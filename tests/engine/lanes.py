@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from holdsvc.engine.batcher import Lane, LaneKind
+from holdsvc.engine.lane import Lane, LaneKind
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Caller, Request
 from tests.holds import CALLER

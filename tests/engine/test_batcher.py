@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdsvc.engine import batcher
-from holdsvc.engine.batcher import Lane
+from holdsvc.engine import lane as batcher
+from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Request

@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdsvc.engine.pace import Pace
+from holdsvc.engine.admission import Pace
 
 
 def test_a_lane_that_has_run_nothing_expects_no_wait() -> None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from holdsvc.engine.sender import Sender
-from holdsvc.engine.topic import Change, Topic, Update, Wanted
-from holdsvc.engine.watcher import Watcher
 from holdsvc.model import ItemKey
+from holdsvc.streams.sender import Sender
+from holdsvc.streams.topic import Change, Topic, Update, Wanted
+from holdsvc.streams.watcher import Watcher
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdsvc.engine.share import LEFT, Share
+from holdsvc.streams.share import LEFT, Share
 
 LEAST = 0.1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from holdsvc.ledger.embedded import running_dsn
+from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
 from tests.faults.serving import Serving, sql_of
 

@@ -14,8 +14,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from holdsvc.client import AsyncClient, errors
-from holdsvc.ledger import binaries, migrate
-from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.embedded import binaries
+from holdsvc.embedded.server import EmbeddedServer
+from holdsvc.ledger import migrate
 from inventoryhold.v1 import event_service_pb2
 from tests.conftest import StartService
 from tests.faults.callers import Callers

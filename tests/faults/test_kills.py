@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from holdsvc.ledger.embedded import running_dsn
+from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
 from tests.faults.history import History
 from tests.faults.serving import Serving, sql_of

@@ -18,7 +18,7 @@ import psutil
 import psycopg
 import pytest
 
-from holdsvc import service as services
+from holdsvc.process import worker as services
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService

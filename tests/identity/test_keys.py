@@ -13,8 +13,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import errors
-from holdsvc.engine import keyring as rings
-from holdsvc.engine.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_key
+from holdsvc.api.auth import keyring as rings
+from holdsvc.api.auth.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_key
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb

@@ -10,8 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from holdsvc.api import scopes as rules
-from holdsvc.api.scopes import ALL_SCOPES
+from holdsvc.api.auth import scopes as rules
+from holdsvc.api.auth.scopes import ALL_SCOPES
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from holdsvc import cli
+from holdsvc.commands import cli
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import inventory_service_pb2_grpc
 from tests.certificates import Authority, shown_name
@@ -182,7 +182,7 @@ def test_a_key_without_sense_is_refused_in_one_line(
     ledger_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
-    monkeypatch.setattr("holdsvc.logs.configure", lambda _level: None)
+    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda _level: None)
     monkeypatch.setattr("sys.argv", ["holdsvc", "keys", "create", *wrong])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -15,8 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdsvc.ledger import binaries, data_folder, embedded
-from holdsvc.ledger.embedded import DataDirInUse, EmbeddedServer, EmbeddedServerError, StartGivenUp, running_dsn
+from holdsvc.embedded import binaries, data_folder
+from holdsvc.embedded import server as embedded
+from holdsvc.embedded.server import DataDirInUse, EmbeddedServer, EmbeddedServerError, StartGivenUp, running_dsn
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 PACKAGED = {binaries.major(folder): folder for folder in binaries._package_folders()}
@@ -25,7 +26,7 @@ PACKAGED = {binaries.major(folder): folder for folder in binaries._package_folde
 OWNER_PROGRAM = """
 import signal, sys
 from pathlib import Path
-from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.embedded.server import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)

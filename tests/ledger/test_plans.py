@@ -16,9 +16,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import items, migrate, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.ledger.embedded import EmbeddedServer
 from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
 from holdsvc.settings import Settings
 from tests import holds

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate
-from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 
 
 @pytest.mark.parametrize("pre_made", [False, True])

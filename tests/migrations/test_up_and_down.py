@@ -6,8 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdsvc.ledger import binaries, migrate
-from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
+from holdsvc.embedded import binaries
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
+from holdsvc.ledger import migrate
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.conftest import StartService

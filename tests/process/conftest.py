@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
-from holdsvc.ledger.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="session")

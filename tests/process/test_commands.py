@@ -10,8 +10,8 @@ import grpc
 import psycopg
 import pytest
 
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate
-from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from inventoryhold.v1 import inventory_service_pb2
 from tests.process.program import Client, Program, command
 

@@ -15,7 +15,7 @@ import grpc
 import psycopg
 import pytest
 
-from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.process.program import WAIT_S, Client, Program, Watched, command

@@ -11,7 +11,7 @@ from typing import Self
 
 import psycopg
 
-from holdsvc.ledger.embedded import EmbeddedServer
+from holdsvc.embedded.server import EmbeddedServer
 
 ANSWER_TIMEOUT_S = 120
 

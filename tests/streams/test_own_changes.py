@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from holdsvc.engine import watch as watch_module
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, NothingRan
 from holdsvc.model import ItemKey
+from holdsvc.streams import watch as watch_module
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2 as reservations
 from tests.harness import Harness, refused

@@ -9,11 +9,11 @@ import grpc
 import psycopg
 import pytest
 
-from holdsvc import archive
+from holdsvc.commands import events as archive
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import NothingRan
-from holdsvc.metrics import Metrics
+from holdsvc.telemetry.metrics import Metrics
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.conftest import StartService
 from tests.harness import Harness, refused

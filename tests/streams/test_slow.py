@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from holdsvc.engine import event_log
+from holdsvc.streams import events as event_log
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as reservations

@@ -14,7 +14,7 @@ from benchmark import load, messages, stage
 from benchmark.bench import Bench
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
-from holdsvc.supervisor import GRPC_EXPERIMENTS
+from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 
 def run(bench: Bench) -> None:

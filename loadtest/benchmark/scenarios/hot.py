@@ -4,7 +4,7 @@ from benchmark import messages, rivals, stage
 from benchmark.bench import Bench
 from benchmark.load import Outcome
 from benchmark.results import median, quotient
-from holdsvc.supervisor import GRPC_EXPERIMENTS
+from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 CLIENTS = 100
 CONNECTIONS = 4

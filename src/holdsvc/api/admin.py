@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from holdsvc import errors
 from holdsvc.api import convert, pages, validation
+from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.calls import Call, unwrap
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.keyring import key_id_of, make_key
 from holdsvc.errors import Violation
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection

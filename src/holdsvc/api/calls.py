@@ -17,13 +17,14 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from holdsvc import errors, tracing
+from holdsvc import errors
+from holdsvc.api.auth.guard import Recheck, StreamGuard
+from holdsvc.api.auth.identity import Authenticate
+from holdsvc.api.auth.scopes import SCOPES
 from holdsvc.api.errors import CODES, as_hold_error, status
-from holdsvc.api.guard import Recheck, StreamGuard
-from holdsvc.api.identity import Authenticate
-from holdsvc.api.scopes import SCOPES
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.model import Caller
+from holdsvc.telemetry import tracing
 
 RECHECK_S = 1.0
 """The longest to wait for the word on an open stream's key; then the next round asks again."""

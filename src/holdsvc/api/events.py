@@ -8,9 +8,9 @@ from holdsvc import errors
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
-from holdsvc.engine.event_log import Batch, Subscription
-from holdsvc.engine.streams import Streams
 from holdsvc.ledger.feed import Position
+from holdsvc.streams.events import Batch, Subscription
+from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import event_service_pb2 as pb
 
 

@@ -9,11 +9,11 @@ from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call, unwrap
 from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.streams import Streams
-from holdsvc.engine.topic import Wanted
 from holdsvc.errors import Violation
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, ItemsDone
+from holdsvc.streams.hub import Streams
+from holdsvc.streams.topic import Wanted
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 

@@ -12,17 +12,17 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from holdsvc.api.admin import AdminServicer
+from holdsvc.api.auth.identity import authenticator, everybody
+from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.calls import CallObserver, Calls
 from holdsvc.api.events import EventServicer
-from holdsvc.api.identity import authenticator, everybody
 from holdsvc.api.inventory import InventoryServicer
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.keyring import Keyring
 from holdsvc.engine.limits import ClientLimits
-from holdsvc.engine.streams import Streams
 from holdsvc.settings import PREFIX, Settings, join_address, split_address
+from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,

@@ -9,8 +9,8 @@ import structlog
 
 from holdsvc import errors
 from holdsvc.engine import tasks
-from holdsvc.engine.batcher import Changed, Lane, LaneKind, Observer
 from holdsvc.engine.identifiers import Uuid7
+from holdsvc.engine.lane import Changed, Lane, LaneKind, Observer
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.model import Done, Request, Sweep

@@ -13,8 +13,8 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from holdsvc import tracing
 from holdsvc.settings import Settings
+from holdsvc.telemetry import tracing
 
 Row = tuple[Any, ...]
 

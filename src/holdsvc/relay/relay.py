@@ -13,13 +13,13 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from holdsvc.engine import tasks
-from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Position
 from holdsvc.relay import metrics
 from holdsvc.relay.broker import Broker, BrokerDown, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
+from holdsvc.streams.follower import End, Feed
 
 log = structlog.get_logger(__name__)
 

@@ -49,7 +49,7 @@ def configure(settings: Settings) -> None:
     """Turns tracing on where the settings say so."""
     global active  # noqa: PLW0603 - one process, one tracing; a lookup less on the way of each call
     if settings.tracing:
-        from holdsvc.otel import from_environment
+        from holdsvc.telemetry.otel import from_environment
 
         active = from_environment()
 

@@ -16,12 +16,12 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from holdsvc import families
-from holdsvc.families import Family
 from holdsvc.ledger import stock
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.settings import Settings
+from holdsvc.telemetry import families
+from holdsvc.telemetry.families import Family
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from typing import NamedTuple, TypeVar
 
 from holdsvc import errors
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.feed import End, Feed
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import FeedEvent, Identity, Position
 from holdsvc.model import Caller, Event
+from holdsvc.streams.follower import End, Feed
 
 T = TypeVar("T")
 

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from holdsvc import errors, tracing
-from holdsvc.engine.pace import DEADLINE_SHARE, Pace
+from holdsvc import errors
+from holdsvc.engine.admission import DEADLINE_SHARE, Pace
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.model import Again, ItemKey, Request, Sweep
+from holdsvc.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 

@@ -24,15 +24,15 @@ import structlog
 import uvloop
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from holdsvc import logs, tracing
+from holdsvc.embedded.data_folder import EmbeddedServerError
+from holdsvc.embedded.server import EmbeddedServer, StartGivenUp
 from holdsvc.ledger import migrate
-from holdsvc.ledger.data_folder import EmbeddedServerError
-from holdsvc.ledger.embedded import EmbeddedServer, StartGivenUp
 from holdsvc.settings import PREFIX, Settings, SettingsError, join_address, split_address
+from holdsvc.telemetry import logs, tracing
 
 if TYPE_CHECKING:
     # prometheus-client decides at its import where values lie, by a variable that `run` sets.
-    from holdsvc.census import Census
+    from holdsvc.telemetry.census import Census
 
 log = structlog.get_logger(__name__)
 
@@ -188,7 +188,7 @@ class Supervisor:
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        from holdsvc.census import Census, Workforce
+        from holdsvc.telemetry.census import Census, Workforce
 
         host, port = split_address(self._settings.metrics_listen)
         registry = CollectorRegistry()
@@ -294,7 +294,7 @@ def _work(settings: Settings, dsn: str, parent: int) -> None:
 
 async def _serve_calls(settings: Settings, dsn: str) -> int:
     from holdsvc.api.tls import CertificateError
-    from holdsvc.service import Service
+    from holdsvc.process.worker import Service
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -13,13 +13,13 @@ from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc import errors
-from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import key_id_of, make_key
+from holdsvc.api.auth.keyring import key_id_of, make_key
+from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.commands.progress import Progress
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import items, keys, stock, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
-from holdsvc.ledger.embedded import EmbeddedServer, running_dsn
 from holdsvc.model import ApiKey, ItemKey
-from holdsvc.progress import Progress
 from holdsvc.settings import Settings
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from holdsvc.engine.topic import Topic
 from holdsvc.model import ItemKey
+from holdsvc.streams.topic import Topic
 
 Write = Callable[[bytes], Coroutine[Any, Any, None]]
 """Writes a message to a stream; returns when another may be written."""

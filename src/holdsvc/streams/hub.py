@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 from holdsvc import errors
 from holdsvc.engine import tasks
-from holdsvc.engine.encoding import Encoding
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.event_log import EventHub
-from holdsvc.engine.feed import Feed, FeedObserver
-from holdsvc.engine.watch import WatchHub
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
+from holdsvc.streams.encoding import Encoding
+from holdsvc.streams.events import EventHub
+from holdsvc.streams.follower import Feed, FeedObserver
+from holdsvc.streams.watch import WatchHub
 
 
 class Streams:

@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from holdsvc.ledger.data_folder import EmbeddedServerError
+from holdsvc.embedded.data_folder import EmbeddedServerError
 
 OLDEST_MAJOR = 15
 

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc import errors, item_import, logs, operator, progress
+from holdsvc import errors
+from holdsvc.commands import item_import, operator, progress
+from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.ledger import migrate as migrations
-from holdsvc.ledger.data_folder import EmbeddedServerError
 from holdsvc.settings import PREFIX, Settings, SettingsError, parse_duration, shown, unknown_names
+from holdsvc.telemetry import logs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +79,7 @@ def _settings_options(command: Callable[[Settings], None]) -> Callable[..., None
 @_settings_options
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM."""
-    from holdsvc import supervisor
+    from holdsvc.process import supervisor
 
     logs.configure(settings.log_level)
     for name in unknown_names():
@@ -102,7 +104,7 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    from holdsvc import probe
+    from holdsvc.commands import probe
 
     answer = probe.health(Settings.load(), address, _duration(timeout).total_seconds(), liveness=liveness)
     typer.echo(answer)
@@ -219,7 +221,7 @@ def items_list(tenant: Tenant = "default", prefix: Annotated[str, typer.Option(h
 @events_app.command("list")
 def events_list() -> None:
     """List the days of which there are events, oldest first, a JSON object a line."""
-    from holdsvc import archive
+    from holdsvc.commands import events as archive
 
     with _database() as dsn:
         for day in archive.list_days(dsn):
@@ -232,7 +234,7 @@ def events_export(
     file: Annotated[Optional[Path], typer.Option("--to", help="File to write; default: standard output.")] = None,  # noqa: UP045
 ) -> None:
     """Write a day's events of all tenants as JSON lines, as before retention drops it."""
-    from holdsvc import archive
+    from holdsvc.commands import events as archive
 
     try:
         wanted = date.fromisoformat(day)
@@ -246,7 +248,7 @@ def events_export(
 @events_app.command("begin-epoch")
 def events_begin_epoch() -> None:
     """Refuse every resume token and relay position of before: for a database that was put back or copied."""
-    from holdsvc import archive
+    from holdsvc.commands import events as archive
 
     with _database() as dsn:
         archive.begin_epoch(dsn)
@@ -266,7 +268,7 @@ def relay(
     ] = False,
 ) -> None:
     """Publish every event as CloudEvents JSON, at least once, until SIGTERM."""
-    from holdsvc import archive
+    from holdsvc.commands import events as archive
 
     with _database() as dsn:
         settings = Settings.load()

@@ -13,9 +13,9 @@ from itertools import count
 from time import monotonic, thread_time
 from typing import Any
 
-from holdsvc.engine.share import Share
-from holdsvc.engine.topic import Topic
-from holdsvc.engine.watcher import Watcher
+from holdsvc.streams.share import Share
+from holdsvc.streams.topic import Topic
+from holdsvc.streams.watcher import Watcher
 
 SLICE = 64
 """Messages sent without a pause: a millisecond or two. In slices of 16 the loop, which then goes from one kind of work

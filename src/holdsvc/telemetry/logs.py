@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from holdsvc import tracing
+from holdsvc.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 

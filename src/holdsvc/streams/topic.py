@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdsvc.model import ItemKey
 
 if TYPE_CHECKING:
-    from holdsvc.engine.watcher import Watcher
+    from holdsvc.streams.watcher import Watcher
 
 TOPIC_MAX = 10_000
 """Changed items that a topic remembers; a watcher further behind reads the present state again."""

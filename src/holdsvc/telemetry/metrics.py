@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
-from holdsvc.families import FAMILIES
+from holdsvc.telemetry.families import FAMILIES
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # The library would ask the kernel for the process id at each count: 2.5 % of a worker's time. No worker forks.

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TypeVar
 
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.topic import BATCH_MAX, Wanted
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.model import ItemKey
+from holdsvc.streams.topic import BATCH_MAX, Wanted
 
 T = TypeVar("T")
 

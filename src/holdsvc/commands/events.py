@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from prometheus_client import start_http_server
 
+from holdsvc.commands.operator import OperatorError, run
 from holdsvc.ledger import retention
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.operator import OperatorError, run
 from holdsvc.relay.cloud_event import as_json
 from holdsvc.relay.relay import Relay, RelayError, open_broker
 from holdsvc.settings import Settings, split_address

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdsvc.engine.topic import Update
 from holdsvc.model import Event, Item, ItemKey
+from holdsvc.streams.topic import Update
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Iterable
 
 from holdsvc import errors
-from holdsvc.api.scopes import ALL_SCOPES
-from holdsvc.engine.keyring import Keyring
+from holdsvc.api.auth.keyring import Keyring
+from holdsvc.api.auth.scopes import ALL_SCOPES
 from holdsvc.model import Caller
 
 Metadata = Iterable[tuple[str, str | bytes]]

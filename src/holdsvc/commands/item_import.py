@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdsvc import errors
-from holdsvc.api.scopes import ALL_SCOPES
+from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.commands.operator import OperatorError, run
+from holdsvc.commands.progress import Progress
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Caller, Item, ItemKey
-from holdsvc.operator import OperatorError, run
-from holdsvc.progress import Progress
 
 BATCH = 500
 CLIENT = "holdsvc-cli"

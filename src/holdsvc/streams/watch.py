@@ -14,18 +14,18 @@ from typing import TypeVar
 import structlog
 
 from holdsvc import errors
-from holdsvc.engine import present
-from holdsvc.engine.encoding import Encoding
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.feed import End, Feed
-from holdsvc.engine.sender import Sender
-from holdsvc.engine.topic import Change, Topic, Update, Wanted
-from holdsvc.engine.watcher import Watcher, Write
 from holdsvc.errors import HoldError
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.feed import Position
 from holdsvc.model import Again, Done, ItemKey, ItemsDone, Sweep
+from holdsvc.streams import snapshot as present
+from holdsvc.streams.encoding import Encoding
+from holdsvc.streams.follower import End, Feed
+from holdsvc.streams.sender import Sender
+from holdsvc.streams.topic import Change, Topic, Update, Wanted
+from holdsvc.streams.watcher import Watcher, Write
 
 log = structlog.get_logger(__name__)
 

@@ -7,18 +7,18 @@ import structlog
 from google.protobuf.message import Message
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
-from holdsvc import metrics, tracing
 from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine import tasks
-from holdsvc.engine.encoding import Encoding
 from holdsvc.engine.engine import Engine
-from holdsvc.engine.streams import Streams
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
+from holdsvc.streams.encoding import Encoding
+from holdsvc.streams.hub import Streams
+from holdsvc.telemetry import metrics, tracing
 
 log = structlog.get_logger(__name__)
 

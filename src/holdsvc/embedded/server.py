@@ -24,8 +24,8 @@ from typing import IO, Self
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from holdsvc.ledger import binaries, data_folder
-from holdsvc.ledger.data_folder import DataDirInUse, EmbeddedServerError, StartGivenUp
+from holdsvc.embedded import binaries, data_folder
+from holdsvc.embedded.data_folder import DataDirInUse, EmbeddedServerError, StartGivenUp
 
 __all__ = ["DataDirInUse", "EmbeddedServer", "EmbeddedServerError", "StartGivenUp", "running_dsn"]
 
