@@ -1,8 +1,11 @@
-"""Ending background tasks."""
+"""Background loops that go on, and ending tasks."""
 
 import asyncio
 
+import pytest
+
 from holdsvc.engine import tasks
+from holdsvc.ledger.database import NothingRan, Unknown
 
 
 async def test_a_task_that_loses_a_cancel_ends_all_the_same() -> None:
@@ -30,3 +33,23 @@ async def test_a_task_that_ends_with_an_error_is_ended() -> None:
     async with asyncio.timeout(5):
         await tasks.end([asyncio.create_task(failing())])
         await tasks.end([])
+
+
+async def test_a_loop_whose_step_raises_counts_it_and_runs_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "PAUSE_MIN_S", 0.0)
+    reached = asyncio.Event()
+    outcomes: list[Exception | None] = [ValueError("a fault of ours"), NothingRan(), Unknown(), None]
+
+    async def step() -> float:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        reached.set()
+        return 60.0
+
+    loop = asyncio.create_task(tasks.forever("test", step))
+    async with asyncio.timeout(5):
+        await reached.wait()
+        await tasks.end([loop])
+    assert loop.cancelled()
+    assert tasks.LOOP_FAILURES.labels("test")._value.get() == 3

@@ -1,24 +1,68 @@
-"""Ending background tasks."""
+"""Background tasks: loops that outlive a failed step, and ending tasks."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn
 
-REPEAT_S = 0.1
+import structlog
+from prometheus_client import Counter
+
+from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+
+log = structlog.get_logger(__name__)
+
+LOOP_FAILURES = Counter(
+    "holdsvc_loop_failures", "Steps of background loops that failed; the loop runs its next step all the same.", ["loop"]
+)
+
+PAUSE_MIN_S = 0.1
+PAUSE_MAX_S = 5.0
+"""Pause after a failed step: it doubles with each failure in a row."""
+
+CANCEL_AGAIN_S = 0.1
+
+
+async def forever(name: str, step: Callable[[], Awaitable[float]]) -> NoReturn:
+    """Runs `step` until it is cancelled; `step` returns the seconds to pause before the next run.
+
+    A step that raises is logged and counted under `name`, and the loop goes on. Every background loop of a process runs
+    here, so that none can end unnoticed.
+    """
+    failures = LOOP_FAILURES.labels(name)
+    failed_in_a_row = 0
+    while True:
+        try:
+            pause_s = await step()
+            failed_in_a_row = 0
+        except (NothingRan, Unknown, Conflict) as error:
+            log.warning("loop.failed", loop=name, error=type(error).__name__, cause=type(error.__cause__).__name__)
+            failures.inc()
+            pause_s = _pause_s(failed_in_a_row)
+            failed_in_a_row += 1
+        except Exception:
+            log.exception("loop.failed", loop=name)
+            failures.inc()
+            pause_s = _pause_s(failed_in_a_row)
+            failed_in_a_row += 1
+        await asyncio.sleep(pause_s)
+
+
+def _pause_s(failed_in_a_row: int) -> float:
+    return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(failed_in_a_row, 10))
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks until they have ended, whatever they end with.
+    """Cancels tasks and returns when all of them have ended, however they end.
 
-    Once is not enough: asyncio.wait_for before Python 3.12, by which psycopg_pool waits, loses a cancel that comes at
-    the same moment as what it waits for (bpo-37658). A drain hung for ever on such a task.
+    It cancels again and again: asyncio.wait_for before Python 3.12, which psycopg_pool uses, loses a cancel that comes
+    at the moment at which its result is there (bpo-37658). A drain once waited for such a task without end.
     """
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        done, pending = await asyncio.wait(pending, timeout=REPEAT_S)
+        done, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         for task in done:
             if not task.cancelled():
-                # Asked for, so that nobody calls it lost.
+                # Read, so that asyncio does not report it as never retrieved.
                 task.exception()
