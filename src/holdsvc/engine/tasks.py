@@ -11,9 +11,7 @@ from holdsvc.ledger.database import Conflict, NothingRan, Unknown
 
 log = structlog.get_logger(__name__)
 
-LOOP_FAILURES = Counter(
-    "holdsvc_loop_failures", "Steps of background loops that failed; the loop runs its next step all the same.", ["loop"]
-)
+LOOP_FAILURES = Counter("holdsvc_loop_failures", "Steps of background loops that failed; the loop goes on.", ["loop"])
 
 PAUSE_MIN_S = 0.1
 PAUSE_MAX_S = 5.0
