@@ -96,7 +96,7 @@ async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: P
 def test_a_full_disk_under_the_log_stops_nobody() -> None:
     script = (
         "import logging, os, structlog\n"
-        "from holdsvc import logs\n"
+        "from holdsvc.telemetry import logs\n"
         "logs.configure('info')\n"
         "structlog.get_logger().info('call', text='x' * 100_000)\n"
         "logging.getLogger('library').warning('lost')\n"
