@@ -25,7 +25,7 @@ from benchmark.generator import SCRAMBLED
 from benchmark.results import median
 from benchmark.wire import Connection
 from holdsvc.api.server import Server
-from holdsvc.commands.operator import create_key
+from holdsvc.commands.keys import create_key
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from holdsvc.commands import operator
+from holdsvc.commands.keys import create_key
 from inventoryhold.v1 import (
     admin_service_pb2_grpc,
     event_service_pb2_grpc,
@@ -56,9 +56,7 @@ async def new_secret(
     lifetime: timedelta | None = None,
 ) -> str:
     """Makes a key by what `holdsvc keys create` does."""
-    return await asyncio.to_thread(
-        operator.create_key, service.owner_dsn, tenant, client, ",".join(scopes), pools, lifetime
-    )
+    return await asyncio.to_thread(create_key, service.owner_dsn, tenant, client, ",".join(scopes), pools, lifetime)
 
 
 async def new_partner(service: Harness, client: str, **key: Any) -> Partner:

@@ -339,7 +339,7 @@ async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> 
 
 
 @pytest.mark.parametrize(
-    "modules", ["holdsvc.process.supervisor, holdsvc.telemetry.census", "holdsvc.commands.events, holdsvc.relay.relay"]
+    "modules", ["holdsvc.process.supervisor, holdsvc.telemetry.census", "holdsvc.commands.relay, holdsvc.relay.relay"]
 )
 def test_the_supervisor_and_the_relay_have_no_metrics_of_a_worker(modules: str) -> None:
     program = f"import sys, {modules}; sys.exit('holdsvc.telemetry.metrics' in sys.modules)"

@@ -14,7 +14,7 @@ from quickstart import differences, read, refusal
 
 from holdsvc import settings
 from holdsvc.api.auth.keyring import make_key
-from holdsvc.commands.operator import create_key
+from holdsvc.commands.keys import create_key
 from holdsvc.ledger import migrate
 from inventoryhold.v1 import reservation_service_pb2
 from scripts import readme

@@ -19,8 +19,8 @@ from psycopg.conninfo import make_conninfo
 
 from benchmark import machine
 from benchmark.load import LOADTEST, Target
-from holdsvc.commands.operator import create_key
-from holdsvc.commands.probe import health
+from holdsvc.commands.health import ask
+from holdsvc.commands.keys import create_key
 from holdsvc.embedded import binaries
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
@@ -218,7 +218,7 @@ def _await_serving(running: Running) -> None:
     while time.monotonic() < deadline:
         if running.process.poll() is not None:
             break
-        if health(Settings.model_construct(), f"127.0.0.1:{running.port}", 1.0, liveness=False) == "SERVING":
+        if ask(Settings.model_construct(), f"127.0.0.1:{running.port}", 1.0, liveness=False) == "SERVING":
             return
         time.sleep(0.05)
     raise RuntimeError(f"the service does not serve:\n{running.log.read_text()[-2000:]}")

@@ -215,7 +215,7 @@ def test_migrations_go_down_and_up_beside_a_running_database(copied: Path) -> No
         return [line.split()[1] for line in command("migrate", "status", environment=environment).stdout.splitlines()]
 
     with EmbeddedServer(copied):
-        down = command("migrate", "down", environment=environment)
+        down = command("migrate", "down", "--yes", environment=environment)
         assert down.stdout.startswith("took back ")
         *older, newest = states()
         assert ({*older}, newest) == ({"applied"}, "pending")

@@ -9,7 +9,7 @@ import grpc
 import psycopg
 import pytest
 
-from holdsvc.commands import events as archive
+from holdsvc.commands import events
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import NothingRan
@@ -107,9 +107,9 @@ async def test_a_day_that_is_in_use_is_dropped_later_and_nobody_waits_for_it(sta
 async def test_a_day_is_exported_as_json_lines(service: Harness, tmp_path: Path) -> None:
     await service.create_item("a", 10)
     reserved = await service.reserve({"a": 2})
-    [day] = await asyncio.to_thread(archive.list_days, service.owner_dsn)
+    [day] = await asyncio.to_thread(events.list_days, service.owner_dsn)
     file = tmp_path / "events.jsonl"
-    exported = await asyncio.to_thread(archive.export, service.owner_dsn, date.fromisoformat(day["day"]), file)
+    exported = await asyncio.to_thread(events.export_day, service.owner_dsn, date.fromisoformat(day["day"]), file)
     assert exported == day["event_count"] == 2
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["type"] for line in lines] == ["EVENT_TYPE_ITEM_CREATED", "EVENT_TYPE_RESERVED"]

@@ -1,98 +1,93 @@
-"""`holdsvc events` and `holdsvc relay`: events leaving the service, by the day or as they happen."""
+"""`holdsvc events`: list and export the days of events, and begin a new epoch."""
 
-import asyncio
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Optional
 
-from prometheus_client import start_http_server
+import typer
 
-from holdsvc.commands.operator import OperatorError, run
+from holdsvc.commands import target
+from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands.target import CommandError
 from holdsvc.ledger import retention
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.relay.cloud_event import as_json
-from holdsvc.relay.relay import Relay, RelayError, open_broker
-from holdsvc.settings import Settings, split_address
+
+app = typer.Typer(no_args_is_help=True, help="List and export the days of events; begin a new epoch.")
+
+
+@app.command("list")
+def list_(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """List the days of which there are events, oldest first, a JSON object a line."""
+    with target.opened(dsn, data_dir) as owner:
+        for day in list_days(owner):
+            typer.echo(json.dumps(day))
+
+
+@app.command("export")
+def export(
+    day: Annotated[str, typer.Argument(help="The day (UTC), as in 2026-01-31.")],
+    file: Annotated[Optional[Path], typer.Option("--to", help="File to write. Default: standard output.")] = None,  # noqa: UP045
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a day's events of all tenants as JSON lines, as before retention drops it."""
+    try:
+        wanted = date.fromisoformat(day)
+    except ValueError:
+        raise CommandError(f"{day!r} is no day: write it as in 2026-01-31") from None
+    with target.opened(dsn, data_dir) as owner:
+        count = export_day(owner, wanted, file)
+    typer.echo(f"{count} events of {wanted} exported", err=True)
+
+
+@app.command("begin-epoch")
+def begin_epoch(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """Refuse every resume token and relay position of before: for a database that was put back or copied."""
+    with target.opened(dsn, data_dir) as owner:
+        target.run(owner, retention.begin_epoch)
+    typer.echo("tokens and relay positions of before are foreign now")
 
 
 def list_days(dsn: str) -> list[dict[str, Any]]:
     """The days of which there are events, oldest first."""
     return [
         {"day": day.day.isoformat(), "event_count": day.event_count, "size_bytes": day.size_bytes}
-        for day in run(dsn, retention.days)
+        for day in target.run(dsn, retention.days)
     ]
 
 
-def export(dsn: str, day: date, file: Path | None) -> int:
+def export_day(dsn: str, day: date, file: Path | None) -> int:
     """Writes a day's events of all tenants as JSON lines, to standard output without a file; returns how many.
 
     The file appears whole or not at all.
     """
     if file is None:
-        return run(dsn, lambda connection: _write(connection, day, sys.stdout.buffer))
+        return target.run(dsn, lambda connection: _write(connection, day, sys.stdout.buffer))
     part = file.with_name(f"{file.name}.part")
     try:
-        with part.open("wb") as target:
-            count = run(dsn, lambda connection: _write(connection, day, target))
-            target.flush()
-            os.fsync(target.fileno())
+        with part.open("wb") as sink:
+            count = target.run(dsn, lambda connection: _write(connection, day, sink))
+            sink.flush()
+            os.fsync(sink.fileno())
         part.rename(file)
     except OSError as error:
-        raise OperatorError(f"cannot write {file}: {error.strerror}") from error
+        raise CommandError(f"cannot write {file}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
     return count
 
 
-async def _write(connection: Connection, day: date, target: BinaryIO) -> int:
+async def _write(connection: Connection, day: date, sink: BinaryIO) -> int:
     count = after = 0
     while found := await retention.events_of(connection, day, after):
-        target.writelines(
+        sink.writelines(
             json.dumps({"tenant": event.tenant, **as_json(event)}, ensure_ascii=False).encode() + b"\n"
             for event in found
         )
         count += len(found)
         after = found[-1].event.event_id
     return count
-
-
-def begin_epoch(dsn: str) -> None:
-    """Makes every resume token and relay position of before foreign: for a database that was put back or copied."""
-    run(dsn, retention.begin_epoch)
-
-
-def relay(settings: Settings, dsn: str, to: str, name: str, prefix: str, metrics: str, *, from_now: bool) -> None:
-    """Publishes events until SIGTERM; raises OperatorError where going on would skip some."""
-    if metrics:
-        host, port = split_address(metrics)
-        start_http_server(port, addr=host)
-    try:
-        asyncio.run(_relay(settings, dsn, lambda database: _new_relay(database, to, name, prefix, from_now=from_now)))
-    except RelayError as error:
-        raise OperatorError(str(error)) from error
-
-
-def _new_relay(database: Database, to: str, name: str, prefix: str, *, from_now: bool) -> Relay:
-    return Relay(database, open_broker(to, prefix), name, from_now=from_now)
-
-
-async def _relay(settings: Settings, dsn: str, make: Callable[[Database], Relay]) -> None:
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    database = Database(settings, dsn)
-    working = make(database)
-    await database.open()
-    try:
-        with suppress(asyncio.CancelledError):
-            await working.run()
-    finally:
-        await database.close()

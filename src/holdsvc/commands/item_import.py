@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from holdsvc import errors
 from holdsvc.api.auth.scopes import ALL_SCOPES
-from holdsvc.commands.operator import OperatorError, run
 from holdsvc.commands.progress import Progress
+from holdsvc.commands.target import CommandError, run
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Caller, Item, ItemKey
@@ -62,7 +62,7 @@ def _read(file: Path) -> tuple[list[tuple[Row, Item]], list[Bad], list[str]]:
             columns = [name for name in reader.fieldnames or () if name not in _OWN_COLUMNS]
             missing = {"sku", "capacity"} - set(columns)
             if missing:
-                raise OperatorError(f"{file} lacks the columns {', '.join(sorted(missing))}")
+                raise CommandError(f"{file} lacks the columns {', '.join(sorted(missing))}")
             for cells in reader:
                 row = Row(reader.line_num, cells)
                 try:
@@ -70,9 +70,9 @@ def _read(file: Path) -> tuple[list[tuple[Row, Item]], list[Bad], list[str]]:
                 except ValueError as error:
                     bad.append(Bad(row, str(error)))
     except OSError as error:
-        raise OperatorError(f"cannot read {file}: {error.strerror}") from error
+        raise CommandError(f"cannot read {file}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise OperatorError(f"{file} is no CSV file in UTF-8: {error}") from error
+        raise CommandError(f"{file} is no CSV file in UTF-8: {error}") from error
     return good, bad, columns
 
 

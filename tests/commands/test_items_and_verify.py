@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from holdsvc.commands import progress
 from holdsvc.commands.cli import app
 from holdsvc.commands.item_import import import_items
-from holdsvc.commands.operator import OperatorError, verify
+from holdsvc.commands.target import CommandError
+from holdsvc.commands.verify import recount
 from tests.harness import Harness
 
 BAD_FILE = """sku,capacity,pool,display_name
@@ -101,7 +102,7 @@ def test_a_file_that_is_none_is_refused_as_a_whole(
 ) -> None:
     file = tmp_path / "items.csv"
     file.write_bytes(content)
-    with pytest.raises(OperatorError, match=message):
+    with pytest.raises(CommandError, match=message):
         import_items(ledger_dsn, "default", file, tmp_path / "bad", progress.silent)
 
 
@@ -145,7 +146,7 @@ async def test_verify_tells_how_far_it_is(service: Harness) -> None:
     for number in range(3):
         await service.create_item(f"sku-{number}", 5)
     told: list[tuple[str, int, int]] = []
-    await asyncio.to_thread(lambda: list(verify(service.owner_dsn, "", lambda *how: told.append(how))))
+    await asyncio.to_thread(lambda: list(recount(service.owner_dsn, "", lambda *how: told.append(how))))
     assert told[0] == ("verify default", 0, 3)
     assert told[-1] == ("verify default", 3, 3)
 

@@ -1,15 +1,36 @@
-"""Asks a service for its health, as the one who runs it: with its own certificate, wherever that is valid."""
+"""`holdsvc health`: ask a running service for its health, with the service's own certificate where it has one."""
 
 import socket
 import ssl
+from typing import Annotated
 
 import grpc
+import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from holdsvc.settings import Settings, split_address
+from holdsvc.commands.target import CommandError
+from holdsvc.settings import Settings, parse_duration, split_address
 
 
-def health(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
+def health(
+    address: Annotated[str, typer.Option(help="Where the service listens, host:port. Default: HOLDSVC_LISTEN.")] = "",
+    timeout: Annotated[str, typer.Option(help="The longest to wait for the answer, as in 500ms or 3s.")] = "3s",
+    liveness: Annotated[
+        bool, typer.Option("--liveness", help="Ask whether the process works, not the database.")
+    ] = False,
+) -> None:
+    """Ask a running service for its health; exit code 0 only when it is SERVING."""
+    try:
+        timeout_s = parse_duration(timeout).total_seconds()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    answer = ask(Settings.load(), address, timeout_s, liveness=liveness)
+    typer.echo(answer)
+    if answer != "SERVING":
+        raise typer.Exit(1)
+
+
+def ask(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
     """Asks for the health: SERVING, NOT_SERVING or UNREACHABLE."""
     target = address or settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
     try:

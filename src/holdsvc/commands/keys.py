@@ -1,0 +1,122 @@
+"""`holdsvc keys`: create, list and revoke API keys."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from holdsvc import errors
+from holdsvc.api.auth.keyring import key_id_of, make_key
+from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.commands import target
+from holdsvc.commands.options import DataDir, Dsn, Tenant
+from holdsvc.commands.target import CommandError
+from holdsvc.ledger import keys
+from holdsvc.ledger.database import Connection
+from holdsvc.model import ApiKey
+from holdsvc.settings import parse_duration
+
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+
+
+@app.command("create")
+def create(
+    client: Annotated[str, typer.Option(help="The client that calls with it.")],
+    tenant: Tenant = "default",
+    scopes: Annotated[
+        str, typer.Option(help="What it may do, separated by commas; `all` for every scope.")
+    ] = "reserve,confirm,inventory.read",
+    pools: Annotated[
+        str,
+        typer.Option(
+            help="The pools that it may see and take from, separated by commas; an empty one among them is the default"
+            " pool, as in `,web`. Empty: all."
+        ),
+    ] = "",
+    expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Create an API key and print it: it is shown this once."""
+    try:
+        lifetime = parse_duration(expires_in) if expires_in else None
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    with target.opened(dsn, data_dir) as owner:
+        typer.echo(create_key(owner, tenant, client, scopes, pools, lifetime))
+
+
+@app.command("list")
+def list_(tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """List a tenant's API keys, newest first, a JSON object a line."""
+    with target.opened(dsn, data_dir) as owner:
+        for key in list_keys(owner, tenant):
+            typer.echo(json.dumps(key))
+
+
+@app.command("revoke")
+def revoke(key_id: str, tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """Revoke an API key, by its id or the whole of it."""
+    with target.opened(dsn, data_dir) as owner:
+        typer.echo(f"revoked {revoke_key(owner, tenant, key_id)}")
+
+
+def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
+    """Creates a key and returns its secret; scopes and pools are separated by commas, an empty pool is the default."""
+    wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
+    unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
+    if unknown or not wanted:
+        raise CommandError(f"no such scope: {', '.join(unknown) or '(none given)'}; there are {', '.join(ALL_SCOPES)}")
+    seen = list(dict.fromkeys(_split(pools))) if pools else []
+    for name, value, longest in (("tenant", tenant, 128), ("client", client, 128), *(("pool", p, 64) for p in seen)):
+        if len(value) > longest or not value.isprintable() or not (value or name == "pool"):
+            raise CommandError(f"{name} must have 1 to {longest} printable characters")
+    new = make_key()
+
+    async def create(connection: Connection) -> ApiKey | errors.HoldError:
+        return await keys.create(
+            connection,
+            tenant=tenant,
+            key_id=new.key_id,
+            client=client,
+            secret_hash=new.secret_hash,
+            scopes=wanted,
+            pools=seen,
+            expire_time=None if lifetime is None else await keys.now(connection) + lifetime,
+            creator_id=None,
+        )
+
+    try:
+        created = target.run(dsn, create)
+    except OverflowError:
+        raise CommandError("a key cannot live that long: it ends before the year 10000, or never") from None
+    if isinstance(created, errors.HoldError):
+        raise created
+    return new.secret
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
+    """A tenant's keys, newest first, without their hashes."""
+    found = target.run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
+    return [
+        {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asdict(key).items()
+            if name != "secret_hash"
+        }
+        for key in found
+    ]
+
+
+def revoke_key(dsn: str, tenant: str, key: str) -> str:
+    """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
+    key_id = key_id_of(key)
+    if target.run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
+        raise errors.api_key_not_found(key_id)
+    return key_id

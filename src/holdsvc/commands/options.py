@@ -1,0 +1,53 @@
+"""Options that several commands share: the target, the tenant, and one option for each setting."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from holdsvc.settings import PREFIX, Settings
+
+Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
+
+Dsn = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads annotations of this form
+    typer.Option(
+        metavar="DSN",
+        help="Connection string of the schema's owner. Default: HOLDSVC_MIGRATE_DSN, or else HOLDSVC_DSN. Other users"
+        " of this machine can read it in the list of processes: a password belongs in the variable.",
+    ),
+]
+
+DataDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of the embedded PostgreSQL, whether a service runs on it or not. Default: HOLDSVC_DATA_DIR.",
+    ),
+]
+
+
+def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Gives a command one option for each setting; an option goes over the environment."""
+
+    def run(**flags: Any) -> None:
+        command(Settings.load(**flags))
+
+    run.__doc__ = command.__doc__
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045
+                typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description} [{PREFIX}{name.upper()}]"),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

@@ -1,0 +1,99 @@
+"""The database that a command works on: which one it is, and a session in it as the owner of the schema."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
+from psycopg.rows import tuple_row
+
+from holdsvc.embedded.server import EmbeddedServer, running_dsn
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.settings import Settings
+from holdsvc.telemetry import logs
+
+T = TypeVar("T")
+
+
+class CommandError(Exception):
+    """A command that cannot be carried out; the message says what to do."""
+
+
+def settings_of(dsn: str | None, data_dir: Path | None) -> Settings:
+    """The settings of a command: a target that its flags name replaces the one that the environment names."""
+    if dsn and data_dir:
+        raise CommandError("--dsn and --data-dir name two databases: give one of them")
+    if dsn:
+        return Settings.load(dsn=dsn, migrate_dsn="")
+    if data_dir:
+        return Settings.load(data_dir=data_dir, dsn="", migrate_dsn="")
+    return Settings.load()
+
+
+@contextmanager
+def opened(dsn: str | None, data_dir: Path | None) -> Iterator[str]:
+    """The owner's DSN of the database that the flags or the environment name.
+
+    An embedded database that no service runs is started for the time of the block.
+    """
+    settings = settings_of(dsn, data_dir)
+    # Standard output is for what the command prints.
+    logs.configure("warning", sys.stderr)
+    with owner_dsn(settings) as found:
+        yield found
+
+
+@contextmanager
+def owner_dsn(settings: Settings) -> Iterator[str]:
+    """The DSN of the schema's owner.
+
+    Of the settings, of the embedded database that a service runs, or else of one started for this command.
+    """
+    dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
+    if dsn:
+        yield dsn
+        return
+    if not (settings.data_dir / "pgdata").exists():
+        raise CommandError(
+            f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once"
+        )
+    server = EmbeddedServer(settings.data_dir, bin_dir=settings.pg_bin)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Runs work on a connection of its own, as the schema's owner."""
+
+    async def session() -> T:
+        try:
+            connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=tuple_row)
+        except psycopg.OperationalError as error:
+            raise CommandError(f"the database does not answer: {error}") from error
+        async with connection:
+            await connection.execute("SET TIME ZONE 'UTC'")
+            try:
+                return await work(Connection(connection))
+            except Failed as error:
+                raise CommandError(_refused(error)) from error
+            except (NothingRan, Unknown, Conflict) as error:
+                raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
+
+    return asyncio.run(session())
+
+
+def lacks_schema(error: Failed) -> bool:
+    """Whether the database refused a statement because the schema, or a part of it, is missing."""
+    return isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction, UndefinedTable))
+
+
+def _refused(error: Failed) -> str:
+    if lacks_schema(error):
+        return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
+    return f"the database refused: {error}"
