@@ -61,9 +61,9 @@ format: $(READY) ## Format Python and protos, repair what ruff can
 	$(PYTHON) -m ruff format .
 	$(VENV)/bin/buf format --write protos
 
-generate: $(READY) ## Make the stubs in generated/ from protos/, and the tables of README.md
+generate: $(READY) ## Make the stubs in generated/ from protos/, and docs/reference/
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
-	@$(PYTHON) scripts/readme.py
+	@$(PYTHON) scripts/reference.py
 
 # The stubs are committed: this proves that they belong to these protos. It leaves the image that buf reads.
 fresh: $(READY)

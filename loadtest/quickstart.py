@@ -1,5 +1,6 @@
-"""The calls of README.md's quick start and the answers that it shows: `make smoke` and the tests repeat them."""
+"""The calls of the quick start and the answers that it shows: `make smoke` and the tests repeat them."""
 
+import base64
 import json
 import re
 import shlex
@@ -7,13 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+from google.protobuf import json_format, symbol_database
+from google.rpc import error_details_pb2 as _error_details  # noqa: F401 - registers the messages by name
+
+from inventoryhold.v1 import error_reason_pb2 as _error_reason  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
+"""The second continues the first."""
 NAME = "demo"
-"""What every name begins with that the quick start makes up."""
+"""Prefix of every name that the quick start makes up."""
 
 _STEP = re.compile(r"```sh\n(?P<command>[^`]+)```\n\n```json\n(?P<answer>[^`]+)```\n")
 
-# What no two runs have in common.
+# What differs between two runs.
 _DYNAMIC = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 _OF_THE_CALLER = {"client", "itemCount", "reservationCount"}
 
@@ -41,20 +49,20 @@ class Step:
         return "code" in self.answer
 
 
-def read(text: str) -> list[Step]:
+def read() -> list[Step]:
     """The calls in their order: each a block of shell with one call, followed by its answer in JSON."""
     steps = []
-    for match in _STEP.finditer(text):
+    for match in _STEP.finditer("\n".join(page.read_text() for page in PAGES)):
         words = shlex.split(match["command"], comments=True)
         [at] = [number for number, word in enumerate(words) if re.search(r"[A-Z]\w+Service/[A-Z]\w+$", word)]
         rpc = "/".join(words[at].rsplit("/", 2)[-2:]).rpartition(".")[2]
         request = next(word for word in words if word.startswith("{"))
-        steps.append(Step(match["command"].strip(), rpc, request, json.loads(match["answer"])))
+        steps.append(Step(match["command"].strip(), rpc, request, decoded(json.loads(match["answer"]))))
     return steps
 
 
 def differences(expected: Any, answer: Any, path: str = "") -> list[str]:
-    """Where an answer is not as shown, but for ids, times, and what depends on the caller."""
+    """Where an answer differs from the one shown, apart from ids, times, and what depends on the caller."""
     if isinstance(expected, dict) and isinstance(answer, dict):
         found = [f"{path}{name} is missing" for name in expected.keys() - answer.keys()]
         found += [f"{path}{name} is not expected" for name in answer.keys() - expected.keys()]
@@ -71,6 +79,14 @@ def differences(expected: Any, answer: Any, path: str = "") -> list[str]:
     return [] if expected == answer else [f"{path.rstrip('.')} is {json.dumps(answer)}, not {json.dumps(expected)}"]
 
 
-def refusal(answer: Any) -> Any:
-    """What the README shows of an error: its code and message; the details are bytes."""
-    return {name: answer.get(name) for name in ("code", "message")}
+def decoded(answer: Any) -> Any:
+    """An answer of `buf curl`; the details of an error, which it prints in base64, as JSON."""
+    if "details" not in answer:
+        return answer
+    return {**answer, "details": [_detail(**detail) for detail in answer["details"]]}
+
+
+def _detail(type: str, value: str, **_: Any) -> Any:  # noqa: A002 - the names are buf's
+    message = symbol_database.Default().GetSymbol(type)()
+    message.ParseFromString(base64.b64decode(value + "=" * (-len(value) % 4)))
+    return {"type": type, **json_format.MessageToDict(message)}

@@ -1,9 +1,9 @@
-"""`make smoke`: the calls of README.md's quick start against a running service, each answer checked.
+"""`make smoke`: the calls of the quick start against a running service, each answer checked.
 
-It calls with `buf curl` through server reflection, as a person would, with names of its own, and takes back what it
-made: the item is deleted, its reservation stays as history. Address, key and TLS come from HOLDSVC_LISTEN,
-HOLDSVC_API_KEY, HOLDSVC_TLS_CA, HOLDSVC_TLS_CLIENT_CERT and HOLDSVC_TLS_CLIENT_KEY. Exit code 0 only when every answer
-was as the README shows it.
+It calls with `buf curl` through server reflection, as a person would, with names of its own, and removes what it made:
+the item is deleted, its reservation stays as history. Address, key and TLS come from HOLDSVC_LISTEN, HOLDSVC_API_KEY,
+HOLDSVC_TLS_CA, HOLDSVC_TLS_CLIENT_CERT and HOLDSVC_TLS_CLIENT_KEY. The exit code is 0 only if every answer was the one
+shown.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quickstart import README, differences, read, refusal
+from quickstart import decoded, differences, read
 from target import Target, TargetError
 
 CALL_TIMEOUT_S = 60.0
@@ -38,11 +38,11 @@ class Caller:
             if file:
                 self._command += [option, str(file)]
         if target.api_key:
-            # On standard input: arguments are for everybody on the machine to see.
+            # On standard input: every user of the machine can read arguments.
             self._command += ["--header", "@-"]
 
     def call(self, rpc: str, request: str) -> Any:
-        """Calls and returns the answer, or the error, as JSON; raises TargetError where buf gives neither."""
+        """Returns the answer, or the error, as JSON; raises TargetError if buf prints neither."""
         scheme = "https" if self._target.tls else "http"
         url = f"{scheme}://{self._target.address}/inventoryhold.v1.{rpc}"
         try:
@@ -62,7 +62,7 @@ class Caller:
             raise TargetError(f"{rpc}: {(done.stderr or done.stdout).strip()}") from None
 
     def clear(self) -> list[str]:
-        """Takes back what the calls made; returns what could not be."""
+        """Removes what the calls made; returns what could not be removed."""
         sku = f"{self.name}-tour"
         found = self.call("ReservationService/ListReservations", json.dumps({"sku": sku}))
         for reservation in found.get("reservations", []):
@@ -84,10 +84,10 @@ def main() -> int:
         target.check("smoke")
         caller = Caller(target, name)
         try:
-            for step in read(README.read_text()):
+            for step in read():
                 wanted = step.named(name)
-                answer = caller.call(wanted.rpc, wanted.request)
-                found = differences(wanted.answer, refusal(answer) if wanted.refused else answer)
+                answer = decoded(caller.call(wanted.rpc, wanted.request))
+                found = differences(wanted.answer, answer)
                 if "code" in answer and not wanted.refused:
                     found = [f"{answer['code']}: {answer.get('message', '')}"]
                 print(f"{'FAILED' if found else 'ok    '} {wanted.rpc} {' '.join(wanted.request.split())}")
@@ -99,7 +99,8 @@ def main() -> int:
     except TargetError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{target.address}: " + ("everything is as README.md says" if not problems else f"{len(problems)} problems"))
+    verdict = f"{len(problems)} problems" if problems else "every answer is the one that the quick start shows"
+    print(f"{target.address}: {verdict}")
     return 1 if problems else 0
 
 

@@ -11,7 +11,7 @@ from holdsvc.commands.cli import app
 from holdsvc.relay.nats import DEAD_LETTERS
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def _commands() -> set[str]:
@@ -23,7 +23,7 @@ def _commands() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_named_exists(path: Path) -> None:
     known = _commands()
     groups = {name.split(" ")[0] for name in known if " " in name}
@@ -34,18 +34,18 @@ def test_every_command_named_exists(path: Path) -> None:
         assert first not in groups or f"{first} {second}" in known, (first, second)
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_setting_named_exists(path: Path) -> None:
     text = path.read_text()
     named = set(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", text))
     # A stream of NATS, as the relay names it.
     assert settings.unknown_names(dict.fromkeys(named - {DEAD_LETTERS}, "")) == []
     known = {name.upper() for name in settings.Settings.model_fields}
-    prefixes = ("QUEUE_", "CENSUS_", "LOG_CALLS", "POOL_", "BATCH_M", "SWEEP_", "DRAIN_", "REQUEST_ID_R", "EVENT_R")
+    prefixes = ("QUEUE_", "CENSUS_", "LOG_CALLS", "POOL_", "BATCH_M", "SWEEP_", "DRAIN_", "REQUEST_ID_RET", "EVENT_R")
     assert {word for word in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text) if word.startswith(prefixes)} <= known
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_linked_or_named_exists(path: Path) -> None:
     text = path.read_text()
     # Not pictures: `make bench` draws them.

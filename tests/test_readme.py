@@ -1,4 +1,4 @@
-"""README.md says what is so: its commands run, its answers are those given, its tables are those of the code."""
+"""README.md and the pages beside it: their commands run, their answers are those given, the reference is fresh."""
 
 import asyncio
 import json
@@ -10,19 +10,21 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from quickstart import differences, read, refusal
+from quickstart import PAGES, decoded, differences, read
 
 from holdsvc import settings
 from holdsvc.api.auth.keyring import make_key
 from holdsvc.commands.keys import create_key
 from holdsvc.ledger import migrate
-from inventoryhold.v1 import reservation_service_pb2
-from scripts import readme
+from inventoryhold.v1 import reservation_pb2, reservation_service_pb2
+from scripts import reference
 from tests.conftest import StartService
 from tests.harness import Harness
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = readme.README.read_text()
+README = (ROOT / "README.md").read_text()
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
+CLIENT = (ROOT / "docs" / "client.md").read_text()
 BIN = Path(sys.executable).parent
 
 # Roles are the whole server's: another test's database may have brought this one.
@@ -31,8 +33,8 @@ DO $$ BEGIN CREATE ROLE holdsvc_service NOLOGIN; EXCEPTION WHEN duplicate_object
 """
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 async def _run(*command: str, **environment: str) -> tuple[int | None, str, str]:
@@ -49,20 +51,19 @@ async def _run(*command: str, **environment: str) -> tuple[int | None, str, str]
 
 
 async def test_the_quick_start_is_answered_as_it_says(service: Harness) -> None:
-    [hold] = [block for block in _blocks("sh") if block.startswith("hold()")]
-    steps = read(TEXT)
+    [hold] = [block for block in _blocks(README, "sh") if block.startswith("hold()")]
+    steps = read()
     assert len(steps) >= 7
     for step in steps:
         script = f"{hold}{step.command}".replace("127.0.0.1:50051", service.address).replace(".venv/bin/", f"{BIN}/")
         code, output, errors = await _run("bash", "-c", script)
         assert (code != 0) == step.refused, errors
-        answer = json.loads(output or errors)
-        assert differences(step.answer, refusal(answer) if step.refused else answer) == [], step.command
+        assert differences(step.answer, decoded(json.loads(output or errors))) == [], step.command
 
 
 async def test_the_quick_starts_reserve_sent_again_is_replayed(service: Harness) -> None:
     await service.create_item("demo-tour", 10)
-    [step] = [step for step in read(TEXT) if "demo-request-1" in step.request]
+    [step] = [step for step in read() if "demo-request-1" in step.request]
     request = json.loads(step.request)
     message = reservation_service_pb2.ReserveRequest(
         request_id=request["request_id"], reference=request["reference"], lines=request["lines"], ttl={"seconds": 900}
@@ -96,16 +97,19 @@ async def test_smoke_fails_when_an_answer_is_not_as_shown(service: Harness) -> N
     assert 'item.revision is "7", not "1"' in output
 
 
-async def test_the_python_example_runs(service: Harness) -> None:
+@pytest.mark.parametrize(("text", "state", "quantity"), [(README, "CONFIRMED", 2), (CLIENT, "HELD", 2)])
+async def test_the_python_example_runs(service: Harness, text: str, state: str, quantity: int) -> None:
     await service.create_item("demo-tour", 10)
-    [example] = _blocks("python")
+    [example] = _blocks(text, "python")
     code, output, errors = await _run(sys.executable, "-c", example.replace("127.0.0.1:50051", service.address))
     assert code == 0, errors
-    assert (await service.get(output.split()[0])).lines[0].quantity == 2
+    reservation = await service.get(output.split()[-1])
+    assert reservation.lines[0].quantity == quantity
+    assert reservation_pb2.Reservation.State.Name(reservation.state) == f"STATE_{state}"
 
 
 async def test_ones_own_postgresql_needs_no_superuser(server_dsn: str, start_service: StartService) -> None:
-    [statements] = _blocks("sql")
+    [statements] = _blocks(INSTALLATION, "sql")
     with psycopg.connect(server_dsn, autocommit=True) as administrator:
         administrator.execute(OTHER_TESTS_ROLE.encode())
         for statement in statements.replace("DATABASE holdsvc", "DATABASE own").split(";\n"):
@@ -128,13 +132,25 @@ async def test_ones_own_postgresql_needs_no_superuser(server_dsn: str, start_ser
             administrator.execute(b"DROP ROLE holdsvc_owner, holdsvc_app")
 
 
-def test_the_tables_are_those_of_the_code() -> None:
-    assert readme.rewrite(TEXT) == TEXT, "README.md's tables are stale: run 'make generate' and commit it"
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_reference_is_that_of_the_code(name: str) -> None:
+    stale = f"docs/reference/{name} is stale: run 'make generate' and commit it"
+    assert (reference.REFERENCE / name).read_text() == reference.PAGES[name](), stale
+
+
+def test_the_picture_of_a_holds_life_has_every_state() -> None:
+    [picture] = _blocks(README, "mermaid")
+    states = {f"STATE_{state}" for state in re.findall(r"\b[A-Z]{3,}\b", picture)}
+    assert states == set(reservation_pb2.Reservation.State.keys()) - {"STATE_UNSPECIFIED"}
+
+
+def test_the_readme_has_200_lines_at_most() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_every_setting_named_is_one() -> None:
-    named = set(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", TEXT + (ROOT / "CONTRIBUTING.md").read_text()))
-    assert settings.unknown_names(dict.fromkeys(named, "")) == []
+    text = "".join(page.read_text() for page in PAGES) + (ROOT / "CONTRIBUTING.md").read_text()
+    assert settings.unknown_names(dict.fromkeys(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", text), "")) == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
