@@ -55,6 +55,13 @@ def test_every_file_linked_or_named_exists(path: Path) -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_every_decision_is_in_the_index() -> None:
+    decisions = ROOT / "docs" / "decisions"
+    index = (decisions / "README.md").read_text()
+    for path in decisions.glob("0*.md"):
+        assert f"]({path.name})" in index, path.name
+
+
 def test_the_runbook_names_queries_that_there_are() -> None:
     queries = set(re.findall(r"^-- ([a-z ]+?)(?::|$)", (ROOT / "docs" / "monitoring.sql").read_text(), re.MULTILINE))
     text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
