@@ -1,4 +1,4 @@
-# Everything a person may do here. Needs make and Python 3.11 or newer, nothing else; `make help` lists the targets.
+# Needs only make and Python 3.11 or newer; `make help` lists the targets.
 
 PYTHON3 ?= python3
 VENV ?= .venv
@@ -20,13 +20,13 @@ help: ## List the targets
 
 setup: $(READY) ## Make the virtual environment with all packages
 
-# Runs again only when a package list changed.
+# Runs again only if a package list has changed.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "holdsvc needs Python 3.11 or newer and '$(PYTHON3)' is not: name another, as in 'make PYTHON3=python3.12 $(MAKECMDGOALS)'." >&2; exit 1; }
 	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "'$(PYTHON3)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Setting up $(VENV) with everything that is needed; this takes a minute or two, once."
+	@echo "Setting up $(VENV); this takes a minute or two, once."
 	@$(PYTHON3) -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,relay,dev]'
 	@touch $@
@@ -37,10 +37,10 @@ serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off un
 test: fresh ## Run all tests (ARGS="-k name" for some)
 	$(PYTHON) -m pytest $(ARGS)
 
-torture: fresh ## Run the model and the faults for long (MINUTES=10)
+torture: fresh ## Run the model and fault tests for long (MINUTES=10)
 	$(PYTHON) scripts/torture.py --minutes $(MINUTES)
 
-check: fresh ## Lint, types, protos, deploy/: everything but the tests
+check: fresh ## Lint, types, protos, deploy/: all checks except the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
@@ -56,42 +56,42 @@ build/promtool:
 	cd build/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb .
 	@cp build/prometheus/usr/bin/promtool $@ && rm -r build/prometheus
 
-format: $(READY) ## Format Python and protos, repair what ruff can
+format: $(READY) ## Format Python and protos, apply ruff's fixes
 	$(PYTHON) -m ruff check --fix-only --quiet .
 	$(PYTHON) -m ruff format .
 	$(VENV)/bin/buf format --write protos
 
-generate: $(READY) ## Make the stubs in generated/ from protos/, and docs/reference/
+generate: $(READY) ## Generate the stubs in generated/ and the pages of docs/reference/
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
 	@$(PYTHON) scripts/reference.py
 
-# The stubs are committed: this proves that they belong to these protos. It leaves the image that buf reads.
+# Fails if the committed stubs are not those of the protos. Leaves the image that buf reads.
 fresh: $(READY)
 	@mkdir -p build
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py --out build/generated --image $(IMAGE) > build/generate.log 2>&1 || { cat build/generate.log >&2; exit 1; }
 	@diff -r -x __pycache__ generated build/generated || { echo "generated/ is stale: run 'make generate' and commit it." >&2; exit 1; }
 
-released: fresh ## At a release: renew the image that 'buf breaking' compares with
+released: fresh ## At a release: renew the image for 'buf breaking'
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)
 
 bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 minutes
 	$(PYTHON) loadtest/bench.py $(ARGS)
 
-bench-full: $(BENCH) ## The same with 5 million reservations and longer runs
+bench-full: $(BENCH) ## Measure with 5 million reservations and longer runs
 	$(PYTHON) loadtest/bench.py --full $(ARGS)
 
-profile: $(BENCH) ## Show where a worker's time goes (LOAD=unary, refused, batch or uniform)
+profile: $(BENCH) ## Profile a worker under load (LOAD=unary, refused, batch or uniform)
 	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
 
 $(BENCH): $(READY)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,dev,bench]'
 	@touch $@
 
-load: $(READY) ## Put load on a running service
+load: $(READY) ## Put load on a running service and check every promise
 	$(PYTHON) loadtest/run.py $(ARGS)
 
-smoke: $(READY) ## Walk through every call once against a running service
+smoke: $(READY) ## Run the quick start against a running service and check each answer
 	$(PYTHON) loadtest/smoke.py $(ARGS)
 
-clean: ## Remove what was made here, except data/
+clean: ## Remove everything that make made, except data/
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
-"""Measures what a key costs: unary Reserve with one beside AUTH=off, in turns of some hundred calls.
+"""Measures the cost of an API key: unary Reserve with a key and with AUTH=off, in turns of some hundred calls.
 
-One process serves both, on a port each, from one engine and one ledger: whatever else the machine does, and whatever
-the ledger's size costs, falls on both. Each turn is measured by the clock and by the processor time of that process.
+One process serves both, on two ports, from one engine and one ledger, so that other load and the size of the ledger
+affect both. Each turn is measured by the clock and by the processor time of that process.
 
 python loadtest/identity.py [--turns 200] [--calls 500] [--in-flight 100]
 """
@@ -44,7 +44,7 @@ VALUES ('default', '{sku}', '', '', 1e12, 1e12, 0, now(), now())
 
 
 def serve(dsn: str, pipe: Pipe) -> None:
-    """The serving process: sends its two ports, ends when it is told anything."""
+    """The serving process: sends its two ports, ends with the first message that it receives."""
     logs.configure("warning")
     uvloop.run(_serve(dsn, pipe))
 
@@ -53,7 +53,7 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     settings = Settings.load(dsn=dsn, listen="127.0.0.1:0", metrics_listen="", auth="off")
     service = Service(settings, dsn)
     await service.start()
-    # Two more of the same kind, so that they differ in nothing else than the key.
+    # Two more servers of the same kind, which differ in AUTH only.
     servers = [
         Server(settings.model_copy(update={"auth": auth}), service.engine, service.streams, service._observer)  # noqa: SLF001
         for auth in ("off", "api-key")
@@ -68,7 +68,7 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
 
 
 class Caller:
-    """Makes calls on one port, some at once."""
+    """Makes concurrent calls on one port."""
 
     def __init__(self, port: int, metadata: dict[str, str], numbers: Iterator[int]) -> None:
         self._connections = [Connection("127.0.0.1", port, PATH, metadata) for _ in range(CONNECTIONS)]
@@ -96,7 +96,7 @@ class Caller:
 
 def main() -> None:
     """Runs the turns and prints the medians."""
-    parser = argparse.ArgumentParser(description="What a key costs.")
+    parser = argparse.ArgumentParser(description="Measures the cost of an API key.")
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--in-flight", type=int, default=100)
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _report(callers: dict[str, Caller], pid: int, arguments: argparse.Namespace) -> None:
-    # Linux: the clock of another process's processor time.
+    # Linux: the clock id of another process's processor time.
     clock = (~pid << 3) | 2
     seconds: dict[str, list[float]] = {kind: [] for kind in callers}
     processor: dict[str, list[float]] = {kind: [] for kind in callers}
@@ -143,8 +143,7 @@ def _report(callers: dict[str, Caller], pid: int, arguments: argparse.Namespace)
         print(
             f"{title}: AUTH=off {median(off) * 1e6:.1f} µs a call, with a key {median(key) * 1e6:.1f} µs; median of"
             f" {arguments.turns} ratios {ratio:.3f}, at least {GOAL} {'reached' if ratio >= GOAL else 'missed'};"
-            " undisturbed"
-            f" (a tenth of the turns is below) {_tenth(off) * 1e6:.1f} and {_tenth(key) * 1e6:.1f} µs,"
+            f" the fastest tenth of the turns is below {_tenth(off) * 1e6:.1f} and {_tenth(key) * 1e6:.1f} µs,"
             f" {_tenth(off) / _tenth(key):.3f}"
         )
 

@@ -1,11 +1,11 @@
-"""Buyers of one item that is too small for them all, for locust.
+"""Buyers of one item with too few units, for locust.
 
-`make load` runs this for 20 seconds and judges what came of it. To watch it in a browser, with any number of buyers:
+`make load` runs this for 20 seconds and checks the result. To watch it in a browser, with any number of buyers:
 
     .venv/bin/locust -f loadtest/locustfile.py
 
-Address and key come from HOLDSVC_LISTEN and HOLDSVC_API_KEY. A sale opens with each test and is judged at its end: the
-checks are in the terminal, and locust's exit code is 1 when one has failed.
+Address and key come from HOLDSVC_LISTEN and HOLDSVC_API_KEY. Each test opens a sale and checks it at the end; the
+checks are printed, and locust's exit code is 1 if one failed.
 """
 
 from contextlib import suppress
@@ -28,17 +28,17 @@ grpc_gevent.init_gevent()
 UNITS = 60
 RUSH = 100
 STOP_TIMEOUT_S = 30
-"""Buyers may finish their purchase."""
+"""Time for buyers to finish their purchase."""
 
 
 class Stand:
-    """Where the sale of the present test is."""
+    """Holds the sale of the current test."""
 
     sale: Sale | None = None
 
 
 class BuyerUser(User):
-    """Reserves; then confirms, cancels or walks away."""
+    """Reserves, then confirms, cancels or abandons the hold."""
 
     wait_time = between(0, 0.05)
 
@@ -52,7 +52,7 @@ class BuyerUser(User):
         self.purchase = gevent.spawn(lambda: None)
 
     def on_stop(self) -> None:
-        """Lets the purchase end and closes the connection."""
+        """Waits for the purchase and closes the connection."""
         if self.buyer is not None:
             self.purchase.join(STOP_TIMEOUT_S)
             self.buyer.close()
@@ -60,14 +60,14 @@ class BuyerUser(User):
     @task
     def buy(self) -> None:
         """One purchase."""
-        # In a greenlet of its own: locust may kill a user in the middle of a call (stop races with the end of a wait,
-        # stop_timeout or not), and then nobody would know whether the call took units.
+        # In a greenlet of its own: locust may kill a user in the middle of a call, whatever its stop_timeout, and the
+        # tally would then miss what the call took.
         self.purchase = gevent.spawn(_buy, self.buyer)
         self.purchase.get()
 
 
 def _buy(buyer: Buyer) -> None:
-    # A call that failed is counted; the next purchase is another one.
+    # The failure is counted; the next purchase starts anew.
     with suppress(CallFailed):
         buyer.buy()
 
@@ -83,14 +83,14 @@ def _heard(environment: Environment) -> Heard:
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Adds options of the sale; they are in the web page too."""
+    """Adds the options of the sale, to the web page too."""
     parser.add_argument("--units", type=int, default=UNITS, help="units of the item")
     parser.add_argument("--rush", type=int, default=RUSH, help="callers at once, before and after the buyers")
 
 
 @events.test_start.add_listener
 def open_sale(environment: Environment, **_: Any) -> None:
-    """Creates the item and lets the first rush at it."""
+    """Creates the item and runs the first rush."""
     Stand.sale = None
     if environment.runner is None or isinstance(environment.runner, MasterRunner):
         # Each worker of a master has a sale of its own.
@@ -111,13 +111,13 @@ def open_sale(environment: Environment, **_: Any) -> None:
     except grpc.RpcError as error:
         print(f"the sale cannot open: {reason_of(error)}: {error.details()}")
     if Stand.sale is None:
-        # Not from here: this is one of the greenlets that it ends.
+        # In another greenlet, because quit ends this one.
         gevent.spawn(environment.runner.quit)
 
 
 @events.test_stop.add_listener
 def judge_sale(environment: Environment, **_: Any) -> None:
-    """Lets the last rush at the item, checks every promise, prints what came of it."""
+    """Runs the last rush, checks every promise, prints the result."""
     sale, Stand.sale = Stand.sale, None
     if sale is None:
         return

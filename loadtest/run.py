@@ -1,7 +1,7 @@
-"""`make load`: buyers at one item that is too small for them, for a while; then every promise is checked.
+"""`make load`: buyers compete for one item with too few units for 20 seconds; then every promise is checked.
 
-Ends by itself. Exit code 0 only when nothing was oversold, all that fits was taken, the counters add up, every call was
-answered, and the service's own recount of the ledger finds no drift.
+The exit code is 0 only if nothing was oversold, all available units were taken, the counters add up, every call was
+answered, and VerifyLedger finds no drift.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 
-# Before grpc: importing it makes threads, sockets and sleep those of gevent.
+# Before grpc: this import replaces threads, sockets and sleep by those of gevent.
 from locust import events  # isort: split
 
 import locustfile
@@ -20,8 +20,8 @@ from target import Target, TargetError
 def main() -> int:
     """Runs the sale; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make load", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20, help="how long the buyers buy (20)")
-    parser.add_argument("--buyers", type=int, default=100, help="callers that buy at once (100)")
+    parser.add_argument("--seconds", type=float, default=20, help="duration (20)")
+    parser.add_argument("--buyers", type=int, default=100, help="concurrent buyers (100)")
     parser.add_argument("--units", type=int, default=locustfile.UNITS, help=f"units of the item ({locustfile.UNITS})")
     parser.add_argument(
         "--rush", type=int, default=locustfile.RUSH, help=f"callers at once, before and after ({locustfile.RUSH})"

@@ -1,7 +1,7 @@
-"""One item on sale, with what its buyers took counted on their side, and the checks of what the service made of it.
+"""One item on sale, its buyers, and the checks at the end.
 
-Every unit that a call took or gave back is in the `Tally`. At the end the service's counters, its reservations and this
-tally must tell the same: three books that were kept apart.
+The buyers count every unit that a call took or returned in a `Tally`. At the end three independent records must agree:
+the service's counters, its reservations, and this tally.
 """
 
 import random
@@ -36,25 +36,25 @@ VERIFY_TIMEOUT_S = 300.0
 ABANDONED_TTL = duration_pb2.Duration(seconds=2)
 LAPSE_TIMEOUT_S = 30.0
 
-# What becomes of reservations; the rest is abandoned and lapses. So many are sent twice besides.
+# Shares of reservations by what follows; the rest is abandoned and expires. Some requests are sent twice.
 CONFIRMED_SHARE = 0.60
 CANCELLED_SHARE = 0.35
 REPEATED_SHARE = 0.05
 
 SOLD_OUT = "CAPACITY_EXCEEDED"
-"""The refusal that belongs to a sale."""
+"""The refusal that is normal in a sale."""
 
 
 class CallFailed(Exception):
-    """A call that was answered with an error that does not belong to a sale."""
+    """A call was answered with an error other than the normal refusal."""
 
 
 Heard = Callable[[str, str, float, Exception | None], None]
-"""Who hears of calls: rpc, outcome (`OK` or a reason), milliseconds, what failed."""
+"""Receives each call: rpc, outcome (`OK` or a reason), milliseconds, the failure if any."""
 
 
 class Buyer:
-    """One caller of the sale, on a connection of its own."""
+    """One caller with a connection of its own."""
 
     def __init__(self, sale: "Sale", heard: Heard) -> None:
         self._sale = sale
@@ -64,7 +64,7 @@ class Buyer:
         self._sold = ""
 
     def connect(self) -> None:
-        """Waits for the connection, so that the first call does not."""
+        """Waits for the connection, so that it does not count in the first call."""
         grpc.channel_ready_future(self._channel).result(timeout=CALL_TIMEOUT_S)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Buyer:
         self._channel.close()
 
     def call(self, rpc: str, request: Any) -> Any:
-        """Calls the ReservationService; None for a refusal that belongs to a sale; raises CallFailed."""
+        """Calls the ReservationService; returns None for the normal refusal, raises CallFailed for other errors."""
         start = time.perf_counter()
         outcome, answer, failure = "OK", None, None
         try:
@@ -93,7 +93,7 @@ class Buyer:
         return answer
 
     def reserve(self, quantity: int, *, abandoned: bool = False) -> reservation_pb2.Reservation | None:
-        """Takes units of the item; None when there are too few."""
+        """Reserves units of the item; returns None if too few are available."""
         request = reservation_service_pb2.ReserveRequest(
             request_id=secrets.token_hex(16),
             lines=[item_pb2.ItemQuantity(sku=self._sale.sku, quantity=quantity)],
@@ -114,7 +114,7 @@ class Buyer:
         return held
 
     def buy(self) -> None:
-        """One purchase: reserve, then confirm, cancel or walk away. What was bought last time goes back first."""
+        """One purchase: refunds the previous one, reserves, then confirms, cancels or abandons the hold."""
         if self._sold:
             self._give_back()
         fate = random.random()
@@ -134,7 +134,7 @@ class Buyer:
             )
 
     def _confirm(self, held: reservation_pb2.Reservation, quantity: int) -> None:
-        """Buys what is held."""
+        """Confirms a hold."""
         request = reservation_service_pb2.ConfirmRequest(
             reservation_id=held.reservation_id, request_id=secrets.token_hex(16)
         )
@@ -154,7 +154,7 @@ class Buyer:
 
 
 class Sale:
-    """An item of `capacity` units with a name of its own, from its creation to its end."""
+    """An item of `capacity` units with a unique name, from its creation to its deletion."""
 
     def __init__(self, target: Target, capacity: int) -> None:
         self.target = target
@@ -174,16 +174,16 @@ class Sale:
         self._inventory.CreateItem(inventory_service_pb2.CreateItemRequest(item=item), **self._options)
 
     def start_clock(self) -> None:
-        """From here on the buyers buy."""
+        """Starts the time of the buyers."""
         self._began, self._calls_before = time.monotonic(), self.tally.call_count
 
     def stop_clock(self) -> None:
-        """The buyers are done."""
+        """Ends the time of the buyers."""
         self.tally.buyers_seconds = time.monotonic() - self._began
         self.tally.buyers_calls = self.tally.call_count - self._calls_before
 
     def rush(self, name: str, callers: int, heard: Heard) -> None:
-        """Lets `callers` reserve a unit each at the same moment and checks that they got all there was, and no more."""
+        """Has `callers` reserve one unit each at the same moment; checks that they got all units and no more."""
         self._await_lapses()
         free = self.capacity - self.tally.confirmed
         start = threading.Barrier(callers)
@@ -195,13 +195,13 @@ class Sale:
                 start.wait(CALL_TIMEOUT_S)
                 return buyer.reserve(1)
             except (grpc.FutureTimeoutError, threading.BrokenBarrierError):
-                # One who cannot connect shall not keep the others waiting.
+                # The others must not wait for a caller that cannot connect.
                 start.abort()
                 return None
             except CallFailed:
                 return None
 
-        # Under locust these are greenlets.
+        # Under locust these threads are greenlets.
         with ThreadPoolExecutor(callers) as pool:
             taken = sum(held is not None for held in pool.map(reserve, buyers))
         for buyer in buyers:
@@ -211,22 +211,22 @@ class Sale:
         self.checks.append(Check(taken == fits, text if taken == fits else f"{text}; {fits} should have"))
 
     def _await_lapses(self) -> None:
-        """Until no abandoned hold is left, nobody knows how many units there are."""
+        """Waits until the abandoned holds have expired, because the number of free units is unknown before."""
         deadline = time.monotonic() + LAPSE_TIMEOUT_S
         while any(self.reservations((HELD,))):
             if time.monotonic() > deadline:
-                self.checks.append(Check(False, f"abandoned holds have not lapsed within {LAPSE_TIMEOUT_S:g} s"))
+                self.checks.append(Check(False, f"abandoned holds have not expired within {LAPSE_TIMEOUT_S:g} s"))
                 return
             time.sleep(0.2)
 
     def cancel_holds(self) -> None:
-        """Gives back whatever is held."""
+        """Cancels all holds."""
         for reservation in self.reservations((HELD,)):
             request = reservation_service_pb2.CancelRequest(reservation_id=reservation.reservation_id)
             self._reservations.Cancel(request, **self._options)
 
     def reservations(self, states: Sequence[Any]) -> Iterator[reservation_pb2.Reservation]:
-        """The item's reservations in these states, as the service lists them."""
+        """The item's reservations in these states, listed by the service."""
         token = ""
         while True:
             request = reservation_service_pb2.ListReservationsRequest(
@@ -239,7 +239,7 @@ class Sale:
                 return
 
     def judge(self) -> None:
-        """Compares the item's counters, its reservations and the tally, and lets the service recount its ledger."""
+        """Compares the item's counters, its reservations and the tally, and runs VerifyLedger."""
         item = self._inventory.GetItem(inventory_service_pb2.GetItemRequest(sku=self.sku), **self._options).item
         held = confirmed = 0
         for reservation in self.reservations((HELD, CONFIRMED)):
@@ -264,7 +264,7 @@ class Sale:
         )
 
     def clear(self) -> None:
-        """Gives everything back and deletes the item; its reservations stay as history."""
+        """Cancels and refunds everything and deletes the item; its reservations stay as history."""
         self.cancel_holds()
         for reservation in self.reservations((CONFIRMED,)):
             request = reservation_service_pb2.RefundRequest(reservation_id=reservation.reservation_id)

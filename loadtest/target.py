@@ -1,4 +1,4 @@
-"""The running service that load and smoke calls go to: address, key and TLS from the environment."""
+"""The running service that `make load` and `make smoke` call: address, key and TLS from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ or name the address of a running one: HOLDSVC_LISTEN=host:port make {command}"""
 
 
 class TargetError(Exception):
-    """The calls cannot begin; the message says what to do."""
+    """The service cannot be called; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to call and with what."""
+    """Address, key and TLS files."""
 
     address: str
     api_key: str = ""
@@ -40,7 +40,7 @@ class Target:
 
     @classmethod
     def load(cls, address: str = "", environment: Mapping[str, str] = os.environ) -> "Target":
-        """Reads HOLDSVC_LISTEN, HOLDSVC_API_KEY and the TLS variables; a given address goes over HOLDSVC_LISTEN."""
+        """Reads HOLDSVC_LISTEN, HOLDSVC_API_KEY and the TLS variables; `address` overrides HOLDSVC_LISTEN."""
 
         def file(name: str) -> Path | None:
             value = environment.get(PREFIX + name)
@@ -50,9 +50,9 @@ class Target:
 
         listen = address or environment.get(PREFIX + "LISTEN") or str(Settings.model_fields["listen"].default)
         host, _, port = listen.rpartition(":")
-        # A service listens on every address (0.0.0.0); one calls it on one of them.
+        # A service that listens on every address (0.0.0.0) is called on loopback.
         host = {ANY_IPV4: "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        # Beside the service itself its own certificate is the one to trust, where no authorities are named.
+        # Without authorities the service's own certificate is trusted.
         authorities = file("TLS_CA") or file("TLS_CERT")
         return cls(
             f"{host}:{port}",
@@ -69,7 +69,7 @@ class Target:
         return (("x-api-key", self.api_key),) if self.api_key else ()
 
     def channel(self) -> grpc.Channel:
-        """A connection of its own: with several workers it is connections that are shared out, not calls."""
+        """A channel with a connection of its own: the kernel balances connections between workers, not calls."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         if not self.tls:
             return grpc.insecure_channel(self.address, options=options)
@@ -80,7 +80,7 @@ class Target:
         )
 
     def check(self, command: str) -> None:
-        """Returns when the service can be reached; raises TargetError, saying how to start one for `make command`."""
+        """Raises TargetError, with advice for `make command`, unless the service can be reached."""
         with self.channel() as channel:
             try:
                 grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
@@ -89,7 +89,7 @@ class Target:
 
 
 def reason_of(error: grpc.RpcError) -> str:
-    """The reason that an error carries, or its code where it has none, as when the connection broke."""
+    """The reason of an error, or its code if it has none, as after a broken connection."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()

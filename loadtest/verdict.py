@@ -1,16 +1,16 @@
-"""What callers saw, and whether every promise was kept."""
+"""The callers' own count, and the checks of every promise."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from benchmark.load import percentile
 from inventoryhold.v1 import item_pb2
 
 
 @dataclass
 class Tally:
-    """What the callers saw."""
+    """The callers' own count."""
 
     latencies_ms: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
@@ -19,7 +19,7 @@ class Tally:
     reserved_count: int = 0
     confirmed_count: int = 0
     broken: list[str] = field(default_factory=list)
-    """Promises that an answer broke."""
+    """Promises that an answer broke, in words."""
     buyers_seconds: float = 1.0
     buyers_calls: int = 0
 
@@ -31,7 +31,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Check:
-    """One promise, and whether it was kept."""
+    """A promise and whether it was kept."""
 
     ok: bool
     text: str
@@ -70,11 +70,11 @@ def judge(item: item_pb2.Item, held: int, confirmed: int, tally: Tally) -> list[
 
 
 def summary(tally: Tally, checks: Sequence[Check]) -> str:
-    """The table of calls with their latencies, then the checks."""
+    """A table of calls with their latencies, then the checks."""
     rows = [f"{'call':10}{'outcome':24}{'calls':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'max ms':>9}"]
     for (rpc, outcome), latencies in sorted(tally.latencies_ms.items()):
         latencies.sort()
-        shown = "".join(f"{percentile(latencies, share):9.1f}" for share in (0.5, 0.95, 0.99, 1))
+        shown = "".join(f"{percentile(latencies, percent):9.1f}" for percent in (50, 95, 99, 100))
         rows.append(f"{rpc:10}{outcome:24}{len(latencies):8,}{shown}")
     rate = tally.buyers_calls / tally.buyers_seconds
     share = 100 * tally.confirmed_count / max(1, tally.reserved_count)
@@ -86,8 +86,3 @@ def summary(tally: Tally, checks: Sequence[Check]) -> str:
         *(f"{'ok    ' if check.ok else 'FAILED'} {check.text}" for check in checks),
     ]
     return "\n".join(rows)
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that this share of the values does not exceed."""
-    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]

@@ -1,6 +1,6 @@
-"""Checks what is in deploy/: the Kubernetes manifests against Kubernetes' schemas, the alerts with promtool.
+"""Checks deploy/: the manifests against Kubernetes' schemas, the alerts with promtool.
 
-promtool is taken from PROMTOOL, the PATH or build/promtool; without it its checks are skipped, and said to be.
+promtool is looked up in PROMTOOL, PATH and build/promtool; without it the script prints that its checks are skipped.
 """
 
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 KUBERNETES_VERSIONS = ("1.31", "1.34", "1.37")
-"""The oldest that the manifests are meant for, and newer ones."""
+"""The oldest supported version, and newer ones."""
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
 
 
 def check_manifests() -> int:
-    """Validates every manifest, unknown fields refused."""
+    """Validates every manifest; unknown fields are errors."""
     files = sorted(str(path) for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml")
     validator = Path(sys.executable).with_name("kubernetes-validate")
     for version in KUBERNETES_VERSIONS:
@@ -35,23 +35,23 @@ def check_manifests() -> int:
 
 
 def promtool() -> str | None:
-    """Where promtool is, or None."""
+    """The path of promtool, or None."""
     built = ROOT / "build" / "promtool"
     return os.environ.get("PROMTOOL") or shutil.which("promtool") or (str(built) if built.is_file() else None)
 
 
 def check_prometheus() -> int:
-    """Checks the configuration and runs the alerts' unit tests."""
+    """Checks the configuration and runs the unit tests of the alerts."""
     program = promtool()
     if program is None:
-        print("deploy/prometheus: SKIPPED, there is no promtool ('make promtool' fetches Debian's)", file=sys.stderr)
+        print("deploy/prometheus: SKIPPED without promtool ('make promtool' fetches Debian's)", file=sys.stderr)
         return 0
     for arguments in (["check", "config", "prometheus.yaml"], ["test", "rules", "alerts.test.yaml"]):
         done = subprocess.run([program, *arguments], cwd=PROMETHEUS, check=False, capture_output=True, text=True)
         if done.returncode:
             print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
             return 1
-    print("deploy/prometheus: configuration and alerts' tests are good")
+    print("deploy/prometheus: configuration and tests of the alerts pass")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Makes the committed stubs in generated/ from protos/, and the image that buf lints.
+"""Generates the committed stubs in generated/ from protos/, and the image that buf lints.
 
 protoc finds the imports of `google/` in googleapis-common-protos and grpcio-tools, and `buf/validate/validate.proto` in
-the descriptor that the protovalidate package carries: no third-party source is kept here.
+the descriptor of the protovalidate package, so no third-party source is kept here.
 """
 
 import argparse
@@ -22,12 +22,12 @@ VALIDATE = "buf/validate/validate.proto"
 
 
 def protoc(*arguments: str) -> None:
-    """Runs protoc in a process of its own; its errors are its own."""
+    """Runs protoc in a process of its own; raises CalledProcessError."""
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, cwd=ROOT)
 
 
 def write_validate_descriptor(path: Path) -> None:
-    """Writes buf/validate/validate.proto and what it imports as a descriptor set."""
+    """Writes buf/validate/validate.proto and its imports as a descriptor set."""
     descriptors = descriptor_pb2.FileDescriptorSet()
     for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
         proto: Message = descriptors.file.add()
@@ -37,7 +37,7 @@ def write_validate_descriptor(path: Path) -> None:
 
 
 def main() -> None:
-    """Writes stubs and image."""
+    """Writes the stubs and the image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "generated", help="folder of the stubs")
     parser.add_argument("--image", type=Path, default=ROOT / "build" / "protos.binpb", help="the image for buf")

@@ -1,6 +1,6 @@
-"""The long form of the model and the faults: rounds of them, each with another seed, until the time is over.
+"""`make torture MINUTES=10`: the long form of the model and fault tests, in rounds with new seeds.
 
-Stops at the first failure and says how to repeat it: `make torture MINUTES=10`.
+Stops at the first failure and prints how to repeat it.
 """
 
 import argparse
@@ -20,13 +20,13 @@ LONG_FORM = {
     "HOLDSVC_TEST_REOPENINGS": "20000",
     "HOLDSVC_TEST_CHANGES": "50000",
 }
-"""What each round does more of than `make test`; the environment goes over it."""
+"""Sizes of a round, larger than those of `make test`; the environment overrides them."""
 
 
 def main() -> int:
-    """Runs rounds until the time is over; returns the exit code."""
+    """Runs rounds until the time is up; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="no round begins after so many minutes (default 10)")
+    parser.add_argument("--minutes", type=float, default=10, help="the last round starts before this time (default 10)")
     end = time.monotonic() + 60 * parser.parse_args().minutes
     environment = {**LONG_FORM, **os.environ}
     number = 0
@@ -39,7 +39,7 @@ def main() -> int:
         code = subprocess.run(command, env=environment, check=False).returncode
         if code != 0:
             settings = " ".join(f"{name}={environment[name]}" for name in LONG_FORM)
-            print(f"failed in round {number}; again: {settings} {' '.join(command)}", file=sys.stderr)
+            print(f"failed in round {number}; repeat it with: {settings} {' '.join(command)}", file=sys.stderr)
             return code
         print(f"round {number} passed in {time.monotonic() - start:.0f} s", flush=True)
     print(f"{number} rounds passed")

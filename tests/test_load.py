@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from target import Target, TargetError
-from verdict import Tally, judge, percentile
+from verdict import Tally, judge
 
+from benchmark.load import percentile
 from inventoryhold.v1 import item_pb2
 from tests.harness import Harness
 
@@ -76,7 +77,7 @@ def test_books_that_differ_are_told(item: item_pb2.Item, tally: Tally, broken: s
 
 
 def test_a_percentile_is_a_value_that_was_seen() -> None:
-    assert [percentile([1.0, 2.0, 3.0, 4.0], share) for share in (0.0, 0.5, 0.99, 1)] == [1.0, 2.0, 4.0, 4.0]
+    assert [percentile([1.0, 2.0, 3.0, 4.0], percent) for percent in (0, 50, 99, 100)] == [1.0, 2.0, 4.0, 4.0]
 
 
 @pytest.mark.parametrize(

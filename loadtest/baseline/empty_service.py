@@ -1,4 +1,4 @@
-"""Reserve that does nothing: the ceiling of grpc.aio with uvloop and these messages, on one process."""
+"""Reserve without any work: the upper bound for grpc.aio with uvloop and these messages in one process."""
 
 import sys
 
@@ -25,7 +25,7 @@ class EmptyService(reservation_service_pb2_grpc.ReservationServiceServicer):
     async def Reserve(  # noqa: N802
         self, request: reservation_service_pb2.ReserveRequest, _context: object
     ) -> reservation_service_pb2.ReserveResponse:
-        """Answers at once."""
+        """Answers immediately."""
         assert len(request.lines) == 1
         return reservation_service_pb2.ReserveResponse(reservation=self._reservation)
 

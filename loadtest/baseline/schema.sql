@@ -1,5 +1,5 @@
--- The tables of a hold as they are written by hand: what holdsvc stores of one, with the keys and the indexes that the
--- same questions need (replay by request id, list by client, expiry). The rivals of the benchmark write to these.
+-- Hand-written tables for a hold, used by the rivals of the benchmark: the data that holdsvc stores for one, with the keys
+-- and indexes for the same queries (replay by request id, list by client, expiry).
 CREATE TABLE item (
   tenant text COLLATE "C" NOT NULL,
   sku text COLLATE "C" NOT NULL,

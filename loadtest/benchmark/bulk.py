@@ -1,4 +1,4 @@
-"""What stands in the tables before the load begins, and what is counted there afterwards."""
+"""Rows loaded before a measurement, and the counts taken after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from benchmark.stage import TENANT, query
 
 HELD, CONFIRMED, CANCELLED, EXPIRED = 1, 2, 3, 4
 HISTORY = (CONFIRMED,) * 12 + (CANCELLED,) * 4 + (EXPIRED,) * 3 + (HELD,)
-"""What a shop's tables hold, a twentieth each: most sold, the rest given up or run out, few still open."""
+"""The states in a shop's tables, a twentieth each: most sold, the others cancelled or expired, few still open."""
 
 CHUNK = 50_000
 
@@ -26,7 +26,7 @@ def items(dsn: str) -> None:
 
 
 def reservations(dsn: str, first: int, count: int, states: Sequence[int], *, lives: timedelta) -> None:
-    """Loads reservations of the numbers from `first` that were made an hour ago and expire in `lives` from now."""
+    """Loads `count` reservations, numbered from `first`, made an hour ago, that expire `lives` from now."""
     now = datetime.now(UTC)
     parameters = {
         "tenant": TENANT,
@@ -56,7 +56,7 @@ class Count:
 
 
 def count(dsn: str) -> Count:
-    """Counts the holds; those loaded in bulk have older ids and are not among the reservations."""
+    """Counts the holds; reservations loaded in bulk have older ids and do not count."""
     reservations = query(
         dsn, "SELECT count(*) FROM holdsvc.reservation WHERE reservation_id > '01910000-0000-0000-0000-000000000000'"
     )
@@ -70,7 +70,7 @@ def in_state(dsn: str, state: int) -> int:
 
 
 def changed(dsn: str) -> dict[str, int]:
-    """Reservations that calls have brought into another state, by call; bulk-loaded ones have no such times."""
+    """Reservations whose state a call has changed, by rpc; reservations loaded in bulk have no such times."""
     row = query(
         dsn,
         "SELECT count(*) FILTER (WHERE state = 2 AND confirm_time > create_time),"

@@ -1,6 +1,6 @@
-"""One process of load: reads a plan from standard input, keeps calls in flight or sends them at their times, reports.
+"""One process that generates load: reads a plan from standard input, makes the calls, writes a report.
 
-It imports neither gRPC nor protobuf: messages come serialised, with placeholders for what differs from call to call.
+It imports neither gRPC nor protobuf: messages arrive serialised, with placeholders for what differs between calls.
 """
 
 import base64
@@ -17,13 +17,13 @@ from typing import Any
 from benchmark.wire import Connection
 
 SERIAL = b"<serial no.>"
-"""In a message: the call's number, twelve hexadecimal digits."""
+"""Placeholder for the call's number, twelve hexadecimal digits."""
 
 SCRAMBLED = b"<scrambled!>"
-"""In a message: twelve hexadecimal digits that are unique as the number is, in no order."""
+"""Placeholder for twelve hexadecimal digits that are unique, but not in order."""
 
 DRAIN_S = 30.0
-"""How long calls in flight at the end are waited for."""
+"""Longest wait for calls in flight at the end."""
 
 _SCRAMBLE = 0x9E3779B97F4B  # odd, so multiplication by it is one to one
 _MASK = 2**48 - 1
@@ -31,7 +31,7 @@ _MASK = 2**48 - 1
 
 @dataclass
 class Plan:
-    """What one generator process does."""
+    """The work of one generator process."""
 
     host: str
     port: int
@@ -41,9 +41,9 @@ class Plan:
     """Base64 of messages with their gRPC prefix; used in turn."""
     connections: int
     in_flight: int
-    """Closed loop: calls kept in flight over all connections."""
+    """Closed loop: calls in flight at all times, over all connections."""
     rate: float
-    """Open loop: calls per second, whatever is in flight; 0: closed loop."""
+    """Open loop: calls per second, however many are in flight; 0: closed loop."""
     start_at: float
     """On the monotonic clock, which all processes share."""
     warm_up_s: float
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass
 class Report:
-    """What came of it. Calls that ended within the measured time are those with a latency."""
+    """The result. Latencies are those of calls that ended within the measured time."""
 
     calls: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Generator:
     def run(self) -> Report:
         """Runs to the end."""
         while time.monotonic() < self._plan.start_at:
-            # The settings of both sides are exchanged meanwhile.
+            # Meanwhile both sides exchange their HTTP/2 settings.
             self._turn(0.01, refill_to=0.0)
         started = time.process_time()
         if self._plan.rate:
@@ -136,9 +136,9 @@ class Generator:
                 return
 
     def _run_open(self) -> None:
-        """Makes each call at a time fixed beforehand, from which its latency counts.
+        """Makes each call at a time fixed in advance and measures its latency from that time.
 
-        So a service that stalls is charged for the calls that it kept from being sent (coordinated omission).
+        Calls that a stalled service delayed are therefore measured in full (no coordinated omission).
         """
         gap, due = 1.0 / self._plan.rate, self._plan.start_at
         turn = 0
@@ -156,7 +156,7 @@ class Generator:
         give_up = time.monotonic() + DRAIN_S
         while any(connection.in_flight for connection in self._connections):
             if time.monotonic() > give_up:
-                raise TimeoutError(f"calls unanswered {DRAIN_S:.0f} s after the end")
+                raise TimeoutError(f"calls were not answered within {DRAIN_S:.0f} s after the end")
             self._turn(0.1, refill_to=0.0)
 
     def _flush(self) -> None:
@@ -171,7 +171,7 @@ class Generator:
             self._epoll.modify(connection.fileno(), events)
 
     def _turn(self, timeout: float, refill_to: float) -> None:
-        """Handles what is ready; each call that ends is followed by another until `refill_to`."""
+        """Handles ready sockets; until `refill_to` each call that ends is followed by another."""
         for fd, _ in self._epoll.poll(timeout):
             connection = self._by_fd[fd]
             ended = connection.receive()
@@ -181,7 +181,7 @@ class Generator:
                 inside = self._measure_from <= now < self._measure_to
                 for due, status in ended:
                     self._statuses[status] += 1
-                    # An open loop counts the calls due within the measured time, however late they end.
+                    # An open loop counts the calls that were due within the measured time, even if they end later.
                     if inside if not self._plan.rate else due >= self._measure_from:
                         self._ended.append(now - self._measure_from)
                         self._latency.append(now - due)
@@ -194,7 +194,7 @@ def main() -> None:
     """Reads the plan, runs it, writes the report."""
     plan: dict[str, Any] = json.load(sys.stdin)
     generator = Generator(Plan(**plan))
-    # Nothing here makes cycles; a collection would be charged to the service.
+    # Nothing here makes cycles, and a collection would count as latency of the service.
     gc.disable()
     json.dump(asdict(generator.run()), sys.stdout)
 

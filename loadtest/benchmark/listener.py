@@ -1,7 +1,7 @@
-"""One process of listeners: keeps many streams of one method open, and every message with the time of its coming.
+"""One process of listeners: keeps many streams of one method open and stores every message with its arrival time.
 
-A thousand streams on gRPC's own client cost more than the service that sends them, and would measure themselves. Here
-what a socket gives is cut into frames and kept; what the messages say is looked at when nobody is measuring.
+A thousand streams on gRPC's own client use more processor time than the service that sends to them. This module only
+cuts the received bytes into frames and stores them; messages are parsed after the measurement.
 """
 
 import gc
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection as PipeEnd
 from benchmark import wire
 
 Heard = list[list[tuple[float, bytes]]]
-"""By stream: its messages, each with the time at which it came."""
+"""For each stream its messages, each with its arrival time."""
 
 _PREFIX = 5
 """Bytes before a message: whether it is compressed, and its length."""
@@ -26,7 +26,7 @@ class Listener:
     def __init__(self, host: str, port: int, path: str, message: bytes, streams: int) -> None:
         self.socket = socket.create_connection((host, port), timeout=10)
         self.heard = dict.fromkeys(range(1, 2 * streams, 2), 0)
-        """By stream: how many pieces have come."""
+        """Number of DATA frames received, by stream."""
         self._pieces: list[tuple[float, int, bytes]] = []
         self._rest = b""
         out = bytearray(wire.OPENING)
@@ -41,7 +41,7 @@ class Listener:
         return self.socket.fileno()
 
     def receive(self) -> None:
-        """Keeps what has come and answers what HTTP/2 wants answered."""
+        """Stores received frames; acknowledges PING and SETTINGS."""
         data = self.socket.recv(1 << 20)
         if not data:
             raise wire.WireError("the service closed the connection")
@@ -80,7 +80,7 @@ class Listener:
 
 
 def listen(host: str, port: int, path: str, message: bytes, streams: int, connections: int, pipe: PipeEnd) -> None:
-    """What the process does: says "ready" once every stream has told its first state, then answers "tell"."""
+    """The process: sends "ready" when every stream has received its snapshot, then answers each "tell"."""
     gc.disable()
     listeners = [Listener(host, port, path, message, streams // connections) for _ in range(connections)]
     by_fd = {listener.fileno(): listener for listener in listeners}

@@ -1,4 +1,4 @@
-"""Load on a server: starts the generator processes, merges what they report."""
+"""Load on a server: starts the generator processes, merges their reports."""
 
 import base64
 import itertools
@@ -18,7 +18,7 @@ from benchmark.generator import Plan, Report
 START_AFTER_S = 0.4
 WARM_UP_S = 1.0
 NUMBERS_EACH = 2**32
-"""Numbers that a generator may use; the next one's begin after them, so no request id comes twice in a run."""
+"""Numbers of one generator; the next generator's begin after them, so no request id occurs twice in a run."""
 
 _first_numbers = itertools.count(NUMBERS_EACH, NUMBERS_EACH)
 
@@ -27,7 +27,7 @@ LOADTEST = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Target:
-    """A method of a running server and how its callers present themselves."""
+    """A method of a running server and the metadata of its callers."""
 
     host: str
     port: int
@@ -37,35 +37,35 @@ class Target:
 
 @dataclass
 class Outcome:
-    """What the callers saw."""
+    """The calls as the callers saw them."""
 
     calls: int
-    """All calls made, before and after the measured time too."""
+    """All calls, those before and after the measured time included."""
     statuses: dict[int, int]
-    """Of all calls, by grpc-status."""
+    """Number of calls by grpc-status, of all calls."""
     per_second: float
     """Calls that ended, per second of the measured time."""
     latencies_s: "array[float]"
-    """Of the measured calls, ascending."""
+    """Latencies of the measured calls, ascending."""
     timeline: list[tuple[float, float]]
-    """Of the measured calls: when each ended, and its latency."""
+    """When each measured call ended, and its latency."""
     measured_from: float
     """When the measured time began, on the monotonic clock."""
     generator_share: float
+    """Share of a processor that the busiest generator used; near 1 the generator is the limit."""
     worker_us: float = 0.0
-    """Processor time of the server's workers, by call."""
+    """Processor time of the server's workers per call."""
     database_us: float = 0.0
-    """Processor time of PostgreSQL, by call."""
-    """Of a processor, that the busiest generator used: near 1 it is the generator that was measured."""
+    """Processor time of PostgreSQL per call."""
 
     @property
     def cost(self) -> str:
-        """What a call costs in processor time, which tells more than a rate where the machine is shared."""
+        """Processor time per call, which is a better measure than a rate on a shared machine."""
         return f"worker {self.worker_us:.0f} µs, database {self.database_us:.0f} µs a call"
 
     @property
     def ok(self) -> int:
-        """Calls that ended well."""
+        """Calls that ended with OK."""
         return self.statuses.get(0, 0)
 
     def percentile_ms(self, percent: float) -> float:
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile; not a number where there is nothing."""
+    """The nearest-rank percentile; NaN without values."""
     if not ascending:
         return math.nan
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
@@ -93,9 +93,9 @@ def run(
     call_limit: int = 0,
     first_number: int | None = None,
 ) -> Outcome:
-    """Puts load on a method: `in_flight` calls at all times, or `rate` calls per second whatever is in flight.
+    """Puts load on a method: a closed loop of `in_flight` calls, or an open loop of `rate` calls per second.
 
-    `first_number` starts the numbers that the messages' placeholders take; only for one generator.
+    `first_number` is the first number that replaces placeholders in messages; only for one generator.
     """
     plan = Plan(
         **asdict(target),
@@ -136,7 +136,7 @@ def run(
 
 
 def prefixed(message: bytes) -> bytes:
-    """A message as gRPC puts it on the wire: uncompressed, its length in front."""
+    """A message as gRPC sends it: uncompressed, preceded by its length."""
     return b"\x00" + len(message).to_bytes(4) + message
 
 
@@ -144,7 +144,7 @@ def _report(process: "subprocess.Popen[str]") -> Report:
     assert process.stdout is not None
     text = process.stdout.read()
     if process.wait() != 0:
-        raise RuntimeError("a load generator failed; its reason stands above")
+        raise RuntimeError("a load generator failed; its error is above")
     return Report(**json.loads(text))
 
 

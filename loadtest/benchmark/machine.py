@@ -1,4 +1,4 @@
-"""Where and with what was measured."""
+"""The machine and the versions of a measurement."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = ("grpcio", "protobuf", "psycopg", "uvloop")
 
 
 def describe(postgres_version: str) -> dict[str, str]:
-    """Machine, versions, date and commit, in the order in which they are printed."""
+    """Machine, versions, date and commit, in the order of the report."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
@@ -27,7 +27,7 @@ def describe(postgres_version: str) -> dict[str, str]:
 
 
 class Meter:
-    """How much of the machine others use, the hypervisor among them: what is busy and not of this process's family."""
+    """Measures the processor time of others: all that is busy and not used by this process or its descendants."""
 
     def __init__(self) -> None:
         self._before = self._read()
@@ -37,7 +37,7 @@ class Meter:
         return (*_machine_s(), family_s(os.getpid()))
 
     def others(self) -> float:
-        """The share since the last call, of all processors."""
+        """Share of all processors since the last call, time stolen by the hypervisor included."""
         after = self._read()
         busy, total, own = (new - old for new, old in zip(after, self._before, strict=True))
         self._before = after
@@ -45,14 +45,14 @@ class Meter:
 
 
 def _machine_s() -> tuple[float, float]:
-    """Busy and whole time of all processors."""
+    """Busy and total time of all processors."""
     numbers = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     total = sum(numbers)
     return (total - numbers[3] - numbers[4]) / TICKS_PER_S, total / TICKS_PER_S
 
 
 def family_s(root: int) -> float:
-    """Processor time of a process and its descendants, those that have ended and been waited for included."""
+    """Processor time of a process and its descendants, ended ones that were waited for included."""
     parents: dict[int, int] = {}
     spent: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
@@ -60,7 +60,7 @@ def family_s(root: int) -> float:
             try:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it has just ended
+                continue  # the process has ended
             parents[int(folder.name)] = int(fields[1])
             spent[int(folder.name)] = sum(int(field) for field in fields[11:15])
     family = {root}

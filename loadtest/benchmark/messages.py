@@ -1,4 +1,4 @@
-"""The requests of the load, serialised once, with placeholders where calls differ."""
+"""Requests of the load, serialised once, with placeholders for what differs between calls."""
 
 import random
 import uuid
@@ -14,7 +14,7 @@ HOT = "hot"
 SOLD_OUT = "sold-out"
 UNIFORM_COUNT = 10_000
 VARIANTS = 64
-"""Different messages of a load over many items."""
+"""Number of different messages in a load over many items."""
 
 _TAIL = "-4000-8000-benchmarkrun"
 _random = random.Random(5)
@@ -26,12 +26,12 @@ def sku(number: int) -> str:
 
 
 def uniform(count: int = 1) -> list[str]:
-    """Different items, at random."""
+    """Distinct random items."""
     return [sku(number) for number in _random.sample(range(UNIFORM_COUNT), count)]
 
 
 def _request_id() -> str:
-    # 36 characters as of a UUID, and as spread over the index.
+    # 36 characters like a UUID, and spread over the index like one.
     return SCRAMBLED.decode() + _TAIL
 
 
@@ -52,7 +52,7 @@ def reserves_uniform(lines: int = 1) -> list[bytes]:
 
 
 def batch(size: int, *, hot: bool) -> list[bytes]:
-    """BatchReserve with a request id on each entry: a random start of the entry's own, then the call's number."""
+    """BatchReserve with a request id in each entry: random digits of the entry, then the call's number."""
     return [
         pb.BatchReserveRequest(
             requests=[
@@ -65,11 +65,11 @@ def batch(size: int, *, hot: bool) -> list[bytes]:
 
 
 RESERVATION_PREFIX = "01900000-0000-7000-8000-"
-"""Of the ids of bulk-loaded reservations; their number in hexadecimal follows."""
+"""Prefix of the ids of reservations loaded in bulk; the number in hexadecimal follows."""
 
 
 def _target(request: Message) -> bytes:
-    # Twelve digits that are an id to the compiler of the message and a placeholder on the wire.
+    # Twelve digits make a valid id for the message; in the serialised bytes the placeholder replaces them.
     return request.SerializeToString().replace(b"f" * 12, SERIAL)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the results, as PNG files beside the table."""
+"""Plots of the results, as PNG files beside the table."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

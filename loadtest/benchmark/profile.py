@@ -1,4 +1,4 @@
-"""Where a worker's time goes under load, by py-spy: the profile's top, as a Markdown file with date and commit."""
+"""Profiles a worker under load with py-spy; writes the top of the profile as Markdown with date and commit."""
 
 import re
 import shutil
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import messages
-from benchmark.bench import FAILED_PRECONDITION, Bench
+from benchmark.context import FAILED_PRECONDITION, Bench
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 
-# Each sample of native frames stops the process for a moment: at 250 a second it made a third of the calls.
+# Each sample of native frames stops the process: at 250 samples a second it served a third of the calls.
 RATE_HZ = 50
 TOP = 60
 KINDS = ("unary", "refused", "batch", "uniform")
@@ -43,7 +43,7 @@ def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
 
         thread = threading.Thread(target=load)
         thread.start()
-        # The load warms up first.
+        # Skips the warm-up.
         finished.wait(1.5)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         thread.join()
@@ -84,10 +84,10 @@ def _summary(stacks: Sequence[str]) -> list[str]:
         samples += count
         own[named[-1][0]] += count
         lines[named[-1][1]] += count
-        # The way down to the loop is on every stack; what is not Python has its callers beside it.
+        # Counts each Python function once per stack, so that recursion does not count twice.
         inclusive.update(dict.fromkeys({name for name, _ in named if ".py)" in name}, count))
     found = []
-    for title, counter in (("Own time", own), ("With what it calls", inclusive), ("Own time by line", lines)):
+    for title, counter in (("Own time", own), ("Time with callees", inclusive), ("Own time by line", lines)):
         found += [f"## {title} ({samples} samples)", "", "```"]
         found += [f"{count / max(1, samples):6.1%}  {name}" for name, count in counter.most_common(TOP)]
         found += ["```", ""]
@@ -101,6 +101,6 @@ def _name(frame: str) -> tuple[str, str]:
         return frame, frame
     function, file, line = match.groups()
     if function.startswith("0x"):
-        # No symbols: the library's name says more than an address.
+        # Without symbols the library's name says more than an address.
         return f"native code ({Path(file).name})", f"native code ({Path(file).name})"
     return f"{function} ({file})", f"{function} ({file}:{line})"

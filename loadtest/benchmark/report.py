@@ -1,4 +1,4 @@
-"""The table, as text for the eye and as Markdown and JSON for the files."""
+"""The report: printed, and written as Markdown and JSON."""
 
 import json
 import re
@@ -41,13 +41,13 @@ def write(results: Results, where: Mapping[str, str], folder: Path, name: str) -
 
 
 def publish(results: Results, where: Mapping[str, str], document: Path) -> None:
-    """Puts table and plots between the document's two marks."""
+    """Replaces the part between the document's two marks with table and plots."""
     before, _, rest = document.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
         raise ValueError(f"{document} lacks the marks {BEGIN} and {END}")
     pictures = plots.draw(results, where, document.parent, document.stem)
-    # Its heading is the document's own.
+    # The document has its own heading.
     lines = [*list(_lines(results, where))[1:], ""]
     for picture in pictures:
         lines += [f"![{plots.CAPTIONS[picture.stem.rpartition('-')[2]]}]({picture.name})", ""]

@@ -1,4 +1,4 @@
-"""What was measured: figures, ratios of them, and whatever was not as it must be."""
+"""Results of a run: figures, ratios, failures."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of two figures of the same run, and what issue or contract asks of it."""
+    """A quotient of two figures of the same run, and its goal."""
 
     title: str
     value: float
     goal: float
     most: bool = False
-    """The goal is the most that it may be, not the least."""
+    """Whether the goal is an upper bound."""
 
     @property
     def met(self) -> bool:
@@ -42,10 +42,10 @@ class Results:
     failures: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     series: dict[str, Any] = field(default_factory=dict)
-    """What the plots are drawn from."""
+    """Data of the plots."""
 
     def add(self, key: str, title: str, value: float, unit: str = "holds/s", note: str = "") -> float:
-        """Records a figure, tells it at once, and returns its value."""
+        """Records and prints a figure; returns its value."""
         figure = Figure(key, title, value, unit, note)
         self.figures[key] = figure
         print(f"  {title:<58} {format_value(value):>10} {unit}{'  (' + note + ')' if note else ''}", flush=True)
@@ -58,23 +58,23 @@ class Results:
         print(f"    = {title}: {value:.2f} (goal {'at most' if most else 'at least'} {goal:g})", flush=True)
 
     def compare(self, title: str, above: str, below: str, goal: float) -> None:
-        """Records the ratio of two figures, where both were measured."""
+        """Records the ratio of two figures if both were measured."""
         if above in self.figures and below in self.figures:
             self.ratio(title, quotient(self.figures[above].value, self.figures[below].value), goal)
 
     def fail(self, what: str) -> None:
-        """Records what must not be."""
+        """Records a failure of the run."""
         self.failures.append(what)
         print(f"  FAILED: {what}", flush=True)
 
     def skip(self, why: str) -> None:
-        """Records what was left out."""
+        """Records what was not measured."""
         self.skipped.append(why)
         print(f"  skipped: {why}", flush=True)
 
 
 def quotient(above: float, below: float) -> float:
-    """Divides; a trial run may be too short for a rival to have ended a single call."""
+    """Divides; in a trial run the divisor may be 0 because no call of a rival has ended."""
     return above / max(below, 1e-9)
 
 
@@ -84,5 +84,5 @@ def format_value(value: float) -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median of some rounds."""
+    """The median of the rounds."""
     return statistics.median(values)

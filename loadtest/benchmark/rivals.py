@@ -1,4 +1,4 @@
-"""What the service is compared with: the same hold by pgbench and by Redis."""
+"""The same hold by pgbench."""
 
 import re
 import shutil
@@ -14,23 +14,23 @@ from benchmark.stage import query
 
 
 class Unavailable(Exception):
-    """A rival whose program is not here; the message says what to install."""
+    """A rival's program is not installed; the message says what to install."""
 
 
 SECONDS_MIN = 5
-"""pgbench's time runs while it connects: on a busy machine a second was over before the first transaction."""
+"""pgbench counts the time of connecting: on a busy machine one second ended before the first transaction."""
 
 
 @dataclass(frozen=True)
 class PgbenchResult:
-    """What pgbench reports."""
+    """The result of pgbench."""
 
     per_second: float
     latency_ms: float
 
 
 def pgbench(bin_dir: Path, dsn: str, folder: Path, *, hot: bool, clients: int, seconds: float) -> PgbenchResult:
-    """Runs baseline/hold.sql and checks that the database counts what pgbench counts."""
+    """Runs baseline/hold.sql and checks that the database and pgbench count the same."""
     program = bin_dir / "pgbench"
     if not program.exists():
         found = shutil.which("pgbench")

@@ -1,4 +1,4 @@
-"""What is measured, set up fresh: one PostgreSQL for the run, a database for each scenario, servers as processes."""
+"""Servers under measurement: one PostgreSQL for the run, a database per scenario, services as processes."""
 
 import itertools
 import os
@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 
 
 class Postgres:
-    """The embedded server as the service runs it, fsync on, in a folder of the run."""
+    """The embedded server with the service's own settings (fsync on), in a folder of the run."""
 
     def __init__(self, folder: Path, bin_dir: Path | None = None) -> None:
         self._folder = folder
@@ -45,13 +45,13 @@ class Postgres:
         self._templates: dict[str, str] = {}
 
     def start(self) -> None:
-        """Starts it."""
+        """Starts the server."""
         self._folder.mkdir(exist_ok=True)
         self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
         self._dsn = self._server.start()
 
     def stop(self) -> None:
-        """Stops it."""
+        """Stops the server."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -78,11 +78,11 @@ class Postgres:
         return make_conninfo(self._dsn, dbname=name)
 
     def drop(self, dsn: str) -> None:
-        """Drops a database, so that its files and its vacuum are no load on the next."""
+        """Drops a database, so that its vacuum does not disturb the next scenario."""
         run_sql(self._dsn, f"DROP DATABASE {_name_of(dsn)} WITH (FORCE)")
 
     def never_vacuum(self, dsn: str) -> None:
-        """Keeps autovacuum, its analysis with it, off all tables of a database."""
+        """Turns autovacuum, and so autoanalyze, off for all tables of a database."""
         tables = query(
             dsn,
             "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -92,11 +92,11 @@ class Postgres:
             run_sql(dsn, f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
 
     def settle(self) -> None:
-        """Writes everything out, so that no checkpoint of what came before falls into what comes next."""
+        """Runs a checkpoint, so that none falls into the next measurement."""
         run_sql(self._dsn, "CHECKPOINT")
 
     def processor_s(self) -> float:
-        """Processor time that the server's processes have used."""
+        """Processor time of the server's processes."""
         return machine.family_s(self._server.pid) if self._server is not None and self._server.pid is not None else 0.0
 
     @property
@@ -110,7 +110,7 @@ def _name_of(dsn: str) -> str:
 
 
 def run_sql(dsn: str, sql: str) -> None:
-    """Runs statements, each in a transaction of its own."""
+    """Runs statements in autocommit mode."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(sql.encode())
 
@@ -136,18 +136,18 @@ class Running:
 
     @property
     def workers(self) -> list[int]:
-        """The processes that serve calls: the supervisor's children, or the process itself."""
+        """Processes that serve calls: the supervisor's workers, or the process itself."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return workers or [self.process.pid]
 
     def resident_mb(self) -> float:
-        """The most memory that a worker has held resident so far."""
+        """Peak resident memory of the largest worker."""
         peaks = [_status_kb(pid, "VmHWM") for pid in self.workers]
         return max(peaks) / 1024
 
     def processor_s(self) -> float:
-        """Processor time that the workers have used."""
+        """Processor time of the workers."""
         return sum(_processor_s(pid) for pid in self.workers)
 
 
@@ -165,7 +165,7 @@ def _processor_s(pid: int) -> float:
 
 @contextmanager
 def holdsvc(dsn: str, folder: Path, *, workers: int = 1, **settings: str) -> Iterator[Running]:
-    """The service with everything on: identity, metrics, sweep, health, reflection."""
+    """The service with identity, metrics, sweep, health and reflection on."""
     secret = create_key(dsn, TENANT, "bench", "all", "", None)
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
@@ -184,7 +184,7 @@ def holdsvc(dsn: str, folder: Path, *, workers: int = 1, **settings: str) -> Ite
 
 @contextmanager
 def baseline(name: str, folder: Path, dsn: str = "", **environment: str) -> Iterator[Running]:
-    """A server of loadtest/baseline, with more in its environment."""
+    """A server of loadtest/baseline, with more variables in its environment."""
     port = free_port()
     command = [sys.executable, str(LOADTEST / "baseline" / f"{name}.py"), str(port), dsn]
     with _running(command, os.environ | environment, port, {}, folder) as running:
@@ -225,7 +225,7 @@ def _await_serving(running: Running) -> None:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that was free when asked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

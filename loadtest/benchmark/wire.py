@@ -16,7 +16,7 @@ END_STREAM, END_HEADERS, ACK, _PADDED = 1, 4, 1, 8
 _MAX_FRAME = 16_384
 _WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
-# After how many bytes received the connection's window is opened again.
+# Bytes received after which the connection's window is opened again.
 _REFILL = 2**29
 
 # Length and type in one number, flags, stream.
@@ -25,14 +25,14 @@ FRAME_HEADER = 9
 _number = struct.Struct(">I")
 
 STATUS_NONE = -1
-"""A call that ended without a grpc-status: the stream was reset."""
+"""Status of a call that ended without a grpc-status, because the stream was reset."""
 
 Ended = list[tuple[float, int]]
-"""Calls that have ended: when they were due, and their grpc-status."""
+"""Calls that have ended: the time at which each was due, and its grpc-status."""
 
 
 class WireError(Exception):
-    """The peer does not speak as expected, or has gone."""
+    """The peer sent something unexpected or closed the connection."""
 
 
 class Connection:
@@ -61,20 +61,20 @@ class Connection:
 
     @property
     def in_flight(self) -> int:
-        """Calls that have not ended, those not yet sent among them."""
+        """Calls that have not ended, unsent ones included."""
         return len(self._due) + len(self._waiting)
 
     @property
     def blocked(self) -> bool:
-        """Whether bytes wait for the socket to take them."""
+        """Whether the socket's send buffer is full."""
         return bool(self._out)
 
     def call(self, due: float, message: bytes) -> None:
-        """Queues a call whose body is a message with its five bytes of gRPC prefix."""
+        """Queues a call; `message` includes its gRPC prefix of five bytes."""
         self._waiting.append((due, message))
 
     def flush(self) -> None:
-        """Sends what the peer's window and the socket take."""
+        """Sends as much as the peer's window and the socket accept."""
         waiting = self._waiting
         while waiting and len(waiting[0][1]) <= self._window:
             due, message = waiting.popleft()
@@ -106,7 +106,7 @@ class Connection:
             self._out += message[start : start + size]
 
     def receive(self) -> Ended:
-        """Reads what has arrived and returns the calls that ended with it."""
+        """Reads available bytes; returns the calls that have ended."""
         try:
             data = self.socket.recv(1 << 20)
         except BlockingIOError:
@@ -155,12 +155,12 @@ class Connection:
             raise WireError(f"the peer goes away: {payload[8:]!r}")
 
     def close(self) -> None:
-        """Closes the connection, whatever is under way."""
+        """Closes the connection, also with calls in flight."""
         self.socket.close()
 
 
 def _status(buffer: bytes, start: int, end: int) -> int:
-    """Reads the grpc-status of a header block whose encoder has no table: name and value in clear, each with length."""
+    """Reads the grpc-status of a header block encoded without a table: name and value as plain text with lengths."""
     at = buffer.find(b"\x0bgrpc-status", start, end)
     if at < 0:
         raise WireError("trailers without a grpc-status in clear")
@@ -186,7 +186,7 @@ OPENING = (
     + _settings(header_table_size=0, initial_window_size=_WINDOW)
     + frame(WINDOW_UPDATE, 0, 0, _number.pack(_WINDOW - _FIRST_WINDOW))
 )
-"""What a connection begins with: windows that never close, no header table."""
+"""First bytes of a connection: settings with the largest windows and without a header table."""
 
 
 def header_blocks(authority: str, path: str, metadata: dict[str, str]) -> tuple[bytes, bytes]:

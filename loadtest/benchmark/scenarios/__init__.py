@@ -1,8 +1,8 @@
-"""The scenarios, by the names that `--only` takes, in the order of the run."""
+"""The scenarios by their names for `--only`, in the order of a run."""
 
 from collections.abc import Callable
 
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.scenarios import batch, changes, generators, hot, latency, redis, size, sweep, vacuum
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {

@@ -1,14 +1,14 @@
 """BatchReserve of 100 and 500, on the hot item and over 10,000 items."""
 
 from benchmark import messages, rivals
-from benchmark.bench import Bench
+from benchmark.context import Bench
 
 IN_FLIGHT = 4
-"""Batches: one commits, the next is being collected, the others are on the wire."""
+"""Batches in flight: one commits, the next is collected, the others are on the wire."""
 
 
 def run(bench: Bench) -> None:
-    """Measures the four combinations on one database, and the CTE over 10,000 items beside them."""
+    """Measures the four combinations on one database, then the CTE over 10,000 items."""
     results = bench.results
     memory = 0.0
     with bench.ledger() as ledger, bench.service(ledger) as service:

@@ -1,19 +1,19 @@
-"""What else callers do, one call at a time: Confirm, Cancel, Refund, holds of three items, refusals."""
+"""Other unary calls: Confirm, Cancel, Refund, holds of three items, refusals."""
 
 from datetime import timedelta
 
 from benchmark import bulk, load, messages
-from benchmark.bench import FAILED_PRECONDITION, Bench
+from benchmark.context import FAILED_PRECONDITION, Bench
 from benchmark.load import Outcome
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 
 PER_SECOND_MAX = 8_000
-"""Reservations loaded for each second of Confirm, Cancel or Refund; if they run out the load ends early."""
+"""Reservations loaded for each second of Confirm, Cancel or Refund; the load ends early if they are used up."""
 
 
 def run(bench: Bench) -> None:
-    """Every call changes another reservation; all load is on one database."""
+    """Every call changes a different reservation; all loads use one database."""
     results = bench.results
     count = max(500, int((bench.seconds + load.WARM_UP_S) * PER_SECOND_MAX * bench.scale))
     with bench.ledger() as ledger:
@@ -45,10 +45,10 @@ def run(bench: Bench) -> None:
 
 
 def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:
-    """Compares the calls that ended well with the reservations in the state that they lead to."""
+    """Compares the calls that ended with OK with the reservations in the resulting state."""
     changed = bulk.changed(ledger)
     if changed[method] != outcome.ok:
-        bench.results.fail(f"{method}: {outcome.ok} calls ended well, the database counts {changed[method]}")
+        bench.results.fail(f"{method}: {outcome.ok} calls ended with OK, the database counts {changed[method]}")
 
 
 def _refusals(bench: Bench, service: Running, ledger: str) -> None:

@@ -1,4 +1,4 @@
-"""Which load generator is the lighter: the same load on the empty handler by ours, by h2load and by gRPC's client."""
+"""Cost of load generators: the same load on the empty handler by ours, by h2load and by gRPC's client."""
 
 import asyncio
 import re
@@ -11,16 +11,16 @@ from typing import Any
 import grpc.aio
 
 from benchmark import load, messages, stage
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 
 def run(bench: Bench) -> None:
-    """What costs the machine least leaves the most to the server."""
+    """The cheapest generator leaves the most processor time to the server."""
     results = bench.results
-    # Without a request id: h2load sends the same body every time.
+    # Without a request id, because h2load sends the same body in every call.
     message = messages.reserve([messages.HOT], with_request_id=False)
     with stage.baseline("empty_service", bench.folder, GRPC_EXPERIMENTS=GRPC_EXPERIMENTS) as empty:
         before = _children_s()

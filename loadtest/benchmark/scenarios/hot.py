@@ -1,7 +1,7 @@
-"""Reserve of one hot item, 100 in flight, beside pgbench, the empty handler and the plain service, turn by turn."""
+"""Reserve of one hot item, 100 in flight, in turns with pgbench, the empty handler and the plain service."""
 
 from benchmark import messages, rivals, stage
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.load import Outcome
 from benchmark.results import median, quotient
 from holdsvc.process.supervisor import GRPC_EXPERIMENTS
@@ -11,7 +11,7 @@ CONNECTIONS = 4
 
 
 def run(bench: Bench) -> None:
-    """Interleaves the rivals, so that what else the machine does falls on all of them."""
+    """Interleaves the rivals, so that other load on the machine affects all of them."""
     results = bench.results
     message = [messages.reserve([messages.HOT])]
     without_id = [messages.reserve([messages.HOT], with_request_id=False)]
@@ -47,10 +47,10 @@ def run(bench: Bench) -> None:
         ("unary Reserve, hot ÷ empty handler", rates["empty"], 0.6),
         ("unary Reserve, hot ÷ plain service", rates["plain"], 8.0),
     ):
-        # Round by round: what disturbed a round disturbed both.
+        # Ratios of rounds: what disturbed one round disturbed both.
         rounds = [quotient(above, under) for above, under in zip(rates["unary"], below, strict=True)]
         results.ratio(title, median(rounds), goal)
-    # The one that a busy machine leaves as it is.
+    # Processor time depends least on other load.
     spent = [[outcome.worker_us for outcome in outcomes[key]] for key in ("empty", "unary")]
     rounds = [quotient(empty_us, unary_us) for empty_us, unary_us in zip(*spent, strict=True)]
     results.ratio("processor time of the worker: empty handler ÷ unary Reserve", median(rounds), 0.6)

@@ -1,16 +1,16 @@
-"""One and two workers: the most that they take, and the latency of calls that come at a fixed rate."""
+"""One and two workers: the highest rate, and the latency at fixed rates below it."""
 
 from benchmark import messages
-from benchmark.bench import Bench
+from benchmark.context import Bench
 
 CONNECTIONS = 16
-"""The kernel gives each worker some of the connections: enough of them that none goes short."""
+"""The kernel distributes connections over the workers; this many reach each of them."""
 
 SHARES = (0.2, 0.5, 0.8)
 
 
 def run(bench: Bench) -> None:
-    """Latencies count from when a call was due, so a stall is charged for the calls that it held up."""
+    """Latencies count from the time at which a call was due, so a stall counts for every call that it delayed."""
     results = bench.results
     message = [messages.reserve([messages.HOT])]
     series = []

@@ -1,4 +1,4 @@
-"""The hold as a Lua script in Redis that flushes its log before it answers, beside BatchReserve."""
+"""The hold as a Lua script in Redis, which flushes its log before each answer, compared with BatchReserve."""
 
 import re
 import shutil
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.load import LOADTEST
 from benchmark.messages import HOT
 
 PIPELINE = 25
-"""Holds that a client sends at once: with 20 clients 500 in flight, as many as a batch has."""
+"""Holds that a client sends without waiting: with 20 clients 500 in flight, as many as a batch has."""
 
 
 def run(bench: Bench) -> None:
-    """With 100 clients that wait for each answer, and with 20 that send 25 holds at once."""
+    """With 100 clients that wait for each answer, and with 20 that send 25 holds without waiting."""
     results = bench.results
     if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
         results.skip("Redis is not installed (Debian: redis-server)")
@@ -28,7 +28,7 @@ def run(bench: Bench) -> None:
             ("redis", "Redis Lua, AOF always, hot, 100 clients", 100, 1),
             ("redis_pipeline", f"Redis Lua, AOF always, hot, 20 clients, {PIPELINE} at once each", 20, PIPELINE),
         ):
-            # redis-benchmark counts calls, not seconds: a short run tells how many.
+            # redis-benchmark takes a number of calls, not a duration: a short run tells how many calls it needs.
             count = int(_hold(socket, clients, pipeline, 5_000) * bench.seconds)
             results.add(key, title, _hold(socket, clients, pipeline, count))
     for size in (100, 500):
@@ -42,12 +42,12 @@ def _hold(socket: Path, clients: int, pipeline: int, count: int) -> float:
     _cli(socket, "FLUSHALL")
     _cli(socket, "HSET", HOT, "remaining", "1000000000", "held", "0", "revision", "1")
     command = ["redis-benchmark", "-s", str(socket), "-c", str(clients), "-P", str(pipeline), "-n", str(count), "-q"]
-    # Twelve random digits take the placeholder's place.
+    # redis-benchmark replaces the placeholder by twelve random digits.
     command += ["-r", "2000000000", "EVALSHA", sha, "2", HOT, "events", "__rand_int__-4000-8000-benchmarkrun"]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rate = re.findall(r"([\d.]+) requests per second", answer)
     held = int(_cli(socket, "HGET", HOT, "held"))
-    # Two random request ids of 2,000,000,000 may be the same, and the second is a replay.
+    # Two random request ids may be equal; the second is then a replay.
     if not rate or not count * 0.999 <= held <= count + pipeline * clients:
         raise RuntimeError(f"redis-benchmark made {held} of {count} holds:\n{answer}")
     return float(rate[-1])

@@ -1,23 +1,23 @@
-"""The cost of a hold with more and more reservations in the tables: it must stay flat."""
+"""The cost of a hold as the tables grow; it should stay constant."""
 
 import time
 from datetime import timedelta
 
 from benchmark import bulk, messages
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.results import median, quotient
 from benchmark.scenarios.hot import CONNECTIONS
 
 SIZES = (0, 100_000, 1_000_000)
 SIZES_FULL = (*SIZES, 5_000_000)
 JUDGED = 1_000_000
-"""From this size on there is a ratio, of several rounds."""
+"""Smallest size with a ratio, taken over several rounds."""
 
 
 def run(bench: Bench) -> None:
     """Loads history up to each size into one database.
 
-    Beside it, turn by turn, a near-empty one tells how the machine does at that moment.
+    A near-empty database, measured in turns with it, shows the speed of the machine at that time.
     """
     results = bench.results
     series = []

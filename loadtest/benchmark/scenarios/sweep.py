@@ -1,4 +1,4 @@
-"""The sweep of lapsed holds: how fast alone, and what Reserve feels of it."""
+"""The sweep of expired holds: its rate alone, and its effect on the latency of Reserve."""
 
 import time
 from datetime import timedelta
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmark import bulk, messages
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.load import percentile
 from benchmark.results import quotient
 from benchmark.scenarios.hot import CONNECTIONS
@@ -17,11 +17,11 @@ LAPSED = 500_000
 ALONE_MAX_S = 120.0
 LOOK_EVERY_S = 0.2
 RESERVE_SHARE = 0.5
-"""Of the most that Reserve reaches: the rate at which its latency is taken."""
+"""Share of Reserve's highest rate at which its latency is measured."""
 
 
 def run(bench: Bench) -> None:
-    """Alone first, then beside Reserve on the hot item, to which a tenth of the lapsed holds belongs."""
+    """First the sweep alone, then while Reserve runs on the hot item, which has a tenth of the expired holds."""
     _alone(bench)
     _beside(bench)
 
@@ -31,12 +31,12 @@ def _alone(bench: Bench) -> None:
     with bench.ledger() as ledger:
         bulk.reservations(ledger, 0, count, [bulk.HELD], lives=timedelta(seconds=-1))
         bench.postgres.settle()
-        # The first sweep begins with the service, before anybody is told that it serves.
+        # The first sweep starts before the service reports that it serves.
         with _Progress(ledger) as progress, bench.service(ledger):
             progress.done.wait(ALONE_MAX_S)
         share, seconds = progress.swept(0.0, float("inf"))
         if progress.done.is_set() and bulk.in_state(ledger, bulk.HELD):
-            results.fail("sweep: lapsed holds are left")
+            results.fail("sweep: expired holds remain")
     rate = count * share / seconds
     note = f"{count * share:,.0f} of {count:,} in {seconds:.1f} s"
     results.add("sweep_alone", f"sweep of {count:,} lapsed holds, alone", rate, note=note)
@@ -58,7 +58,7 @@ def _beside(bench: Bench) -> None:
         bulk.reservations(ledger, 0, count, [bulk.HELD], lives=timedelta(seconds=-1))
         bench.postgres.settle()
         with _Progress(ledger) as progress, bench.service(ledger) as service:
-            # Holds that lapse lower the items' counters while Reserve raises them: it is counted by its rows alone.
+            # The sweep lowers the counters that Reserve raises, so only rows are counted.
             before = bulk.count(ledger).reservations
             busy = bench.calls(service, message, **how)
             made = bulk.count(ledger).reservations - before
@@ -81,7 +81,7 @@ def _beside(bench: Bench) -> None:
 
 
 class _Progress:
-    """Looks how the lapsed holds of the uniform items go, in a thread, until none is left or nobody asks any more."""
+    """Counts the held units of the uniform items in a thread until none is left."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -103,7 +103,7 @@ class _Progress:
         self._thread.join()
 
     def _left(self) -> int:
-        # Counters of 10,000 items cost little to read; the hot item's tenth is swept with them.
+        # Reading the counters of 10,000 items is cheap; the hot item's holds are swept in the same batches.
         return int(query(self._dsn, "SELECT sum(held)::bigint FROM holdsvc.item WHERE sku LIKE 'item-%'")[0][0])
 
     def _look(self) -> None:
@@ -113,9 +113,9 @@ class _Progress:
                 self.done.set()
 
     def swept(self, since: float, until: float) -> tuple[float, float]:
-        """The share of all that was swept between two times, and how long that took, from first sign to last."""
+        """The share of all holds that was swept between two times, and how many seconds that took."""
         total = self._seen[0][1]
-        # The start is the last look before the time asked for, or before anything had gone.
+        # Starts with the last count before `since`, or with the last one before the first release.
         begin = [one for one in self._seen if one[0] <= since or one[1] == total][-1]
         end = [one for one in self._seen if one[0] <= until][-1]
         return (begin[1] - end[1]) / total, max(LOOK_EVERY_S, end[0] - begin[0])

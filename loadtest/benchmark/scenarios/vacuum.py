@@ -1,15 +1,15 @@
-"""A fresh database, never analysed, with autovacuum off: as fast as with it on."""
+"""A fresh database that is never analysed, compared with one under autovacuum."""
 
 from typing import Any
 
 from benchmark import messages
-from benchmark.bench import Bench
+from benchmark.context import Bench
 from benchmark.results import median, quotient
 from benchmark.scenarios.hot import CONNECTIONS
 
 
 def run(bench: Bench) -> None:
-    """Two fresh databases turn by turn, on one server that vacuums the one and not the other."""
+    """Measures two fresh databases of one server in turns; autovacuum is off for one of them."""
     results = bench.results
     message = [messages.reserve([messages.HOT])]
     found: dict[bool, list[float]] = {True: [], False: []}

@@ -1,6 +1,6 @@
--- Reservations straight into the tables, as their whole life would have left them: with line, request id, order and
--- events, and with counters that add up. Numbers first to last; every tenth is of the hot item; states in turn.
--- Ids are of a time before the service's own, so what it makes can be counted.
+-- Inserts reservations as complete histories: line, request id, order, events, and counters that add up. They have the
+-- numbers first to last; every tenth is of the hot item; states alternate. Their ids are of a time before the service's
+-- own, so that reservations made by the service can be counted.
 WITH made AS MATERIALIZED (
   SELECT ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid AS id,
          (%(states)s::smallint[])[1 + n %% cardinality(%(states)s::smallint[])] AS state,

@@ -1,4 +1,4 @@
-"""What the scenarios share: the database server, the folder, the times, and where results go."""
+"""What the scenarios share: the database server, the folder, the durations, the results."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ FAILED_PRECONDITION = 9
 
 @dataclass
 class Bench:
-    """One run."""
+    """One run of the benchmark."""
 
     postgres: Postgres
     folder: Path
@@ -24,12 +24,12 @@ class Bench:
     seconds: float
     """Measured time of each load."""
     rounds: int
-    """Turns of the figures that ratios are made of, interleaved."""
+    """Rounds of each figure that a ratio uses, interleaved."""
     full: bool
     generators: int = 1
-    """Processes that make the load; one is enough for two workers."""
+    """Processes that generate load; one is enough for two workers."""
     scale: float = 1.0
-    """Of the counts that are loaded: 1, or less for a trial."""
+    """Factor for the rows that are loaded: 1, or less for a trial."""
 
     @contextmanager
     def ledger(self) -> Iterator[str]:
@@ -62,9 +62,9 @@ class Bench:
         units: int = 1,
         **how: Any,
     ) -> Outcome:
-        """Puts Reserve or BatchReserve under load and counts in the database what was promised.
+        """Puts load on Reserve or BatchReserve and compares the answers with the database.
 
-        That is `each` holds a call and `units` units a hold.
+        Each call answered with OK must have made `each` holds of `units` units.
         """
         before = bulk.count(dsn)
         outcome = self.calls(running, messages, method=method, **how)
@@ -76,9 +76,9 @@ class Bench:
     def calls(
         self, running: Running, messages: Sequence[bytes], *, method: str = "Reserve", status: int = 0, **how: Any
     ) -> Outcome:
-        """Puts a method under load, all of whose calls must end with this status."""
+        """Puts load on a method; every call must end with `status`."""
         worker_s, database_s = running.processor_s(), self.postgres.processor_s()
-        # Calls on numbered reservations are numbered by one generator.
+        # Only one generator can number calls on numbered reservations.
         generators = 1 if "first_number" in how else self.generators
         how = {"seconds": self.seconds, "generators": generators, **how}
         outcome = load.run(running.target(method), messages, **how)
