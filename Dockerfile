@@ -1,10 +1,10 @@
-# The service as an image: `docker build -t holdsvc .`; see compose.yaml for a whole set-up.
+# The image of the service: `docker build -t holdsvc .`; compose.yaml is a complete set-up.
 
 FROM python:3.13-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/holdsvc
-# The packages first: this layer stays as long as their versions do.
+# Packages first, so that this layer is reused until their versions change.
 COPY constraints.txt pyproject.toml LICENSE ./
 RUN mkdir -p src/holdsvc generated/inventoryhold generated/buf protos/inventoryhold \
     && touch src/holdsvc/__init__.py \
@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="holdsvc" \
       org.opencontainers.image.description="Inventory holds over gRPC and PostgreSQL" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/holdsvc /opt/holdsvc
-# PostgreSQL does not run as root, and containers seldom may make user namespaces: hence a user of its own.
+# PostgreSQL refuses to run as root, and few containers may create user namespaces, so the image has its own user.
 RUN groupadd --system --gid 10001 holdsvc \
     && useradd --system --uid 10001 --gid holdsvc --home-dir /var/lib/holdsvc --create-home --shell /usr/sbin/nologin holdsvc
 ENV PATH=/opt/holdsvc/bin:$PATH \
@@ -30,7 +30,7 @@ ENV PATH=/opt/holdsvc/bin:$PATH \
     HOLDSVC_DATA_DIR=/var/lib/holdsvc/data
 USER 10001:10001
 WORKDIR /var/lib/holdsvc
-# Used only where HOLDSVC_DSN is empty and PostgreSQL is embedded.
+# Used only with the embedded PostgreSQL (HOLDSVC_DSN is empty).
 VOLUME /var/lib/holdsvc
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM

@@ -2,11 +2,11 @@
 --
 --   psql "$HOLDSVC_DSN" --set tenant=default --set reference=cart-42 --file docs/monitoring.sql
 --
--- They only read, and most read no more than an index. Those marked (scan) read a whole table: run them on a replica, or
--- not in a rush. A hold whose time is over counts as EXPIRED, as it does to callers, whether it is swept or not.
+-- They only read, and most use an index. Those marked (scan) read a whole table: run them on a standby, or outside of
+-- peak hours. A hold whose time is over counts as EXPIRED, whether it is swept or not, as it does for callers.
 SET statement_timeout = '30s';
 
--- reservations of a reference: what became of one order or cart
+-- reservations of a reference: the state of one order or cart
 SELECT v.reservation_id, v.client,
        CASE WHEN v.state = 1 AND v.expire_time <= clock_timestamp() THEN 'EXPIRED'
             ELSE (ARRAY['HELD', 'CONFIRMED', 'CANCELLED', 'EXPIRED', 'REFUNDED'])[v.state] END AS state,
@@ -46,7 +46,7 @@ GROUP BY l.sku, l.pool
 ORDER BY units DESC, l.sku, l.pool
 LIMIT 20;
 
--- conversion by client: what became of the holds of the last day (scan)
+-- conversion by client: outcomes of the holds of the last day (scan)
 SELECT v.client, count(*) AS holds,
        round(100.0 * count(*) FILTER (WHERE v.state IN (2, 5)) / count(*), 1) AS percent_confirmed,
        round(100.0 * count(*) FILTER (WHERE v.state = 3) / count(*), 1) AS percent_cancelled,
@@ -81,7 +81,7 @@ FROM pg_stat_activity a
 WHERE a.xact_start < clock_timestamp() - interval '10 seconds' AND a.backend_type = 'client backend'
 ORDER BY a.xact_start;
 
--- prepared transactions: forgotten ones hold the event feed for ever
+-- prepared transactions: forgotten ones stop the event feed
 SELECT p.gid, p.owner, p.database, clock_timestamp() - p.prepared AS open_for FROM pg_prepared_xacts p ORDER BY p.prepared;
 
 -- connections by state
