@@ -49,6 +49,16 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a migrated database, to copy from."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    server = EmbeddedServer(folder)
+    migrate.up(server.start())
+    server.stop()
+    return folder
+
+
 def _create(server_dsn: str, template: str = "template1") -> str:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server_dsn, autocommit=True) as connection:

@@ -127,8 +127,9 @@ def test_a_password_is_never_shown() -> None:
 
 
 def test_migrations_use_their_own_dsn_when_there_is_one() -> None:
-    assert Settings.load(dsn="app").effective_migrate_dsn.get_secret_value() == "app"
-    assert Settings.load(dsn="app", migrate_dsn="owner").effective_migrate_dsn.get_secret_value() == "owner"
+    app, owner = "dbname=holds user=app", "dbname=holds user=owner"
+    assert Settings.load(dsn=app).effective_migrate_dsn.get_secret_value() == app
+    assert Settings.load(dsn=app, migrate_dsn=owner).effective_migrate_dsn.get_secret_value() == owner
 
 
 def test_settings_cannot_be_changed() -> None:

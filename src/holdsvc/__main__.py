@@ -1,5 +1,26 @@
-"""`python -m holdsvc`."""
+"""The program `holdsvc`, also as `python -m holdsvc`."""
 
-from holdsvc.commands.cli import main
+import sys
 
-main()
+INTERRUPTED = 128 + 2
+"""Exit code after Ctrl-C, as a shell reports a program that SIGINT ended."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        from holdsvc.commands import cli
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith(("holdsvc", "inventoryhold")):
+            raise
+        sys.exit(
+            f"holdsvc: the command line needs the package {error.name}, which the base installation does not"
+            " bring along: pip install 'holdsvc[server]'"
+        )
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

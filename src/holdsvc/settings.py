@@ -1,5 +1,6 @@
 """Every limit and duration of the service, in one frozen class read from HOLDSVC_* and the flags of `holdsvc serve`."""
 
+import difflib
 import ipaddress
 import itertools
 import os
@@ -21,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from holdsvc.postgres import check_dsn, masked_dsn
 
 PREFIX = "HOLDSVC_"
 
@@ -274,6 +277,13 @@ class Settings(BaseSettings):
             split_address(value)
         return value
 
+    @field_validator("dsn", "migrate_dsn")
+    @classmethod
+    def _check_dsn(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            check_dsn(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _check_addresses(self) -> Self:
         if self.metrics_listen == self.listen and not self.listen.endswith(":0"):
@@ -327,14 +337,27 @@ def rows() -> Iterator[SettingRow]:
 
 
 def shown(settings: Settings) -> dict[str, str]:
-    """Returns the settings as environment variables with secrets masked: what `holdsvc config` prints."""
-    return {PREFIX + name.upper(): _text(value) for name, value in settings.model_dump(mode="json").items()}
+    """Returns the settings as environment variables with passwords masked: what `holdsvc config` prints."""
+    plain = settings.model_dump(mode="json")
+    for name in ("dsn", "migrate_dsn"):
+        plain[name] = masked_dsn(getattr(settings, name).get_secret_value())
+    return {PREFIX + name.upper(): _text(value) for name, value in plain.items()}
 
 
 def unknown_names(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Returns the HOLDSVC_* variables that no setting reads, most likely misspelt."""
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *CALLER_VARIABLES)}
+    known = _known_names()
     return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def about_unknown_name(name: str) -> str:
+    """Says that a variable is no setting, and which one may be meant."""
+    near = difflib.get_close_matches(name.upper(), _known_names(), n=1)
+    return f"{name} is no setting: " + (f"did you mean {near[0]}?" if near else "see `holdsvc config`")
+
+
+def _known_names() -> list[str]:
+    return [PREFIX + name.upper() for name in (*Settings.model_fields, *CALLER_VARIABLES)]
 
 
 def _text(value: object) -> str:

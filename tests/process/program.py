@@ -172,7 +172,7 @@ class Program:
         One that was forked a moment ago still has its parent's, until it is a backend with a title of its own: with a
         name given, it is not one more.
         """
-        return [pid for pid, line, above in _descendants(self.pid) if name in line and (not name or line != above)]
+        return [pid for pid, line, above in descendants(self.pid) if name in line and (not name or line != above)]
 
 
 class Client:
@@ -200,14 +200,14 @@ class Client:
         return self.reservations.Reserve(request, **self._options).reservation
 
 
-def _descendants(pid: int, above: str = "") -> Iterator[tuple[int, str, str]]:
+def descendants(pid: int, above: str = "") -> Iterator[tuple[int, str, str]]:
     """Process id, command line and the parent's command line."""
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
                 line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 yield int(child), line, above
-                yield from _descendants(int(child), line)
+                yield from descendants(int(child), line)
 
 
 class Watched:

@@ -54,7 +54,7 @@ def test_config_prints_every_setting_and_masks_secrets() -> None:
     assert done.returncode == 0
     shown = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert shown["HOLDSVC_WORKERS"] == "3"
-    assert shown["HOLDSVC_DSN"] == "**********"
+    assert shown["HOLDSVC_DSN"] == "user=me password=*** dbname=holds host=db"
     assert "hunter2" not in done.stdout + done.stderr
 
 

@@ -1,16 +1,16 @@
 """The command line: its families, and the one place where a command's failure becomes a message and an exit code."""
 
 import sys
+from typing import Annotated
 
 import typer
 
-from holdsvc import errors
+from holdsvc import __version__, errors
 from holdsvc.commands import events, items, keys, migrate
-from holdsvc.commands.config import config
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
 from holdsvc.commands.relay import relay
-from holdsvc.commands.serve import serve
+from holdsvc.commands.serve import config, serve
 from holdsvc.commands.target import CommandError
 from holdsvc.commands.verify import verify
 from holdsvc.embedded.data_folder import EmbeddedServerError
@@ -21,8 +21,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="holdsvc takes inventory holds over gRPC.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holdsvc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Holdsvc takes inventory holds over gRPC and keeps them in PostgreSQL."""
+
+
 app.command("serve")(settings_options(serve))
 app.command("config")(settings_options(config))
 app.command("health")(health)
@@ -35,7 +52,11 @@ app.command("verify")(verify)
 
 
 def main() -> None:
-    """Runs the command line; failures that a person can mend are one line on standard error and exit code 1."""
+    """Runs the command line and exits.
+
+    Exit code 0: done; 1: refused or failed, with the reason in a line on standard error; 2: arguments that no command
+    takes; 130: ended by Ctrl-C.
+    """
     try:
         app()
     except (SettingsError, EmbeddedServerError, MigrationError, CommandError, errors.HoldError) as error:

@@ -8,7 +8,7 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from holdsvc.commands.target import CommandError
+from holdsvc.commands.options import read
 from holdsvc.settings import Settings, parse_duration, split_address
 
 
@@ -20,10 +20,9 @@ def health(
     ] = False,
 ) -> None:
     """Ask a running service for its health; exit code 0 only when it is SERVING."""
-    try:
-        timeout_s = parse_duration(timeout).total_seconds()
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    timeout_s = read("--timeout", parse_duration, timeout).total_seconds()
+    if address:
+        read("--address", split_address, address)
     answer = ask(Settings.load(), address, timeout_s, liveness=liveness)
     typer.echo(answer)
     if answer != "SERVING":

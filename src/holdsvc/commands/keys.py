@@ -11,7 +11,7 @@ from holdsvc import errors
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.auth.scopes import ALL_SCOPES
 from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn, Tenant
+from holdsvc.commands.options import DataDir, Dsn, Tenant, read
 from holdsvc.commands.target import CommandError
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Connection
@@ -40,10 +40,7 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Create an API key and print it: it is shown this once."""
-    try:
-        lifetime = parse_duration(expires_in) if expires_in else None
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    lifetime = read("--expires-in", parse_duration, expires_in) if expires_in else None
     with target.opened(dsn, data_dir) as owner:
         typer.echo(create_key(owner, tenant, client, scopes, pools, lifetime))
 

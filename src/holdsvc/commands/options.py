@@ -3,11 +3,15 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
+from rich.markup import escape
 
-from holdsvc.settings import PREFIX, Settings
+from holdsvc.commands.target import CommandError
+from holdsvc.settings import PREFIX, SettingRow, Settings, rows
+
+T = TypeVar("T")
 
 Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
 
@@ -29,6 +33,14 @@ DataDir = Annotated[
 ]
 
 
+def read(option: str, parse: Callable[[str], T], text: str) -> T:
+    """The value of an option; raises CommandError with the option's name where `parse` raises ValueError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}") from None
+
+
 def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Gives a command one option for each setting; an option goes over the environment."""
 
@@ -43,11 +55,17 @@ def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]
             default=None,
             annotation=Annotated[
                 Optional[str],  # noqa: UP045
-                typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description} [{PREFIX}{name.upper()}]"),
+                typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=_help_of(row)),
             ],
         )
-        for name, field in Settings.model_fields.items()
+        for name, row in ((row.env_name.removeprefix(PREFIX).lower(), row) for row in rows())
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _help_of(row: SettingRow) -> str:
+    """A setting in the words of the reference; the escapes keep rich from taking `[otel]` for a style."""
+    default = f"default: {row.default}" if row.default else "no default"
+    return escape(f"{row.description} [{row.env_name}; {default}]")

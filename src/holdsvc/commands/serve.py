@@ -1,18 +1,37 @@
-"""`holdsvc serve`: run the service."""
+"""`holdsvc serve` and `holdsvc config`: run the service, and show the settings that it would run with."""
 
 import sys
 
 import typer
 
-from holdsvc.settings import Settings, unknown_names
+from holdsvc.embedded import data_folder
+from holdsvc.settings import Settings, about_unknown_name, shown, unknown_names
 from holdsvc.telemetry import logs
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until SIGTERM."""
+    """Run the service until SIGTERM or Ctrl-C."""
     from holdsvc.process import supervisor
 
     logs.configure(settings.log_level)
-    for name in unknown_names():
-        typer.echo(f"holdsvc: {name} is no setting: see `holdsvc config`", err=True)
+    _name_unknown_variables()
     sys.exit(supervisor.serve(settings))
+
+
+def config(settings: Settings) -> None:
+    """Print the settings that a start from this shell would use, passwords masked."""
+    _name_unknown_variables()
+    pid = None if settings.dsn.get_secret_value() else data_folder.owner(settings.data_dir)
+    if pid:
+        typer.echo(
+            f"holdsvc: process {pid} runs on {settings.data_dir.absolute()} and may have been started with other"
+            " settings: these are the ones that a start from this shell would use",
+            err=True,
+        )
+    for name, value in shown(settings).items():
+        typer.echo(f"{name}={value}")
+
+
+def _name_unknown_variables() -> None:
+    for name in unknown_names():
+        typer.echo(f"holdsvc: {about_unknown_name(name)}", err=True)

@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.postgres import check_version
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 
@@ -77,6 +78,10 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
         except psycopg.OperationalError as error:
             raise CommandError(f"the database does not answer: {error}") from error
         async with connection:
+            try:
+                check_version(connection.info.server_version)
+            except ValueError as error:
+                raise CommandError(str(error)) from None
             await connection.execute("SET TIME ZONE 'UTC'")
             try:
                 return await work(Connection(connection))

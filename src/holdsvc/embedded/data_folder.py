@@ -13,6 +13,9 @@ from typing import IO
 SOCKET_NAME = ".s.PGSQL.5432"
 ORPHAN_TIMEOUT = timedelta(minutes=1)  # for the server of a killed process to end by itself
 
+_OWN_NAMES = {".lock", "pgdata", "pgdata.new", "postgres.log", "run", "lost+found"}
+_SHOWN_NAMES = 3
+
 _SOCKET_PATH_MAX = 107  # bytes that sockaddr_un takes, without the closing zero
 _POLL_SECONDS = 0.02
 
@@ -30,8 +33,12 @@ class DataDirInUse(EmbeddedServerError):
 
 
 def lock(data_dir: Path) -> IO[str]:
-    """Locks the folder for this process and the server that inherits the lock; raises DataDirInUse."""
+    """Locks the folder for this process and the server that inherits the lock.
+
+    Raises DataDirInUse, or EmbeddedServerError for a folder that holds other things than a database of ours.
+    """
     try:
+        _refuse_other_things(data_dir)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (data_dir / ".lock").open("a+")
     except OSError as error:
@@ -56,6 +63,31 @@ def lock(data_dir: Path) -> IO[str]:
         file.write(str(os.getpid()))
         file.flush()
         return file
+
+
+def owner(data_dir: Path) -> str | None:
+    """The process id of the service or command that holds the folder; None when none does."""
+    try:
+        with (data_dir / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip()
+    except OSError:
+        return None
+    return None
+
+
+def _refuse_other_things(data_dir: Path) -> None:
+    if not data_dir.exists() or (data_dir / "pgdata").exists():
+        return
+    others = sorted(path.name for path in data_dir.iterdir() if path.name not in _OWN_NAMES)
+    if others:
+        more = f" and {len(others) - _SHOWN_NAMES} more" if len(others) > _SHOWN_NAMES else ""
+        raise EmbeddedServerError(
+            f"{data_dir} holds other things ({', '.join(others[:_SHOWN_NAMES])}{more}) and no database of holdsvc: name"
+            " an empty folder, or one that does not exist yet, in HOLDSVC_DATA_DIR"
+        )
 
 
 def release(file: IO[str]) -> None:

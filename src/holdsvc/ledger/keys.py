@@ -4,6 +4,7 @@ from datetime import datetime
 
 from holdsvc import errors
 from holdsvc.errors import HoldError, Violation
+from holdsvc.ledger import stock
 from holdsvc.ledger.database import Connection
 from holdsvc.model import ApiKey, KeyRights
 
@@ -55,6 +56,14 @@ async def list_page(
         "SELECT * FROM holdsvc.list_api_keys(%s, %s, %s, %s)", (tenant, before_time, before_id, limit)
     )
     return [ApiKey(*row) for row in rows]
+
+
+async def any_made(connection: Connection) -> bool:
+    """Whether any tenant has a key; revoked ones count."""
+    for tenant in await stock.tenants(connection):
+        if await list_page(connection, tenant, None, 1):
+            return True
+    return False
 
 
 async def revoke(connection: Connection, tenant: str, key_id: str) -> ApiKey | None:

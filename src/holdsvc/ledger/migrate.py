@@ -18,6 +18,8 @@ from typing import Literal
 import psycopg
 from psycopg import errors
 
+from holdsvc.postgres import check_version
+
 FOLDER = Path(__file__).parent / "migrations"
 
 _LOCK_KEY = 0x686F6C6473766300  # "holdsvc"; any constant of our own
@@ -197,6 +199,10 @@ def _connect(dsn: str) -> Iterator[psycopg.Connection]:
             " check HOLDSVC_MIGRATE_DSN, or HOLDSVC_DSN where that is empty"
         ) from error
     with connection:
+        try:
+            check_version(connection.info.server_version)
+        except ValueError as error:
+            raise MigrationError(str(error)) from None
         try:
             yield connection
         except errors.InsufficientPrivilege as error:

@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import time
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ GRPC_EXPERIMENTS = "-event_engine_listener"
 """Workers take the listener that gRPC's Python packages had until 1.79: the thread that waits for a call's next step
 also reads the sockets. The newer one passes each step on between threads, 7.8 switches a call against 4.0, and an empty
 handler costs a fourth more (median of 5: 308 against 248 µs). Where it is gone, the name does nothing."""
+TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP}
 RESTART_PAUSE_S = 1.0
 KILL_AFTER_S = 5.0
 """How much longer than `drain_grace` a worker may take to end."""
@@ -237,10 +239,12 @@ class Supervisor:
                 time.sleep(RESTART_PAUSE_S)
         while len(self._workers) < settings.workers and not self._stopping:
             worker = self._context.Process(target=_work, args=(settings, dsn, os.getpid()), name="holdsvc worker")
-            # Until it can handle the signal it must not be killed by it: it inherits the mask.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            # A worker inherits the mask: a Ctrl-C or a hang-up of the terminal must not end it before it handles them.
+            # The first start of a worker would start the tracker, which unblocks SIGINT.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
             worker.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
             self._workers.append(worker)
             self._born[worker.pid or 0] = time.monotonic()
 
@@ -306,7 +310,7 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
         loop.add_signal_handler(signal.SIGHUP, service.reload_certificates)
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
     starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

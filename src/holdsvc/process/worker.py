@@ -14,6 +14,7 @@ from holdsvc.api.server import Server
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.sweeper import Sweeper
+from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 from holdsvc.streams.encoding import Encoding
@@ -73,6 +74,8 @@ class Service:
                 await self.database.open()
                 # Before the first answer shows it: this machine's clock may be an hour off.
                 self.engine.new_id.observe(await self.database.now_s())
+        if self._settings.auth == "api-key":
+            await self._point_to_keys()
         self.engine.start()
         self.streams.start()
         self._server = Server(self._settings, self.engine, self.streams, self._observer)
@@ -83,6 +86,11 @@ class Service:
         await self._check_health()
         self._tasks.append(asyncio.create_task(self._watch_health()))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
+
+    async def _point_to_keys(self) -> None:
+        async with self.database.connection() as connection:
+            if not await keys.any_made(connection):
+                log.warning("keys.none_made", do="make one: holdsvc keys create --client NAME")
 
     def reload_certificates(self) -> None:
         """Takes up certificate files that have changed."""

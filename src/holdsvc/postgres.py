@@ -1,0 +1,61 @@
+"""PostgreSQL as callers name it: which connection strings (DSNs) and which versions are refused, and in what words."""
+
+import re
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+OLDEST_MAJOR = 15
+
+_SECRET = re.compile(r"password|secret")
+_SLASH_BEFORE_AT = re.compile(r"postgres(?:ql)?://[^/?]*/[^?]*@")
+_PORTS = re.compile(r"\d{0,5}(?:,\d{0,5})*", re.ASCII)
+
+_REFUSAL = (
+    "this is not a connection string of PostgreSQL ({}; it may hold a password, so it is not shown): write"
+    " postgresql://user:password@host:5432/dbname, with %40 for an @ and %2F for a / in user or password, or"
+    " host=… port=… user=… password='…' dbname=…"
+)
+
+
+def check_dsn(dsn: str) -> None:
+    """Raises ValueError, without a word of the DSN, when libpq cannot read it or would take a password for a name.
+
+    libpq quotes what it takes for a host, port or database in its messages, so that a password with an unescaped `@` or
+    `/` would be written to logs.
+    """
+    fault = _fault(dsn)
+    if fault:
+        raise ValueError(_REFUSAL.format(fault))
+
+
+def _fault(dsn: str) -> str:
+    try:
+        parameters = conninfo_to_dict(dsn)
+    except (psycopg.Error, ValueError):
+        return "libpq cannot read it"
+    if not parameters:
+        return "it names nothing"
+    if not _PORTS.fullmatch(str(parameters.get("port", ""))):
+        return "its port is not a number"
+    if any("@" in host.removeprefix("@") for host in str(parameters.get("host", "")).split(",")):
+        return "its host has an @"
+    if "://" in str(parameters.get("dbname", "")) or _SLASH_BEFORE_AT.match(dsn):
+        return "its database has an @ or ://"
+    return ""
+
+
+def masked_dsn(dsn: str) -> str:
+    """The DSN as `name=value` words with *** for each secret; raises ValueError as `check_dsn` does."""
+    if not dsn:
+        return ""
+    check_dsn(dsn)
+    parameters = conninfo_to_dict(dsn)
+    return make_conninfo("", **{name: "***" if _SECRET.search(name) else value for name, value in parameters.items()})
+
+
+def check_version(server_version: int) -> None:
+    """Raises ValueError for a server that is too old; `server_version` is libpq's number, as in 150004."""
+    major = server_version // 10_000
+    if major < OLDEST_MAJOR:
+        raise ValueError(f"the database is PostgreSQL {major}: holdsvc needs {OLDEST_MAJOR} or newer")

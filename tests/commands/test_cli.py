@@ -1,0 +1,138 @@
+"""The command line itself: help, version, messages about arguments, and how it ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import holdsvc
+from holdsvc.commands.cli import app
+from holdsvc.embedded.server import running_dsn
+from holdsvc.settings import rows
+from tests.process.program import WAIT_S, Program, command, descendants
+
+FAMILIES = ["", "serve", "config", "health", "migrate", "migrate down", "keys", "keys create", "items", "items import"]
+FAMILIES += ["events", "events export", "relay", "verify"]
+
+
+def help_of(family: str, option: str = "--help") -> str:
+    """The help's text, its borders and line breaks taken out."""
+    result = CliRunner().invoke(app, [*family.split(), option], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_command_has_both_options_for_help(family: str) -> None:
+    assert help_of(family, "-h") == help_of(family)
+
+
+@pytest.mark.parametrize("family", ["serve", "config"])
+def test_the_help_of_a_setting_has_its_whole_description_its_variable_and_its_default(family: str) -> None:
+    text = help_of(family)
+    for row in rows():
+        default = f"default: {row.default}" if row.default else "no default"
+        assert " ".join(f"{row.description} [{row.env_name}; {default}]".split()) in text
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"holdsvc {holdsvc.__version__}\n")
+    assert holdsvc.__version__[0].isdigit()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":50051", "host:port", "127.0.0.1:70000", "::1:5"])
+def test_health_tells_a_malformed_address_from_one_that_does_not_answer(address: str) -> None:
+    done = command("health", "--address", address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"holdsvc: --address: '{address}'" in done.stderr
+
+
+def test_config_names_a_misspelt_variable_and_the_one_that_may_be_meant() -> None:
+    done = command("config", environment={"HOLDSVC_WORKRS": "2", "HOLDSVC_COLOUR_OF_SKY": "blue"})
+    assert done.returncode == 0
+    assert "holdsvc: HOLDSVC_WORKRS is no setting: did you mean HOLDSVC_WORKERS?" in done.stderr
+    assert "holdsvc: HOLDSVC_COLOUR_OF_SKY is no setting" in done.stderr
+
+
+def test_config_says_that_a_service_runs_on_the_data_folder(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    environment = {"HOLDSVC_DATA_DIR": str(data_dir)}
+    assert command("config", environment=environment).stderr == ""
+    with Program(data_dir) as program:
+        program.wait_for("database.started")
+        done = command("config", environment=environment)
+        assert f"holdsvc: process {program.pid} runs on {data_dir} and may have been started with other" in done.stderr
+    assert command("config", environment=environment).stderr == ""
+
+
+def test_serve_refuses_a_folder_that_holds_other_things_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.odt").touch()
+    with Program(tmp_path) as program:
+        assert program.end() == 1
+    assert f"{tmp_path} holds other things (thesis.odt) and no database of holdsvc" in program.output
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.odt"]
+
+
+def test_with_keys_on_and_none_made_the_log_says_how_to_make_one(tmp_path: Path) -> None:
+    with Program(tmp_path / "data", auth="api-key") as program:
+        assert "holdsvc keys create" in program.wait_for("keys.none_made")["do"]
+        program.serving()
+        made = command("keys", "create", "--client", "web", environment=program.environment)
+        assert made.returncode == 0
+        program.terminate()
+        program.end()
+    with Program(tmp_path / "data", auth="api-key") as program:
+        program.serving()
+        assert "keys.none_made" not in program.output
+
+
+def _imports(pid: int) -> bool:
+    return "psycopg_binary" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def _child(name: str) -> Callable[[int], bool]:
+    return lambda pid: any(name in line for _, line, _ in descendants(pid))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reached"),
+    [
+        (("serve",), _imports),
+        (("serve",), _child("postgres -D")),
+        (("serve",), _child("spawn_main")),
+        (("verify",), _imports),
+        (("verify",), _child("postgres -D")),
+        (("relay", "--to", "stdout"), _child("postgres -D")),
+    ],
+)
+def test_ctrl_c_at_any_moment_of_a_start_ends_it_without_a_traceback(
+    prepared: Path, tmp_path: Path, arguments: tuple[str, ...], reached: Callable[[int], bool]
+) -> None:
+    data_dir = Path(shutil.copytree(prepared, tmp_path / "data"))
+    flags = ("--listen", "127.0.0.1:0", "--metrics-listen", "", "--auth", "off") if arguments == ("serve",) else ()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdsvc", *arguments, *flags, "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + WAIT_S
+    while process.poll() is None and not reached(process.pid):
+        assert time.monotonic() < deadline
+    # As a terminal does it: to the process and all its children at once.
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert "Traceback" not in output, output
+    assert process.returncode in (0, 130)
+    # Where the signal came between the server's start and its first look, the kernel has told the server to end.
+    while running_dsn(data_dir):
+        assert time.monotonic() < deadline
