@@ -16,7 +16,6 @@ from google.protobuf.duration_pb2 import Duration
 from prometheus_client import REGISTRY
 from prometheus_client.samples import Sample
 
-from holdsvc.engine.lane import _outcome
 from holdsvc.telemetry import metrics
 from holdsvc.telemetry.families import FAMILIES
 from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
@@ -145,7 +144,6 @@ async def test_a_full_queue_counts_as_overloaded(start_service: StartService, be
 
 
 def test_reasons_are_those_of_the_catalogue() -> None:
-    assert _outcome(ValueError("boom")) == "INTERNAL"
     names = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
     assert {reason for _, reason in _transitions()} <= names | {"OK", "REPLAYED"}
 

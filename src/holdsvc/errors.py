@@ -1,62 +1,58 @@
-"""Refusals and failures, as the caller will read them.
+"""The catalogue of refusals: one function for each, with its reason, its message and its metadata.
 
-A `HoldError` carries a reason of the contract's catalogue, a message that says what to do, and every changing word of
-it as metadata. Which gRPC code a reason has is known to the api alone.
+A function returns a `Refused`; code that cannot return it raises it in a `HoldError`. Which gRPC code a reason has is
+known to the api alone.
 """
 
+import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeVar
 
-from holdsvc.model import ShortLine
+import structlog
 
+from holdsvc.model import Answer, Done, Refused, ShortLine, Violation
 
-class Violation(NamedTuple):
-    """One bad field of a request."""
+V = TypeVar("V")
 
-    field: str
-    description: str
-    rule: str
-    """What a program may tell it by, in capitals."""
+log = structlog.get_logger(__name__)
 
 
 class HoldError(Exception):
-    """A call that is answered with an error."""
+    """Raises a refusal from where it cannot be returned."""
 
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        metadata: dict[str, str] | None = None,
-        *,
-        shortfall: Sequence[ShortLine] = (),
-        violations: Sequence[Violation] = (),
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.metadata = metadata or {}
-        self.shortfall = shortfall
-        self.violations = violations
-        self.retry_after_s = retry_after_s
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.message)
+        self.refused = refused
+
+    @property
+    def reason(self) -> str:
+        """The reason of the refusal."""
+        return self.refused.reason
 
 
-def invalid_fields(violations: Sequence[Violation]) -> HoldError:
+def unwrap(answer: Answer[V]) -> Done[V]:
+    """What came of a request; raises a refusal."""
+    if isinstance(answer, Refused):
+        raise HoldError(answer)
+    return answer
+
+
+def invalid_fields(violations: Sequence[Violation]) -> Refused:
     """Says which fields are bad, all of them at once."""
     fields = ", ".join(dict.fromkeys(violation.field for violation in violations))
-    return HoldError("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
+    return Refused("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
 
 
-def invalid_field(field: str, description: str, rule: str) -> HoldError:
+def invalid_field(field: str, description: str, rule: str) -> Refused:
     """Says that one field is bad."""
     return invalid_fields([Violation(field, description, rule)])
 
 
-def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:
+def capacity_exceeded(shortfall: Sequence[ShortLine]) -> Refused:
     """Says which lines are short and by how much."""
     first = shortfall[0]
     more = f" and {len(shortfall) - 1} more" if len(shortfall) > 1 else ""
-    return HoldError(
+    return Refused(
         "CAPACITY_EXCEEDED",
         f"not enough units: {first.requested} of {_item(first.sku, first.pool)} requested, "
         f"{first.available} available{more}",
@@ -71,19 +67,19 @@ def capacity_exceeded(shortfall: Sequence[ShortLine]) -> HoldError:
     )
 
 
-def item_not_found(sku: str, pool: str) -> HoldError:
+def item_not_found(sku: str, pool: str) -> Refused:
     """Says which item there is not."""
-    return HoldError("ITEM_NOT_FOUND", f"no item {_item(sku, pool)}", {"sku": sku, "pool": pool})
+    return Refused("ITEM_NOT_FOUND", f"no item {_item(sku, pool)}", {"sku": sku, "pool": pool})
 
 
-def item_already_exists(sku: str, pool: str) -> HoldError:
+def item_already_exists(sku: str, pool: str) -> Refused:
     """Says which item there is already."""
-    return HoldError("ITEM_ALREADY_EXISTS", f"item {_item(sku, pool)} exists already", {"sku": sku, "pool": pool})
+    return Refused("ITEM_ALREADY_EXISTS", f"item {_item(sku, pool)} exists already", {"sku": sku, "pool": pool})
 
 
-def capacity_in_use(sku: str, pool: str, requested: int, available: int) -> HoldError:
+def capacity_in_use(sku: str, pool: str, requested: int, available: int) -> Refused:
     """Says how many units a change of capacity wanted and how many are free."""
-    return HoldError(
+    return Refused(
         "CAPACITY_IN_USE",
         f"{requested} units of {_item(sku, pool)} would have to be free, {available} are: "
         "the others are held or confirmed",
@@ -91,29 +87,29 @@ def capacity_in_use(sku: str, pool: str, requested: int, available: int) -> Hold
     )
 
 
-def revision_mismatch(sku: str, pool: str, revision: int) -> HoldError:
+def revision_mismatch(sku: str, pool: str, revision: int) -> Refused:
     """Says which revision the item has by now."""
-    return HoldError(
+    return Refused(
         "REVISION_MISMATCH",
         f"item {_item(sku, pool)} has revision {revision} by now; read it again",
         {"sku": sku, "pool": pool, "revision": str(revision)},
     )
 
 
-def reservation_not_found(reservation_id: str | None, reference: str | None) -> HoldError:
+def reservation_not_found(reservation_id: str | None, reference: str | None) -> Refused:
     """Says which reservation there is not."""
     if reference is not None:
-        return HoldError(
+        return Refused(
             "RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference}
         )
-    return HoldError(
+    return Refused(
         "RESERVATION_NOT_FOUND", f"no reservation {reservation_id}", {"reservation_id": reservation_id or ""}
     )
 
 
-def reference_ambiguous(reference: str) -> HoldError:
+def reference_ambiguous(reference: str) -> Refused:
     """Says that a reference does not tell which reservation is meant."""
-    return HoldError(
+    return Refused(
         "REFERENCE_AMBIGUOUS",
         f"several reservations bear the reference {reference!r}; name one by reservation_id",
         {"reference": reference},
@@ -129,127 +125,129 @@ _STATE_MESSAGES = {
 }
 
 
-def wrong_state(reason: str, reservation_id: str, state: str, order_id: str) -> HoldError:
+def wrong_state(reason: str, reservation_id: str, state: str, order_id: str) -> Refused:
     """Says why the reservation's state does not allow the change."""
     metadata = {"reservation_id": reservation_id, "state": state}
     if order_id:
         metadata["order_id"] = order_id
-    return HoldError(reason, _STATE_MESSAGES[reason].format(reservation_id), metadata)
+    return Refused(reason, _STATE_MESSAGES[reason].format(reservation_id), metadata)
 
 
-def quantity_exceeded(sku: str, pool: str, requested: int, available: int) -> HoldError:
+def quantity_exceeded(sku: str, pool: str, requested: int, available: int) -> Refused:
     """Says of which line a partial confirm or refund wanted more than there is."""
-    return HoldError(
+    return Refused(
         "QUANTITY_EXCEEDED",
         f"{requested} of {_item(sku, pool)} requested, the reservation has {available}",
         {"sku": sku, "pool": pool, "requested": str(requested), "available": str(available)},
     )
 
 
-def order_id_in_use(order_id: str, reservation_id: str) -> HoldError:
+def order_id_in_use(order_id: str, reservation_id: str) -> Refused:
     """Says to which reservation the order belongs."""
-    return HoldError(
+    return Refused(
         "ORDER_ID_IN_USE",
         f"order {order_id!r} belongs to reservation {reservation_id}",
         {"order_id": order_id, "reservation_id": reservation_id},
     )
 
 
-def duplicate_reservation(reservation_id: str) -> HoldError:
+def duplicate_reservation(reservation_id: str) -> Refused:
     """Says which reservation of the holder stands in the way."""
-    return HoldError(
+    return Refused(
         "DUPLICATE_RESERVATION",
         f"the holder has reservation {reservation_id} on one of these items already",
         {"reservation_id": reservation_id},
     )
 
 
-def request_id_reused(request_id: str) -> HoldError:
+def request_id_reused(request_id: str) -> Refused:
     """Says that a request_id was used for something else."""
-    return HoldError(
+    return Refused(
         "REQUEST_ID_REUSED",
         f"request_id {request_id!r} was used for another call or other content; make a new one",
         {"request_id": request_id},
     )
 
 
-def unauthenticated(why: str) -> HoldError:
+def unauthenticated(why: str) -> Refused:
     """Says what is wrong with the caller's key."""
-    return HoldError("UNAUTHENTICATED", f"{why}; send `authorization: Bearer <key>` or `x-api-key: <key>`")
+    return Refused("UNAUTHENTICATED", f"{why}; send `authorization: Bearer <key>` or `x-api-key: <key>`")
 
 
-def permission_denied(scope: str) -> HoldError:
+def permission_denied(scope: str) -> Refused:
     """Says which scope the key lacks."""
-    return HoldError("PERMISSION_DENIED", f"the API key lacks the scope {scope}", {"required_scope": scope})
+    return Refused("PERMISSION_DENIED", f"the API key lacks the scope {scope}", {"required_scope": scope})
 
 
-def invalid_key() -> HoldError:
+def invalid_key() -> Refused:
     """Says that the key is none, or none any more; which of it, nobody is told."""
     return unauthenticated("the API key is not valid")
 
 
-def pool_denied(pool: str) -> HoldError:
+def pool_denied(pool: str) -> Refused:
     """Says which pool the key lacks that it wanted to give to another."""
-    return HoldError("PERMISSION_DENIED", f"the API key lacks the pool {pool!r}", {"required_pool": pool})
+    return Refused("PERMISSION_DENIED", f"the API key lacks the pool {pool!r}", {"required_pool": pool})
 
 
-def api_key_not_found(key_id: str) -> HoldError:
+def api_key_not_found(key_id: str) -> Refused:
     """Says which key there is not."""
-    return HoldError("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})
+    return Refused("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})
 
 
-def rate_limited(limit: str, retry_after_s: float) -> HoldError:
+def rate_limited(limit: str, retry_after_s: float) -> Refused:
     """Says which limit the caller has reached and when to come back."""
-    return HoldError(
+    return Refused(
         "RATE_LIMITED", f"limit reached: {limit}; try again later", {"limit": limit}, retry_after_s=retry_after_s
     )
 
 
-def overloaded() -> HoldError:
+def overloaded() -> Refused:
     """Says that the service has more work than it can finish in time; nothing ran."""
-    return HoldError("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
+    return Refused("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
 
 
-def resume_token_expired() -> HoldError:
+def resume_token_expired() -> Refused:
     """Says that events after the stream's place are no longer kept."""
-    return HoldError(
+    return Refused(
         "RESUME_TOKEN_EXPIRED",
         "events after this resume_token are no longer kept: read the present state, then start with from_oldest"
         " or from now",
     )
 
 
-def resume_token_foreign() -> HoldError:
+def resume_token_foreign() -> Refused:
     """Says that a token was not made for this tenant by this database."""
-    return HoldError(
+    return Refused(
         "RESUME_TOKEN_FOREIGN",
         "the resume_token is not of this tenant and this database (a restored one counts as another): "
         "read the present state, then start with from_oldest or from now",
     )
 
 
-def database_unavailable() -> HoldError:
+def database_unavailable() -> Refused:
     """Says that the database does not answer and that a retry is safe."""
-    return HoldError("DATABASE_UNAVAILABLE", "the database does not answer; try again", retry_after_s=1.0)
+    return Refused("DATABASE_UNAVAILABLE", "the database does not answer; try again", retry_after_s=1.0)
 
 
-def shutting_down() -> HoldError:
+def shutting_down() -> Refused:
     """Says that this server is stopping; nothing ran."""
-    return HoldError("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.2)
+    return Refused("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.2)
 
 
-def outcome_unknown() -> HoldError:
+def outcome_unknown() -> Refused:
     """Says that nobody knows whether the call took effect."""
-    return HoldError(
+    return Refused(
         "OUTCOME_UNKNOWN",
         "the connection to the database broke around the commit; look whether the call took effect before you call "
         "again, and send a request_id next time",
     )
 
 
-def internal(incident_id: str) -> HoldError:
-    """Says that the service is at fault and where its log tells more."""
-    return HoldError("INTERNAL", f"internal error, incident {incident_id}", {"incident_id": incident_id})
+def internal(error: BaseException, **where: str) -> Refused:
+    """Says that the service is at fault; the log tells more under the incident's id, with `where` it happened."""
+    incident_id = secrets.token_hex(8)
+    log.error("call.failed", incident_id=incident_id, exc_info=error, **where)
+    return Refused("INTERNAL", f"internal error, incident {incident_id}", {"incident_id": incident_id})
 
 
 def _item(sku: str, pool: str) -> str:

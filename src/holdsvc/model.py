@@ -4,10 +4,13 @@ Requests are what the ledger's functions take; a batch is a list of them. Times 
 whole microseconds, quantities units.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+V_co = TypeVar("V_co", covariant=True)
 
 
 class State(IntEnum):
@@ -279,18 +282,42 @@ class Transfer(Request):
     reason: str
 
 
-class Done(NamedTuple):
-    """A change to a reservation took effect, or had before."""
+class Transferred(NamedTuple):
+    """The two items of a transfer of capacity, as they are after it."""
 
-    reservation: Reservation
+    giving: Item
+    taking: Item
+
+
+@dataclass(slots=True)
+class Done(Generic[V_co]):
+    """A change took effect, or had taken effect before."""
+
+    value: V_co
+    """What the change made of its subject."""
     replayed: bool
 
 
-class ItemsDone(NamedTuple):
-    """A change to items took effect, or had before."""
+class Violation(NamedTuple):
+    """One bad field of a request."""
 
-    items: list[Item]
-    replayed: bool
+    field: str
+    description: str
+    rule: str
+    """A name in capitals by which a program recognises the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request is answered with an error: a reason of the contract's catalogue, and what the caller may read."""
+
+    reason: str
+    message: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Every changing word of the message, by name."""
+    shortfall: Sequence[ShortLine] = ()
+    violations: Sequence[Violation] = ()
+    retry_after_s: float | None = None
 
 
 class Sweep(NamedTuple):
@@ -301,3 +328,10 @@ class Sweep(NamedTuple):
 
 class Again(NamedTuple):
     """Not judged: another change of the same reservation or request id came first. Call again."""
+
+
+Answer: TypeAlias = Done[V_co] | Refused
+"""The end of a request."""
+
+Outcome: TypeAlias = Done[V_co] | Refused | Sweep | Again
+"""What a run of a request in the ledger led to: an answer, or a reason to run it again."""

@@ -3,21 +3,19 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import pytest
 
-from holdsvc.engine.lane import Lane, LaneKind
+from holdsvc.engine.batch import LaneKind
+from holdsvc.engine.lane import Lane
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Caller, Request
+from holdsvc.model import Caller, Done, Outcome, Request
 from tests.holds import CALLER
 
 
-class Answer(NamedTuple):
+def done(value: str, *, replayed: bool = False) -> Done[str]:
     """What came of a request."""
-
-    value: object
-    replayed: bool = False
+    return Done(value, replayed)
 
 
 class Observed:
@@ -53,14 +51,14 @@ def request(number: object, *, request_id: str = "", client: str = "dev") -> Req
 class Executor:
     """Runs batches: remembers them, waits at a gate, and answers by `answer` for each request."""
 
-    def __init__(self, answer: Callable[[Request], Any] | None = None) -> None:
+    def __init__(self, answer: Callable[[Request], Outcome[str]] | None = None) -> None:
         self.batches: list[list[str]] = []
         self.started = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
-        self._answer = answer or (lambda request: Answer(request.fingerprint.decode()))
+        self._answer = answer or (lambda request: done(request.fingerprint.decode()))
 
-    async def __call__(self, connection: Connection, tenant: str, requests: Sequence[Any]) -> list[Any]:
+    async def __call__(self, connection: Connection, tenant: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         assert tenant == "default"
         self.batches.append([request.fingerprint.decode() for request in requests])
         self.started.set()
@@ -70,13 +68,13 @@ class Executor:
 
 
 def lane_of(
-    execute: Callable[[Connection, str, Sequence[Any]], Awaitable[list[Any]]],
+    execute: Callable[[Connection, str, Sequence[Request]], Awaitable[list[Outcome[str]]]],
     database: Database,
     observed: Observed,
     *,
     batch_max: int = 500,
     queue_max: int = 1000,
-) -> Lane:
+) -> Lane[Request, str]:
     return Lane(LaneKind("test", execute, batch_max), "default", database, queue_max, observed)
 
 

@@ -20,9 +20,10 @@ class Watch:
 def refused_for(limit: RateLimit, key: str) -> float:
     with pytest.raises(HoldError) as refused:
         limit.take(key, "calls per second")
-    assert (refused.value.reason, refused.value.metadata) == ("RATE_LIMITED", {"limit": "calls per second"})
-    assert refused.value.retry_after_s is not None
-    return refused.value.retry_after_s
+    refusal = refused.value.refused
+    assert (refusal.reason, refusal.metadata) == ("RATE_LIMITED", {"limit": "calls per second"})
+    assert refusal.retry_after_s is not None
+    return refusal.retry_after_s
 
 
 async def test_a_burst_of_one_second_passes_then_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:

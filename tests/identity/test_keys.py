@@ -130,9 +130,9 @@ class Asked:
         self._engine = service.service.engine
         self.count = 0
 
-    async def read(self, run: Any, deadline: float) -> Any:
+    async def read(self, tenant: str, run: Any, deadline: float) -> Any:
         self.count += 1
-        return await self._engine.read(run, deadline)
+        return await self._engine.read(tenant, run, deadline)
 
 
 class Time:
@@ -255,13 +255,13 @@ async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiti
     inside, most = 0, 0
     read, go_on = asked.read, asyncio.Event()
 
-    async def slow(run: Any, until: float) -> Any:
+    async def slow(tenant: str, run: Any, until: float) -> Any:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
         await go_on.wait()
         inside -= 1
-        return await read(run, until)
+        return await read(tenant, run, until)
 
     asked.read = slow  # type: ignore[method-assign,assignment]
     tries = [asyncio.ensure_future(is_refused(ring, f"holdsvc_{n:012x}_{'A' * 43}")) for n in range(1, 11)]

@@ -1,16 +1,17 @@
 """AdminService: API keys and the recount of the ledger."""
 
 from datetime import UTC, datetime
+from functools import partial
 
 from holdsvc import errors
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.auth.keyring import key_id_of, make_key
-from holdsvc.api.calls import Call, unwrap
+from holdsvc.api.calls import Call
 from holdsvc.engine.engine import Engine
-from holdsvc.errors import Violation
+from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
-from holdsvc.model import ApiKey
+from holdsvc.model import Answer, ApiKey, Violation
 from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000
@@ -29,14 +30,14 @@ class AdminServicer:
         caller = call.caller
         for scope in request.scopes:
             if scope not in caller.scopes:
-                raise errors.permission_denied(scope)
+                raise HoldError(errors.permission_denied(scope))
         pools = list(request.pools) or sorted(caller.pools)
         for pool in pools:
             if not caller.sees_pool(pool):
-                raise errors.pool_denied(pool)
+                raise HoldError(errors.pool_denied(pool))
         new = make_key()
 
-        async def create(connection: Connection) -> ApiKey | errors.HoldError:
+        async def create(connection: Connection) -> Answer[ApiKey]:
             return await keys.create(
                 connection,
                 tenant=caller.tenant,
@@ -49,7 +50,7 @@ class AdminServicer:
                 creator_id=caller.key_id or None,
             )
 
-        stored: ApiKey = unwrap(await self._engine.change(caller.tenant, create, call.deadline))
+        stored = unwrap(await self._engine.change(caller.tenant, create, call.deadline)).value
         return pb.CreateApiKeyResponse(api_key=convert.api_key(stored), secret=new.secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
@@ -60,7 +61,7 @@ class AdminServicer:
         before = (datetime.fromisoformat(position[0]), position[1]) if position else None
         size = validation.page_size(request.page_size)
         found = await self._engine.read(
-            lambda connection: keys.list_page(connection, tenant, before, size + 1), call.deadline
+            tenant, lambda connection: keys.list_page(connection, tenant, before, size + 1), call.deadline
         )
         response = pb.ListApiKeysResponse(api_keys=[convert.api_key(key) for key in found[:size]])
         if len(found) > size:
@@ -75,19 +76,17 @@ class AdminServicer:
         revoked = await self._engine.change(
             tenant, lambda connection: keys.revoke(connection, tenant, key_id), call.deadline
         )
-        if revoked is None:
-            raise errors.api_key_not_found(key_id)
-        return pb.RevokeApiKeyResponse(api_key=convert.api_key(revoked))
+        return pb.RevokeApiKeyResponse(api_key=convert.api_key(unwrap(revoked).value))
 
     async def VerifyLedger(self, request: pb.VerifyLedgerRequest, call: Call) -> pb.VerifyLedgerResponse:
         """Recounts the tenant's items, in short statements."""
         validation.check(request)
+        tenant = call.caller.tenant
         response = pb.VerifyLedgerResponse(ok=True)
         after: str | None = ""
         while after is not None:
             step = await self._engine.read(
-                lambda connection, after=after: upkeep.verify_step(connection, call.caller.tenant, after),  # type: ignore[misc]
-                call.deadline,
+                tenant, partial(upkeep.verify_step, tenant=tenant, after_sku=after), call.deadline
             )
             response.item_count += step.item_count
             response.reservation_count += step.reservation_count

@@ -21,8 +21,9 @@ from holdsvc import errors
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
 from holdsvc.api.auth.scopes import SCOPES
-from holdsvc.api.errors import CODES, as_hold_error, status
+from holdsvc.api.errors import CODES, refused_of, status
 from holdsvc.engine.limits import ClientLimits
+from holdsvc.errors import HoldError
 from holdsvc.model import Caller
 from holdsvc.telemetry import tracing
 
@@ -94,7 +95,7 @@ class Calls:
         caller = call.caller
         self._limits.call(caller.tenant, caller.client)
         if caller.scopes.isdisjoint(scopes):
-            raise errors.permission_denied(scopes[0])
+            raise HoldError(errors.permission_denied(scopes[0]))
 
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
         method, scopes, request_class = _rule(descriptor)
@@ -109,12 +110,9 @@ class Calls:
                 self._admit(call, scopes)
                 request = _parse(request_class, data)
                 answer = (await handle(request, call)).SerializeToString()
-            except asyncio.CancelledError:
-                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
+            except BaseException as error:
+                await self._fail(context, method, call, request, error, start)
                 raise
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, request, error, start)
-                raise AssertionError("abort raises") from None
             observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
@@ -141,13 +139,9 @@ class Calls:
                     ):
                         async for message in guarded:
                             yield message if isinstance(message, bytes) else message.SerializeToString()
-            except (asyncio.CancelledError, GeneratorExit):
-                observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
-                # Swallowing it would leak the call's native memory.
+            except BaseException as error:
+                await self._fail(context, method, call, request, error, start)
                 raise
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await self._abort(context, method, call, request, error, start)
-                raise AssertionError("abort raises") from None
             observer.handled(method, call, request, "OK", "", perf_counter() - start)
 
         return stream
@@ -155,22 +149,29 @@ class Calls:
     def _recheck(self, call: Call) -> Recheck:
         return lambda: self._authenticate(call.metadata, self._loop.time() + RECHECK_S)
 
-    async def _abort(
+    async def _fail(
         self,
         context: Any,
         method: str,
         call: Call | None,
         request: Message | None,
-        error: Exception,
+        error: BaseException,
         start: float,
     ) -> None:
-        refusal = as_hold_error(error, method)
-        code = CODES[refusal.reason].name
-        self._observer.handled(method, call, request, code, refusal.reason, perf_counter() - start)
-        answer = rpc_status.to_status(status(refusal))
-        if refusal.retry_after_s is not None:
+        """Ends a call, unary or stream, that raised: every error becomes a status here.
+
+        Returns for the end of the call by its caller, which must be raised on: gRPC frees the call's memory by it.
+        """
+        if not isinstance(error, Exception):
+            self._observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
+            return
+        refused = refused_of(error, method)
+        code = CODES[refused.reason].name
+        self._observer.handled(method, call, request, code, refused.reason, perf_counter() - start)
+        answer = rpc_status.to_status(status(refused))
+        if refused.retry_after_s is not None:
             # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
-            pushback = ("grpc-retry-pushback-ms", str(int(refusal.retry_after_s * 1000)))
+            pushback = ("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000)))
             await context.abort(answer.code, answer.details, (*answer.trailing_metadata, pushback))
         await context.abort_with_status(answer)
 
@@ -195,8 +196,9 @@ def _traced_stream(method: str, handle: Any) -> Any:
 
     async def traced(data: bytes, context: Any) -> AsyncIterator[bytes]:
         with active.call(method, dict(context.invocation_metadata())):
-            async for message in handle(data, context):
-                yield message
+            async with aclosing(handle(data, context)) as messages:
+                async for message in messages:
+                    yield message
 
     return traced
 
@@ -218,11 +220,4 @@ def _parse(request_class: type[Message], data: bytes) -> Message:
         return request_class.FromString(data)
     except DecodeError:
         malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
-        raise errors.invalid_field("request", malformed, "MALFORMED") from None
-
-
-def unwrap(result: Any) -> Any:
-    """What came of a request, raised where it is a refusal."""
-    if isinstance(result, Exception):
-        raise result
-    return result
+        raise HoldError(errors.invalid_field("request", malformed, "MALFORMED")) from None

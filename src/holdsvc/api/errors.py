@@ -1,21 +1,17 @@
 """The one place where an error gets its gRPC code and its details."""
 
-import secrets
 from collections.abc import Mapping
 from typing import TypeVar
 
-import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from holdsvc import errors
-from holdsvc.errors import HoldError, Violation
-from holdsvc.model import ShortLine
+from holdsvc.errors import HoldError
+from holdsvc.model import Refused, ShortLine, Violation
 from inventoryhold.v1 import error_reason_pb2
-
-log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=Message)
 
@@ -63,38 +59,34 @@ TRAILER_BYTES_MAX = 7600
 some at once and some at random, and would see RESOURCE_EXHAUSTED in place of the error."""
 
 
-def as_hold_error(error: BaseException, method: str) -> HoldError:
-    """Turns whatever a handler raised into what the caller may read; a bug becomes an incident in the log."""
-    if isinstance(error, HoldError):
-        return error
-    incident_id = secrets.token_hex(8)
-    log.error("call.failed", incident_id=incident_id, method=method, exc_info=error)
-    return errors.internal(incident_id)
+def refused_of(error: BaseException, method: str) -> Refused:
+    """What the caller may read of an error that a handler raised; a fault of the service becomes an incident."""
+    return error.refused if isinstance(error, HoldError) else errors.internal(error, method=method)
 
 
-def status(error: HoldError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: code, message and details.
+def status(refused: Refused) -> status_pb2.Status:
+    """The google.rpc.Status of a refusal: code, message and details.
 
     Lines and fields that would not fit into a trailer are left out; the metadata word `omitted` counts them.
     """
-    answer = status_pb2.Status(code=CODES[error.reason].value[0], message=error.message[:MESSAGE_MAX])
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    info.metadata.update({key: value[:METADATA_VALUE_MAX] for key, value in error.metadata.items()})
+    answer = status_pb2.Status(code=CODES[refused.reason].value[0], message=refused.message[:MESSAGE_MAX])
+    info = error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN)
+    info.metadata.update({key: value[:METADATA_VALUE_MAX] for key, value in refused.metadata.items()})
     details: list[Message] = [info]
-    if error.retry_after_s is not None:
+    if refused.retry_after_s is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        delay.FromMilliseconds(int(refused.retry_after_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     # The message travels twice: in the status and, percent-encoded, on its own.
     room = TRAILER_BYTES_MAX - 4 * len(answer.message.encode()) - info.ByteSize()
-    if error.shortfall:
-        short = _fitting([_short_line(line) for line in error.shortfall], room)
+    if refused.shortfall:
+        short = _fitting([_short_line(line) for line in refused.shortfall], room)
         details.insert(1, error_reason_pb2.CapacityShortfall(lines=short))
-        _count_omitted(info, len(error.shortfall) - len(short))
-    if error.violations:
-        bad = _fitting([_field_violation(violation) for violation in error.violations], room)
+        _count_omitted(info, len(refused.shortfall) - len(short))
+    if refused.violations:
+        bad = _fitting([_field_violation(violation) for violation in refused.violations], room)
         details.insert(1, error_details_pb2.BadRequest(field_violations=bad))
-        _count_omitted(info, len(error.violations) - len(bad))
+        _count_omitted(info, len(refused.violations) - len(bad))
     for detail in details:
         packed: any_pb2.Any = answer.details.add()
         packed.Pack(detail)

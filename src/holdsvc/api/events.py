@@ -8,6 +8,7 @@ from holdsvc import errors
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
+from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Position
 from holdsvc.streams.events import Batch, Subscription
 from holdsvc.streams.hub import Streams
@@ -31,7 +32,7 @@ class EventServicer:
                 start = tokens.read(request.resume_token)
                 if start.event_id > await self._hub.last_event_id():
                     # A database that was put back without telling so: it will draw the same ids for other events.
-                    raise errors.resume_token_foreign()
+                    raise HoldError(errors.resume_token_foreign())
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
             else:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
-from holdsvc.api.calls import Call, unwrap
+from holdsvc.api.calls import Call
 from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.engine.engine import Engine
-from holdsvc.errors import Violation
+from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import items
-from holdsvc.model import ItemKey, ItemsDone
+from holdsvc.model import ItemKey, Violation
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.topic import Wanted
 from inventoryhold.v1 import inventory_service_pb2 as pb
@@ -60,8 +60,7 @@ class InventoryServicer:
         result = await self._engine.change(
             call.caller.tenant, lambda connection: items.create(connection, call.caller, new), call.deadline
         )
-        done: ItemsDone = unwrap(result)
-        return done.items
+        return unwrap(result).value
 
     async def GetItem(self, request: pb.GetItemRequest, call: Call) -> pb.GetItemResponse:
         """Reads one item."""
@@ -69,10 +68,10 @@ class InventoryServicer:
         check_pool(call.caller, request.sku, request.pool)
         key = ItemKey(request.sku, request.pool)
         [found] = await self._engine.read(
-            lambda connection: items.get(connection, call.caller.tenant, [key]), call.deadline
+            call.caller.tenant, lambda connection: items.get(connection, call.caller.tenant, [key]), call.deadline
         )
         if found is None:
-            raise errors.item_not_found(request.sku, request.pool)
+            raise HoldError(errors.item_not_found(request.sku, request.pool))
         return pb.GetItemResponse(item=convert.item(found))
 
     async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
@@ -86,6 +85,7 @@ class InventoryServicer:
             pools = [request.pool] if caller.sees_pool(request.pool) else []
         size = validation.page_size(request.page_size)
         found = await self._engine.read(
+            caller.tenant,
             lambda connection: items.list_page(connection, caller.tenant, request.sku_prefix, pools, after, size + 1),
             call.deadline,
         )
@@ -115,8 +115,7 @@ class InventoryServicer:
             ),
             call.deadline,
         )
-        done: ItemsDone = unwrap(result)
-        return pb.UpdateItemResponse(item=convert.item(done.items[0]))
+        return pb.UpdateItemResponse(item=convert.item(unwrap(result).value))
 
     async def AdjustCapacity(self, request: pb.AdjustCapacityRequest, call: Call) -> pb.AdjustCapacityResponse:
         """Changes a capacity by a difference."""
@@ -131,9 +130,9 @@ class InventoryServicer:
             delta=request.delta,
             reason=request.reason,
         )
-        [result] = await self._engine.submit("adjust", [change], call.deadline)
-        done: ItemsDone = unwrap(result)
-        return pb.AdjustCapacityResponse(item=convert.item(done.items[0]), replayed=done.replayed)
+        [answer] = await self._engine.adjust([change], call.deadline)
+        done = unwrap(answer)
+        return pb.AdjustCapacityResponse(item=convert.item(done.value), replayed=done.replayed)
 
     async def TransferCapacity(self, request: pb.TransferCapacityRequest, call: Call) -> pb.TransferCapacityResponse:
         """Moves capacity between pools."""
@@ -150,10 +149,12 @@ class InventoryServicer:
             quantity=request.quantity,
             reason=request.reason,
         )
-        [result] = await self._engine.submit("transfer", [change], call.deadline)
-        done: ItemsDone = unwrap(result)
+        [answer] = await self._engine.transfer([change], call.deadline)
+        done = unwrap(answer)
         return pb.TransferCapacityResponse(
-            from_item=convert.item(done.items[0]), to_item=convert.item(done.items[1]), replayed=done.replayed
+            from_item=convert.item(done.value.giving),
+            to_item=convert.item(done.value.taking),
+            replayed=done.replayed,
         )
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, call: Call) -> pb.DeleteItemResponse:
@@ -174,12 +175,12 @@ class InventoryServicer:
         lines = merged_lines(request.lines)
         check_pools(call.caller, (line[:2] for line in lines))
         found = await self._engine.read(
-            lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
+            call.caller.tenant, lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
         )
         response = pb.CheckAvailabilityResponse(available=True)
         for line, available in zip(lines, found, strict=True):
             if available is None:
-                raise errors.item_not_found(line.sku, line.pool)
+                raise HoldError(errors.item_not_found(line.sku, line.pool))
             shortfall = max(0, line.quantity - available)
             response.available &= not shortfall
             response.lines.add(

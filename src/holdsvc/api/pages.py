@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from google.protobuf.message import Message
 
-from holdsvc.errors import Violation
+from holdsvc.model import Violation
 
 _CHECKSUM_BYTES = 8
 

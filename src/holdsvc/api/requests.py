@@ -6,6 +6,7 @@ from hashlib import blake2b
 from google.protobuf.message import Message
 
 from holdsvc import errors
+from holdsvc.errors import HoldError
 from holdsvc.model import Caller, Line
 from inventoryhold.v1 import item_pb2
 
@@ -33,7 +34,7 @@ def merged_lines(lines: Sequence[item_pb2.ItemQuantity]) -> list[Line]:
 def check_pool(caller: Caller, sku: str, pool: str) -> None:
     """Raises ITEM_NOT_FOUND for a pool that the caller's key may not see."""
     if not caller.sees_pool(pool):
-        raise errors.item_not_found(sku, pool)
+        raise HoldError(errors.item_not_found(sku, pool))
 
 
 def check_pools(caller: Caller, items: Iterable[tuple[str, str]]) -> None:

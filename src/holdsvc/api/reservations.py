@@ -1,23 +1,25 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
-from holdsvc.api.calls import Call, unwrap
-from holdsvc.api.errors import as_hold_error, status
+from holdsvc.api.calls import Call
+from holdsvc.api.errors import status
 from holdsvc.api.requests import check_pools, fingerprint, merged_lines, units
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
-from holdsvc.errors import Violation
+from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import events, reservations
-from holdsvc.model import Done, ReservationLine
+from holdsvc.model import Answer, Refused, Reservation, ReservationLine, Violation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
+
+TargetedRequest = pb.ConfirmRequest | pb.CancelRequest | pb.RefundRequest | pb.ExtendRequest
 
 Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
 
@@ -38,41 +40,40 @@ class ReservationServicer:
         ttl_us, violation = self._ttl.read(request)
         validation.check(request, violation, _duplicate_window_rule(request))
         change = _reserve(request, call, ttl_us, self._engine.new_id())
-        [result] = await self._engine.submit("reserve", [change], call.deadline)
-        done: Done = unwrap(result)
+        [answer] = await self._engine.reserve([change], call.deadline)
+        done = unwrap(answer)
         response = pb.ReserveResponse(replayed=done.replayed)
-        convert.set_reservation(response.reservation, done.reservation)
+        convert.set_reservation(response.reservation, done.value)
         return response
 
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
         bad = validation.check_entries(request, "requests")
-        results: list[Any] = [None] * len(request.requests)
+        answers: dict[int, Answer[Reservation]] = {}
         changes, places = [], []
-        ids = self._engine.new_id.many(len(results))
+        ids = self._engine.new_id.many(len(request.requests))
         for index, (entry, id_) in enumerate(zip(request.requests, ids, strict=True)):
             ttl_us, ttl_violation = self._ttl.read(entry)
             window_violation = _duplicate_window_rule(entry)
             try:
                 if ttl_violation or window_violation or index in bad:
                     more = filter(None, (ttl_violation, window_violation))
-                    raise errors.invalid_fields([*bad.get(index, ()), *more])
+                    raise HoldError(errors.invalid_fields([*bad.get(index, ()), *more]))
                 changes.append(_reserve(entry, call, ttl_us, id_))
                 places.append(index)
-            except errors.HoldError as error:
-                results[index] = error
+            except HoldError as error:
+                answers[index] = error.refused
         if changes:
-            done = await self._engine.submit("reserve", changes, call.deadline)
-            for index, result in zip(places, done, strict=True):
-                results[index] = result
+            answers.update(zip(places, await self._engine.reserve(changes, call.deadline), strict=True))
         response = pb.BatchReserveResponse()
-        for result in results:
+        for index in range(len(request.requests)):
             added = response.results.add()
-            if isinstance(result, Exception):
-                added.error.CopyFrom(status(as_hold_error(result, call.method)))
+            answer = answers[index]
+            if isinstance(answer, Refused):
+                added.error.CopyFrom(status(answer))
             else:
-                convert.set_reservation(added.reservation, result.reservation)
-                if result.replayed:
+                convert.set_reservation(added.reservation, answer.value)
+                if answer.replayed:
                     added.replayed = True
         return response
 
@@ -87,13 +88,13 @@ class ReservationServicer:
             customer_email=request.customer.email,
             lines=merged_lines(request.lines),
         )
-        return await self._change("confirm", change, call, pb.ConfirmResponse())
+        return _changed(await self._engine.confirm([change], call.deadline), pb.ConfirmResponse())
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """Gives back what is held."""
         validation.check(request)
         change = model.Cancel(*_target(request, call), reason=request.reason)
-        response = await self._change("cancel", change, call, pb.CancelResponse())
+        response = _changed(await self._engine.cancel([change], call.deadline), pb.CancelResponse())
         if not response.replayed:
             log.info(
                 "reservation.cancelled",
@@ -114,21 +115,14 @@ class ReservationServicer:
             write_off=request.write_off,
             reason=request.reason,
         )
-        return await self._change("refund", change, call, pb.RefundResponse())
+        return _changed(await self._engine.refund([change], call.deadline), pb.RefundResponse())
 
     async def Extend(self, request: pb.ExtendRequest, call: Call) -> pb.ExtendResponse:
         """Gives a hold more time."""
         ttl_us, violation = self._ttl.read(request)
         validation.check(request, violation)
         change = model.Extend(*_target(request, call), ttl_us=ttl_us)
-        return await self._change("extend", change, call, pb.ExtendResponse())
-
-    async def _change(self, kind: str, change: model.Targeted, call: Call, response: Changed) -> Changed:
-        [result] = await self._engine.submit(kind, [change], call.deadline)
-        done: Done = unwrap(result)
-        convert.set_reservation(response.reservation, done.reservation)
-        response.replayed = done.replayed
-        return response
+        return _changed(await self._engine.extend([change], call.deadline), pb.ExtendResponse())
 
     async def GetReservation(self, request: pb.GetReservationRequest, call: Call) -> pb.GetReservationResponse:
         """Reads one reservation."""
@@ -139,26 +133,30 @@ class ReservationServicer:
             reservation_id = request.reservation_id
         found = await self._find(reservation_id, call)
         if found is None:
-            raise errors.reservation_not_found(request.reservation_id or None, request.reference or None)
+            raise HoldError(errors.reservation_not_found(request.reservation_id or None, request.reference or None))
         response = pb.GetReservationResponse()
         convert.set_reservation(response.reservation, found)
         return response
 
     async def _by_reference(self, reference: str, call: Call) -> str:
         ids = await self._engine.read(
-            lambda connection: reservations.find_reference(connection, call.caller, reference), call.deadline
+            call.caller.tenant,
+            lambda connection: reservations.find_reference(connection, call.caller, reference),
+            call.deadline,
         )
         if len(ids) > 1:
-            raise errors.reference_ambiguous(reference)
+            raise HoldError(errors.reference_ambiguous(reference))
         if not ids:
-            raise errors.reservation_not_found(None, reference)
+            raise HoldError(errors.reservation_not_found(None, reference))
         return ids[0]
 
     async def _find(self, reservation_id: str, call: Call) -> model.Reservation | None:
         """The reservation, where the caller may see it."""
         caller = call.caller
         [found] = await self._engine.read(
-            lambda connection: reservations.get(connection, caller.tenant, [reservation_id]), call.deadline
+            caller.tenant,
+            lambda connection: reservations.get(connection, caller.tenant, [reservation_id]),
+            call.deadline,
         )
         if found is None or (found.client != caller.client and not caller.reads_all):
             return None
@@ -187,6 +185,7 @@ class ReservationServicer:
         )
         size = validation.page_size(request.page_size)
         found = await self._engine.read(
+            caller.tenant,
             lambda connection: reservations.list_page(
                 connection, caller.tenant, wanted, before[0] if before else None, size + 1
             ),
@@ -201,7 +200,7 @@ class ReservationServicer:
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
             response.total_count = await self._engine.read(
-                lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
+                caller.tenant, lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
             )
         return response
 
@@ -214,9 +213,10 @@ class ReservationServicer:
         validation.check(request, violation)
         subject = await self._find(request.reservation_id, call)
         if subject is None:
-            raise errors.reservation_not_found(request.reservation_id, None)
+            raise HoldError(errors.reservation_not_found(request.reservation_id, None))
         size = validation.page_size(request.page_size)
         found = await self._engine.read(
+            tenant,
             lambda connection: events.list_of_reservation(
                 connection, tenant, subject, int(after[0]) if after else 0, size + 1
             ),
@@ -237,6 +237,15 @@ class ReservationServicer:
         return pb.CleanupResponse(
             expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
         )
+
+
+def _changed(answers: list[Answer[Reservation]], response: Changed) -> Changed:
+    """Fills the response to a change of one reservation; raises its refusal."""
+    [answer] = answers
+    done = unwrap(answer)
+    convert.set_reservation(response.reservation, done.value)
+    response.replayed = done.replayed
+    return response
 
 
 def _reserve(request: pb.ReserveRequest, call: Call, ttl_us: int, reservation_id: str) -> model.Reserve:
@@ -268,7 +277,7 @@ def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
     return None
 
 
-def _target(request: Any, call: Call) -> tuple[model.Caller, str, bytes, str | None, str | None]:
+def _target(request: TargetedRequest, call: Call) -> tuple[model.Caller, str, bytes, str | None, str | None]:
     """The first fields of every change of a reservation."""
     by_reference = request.WhichOneof("target") == "reference"
     return (

@@ -11,6 +11,7 @@ from datetime import date
 from hashlib import blake2b
 
 from holdsvc import errors
+from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Identity, Position
 
 _SIGNATURE_BYTES = 16
@@ -43,10 +44,10 @@ class Tokens:
             raw = b""
         signature, data = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not data or not hmac.compare_digest(signature, self._signature(data)):
-            raise errors.resume_token_foreign()
+            raise HoldError(errors.resume_token_foreign())
         version, epoch, event_id, day = json.loads(data)
         if version != _VERSION or epoch != self._identity.epoch:
-            raise errors.resume_token_foreign()
+            raise HoldError(errors.resume_token_foreign())
         if event_id < self._identity.floor:
-            raise errors.resume_token_expired()
+            raise HoldError(errors.resume_token_expired())
         return Position(event_id, date.fromordinal(day))

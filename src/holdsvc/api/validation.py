@@ -11,7 +11,8 @@ from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
 
 from holdsvc import errors
-from holdsvc.errors import Violation
+from holdsvc.errors import HoldError
+from holdsvc.model import Violation
 from holdsvc.settings import Settings, format_duration
 from inventoryhold.v1 import reservation_service_pb2
 
@@ -30,7 +31,7 @@ def check(request: Message, *more: Violation | None) -> None:
     found = _validator.collect_violations(request)
     if found or any(more):
         violations = [_violation(each, each.proto.field.elements if each.proto.field else []) for each in found]
-        raise errors.invalid_fields(violations + [violation for violation in more if violation])
+        raise HoldError(errors.invalid_fields(violations + [violation for violation in more if violation]))
 
 
 def check_entries(request: Message, field: str) -> dict[int, list[Violation]]:
@@ -48,7 +49,7 @@ def check_entries(request: Message, field: str) -> dict[int, list[Violation]]:
         else:
             whole.append(_violation(violation, elements))
     if whole:
-        raise errors.invalid_fields(whole)
+        raise HoldError(errors.invalid_fields(whole))
     return found
 
 

@@ -11,7 +11,7 @@ from holdsvc.commands.progress import Progress
 from holdsvc.commands.target import CommandError, run
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Caller, Item, ItemKey
+from holdsvc.model import Caller, Item, ItemKey, Refused
 
 BATCH = 500
 CLIENT = "holdsvc-cli"
@@ -102,7 +102,7 @@ async def _create(connection: Connection, caller: Caller, rows: list[tuple[Row, 
     if not fresh:
         return 0
     result = await items.create(connection, caller, [item for _, item in fresh])
-    if not isinstance(result, errors.HoldError):
+    if not isinstance(result, Refused):
         return len(fresh)
     if len(fresh) == 1:
         bad.append(Bad(fresh[0][0], result.message))

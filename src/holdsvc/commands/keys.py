@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from holdsvc import errors
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.auth.scopes import ALL_SCOPES
 from holdsvc.commands import target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, read
 from holdsvc.commands.target import CommandError
+from holdsvc.errors import unwrap
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Connection
-from holdsvc.model import ApiKey
+from holdsvc.model import Answer, ApiKey
 from holdsvc.settings import parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -72,7 +72,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
             raise CommandError(f"{name} must have 1 to {longest} printable characters")
     new = make_key()
 
-    async def create(connection: Connection) -> ApiKey | errors.HoldError:
+    async def create(connection: Connection) -> Answer[ApiKey]:
         return await keys.create(
             connection,
             tenant=tenant,
@@ -89,8 +89,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
         created = target.run(dsn, create)
     except OverflowError:
         raise CommandError("a key cannot live that long: it ends before the year 10000, or never") from None
-    if isinstance(created, errors.HoldError):
-        raise created
+    unwrap(created)
     return new.secret
 
 
@@ -114,6 +113,5 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
 def revoke_key(dsn: str, tenant: str, key: str) -> str:
     """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
     key_id = key_id_of(key)
-    if target.run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)) is None:
-        raise errors.api_key_not_found(key_id)
+    unwrap(target.run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)))
     return key_id

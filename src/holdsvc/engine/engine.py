@@ -1,24 +1,30 @@
-"""The engine: takes requests from the api, runs them in batches, and keeps the ledger swept."""
+"""The engine: takes requests from the api and runs them in the ledger, in batches where a kind of change has lanes."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
-from holdsvc import errors
+from holdsvc import errors, model
 from holdsvc.engine import tasks
+from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.engine.lane import Changed, Lane, LaneKind, Observer
+from holdsvc.engine.lane import Lanes
+from holdsvc.engine.observer import Changed, Observer
+from holdsvc.errors import HoldError
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
-from holdsvc.model import Done, Request, Sweep
+from holdsvc.model import Again, Answer, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bound=model.Request)
+V = TypeVar("V")
 
 DEADLINE_TICK_S = 0.25
 """How often calls whose deadline has passed are looked for."""
@@ -38,19 +44,39 @@ ROUNDS_OF_ARRIVAL = 3
 LINGER_S = 1.0
 """How long a drain goes on refusing calls that keep coming."""
 
+DRAIN_TICK_S = 0.01
+
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
 
 
+class _AnyLanes(Protocol):
+    """Lanes of some kind, as far as the kind does not matter."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def idle(self) -> bool: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    def expire(self) -> None: ...
+
+
 class Engine:
-    """One per process. Construct it on the loop that serves the calls, then `start` it."""
+    """One per process. Construct it on the loop that serves the calls, then `start` it.
+
+    Every method that takes a `deadline`, on the loop's clock, raises a HoldError for what concerns the whole call:
+    SHUTTING_DOWN, OVERLOADED, DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
+    """
 
     def __init__(self, settings: Settings, database: Database, observer: Observer) -> None:
         self._database = database
         self._settings = settings
         self._observer = observer
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._last_change = -BUSY_S
@@ -58,29 +84,35 @@ class Engine:
         self._turned_away = 0
         # Reads leave connections for changes and for the health check.
         self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
-        self._waiting_reads = 0
+        self._waiting_reads: Counter[str] = Counter()
         self.new_id = Uuid7()
+        self._all_lanes: list[_AnyLanes] = []
         max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
-        self._kinds = {
-            kind.name: kind
-            for kind in (
-                LaneKind("reserve", self._reserve, settings.batch_max),
-                LaneKind("confirm", reservations.confirm, settings.batch_max),
-                LaneKind("cancel", reservations.cancel, settings.batch_max),
-                LaneKind("refund", reservations.refund, settings.batch_max),
-                LaneKind("extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us), settings.batch_max),
-                LaneKind("adjust", items.adjust, settings.batch_max),
-                LaneKind("transfer", items.transfer, settings.batch_max),
-            )
-        }
+        self._reserves = self._lanes("reserve", self._run_reserves)
+        self._confirms = self._lanes("confirm", reservations.confirm)
+        self._cancels = self._lanes("cancel", reservations.cancel)
+        self._refunds = self._lanes("refund", reservations.refund)
+        self._extends = self._lanes("extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us))
+        self._adjusts = self._lanes("adjust", items.adjust)
+        self._transfers = self._lanes("transfer", items.transfer)
 
-    async def _reserve(self, connection: Connection, tenant: str, requests: Sequence[Any]) -> list[Any]:
-        results = await reservations.reserve(connection, tenant, requests)
-        for result in results:
-            if type(result) is Done and not result.replayed:
-                self.new_id.observe(result.reservation.create_time.timestamp())
+    def _lanes(
+        self, name: str, execute: Callable[[Connection, str, Sequence[R]], Awaitable[list[Outcome[V]]]]
+    ) -> Lanes[R, V]:
+        kind = LaneKind(name, execute, self._settings.batch_max)
+        lanes = Lanes(kind, self._settings, self._database, self._observer, self._report_changed)
+        self._all_lanes.append(lanes)
+        return lanes
+
+    async def _run_reserves(
+        self, connection: Connection, tenant: str, requests: Sequence[model.Reserve]
+    ) -> list[Outcome[Reservation]]:
+        outcomes = await reservations.reserve(connection, tenant, requests)
+        for outcome in outcomes:
+            if isinstance(outcome, Done) and not outcome.replayed:
+                self.new_id.observe(outcome.value.create_time.timestamp())
                 break
-        return results
+        return outcomes
 
     def start(self) -> None:
         """Starts looking after deadlines."""
@@ -92,95 +124,110 @@ class Engine:
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Asked for, so that nobody calls it lost: its caller may have gone at the deadline.
+            # Read, so that asyncio does not report it as never retrieved: the caller may have gone at its deadline.
             task.exception()
 
     async def _watch_deadlines(self) -> None:
         while True:
             await asyncio.sleep(DEADLINE_TICK_S)
-            for key, lane in list(self._lanes.items()):
-                if lane.idle:
-                    del self._lanes[key]
-                else:
-                    lane.expire()
+            for lanes in self._all_lanes:
+                lanes.expire()
 
     def on_change(self, call: Changed) -> None:
         """Calls this after changes that were made through this process; set it before the first call comes."""
         self._changed = call
 
+    def _report_changed(self, tenant: str, outcomes: Sequence[Outcome[object]]) -> None:
+        self._changed(tenant, outcomes)
+
     def queue_depths(self) -> dict[str, int]:
         """Requests that wait, by kind of change."""
-        depths = dict.fromkeys(self._kinds, 0)
-        for (kind, _), lane in self._lanes.items():
-            depths[kind] += lane.depth
-        return depths
+        return {lanes.name: lanes.depth for lanes in self._all_lanes}
 
     def busy(self) -> bool:
         """Whether callers make changes: background work gives way then."""
         return self._loop.time() - self._last_change < BUSY_S
 
-    async def submit(self, kind: str, requests: Sequence[Request], deadline: float) -> list[Any]:
-        """Runs requests of one tenant through their lane and returns what came of each; refusals stand among them.
+    def reserve(self, requests: Sequence[model.Reserve], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Makes reservations; like all changes below it takes requests of one tenant and answers each by itself."""
+        return self._submit(self._reserves, requests, deadline)
 
-        `deadline` is on the loop's clock. Raises a HoldError that concerns all of them: SHUTTING_DOWN, OVERLOADED,
-        DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN.
-        """
+    def confirm(self, requests: Sequence[model.Confirm], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Sells what reservations hold."""
+        return self._submit(self._confirms, requests, deadline)
+
+    def cancel(self, requests: Sequence[model.Cancel], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Gives back what reservations hold."""
+        return self._submit(self._cancels, requests, deadline)
+
+    def refund(self, requests: Sequence[model.Refund], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Takes back what reservations have confirmed."""
+        return self._submit(self._refunds, requests, deadline)
+
+    def extend(self, requests: Sequence[model.Extend], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Gives holds more time."""
+        return self._submit(self._extends, requests, deadline)
+
+    def adjust(self, requests: Sequence[model.Adjust], deadline: float) -> asyncio.Future[list[Answer[Item]]]:
+        """Changes capacities by differences."""
+        return self._submit(self._adjusts, requests, deadline)
+
+    def transfer(
+        self, requests: Sequence[model.Transfer], deadline: float
+    ) -> asyncio.Future[list[Answer[Transferred]]]:
+        """Moves capacity between pools."""
+        return self._submit(self._transfers, requests, deadline)
+
+    def _submit(self, lanes: Lanes[R, V], requests: Sequence[R], deadline: float) -> asyncio.Future[list[Answer[V]]]:
         self._admit()
         self._last_change = self._loop.time()
-        tenant = requests[0].caller.tenant
-        lane = self._lanes.get((kind, tenant))
-        if lane is None:
-            settings = self._settings
-            lane = Lane(
-                self._kinds[kind],
-                tenant,
-                self._database,
-                settings.queue_max,
-                self._observer,
-                settings.queue_wait_max.total_seconds(),
-                self._changed,
-            )
-            self._lanes[kind, tenant] = lane
-        return await lane.submit(requests, deadline)
+        return lanes.submit(requests, deadline)
 
-    async def change(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+    async def change(
+        self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]], deadline: float
+    ) -> Answer[V]:
         """Runs a change that has no lane (and no request_id), sweeping on demand."""
-        result = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
-        self._changed(tenant, [result])
-        return result
+        answer = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+        self._changed(tenant, [answer])
+        return answer
 
-    async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]]) -> Answer[V]:
         for _ in range(SWEEP_ROUNDS):
             async with self._database.connection() as connection:
-                result = await run(connection)
-                if not isinstance(result, Sweep):
-                    return result
-                self._observer.expired(await items.sweep(connection, tenant, result.items))
-        raise errors.overloaded()
+                outcome = await run(connection)
+                if isinstance(outcome, Sweep):
+                    self._observer.expired(await items.sweep(connection, tenant, outcome.items))
+                elif not isinstance(outcome, Again):
+                    return outcome
+        return errors.overloaded()
 
-    async def read(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
-        """Runs something that only reads."""
+    async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+        """Runs something that only reads, for a caller of this tenant; an empty tenant is the service itself."""
 
         async def reading() -> T:
             async with self._reading, self._database.connection() as connection:
                 return await run(connection)
 
-        if self._waiting_reads >= self._settings.queue_max:
-            raise errors.overloaded()
-        self._waiting_reads += 1
+        if self._waiting_reads[tenant] >= self._settings.queue_max:
+            raise HoldError(errors.overloaded())
+        self._waiting_reads[tenant] += 1
         try:
             return await self._detached(reading, deadline, changes=False)
         finally:
-            self._waiting_reads -= 1
+            self._waiting_reads[tenant] -= 1
+            if not self._waiting_reads[tenant]:
+                del self._waiting_reads[tenant]
 
     async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
         """Sweeps a tenant's lapsed holds now."""
-        released = await self.change(
-            tenant, lambda connection: upkeep.release_expired(connection, tenant, max_count), deadline
-        )
+
+        async def release(connection: Connection) -> Done[upkeep.Released]:
+            return Done(await upkeep.release_expired(connection, tenant, max_count), replayed=False)
+
+        released = errors.unwrap(await self.change(tenant, release, deadline)).value
         self._observer.expired(released.expired_count)
         log.info(
             "reservation.cleanup",
@@ -196,36 +243,37 @@ class Engine:
         task = self._spawn(_retried(work))
         done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
         if not done:
-            raise errors.outcome_unknown() if changes else errors.database_unavailable()
+            raise HoldError(errors.outcome_unknown() if changes else errors.database_unavailable())
         try:
             return task.result()
         except NothingRan:
-            raise errors.database_unavailable() from None
+            raise HoldError(errors.database_unavailable()) from None
         except Conflict:
-            raise errors.overloaded() from None
+            raise HoldError(errors.overloaded()) from None
         except Unknown:
-            raise (errors.outcome_unknown() if changes else errors.database_unavailable()) from None
+            raise HoldError(errors.outcome_unknown() if changes else errors.database_unavailable()) from None
 
     def _admit(self) -> None:
         if self._closing:
             self._turned_away += 1
-            raise errors.shutting_down()
+            raise HoldError(errors.shutting_down())
 
     async def drain(self) -> None:
-        """Refuses new work and waits until what was accepted has been answered and nobody asks any more.
+        """Refuses new work and waits until what was accepted has been answered and no new call arrives.
 
-        A gRPC server that stops cancels the calls that have arrived and are not yet read: to a caller CANCELLED says
-        nothing, SHUTTING_DOWN that a retry is safe. So it stops when calls have ceased, after LINGER_S at the latest.
+        A gRPC server that stops cancels the calls that have arrived and are not yet read: CANCELLED tells a caller
+        nothing, SHUTTING_DOWN that a retry is safe. So the drain ends when no call arrives, after LINGER_S at the
+        latest.
         """
         self._closing = True
-        while any(not lane.idle for lane in self._lanes.values()):
-            await asyncio.sleep(0.01)
+        while not all(lanes.idle for lanes in self._all_lanes):
+            await asyncio.sleep(DRAIN_TICK_S)
         end = self._loop.time() + LINGER_S
         seen = -1
         while seen != self._turned_away and self._loop.time() < end:
             seen = self._turned_away
             await asyncio.sleep(QUIET_S)
-            # A loop that was kept busy wakes for the time first: what came meanwhile has its turn before it is judged.
+            # A busy loop handles timers first: the calls that arrived meanwhile get their turn before the comparison.
             for _ in range(ROUNDS_OF_ARRIVAL):
                 await asyncio.sleep(0)
 

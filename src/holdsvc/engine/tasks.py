@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import structlog
 from prometheus_client import Counter
@@ -49,7 +49,7 @@ def _pause_s(failed_in_a_row: int) -> float:
     return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(failed_in_a_row, 10))
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def end(tasks: Iterable[asyncio.Task[object]]) -> None:
     """Cancels tasks and returns when all of them have ended, however they end.
 
     It cancels again and again: asyncio.wait_for before Python 3.12, which psycopg_pool uses, loses a cancel that comes

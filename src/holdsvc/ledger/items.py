@@ -3,13 +3,26 @@
 from collections.abc import Sequence
 
 from holdsvc import errors
-from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Connection, Row
 from holdsvc.ledger.requests import columns
-from holdsvc.model import Adjust, Again, Caller, Item, ItemKey, ItemsDone, Line, Sweep, Transfer
+from holdsvc.model import (
+    Adjust,
+    Again,
+    Answer,
+    Caller,
+    Done,
+    Item,
+    ItemKey,
+    Line,
+    Outcome,
+    Refused,
+    Sweep,
+    Transfer,
+    Transferred,
+)
 
-Result = ItemsDone | HoldError | Sweep | Again
+Result = Outcome[Item]
 
 _CREATE = "SELECT * FROM holdsvc.create_items(%s, %s, %s, %s, %s, %s, %s, %s)"
 _UPDATE = "SELECT * FROM holdsvc.update_item(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -22,7 +35,7 @@ _CHECK = "SELECT * FROM holdsvc.check_availability(%s, %s, %s)"
 _SWEEP = "SELECT * FROM holdsvc.sweep_items(%s, %s, %s)"
 
 
-async def create(connection: Connection, caller: Caller, items: Sequence[Item]) -> Result:
+async def create(connection: Connection, caller: Caller, items: Sequence[Item]) -> Answer[list[Item]]:
     """Creates all of the items or none; their counters, revisions and times are ignored."""
     rows = await connection.fetch(
         _CREATE,
@@ -41,7 +54,7 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
         there = {(row[4], row[5]) for row in rows}
         first = next(item for item in items if (item.sku, item.pool) in there)
         return errors.item_already_exists(first.sku, first.pool)
-    return ItemsDone([_item(row) for row in rows], replayed=False)
+    return Done([_item(row) for row in rows], replayed=False)
 
 
 async def update(
@@ -62,10 +75,10 @@ async def update(
     return _result(row, "")
 
 
-async def delete(connection: Connection, caller: Caller, key: ItemKey) -> Result:
+async def delete(connection: Connection, caller: Caller, key: ItemKey) -> Outcome[None]:
     """Deletes an item with nothing held or confirmed."""
     [row] = await connection.fetch(_DELETE, (caller.tenant, caller.client, caller.key_id, *key))
-    return ItemsDone([], replayed=False) if row[1] is None else _result(row, "")
+    return Done(None, replayed=False) if row[1] is None else _not_done(row, "")
 
 
 async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]) -> list[Result]:
@@ -84,7 +97,7 @@ async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]
     return [_result(row, request.request_id, "delta") for request, row in zip(requests, rows, strict=True)]
 
 
-async def transfer(connection: Connection, tenant: str, requests: Sequence[Transfer]) -> list[Result]:
+async def transfer(connection: Connection, tenant: str, requests: Sequence[Transfer]) -> list[Outcome[Transferred]]:
     """Moves units of capacity between pools; answers with the giving and the taking item."""
     rows = await connection.fetch(
         _TRANSFER,
@@ -99,29 +112,34 @@ async def transfer(connection: Connection, tenant: str, requests: Sequence[Trans
         ),
     )
     n = len(requests)
-    results: list[Result] = []
-    for request, giving, taking in zip(requests, rows[:n], rows[n:], strict=True):
-        result = _result(giving, request.request_id)
-        if isinstance(result, ItemsDone):
-            taken = _result(taking, request.request_id)
-            result = ItemsDone(result.items + taken.items, result.replayed) if isinstance(taken, ItemsDone) else taken
-        results.append(result)
+    results: list[Outcome[Transferred]] = []
+    for request, giving_row, taking_row in zip(requests, rows[:n], rows[n:], strict=True):
+        giving, taking = _result(giving_row, request.request_id), _result(taking_row, request.request_id)
+        if not isinstance(giving, Done):
+            results.append(giving)
+        elif not isinstance(taking, Done):
+            results.append(taking)
+        else:
+            results.append(Done(Transferred(giving.value, taking.value), giving.replayed))
     return results
 
 
 def _result(row: Row, request_id: str, units_field: str = "quantity") -> Result:
-    """What came of a change, from a row of type item_answer."""
+    """The outcome of a change, from a row of type item_answer."""
+    outcome = row[1]
+    # A replay may find the item deleted since.
+    if (outcome is None or outcome == "REPLAYED") and row[7] is not None:
+        return Done(_item(row), replayed=outcome is not None)
+    return _not_done(row, request_id, units_field)
+
+
+def _not_done(row: Row, request_id: str, units_field: str = "quantity") -> Refused | Sweep | Again:
     outcome, requested, available, sku, pool = row[1:6]
-    if outcome is None or outcome == "REPLAYED":
-        # A replay may find the item deleted since.
-        if row[7] is None:
-            return errors.item_not_found(sku, pool)
-        return ItemsDone([_item(row)], replayed=outcome is not None)
     if outcome == "RETRY":
         return Again()
     if outcome == "SWEEP":
         return Sweep([ItemKey(sku, pool)])
-    if outcome == "ITEM_NOT_FOUND":
+    if outcome is None or outcome in ("REPLAYED", "ITEM_NOT_FOUND"):
         return errors.item_not_found(sku, pool)
     if outcome == "CAPACITY_IN_USE":
         return errors.capacity_in_use(sku, pool, abs(requested), available)

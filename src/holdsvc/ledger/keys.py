@@ -3,10 +3,9 @@
 from datetime import datetime
 
 from holdsvc import errors
-from holdsvc.errors import HoldError, Violation
 from holdsvc.ledger import stock
 from holdsvc.ledger.database import Connection
-from holdsvc.model import ApiKey, KeyRights
+from holdsvc.model import Answer, ApiKey, Done, KeyRights, Violation
 
 _CREATE = "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, %s, %s)"
 
@@ -28,7 +27,7 @@ async def create(
     pools: list[str],
     expire_time: datetime | None,
     creator_id: str | None,
-) -> ApiKey | HoldError:
+) -> Answer[ApiKey]:
     """Stores a new key; refuses when `expire_time` has passed or the key `creator_id`, that asks for it, has ended."""
     [row] = await connection.fetch(
         _CREATE, (tenant, key_id, client, secret_hash, scopes, pools, expire_time, creator_id)
@@ -38,7 +37,7 @@ async def create(
         return errors.invalid_fields([Violation("expire_time", "must be in the future", "IN_THE_PAST")])
     if outcome == "CREATOR_ENDED":
         return errors.invalid_key()
-    return ApiKey(*columns)
+    return Done(ApiKey(*columns), replayed=False)
 
 
 async def now(connection: Connection) -> datetime:
@@ -66,7 +65,7 @@ async def any_made(connection: Connection) -> bool:
     return False
 
 
-async def revoke(connection: Connection, tenant: str, key_id: str) -> ApiKey | None:
-    """Revokes a tenant's key; None: there is none."""
+async def revoke(connection: Connection, tenant: str, key_id: str) -> Answer[ApiKey]:
+    """Revokes a tenant's key."""
     rows = await connection.fetch("SELECT * FROM holdsvc.revoke_api_key(%s, %s)", (tenant, key_id))
-    return ApiKey(*rows[0]) if rows else None
+    return Done(ApiKey(*rows[0]), replayed=False) if rows else errors.api_key_not_found(key_id)

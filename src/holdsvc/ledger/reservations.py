@@ -1,7 +1,7 @@
 """The changes of reservations, each one call of one SQL function over a batch, and reading them.
 
-Every function takes a batch of one tenant and returns what came of each request, in order. A refusal is a `HoldError`
-in its place, never raised; `Sweep` and `Again` ask the engine to call once more.
+Every function takes a batch of one tenant and returns the outcome of each request, in order. A refusal is a value in
+its place, never raised; `Sweep` and `Again` ask the engine to call once more.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from holdsvc import errors
-from holdsvc.errors import HoldError
 from holdsvc.ledger import arrays
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Row, Unknown
 from holdsvc.ledger.requests import columns
@@ -22,6 +21,7 @@ from holdsvc.model import (
     Extend,
     ItemKey,
     Line,
+    Outcome,
     Refund,
     Reservation,
     ReservationLine,
@@ -32,7 +32,7 @@ from holdsvc.model import (
     Targeted,
 )
 
-Result = Done | HoldError | Sweep | Again
+Result = Outcome[Reservation]
 
 
 def _call(function: str, parameters: int) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from holdsvc import errors
 from holdsvc.engine.engine import Engine
+from holdsvc.errors import HoldError
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import FeedEvent, Identity, Position
@@ -197,15 +198,15 @@ class EventHub:
 
     def _check_open(self, epochs: int) -> None:
         if self._closing:
-            raise errors.shutting_down()
+            raise HoldError(errors.shutting_down())
         if epochs != self._epochs:
             # Opened again with its token, it is told RESUME_TOKEN_FOREIGN where that is so.
-            raise errors.database_unavailable()
+            raise HoldError(errors.database_unavailable())
 
     async def identity(self) -> Identity:
         """Which history the tokens of a new stream must be of."""
         if self._closing:
-            raise errors.shutting_down()
+            raise HoldError(errors.shutting_down())
         return await self._read(feed.identity)
 
     async def end(self) -> Position:
@@ -277,11 +278,11 @@ class EventHub:
             )
         )
         if answer is None:
-            raise errors.resume_token_expired()
+            raise HoldError(errors.resume_token_expired())
         return answer
 
     async def _read(self, run: Callable[[Connection], Awaitable[T]]) -> T:
-        return await self._engine.read(run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+        return await self._engine.read("", run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
 
 
 async def _read_kept(

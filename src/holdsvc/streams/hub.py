@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from holdsvc import errors
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
+from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
+from holdsvc.model import Outcome
 from holdsvc.settings import Settings
 from holdsvc.streams.encoding import Encoding
 from holdsvc.streams.events import EventHub
@@ -30,8 +32,8 @@ class Streams:
         self.events = EventHub(engine, self._feed, encoding.event, heartbeat_s)
         engine.on_change(self._changed)
 
-    def _changed(self, tenant: str, results: Sequence[object]) -> None:
-        if not self.watch.changed(tenant, results) or self.events.active:
+    def _changed(self, tenant: str, outcomes: Sequence[Outcome[object]]) -> None:
+        if not self.watch.changed(tenant, outcomes) or self.events.active:
             self._feed.wake()
 
     def start(self) -> None:
@@ -47,7 +49,7 @@ class Streams:
     def admitted(self) -> Iterator[None]:
         """Counts a stream while it lasts; raises OVERLOADED when there are too many."""
         if self._open >= self._max:
-            raise errors.overloaded()
+            raise HoldError(errors.overloaded())
         self._open += 1
         try:
             yield

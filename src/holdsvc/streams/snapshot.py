@@ -48,7 +48,7 @@ async def pages(engine: Engine, wanted: Wanted) -> AsyncGenerator[Page]:
 
 async def read(engine: Engine, run: Callable[[Connection], Awaitable[T]]) -> T:
     """Reads within the time that a stream may wait."""
-    return await engine.read(run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+    return await engine.read("", run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
 
 
 def _timed(run: Callable[[Connection], Awaitable[T]]) -> Callable[[Connection], Awaitable[tuple[T, datetime]]]:

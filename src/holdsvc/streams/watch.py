@@ -19,7 +19,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.feed import Position
-from holdsvc.model import Again, Done, ItemKey, ItemsDone, Sweep
+from holdsvc.model import Again, Item, ItemKey, Outcome, Refused, Reservation, Sweep, Transferred
 from holdsvc.streams import snapshot as present
 from holdsvc.streams.encoding import Encoding
 from holdsvc.streams.follower import End, Feed
@@ -190,11 +190,11 @@ class WatchHub:
 
     # The side of this process's own changes.
 
-    def changed(self, tenant: str, results: Sequence[object]) -> bool:
-        """Reads at once the watched items that `results` say were changed; False: they are left to the feed."""
+    def changed(self, tenant: str, outcomes: Sequence[Outcome[object]]) -> bool:
+        """Reads at once the watched items that `outcomes` say were changed; False: they are left to the feed."""
         if not self._topics:
             return True
-        keys = _changed_items(results)
+        keys = _changed_items(outcomes)
         watched = self._watched(tenant, keys or ())
         if keys is None or len(watched) > OWN_MAX:
             return False
@@ -236,11 +236,11 @@ class WatchHub:
         self._closing = True
         for topic in self._topics.values():
             for watcher in topic.watchers:
-                watcher.end(errors.shutting_down())
+                watcher.end(HoldError(errors.shutting_down()))
 
     def _check_open(self) -> None:
         if self._closing:
-            raise errors.shutting_down()
+            raise HoldError(errors.shutting_down())
 
     def _join(self, wanted: Wanted, interval_s: float, write: Write) -> Watcher:
         topic = self._topics.get(wanted)
@@ -353,16 +353,23 @@ async def _states(
             yield tenant, await feed.watch_items(connection, tenant, names[start : start + KEYS_MAX])
 
 
-def _changed_items(results: Sequence[object]) -> set[ItemKey] | None:
-    """The items that changes changed; None where the results do not tell."""
+def _changed_items(outcomes: Sequence[Outcome[object]]) -> set[ItemKey] | None:
+    """The items that changes changed; None where the outcomes do not tell."""
     keys: set[ItemKey] = set()
-    for result in results:
-        if isinstance(result, Done):
-            keys.update(ItemKey(line.sku, line.pool) for line in result.reservation.lines)
-        elif isinstance(result, ItemsDone) and result.items:
-            keys.update(ItemKey(item.sku, item.pool) for item in result.items)
-        elif not isinstance(result, HoldError | Again | Sweep):
-            return None
+    for outcome in outcomes:
+        if isinstance(outcome, Refused | Again | Sweep):
+            continue
+        match outcome.value:
+            case Reservation(lines=lines):
+                keys.update(ItemKey(line.sku, line.pool) for line in lines)
+            case Item(sku=sku, pool=pool):
+                keys.add(ItemKey(sku, pool))
+            case list() as created:
+                keys.update(ItemKey(item.sku, item.pool) for item in created if isinstance(item, Item))
+            case Transferred(giving=giving, taking=taking):
+                keys.update((ItemKey(giving.sku, giving.pool), ItemKey(taking.sku, taking.pool)))
+            case _:
+                return None
     return keys
 
 

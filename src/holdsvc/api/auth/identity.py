@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from holdsvc import errors
 from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.errors import HoldError
 from holdsvc.model import Caller
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -46,22 +47,22 @@ def key_of(metadata: Metadata) -> str:
     for name, value in metadata:
         if name == "x-api-key":
             if key is not None:
-                raise errors.unauthenticated("several x-api-key headers")
+                raise HoldError(errors.unauthenticated("several x-api-key headers"))
             key = value
         elif name == "authorization":
             if authorization is not None:
-                raise errors.unauthenticated("several authorization headers")
+                raise HoldError(errors.unauthenticated("several authorization headers"))
             authorization = value
     if key is None:
         if authorization is None:
-            raise errors.unauthenticated("no API key")
+            raise HoldError(errors.unauthenticated("no API key"))
         scheme, _, key = _text(authorization).partition(" ")
         if scheme.lower() != "bearer":
-            raise errors.unauthenticated("the authorization header is not of the Bearer scheme")
+            raise HoldError(errors.unauthenticated("the authorization header is not of the Bearer scheme"))
     return _text(key).strip(" ")
 
 
 def _text(value: str | bytes) -> str:
     if isinstance(value, bytes) or len(value) > CREDENTIAL_CHARS_MAX or not value.isascii():
-        raise errors.unauthenticated("what was sent as API key is none")
+        raise HoldError(errors.unauthenticated("what was sent as API key is none"))
     return value

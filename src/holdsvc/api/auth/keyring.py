@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from holdsvc import errors
 from holdsvc.engine.engine import Engine
+from holdsvc.errors import HoldError
 from holdsvc.ledger import keys
 from holdsvc.model import Caller
 
@@ -113,7 +114,7 @@ class Keyring:
         if _KEY.fullmatch(secret) and self._bad.get(secret, -math.inf) <= now:
             caller = await self._wait(secret, deadline)
         if caller is None:
-            raise errors.invalid_key()
+            raise HoldError(errors.invalid_key())
         return caller
 
     async def _wait(self, secret: str, deadline: float) -> Caller | None:
@@ -121,10 +122,10 @@ class Keyring:
         # Not awaited itself: a call that is cancelled must not take the look-up from the others.
         await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not look_up.done():
-            raise errors.database_unavailable()
+            raise HoldError(errors.database_unavailable())
         if look_up.cancelled():
             # Passed on to gRPC, a CancelledError would leave the caller without a status.
-            raise errors.shutting_down()
+            raise HoldError(errors.shutting_down())
         return look_up.result()
 
     def _look_up(self, secret: str) -> asyncio.Task[Caller | None]:
@@ -147,7 +148,7 @@ class Keyring:
         if secret in self._good:
             return await self._find(key_id, secret)
         if self._strangers_waiting >= STRANGERS_WAITING_MAX:
-            raise errors.overloaded()
+            raise HoldError(errors.overloaded())
         self._strangers_waiting += 1
         try:
             async with self._strangers:
@@ -159,7 +160,7 @@ class Keyring:
         digest = hash_of(secret)
         asked = self._clock()
         deadline = asyncio.get_running_loop().time() + LOOK_UP_S
-        found = await self._engine.read(lambda connection: keys.find(connection, key_id), deadline)
+        found = await self._engine.read("", lambda connection: keys.find(connection, key_id), deadline)
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:

@@ -12,9 +12,9 @@ from holdsvc.engine import lane as batcher
 from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
-from holdsvc.model import Again, Request
+from holdsvc.model import Again, Answer, Done, Outcome, Refused, Request
 from tests import blocked
-from tests.engine.lanes import Answer, Executor, LoopClock, Observed, lane_of, request, soon
+from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
 
 LOCKING = """
 CREATE TABLE public.numbered (n int PRIMARY KEY);
@@ -30,11 +30,11 @@ END $$
 
 
 def reason(result: object) -> str:
-    assert isinstance(result, HoldError), result
+    assert isinstance(result, Refused), result
     return result.reason
 
 
-async def refusal(future: "asyncio.Future[list[Any]]") -> str:
+async def refusal(future: "asyncio.Future[list[Answer[str]]]") -> str:
     with pytest.raises(HoldError) as refused:
         await future
     return refused.value.reason
@@ -43,7 +43,7 @@ async def refusal(future: "asyncio.Future[list[Any]]") -> str:
 async def test_a_lone_call_runs_at_once_and_alone(database: Database, observed: Observed) -> None:
     execute = Executor()
     lane = lane_of(execute, database, observed)
-    assert await lane.submit([request(1)], soon()) == [Answer("1")]
+    assert await lane.submit([request(1)], soon()) == [done("1")]
     assert execute.batches == [["1"]]
     await asyncio.sleep(0)
     assert lane.idle
@@ -60,7 +60,7 @@ async def test_a_batch_collects_what_waits_while_the_last_one_runs_in_order_of_a
     calls += [lane.submit([request(number)], soon()) for number in range(1, 6)]
     assert lane.depth == 5
     execute.gate.set()
-    assert [result for [result] in await asyncio.gather(*calls)] == [Answer(str(number)) for number in range(6)]
+    assert [result for [result] in await asyncio.gather(*calls)] == [done(str(number)) for number in range(6)]
     assert execute.batches == [["0"], ["1", "2", "3", "4", "5"]]
     assert observed.batches == [1, 5]
 
@@ -73,22 +73,22 @@ def busy_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("busy_thread")
-async def test_a_busy_thread_takes_a_breath_after_a_shared_batch(
+async def test_a_busy_thread_pauses_after_a_shared_batch(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, _ = await two_batches(2, database, observed, monkeypatch)
-    assert began[1] - began[0] >= batcher.BREATH_MAX_S
+    assert began[1] - began[0] >= batcher.PAUSE_MAX_S
 
 
 @pytest.mark.usefixtures("busy_thread")
-async def test_a_busy_thread_takes_no_breath_after_a_lone_call(
+async def test_a_busy_thread_does_not_pause_after_a_lone_call(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, rests = await two_batches(1, database, observed, monkeypatch)
     assert rests == []
 
 
-async def test_an_idle_thread_takes_no_breath(
+async def test_an_idle_thread_does_not_pause(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batcher, "thread_time", lambda: 1.0)
@@ -109,9 +109,9 @@ async def two_batches(
         rests.append(seconds)
         await real(seconds)
 
-    def answer(request: Request) -> Answer:
+    def answer(request: Request) -> Done[str]:
         began.append(loop.time())
-        return Answer(request.fingerprint.decode())
+        return done(request.fingerprint.decode())
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     execute = Executor(answer)
@@ -131,7 +131,7 @@ async def test_no_batch_is_larger_than_the_cap(database: Database, observed: Obs
     execute = Executor()
     lane = lane_of(execute, database, observed, batch_max=4)
     results = await lane.submit([request(number) for number in range(10)], soon())
-    assert results == [Answer(str(number)) for number in range(10)]
+    assert results == [done(str(number)) for number in range(10)]
     assert [len(batch) for batch in execute.batches] == [4, 4, 2]
 
 
@@ -152,7 +152,7 @@ async def test_a_second_batch_runs_beside_the_first_only_while_full_ones_wait(
     assert lane.depth == 6
     execute.gate.set()
     assert [result for [result] in await asyncio.gather(*calls)] == [
-        Answer(name) for name in ("first", *map(str, range(10)))
+        done(name) for name in ("first", *map(str, range(10)))
     ]
     assert sorted(map(len, execute.batches)) == [1, 2, 4, 4]
     await idle(lane)
@@ -164,12 +164,12 @@ async def test_what_a_second_batch_puts_back_is_judged_again_though_the_first_ha
     judged: list[str] = []
     gates = {name: asyncio.Event() for name in ("first", "full")}
 
-    async def execute(_connection: Connection, _tenant: str, requests: Sequence[Any]) -> list[Any]:
+    async def execute(_connection: Connection, _tenant: str, requests: Sequence[Any]) -> list[Outcome[str]]:
         names = [one.fingerprint.decode() for one in requests]
         again = {"1"} - set(judged)
         judged.extend(names)
         await gates["first" if names == ["first"] else "full"].wait()
-        return [Again() if name in again else Answer(name) for name in names]
+        return [Again() if name in again else done(name) for name in names]
 
     lane = lane_of(execute, database, observed, batch_max=2)
     first = lane.submit([request("first")], soon())
@@ -177,10 +177,10 @@ async def test_what_a_second_batch_puts_back_is_judged_again_though_the_first_ha
     second = lane.submit([request("0"), request("1")], soon())
     await until(lambda: len(judged) == 3)
     gates["first"].set()
-    assert await first == [Answer("first")]
-    await until(lambda: lane._task is None)
+    assert await first == [done("first")]
+    await until(lambda: lane._first is None)
     gates["full"].set()
-    assert await second == [Answer("0"), Answer("1")]
+    assert await second == [done("0"), done("1")]
     assert judged == ["first", "0", "1", "1"]
     await idle(lane)
 
@@ -199,7 +199,7 @@ async def settle(execute: Executor, batches: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def idle(lane: Lane) -> None:
+async def idle(lane: Lane[Request, str]) -> None:
     """Returns when a lane has come to rest."""
     await until(lambda: lane.idle)
 
@@ -215,7 +215,7 @@ async def test_a_full_queue_refuses_with_overloaded_and_runs_nothing_of_it(
     waiting = lane.submit([request("waiting")], soon())
     with pytest.raises(HoldError) as refused:
         lane.submit([request("more"), request("than fits")], soon())
-    assert (refused.value.reason, refused.value.retry_after_s) == ("OVERLOADED", 0.5)
+    assert (refused.value.reason, refused.value.refused.retry_after_s) == ("OVERLOADED", 0.5)
     execute.gate.set()
     await asyncio.gather(running, waiting)
     assert execute.batches == [["running"], ["waiting"]]
@@ -254,7 +254,7 @@ async def test_a_deadline_that_passes_while_the_database_hangs_is_answered_by_wh
     assert await refusal(with_id) == "DATABASE_UNAVAILABLE"
     assert await refusal(waiting) == "DATABASE_UNAVAILABLE"
     execute.gate.set()
-    assert await lane.submit([request(4)], soon()) == [Answer("4")]
+    assert await lane.submit([request(4)], soon()) == [done("4")]
     assert execute.batches == [["1", "2"], ["4"]]
 
 
@@ -300,8 +300,8 @@ async def test_a_caller_that_goes_away_cancels_nothing_that_runs_and_drops_what_
     gone.cancel()
     waiting.cancel()
     execute.gate.set()
-    assert await stays == [Answer("stays")]
-    assert await lane.submit([request("next")], soon()) == [Answer("next")]
+    assert await stays == [done("stays")]
+    assert await lane.submit([request("next")], soon()) == [done("next")]
     assert execute.batches == [["gone", "stays"], ["next"]]
 
 
@@ -312,9 +312,9 @@ async def test_the_cancel_of_a_caller_never_reaches_its_commit(
         owner.execute("CREATE TABLE public.done (n int)")
         owner.execute("GRANT ALL ON public.done TO holdsvc_service")
 
-    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         await connection.fetch("INSERT INTO public.done VALUES (1) RETURNING n")
-        return [Answer(1) for _ in requests]
+        return [done("1") for _ in requests]
 
     lane = lane_of(execute, database, observed)
     with blocked.transaction(ledger_dsn) as lock:
@@ -324,7 +324,7 @@ async def test_the_cancel_of_a_caller_never_reaches_its_commit(
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-    assert await lane.submit([request(2)], soon()) == [Answer(1)]
+    assert await lane.submit([request(2)], soon()) == [done("1")]
     with psycopg.connect(ledger_dsn) as owner:
         assert owner.execute("SELECT count(*) FROM public.done").fetchone() == (2,)
 
@@ -332,20 +332,20 @@ async def test_the_cancel_of_a_caller_never_reaches_its_commit(
 async def test_one_bad_request_fails_alone(database: Database, observed: Observed) -> None:
     batches = []
 
-    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         batches.append([request.fingerprint.decode() for request in requests])
         divisor = 0 if b"bad" in {request.fingerprint for request in requests} else 1
         await connection.fetch("SELECT 1 / %s::int", (divisor,))
-        return [Answer(request.fingerprint.decode()) for request in requests]
+        return [done(request.fingerprint.decode()) for request in requests]
 
     lane = lane_of(execute, database, observed)
     calls = [lane.submit([request(name)], soon()) for name in ("a", "bad", "c")]
     [[first], [bad], [third]] = await asyncio.gather(*calls)
-    assert (first, third) == (Answer("a"), Answer("c"))
-    assert isinstance(bad, Exception)
+    assert (first, third) == (done("a"), done("c"))
+    assert reason(bad) == "INTERNAL"
     assert batches == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
     assert observed.retries == ["poisoned"]
-    assert await lane.submit([request("next")], soon()) == [Answer("next")]
+    assert await lane.submit([request("next")], soon()) == [done("next")]
 
 
 async def test_after_a_fault_of_our_own_only_requests_with_an_id_run_again(
@@ -353,33 +353,33 @@ async def test_after_a_fault_of_our_own_only_requests_with_an_id_run_again(
 ) -> None:
     ran: list[str] = []
 
-    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         await connection.fetch("SELECT 1")
         ran.extend(request.fingerprint.decode() for request in requests)
         if len(requests) > 1:
             raise KeyError("after the commit")
-        return [Answer(request.fingerprint.decode()) for request in requests]
+        return [done(request.fingerprint.decode()) for request in requests]
 
     lane = lane_of(execute, database, observed)
     calls = [lane.submit([request("a")], soon()), lane.submit([request("b", request_id="id")], soon())]
     [[first], [second]] = await asyncio.gather(*calls)
-    assert isinstance(first, KeyError)
-    assert second == Answer("b")
+    assert reason(first) == "INTERNAL"
+    assert second == done("b")
     assert ran == ["a", "b", "b"]
 
 
 async def test_a_batch_answered_with_too_few_results_leaves_nobody_waiting(
     database: Database, observed: Observed
 ) -> None:
-    async def execute(_: Connection, __: str, requests: Sequence[Request]) -> list[Any]:
-        return [Answer(1) for request in requests if request.fingerprint != b"lost"]
+    async def execute(_: Connection, __: str, requests: Sequence[Request]) -> list[Outcome[str]]:
+        return [done("1") for request in requests if request.fingerprint != b"lost"]
 
     lane = lane_of(execute, database, observed)
     calls = [lane.submit([request(name)], soon()) for name in ("a", "lost")]
     [[first], [second]] = await asyncio.gather(*calls)
-    assert first == Answer(1)
-    assert isinstance(second, ValueError)
-    assert await lane.submit([request("next")], soon()) == [Answer(1)]
+    assert first == done("1")
+    assert reason(second) == "INTERNAL"
+    assert await lane.submit([request("next")], soon()) == [done("1")]
 
 
 @pytest.mark.parametrize("failures", [1, 7])
@@ -388,20 +388,20 @@ async def test_what_the_database_undid_for_another_runs_again(
 ) -> None:
     tries = 0
 
-    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         nonlocal tries
         tries += 1
         if tries <= failures:
             code = "40P01" if tries % 2 else "40001"
             await connection.fetch(f"DO $$ BEGIN RAISE 'undone' USING ERRCODE = '{code}'; END $$")
-        return [Answer(1) for _ in requests]
+        return [done("1") for _ in requests]
 
-    assert await lane_of(execute, database, observed).submit([request(1)], soon()) == [Answer(1)]
+    assert await lane_of(execute, database, observed).submit([request(1)], soon()) == [done("1")]
     assert observed.retries == ["conflict"] * failures
 
 
 async def test_endless_conflicts_end_in_overloaded(database: Database, observed: Observed) -> None:
-    async def execute(*_: object) -> list[Any]:
+    async def execute(*_: object) -> list[Outcome[str]]:
         raise Conflict
 
     [result] = await lane_of(execute, database, observed).submit([request(1)], soon())
@@ -415,17 +415,17 @@ async def test_a_real_deadlock_of_two_lanes_costs_nobody_an_error(
     with psycopg.connect(ledger_dsn, autocommit=True) as owner:
         owner.execute(LOCKING)
 
-    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         first = int(requests[0].fingerprint)
         await connection.fetch("SELECT public.lock_rows(%s, 3, %s)", (first, 3 - first))
-        return [Answer(first)]
+        return [done(str(first))]
 
     lanes = [lane_of(execute, database, observed) for _ in range(2)]
     with blocked.transaction(ledger_dsn) as lock:
         lock.execute("SELECT 1 FROM public.numbered WHERE n = 3 FOR UPDATE")
         calls = [lane.submit([request(number)], soon()) for number, lane in enumerate(lanes, 1)]
         await blocked.until_blocked(ledger_dsn, 2)
-    assert await asyncio.gather(*calls) == [[Answer(1)], [Answer(2)]]
+    assert await asyncio.gather(*calls) == [[done("1")], [done("2")]]
     # Who was undone and is back before the other goes on is in its way once more.
     assert set(observed.retries) == {"conflict"}
 
@@ -436,8 +436,8 @@ async def test_twins_are_executed_once_and_answered_alike(database: Database, ob
     twins = [lane.submit([request("x", request_id="id")], soon()) for _ in range(5)]
     other = lane.submit([request("y", request_id="id", client="another")], soon())
     results = [result for [result] in await asyncio.gather(*twins)]
-    assert results == [Answer("x")] + [Answer("x", replayed=True)] * 4
-    assert await other == [Answer("y")]
+    assert results == [done("x")] + [done("x", replayed=True)] * 4
+    assert await other == [done("y")]
     assert execute.batches == [["x", "y"]]
 
 
@@ -445,12 +445,12 @@ async def test_a_twin_with_another_content_is_judged_by_itself(database: Databas
     execute = Executor()
     lane = lane_of(execute, database, observed)
     results = await asyncio.gather(*(lane.submit([request(name, request_id="id")], soon()) for name in ("x", "y", "x")))
-    assert results == [[Answer("x")], [Answer("y")], [Answer("x", replayed=True)]]
+    assert results == [[done("x")], [done("y")], [done("x", replayed=True)]]
     assert execute.batches == [["x"], ["y"]]
 
 
 async def test_twins_of_a_refused_call_share_its_refusal(database: Database, observed: Observed) -> None:
-    refused = HoldError("CAPACITY_EXCEEDED", "none left")
+    refused = Refused("CAPACITY_EXCEEDED", "none left")
     execute = Executor(lambda _: refused)
     lane = lane_of(execute, database, observed)
     results = await asyncio.gather(*(lane.submit([request("x", request_id="id")], soon()) for _ in range(3)))
@@ -463,11 +463,11 @@ async def test_what_must_run_again_comes_before_what_arrived_later_and_keeps_its
 ) -> None:
     first_time = {b"a", b"c"}
 
-    def answer(request: Request) -> object:
+    def answer(request: Request) -> Outcome[str]:
         if request.fingerprint in first_time:
             first_time.discard(request.fingerprint)
             return Again()
-        return Answer(request.fingerprint.decode())
+        return done(request.fingerprint.decode())
 
     execute = Executor(answer)
     execute.gate.clear()
@@ -476,7 +476,7 @@ async def test_what_must_run_again_comes_before_what_arrived_later_and_keeps_its
     await execute.started.wait()
     calls.append(lane.submit([request("d")], soon()))
     execute.gate.set()
-    assert [result for [result] in await asyncio.gather(*calls)] == [Answer(name) for name in "abcd"]
+    assert [result for [result] in await asyncio.gather(*calls)] == [done(name) for name in "abcd"]
     assert execute.batches == [["a", "b", "c"], ["a", "c", "d"]]
 
 
@@ -487,14 +487,14 @@ class Cut:
         self._dsn = dsn
         self.batches: list[list[str]] = []
 
-    async def __call__(self, connection: Connection, _: str, requests: Sequence[Request]) -> list[Any]:
+    async def __call__(self, connection: Connection, _: str, requests: Sequence[Request]) -> list[Outcome[str]]:
         self.batches.append([request.fingerprint.decode() for request in requests])
         if len(self.batches) == 1:
             [[pid]] = await connection.fetch("SELECT pg_backend_pid()")
             running = asyncio.ensure_future(connection.fetch("SELECT pg_sleep(20)"))
             await asyncio.to_thread(cut, self._dsn, pid)
             await running
-        return [Answer(request.fingerprint.decode()) for request in requests]
+        return [done(request.fingerprint.decode()) for request in requests]
 
 
 def cut(dsn: str, pid: int) -> None:
@@ -515,7 +515,7 @@ async def test_a_connection_lost_under_way_leaves_only_calls_without_request_id_
     ]
     [a], [b], [twin], [c, d] = await asyncio.gather(*calls)
     assert (reason(a), reason(c)) == ("OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN")
-    assert (b, twin, d) == (Answer("b"), Answer("b", replayed=True), Answer("d"))
+    assert (b, twin, d) == (done("b"), done("b", replayed=True), done("d"))
     assert execute.batches == [["a", "b", "c", "d"], ["b", "d"]]
     assert observed.retries == ["connection"]
 
@@ -525,14 +525,14 @@ async def test_connections_cut_while_idle_leave_nobody_in_doubt(
 ) -> None:
     execute = Executor()
     lane = lane_of(execute, database, observed)
-    assert await lane.submit([request(1)], soon()) == [Answer("1")]
+    assert await lane.submit([request(1)], soon()) == [done("1")]
     with psycopg.connect(ledger_dsn, autocommit=True) as owner:
         owner.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name = 'holdsvc'"
         )
     for number in range(6):
-        assert await lane.submit([request(number)], soon()) == [Answer(str(number))]
+        assert await lane.submit([request(number)], soon()) == [done(str(number))]
     assert observed.retries == []
 
 
@@ -546,9 +546,10 @@ async def test_without_a_connection_in_time_nothing_ran(database: Database, obse
 
 
 async def test_a_statement_that_ran_into_its_time_limit_took_no_effect(database: Database, observed: Observed) -> None:
-    async def execute(connection: Connection, _: str, __: Sequence[Request]) -> list[Any]:
+    async def execute(connection: Connection, _: str, __: Sequence[Request]) -> list[Outcome[str]]:
         await connection.fetch("SELECT set_config('statement_timeout', '20ms', false)")
-        return await connection.fetch("SELECT pg_sleep(20)")
+        await connection.fetch("SELECT pg_sleep(20)")
+        raise AssertionError("the statement ends before")
 
     [result] = await lane_of(execute, database, observed).submit([request(1)], soon())
     assert reason(result) == "DATABASE_UNAVAILABLE"

@@ -1,0 +1,25 @@
+"""What the engine reports: to the metrics, and to the streams of this process."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from holdsvc.model import Outcome
+
+Changed = Callable[[str, Sequence[Outcome[object]]], None]
+"""Called with a tenant and the outcomes of its requests when their transaction has been committed."""
+
+
+class Observer(Protocol):
+    """Receives what the metrics show of batches and sweeps."""
+
+    def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
+        """A batch of `size` requests has run; its first waited `wait_s`."""
+
+    def settled(self, lane: str, outcomes: dict[str, int]) -> None:
+        """Requests have been answered: how many, by OK, REPLAYED or the reason of the refusal."""
+
+    def retried(self, lane: str, why: str) -> None:
+        """A batch, or a request of it, runs once more."""
+
+    def expired(self, expired_count: int) -> None:
+        """A sweep on demand has released lapsed holds."""
