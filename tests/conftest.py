@@ -12,7 +12,7 @@ from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 os.environ["GRPC_EXPERIMENTS"] = GRPC_EXPERIMENTS
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
-from tests.harness import TEST_CLOCK, Harness
+from tests.support.harness import TEST_CLOCK, Harness, StartService
 
 _numbers = itertools.count(1)
 
@@ -96,9 +96,6 @@ def ledger_dsn(server_dsn: str, _template: str) -> Iterator[str]:
     name = _create(server_dsn, _template)
     yield make_conninfo(server_dsn, dbname=name)
     _drop(server_dsn, name)
-
-
-StartService = Callable[..., Awaitable[Harness]]
 
 
 @pytest.fixture

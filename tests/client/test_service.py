@@ -14,8 +14,7 @@ from holdsvc.client import RETRY_POLICY, AsyncClient, Client, Tls, errors
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
 State = reservation_pb2.Reservation
 

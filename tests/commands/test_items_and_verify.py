@@ -17,7 +17,7 @@ from holdsvc.commands.cli import app
 from holdsvc.commands.item_import import import_items
 from holdsvc.commands.target import CommandError
 from holdsvc.commands.verify import recount
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 BAD_FILE = """sku,capacity,pool,display_name
 concert,100,,Concert

@@ -6,8 +6,7 @@ from collections import Counter
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests.conftest import StartService
-from tests.harness import outcome
+from tests.support.harness import StartService, outcome
 
 CALLS = 4000
 CHANNELS = 8

@@ -11,9 +11,8 @@ from prometheus_client import Counter
 from holdsvc.telemetry import metrics
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests import blocked
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support import blocked
+from tests.support.harness import Harness, StartService
 
 CALLS = 300
 

@@ -13,9 +13,8 @@ from holdsvc.model import Caller, Request
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests import blocked
-from tests.conftest import StartService
-from tests.harness import Harness, outcome
+from tests.support import blocked
+from tests.support.harness import Harness, StartService, outcome
 
 State = reservation_pb2.Reservation
 

@@ -13,8 +13,7 @@ from google.protobuf.message import Message
 
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, outcome, refused
+from tests.support.harness import Harness, StartService, outcome, refused
 
 State = reservation_pb2.Reservation
 

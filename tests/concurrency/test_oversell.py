@@ -11,8 +11,7 @@ import pytest
 from holdsvc.telemetry import metrics
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as stubs
-from tests.conftest import StartService
-from tests.harness import Harness, Refusal, refusal_of, refused
+from tests.support.harness import Harness, Refusal, StartService, refusal_of, refused
 
 CHANNELS = 4
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from holdsvc.api.auth.keyring import make_key
 from holdsvc.api.auth.scopes import ALL_SCOPES
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -8,8 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.api.server import ACCEPTORS
 from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
 LISTEN = "0A"
 """As Linux writes the state of a socket that listens."""

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from inventoryhold.v1 import error_reason_pb2, item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 Reservation = reservation_pb2.Reservation
 

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import event_pb2, item_pb2, reservation_service_pb2
 from inventoryhold.v1 import inventory_service_pb2 as pb
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 MOST = 10**15
 

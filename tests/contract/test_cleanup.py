@@ -7,9 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
 from tests.contract.callers import new_caller
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, StartService, refused
 
 
 async def _lapse(service: Harness, count: int) -> None:

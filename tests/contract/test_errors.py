@@ -14,7 +14,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import error_reason_pb2, item_pb2
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 CONTRACT = {
     "FAILED_PRECONDITION": (

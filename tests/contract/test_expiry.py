@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 MINUTE = timedelta(minutes=1)
 

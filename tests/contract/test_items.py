@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2, reservation_service_pb2
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 
 def _counters(item: item_pb2.Item) -> tuple[int, int, int, int]:

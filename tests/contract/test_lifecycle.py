@@ -11,8 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refusal_of, refused
+from tests.support.harness import Harness, StartService, refusal_of, refused
 
 Reservation = reservation_pb2.Reservation
 

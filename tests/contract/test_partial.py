@@ -6,7 +6,7 @@ import grpc
 
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, refused
 
 Reservation = reservation_pb2.Reservation
 

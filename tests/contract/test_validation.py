@@ -17,7 +17,7 @@ from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness, Refusal, refusal_of, refused
+from tests.support.harness import Harness, Refusal, refusal_of, refused
 
 CONTROL = "a\x01b"
 LONG = "x" * 2000

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from inventoryhold.v1 import admin_service_pb2 as pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_service_pb2
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 
 async def _verify(service: Harness) -> pb.VerifyLedgerResponse:

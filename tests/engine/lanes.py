@@ -10,7 +10,7 @@ from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.lane import Lane
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Caller, Done, Outcome, Request
-from tests.holds import CALLER
+from tests.support.holds import CALLER
 
 
 def done(value: str, *, replayed: bool = False) -> Done[str]:

@@ -13,8 +13,8 @@ from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Answer, Done, Outcome, Refused, Request
-from tests import blocked
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
+from tests.support import blocked
 
 LOCKING = """
 CREATE TABLE public.numbered (n int PRIMARY KEY);

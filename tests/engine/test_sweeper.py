@@ -11,7 +11,7 @@ from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Done
 from holdsvc.settings import Settings
-from tests.holds import CALLER, reserves, stock
+from tests.support.holds import CALLER, reserves, stock
 
 LAPSED = 600
 BATCH = 50

@@ -16,7 +16,7 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tests.faults.history import History, Seen
-from tests.harness import refusal_of
+from tests.support.harness import refusal_of
 
 MAYBE = {"", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED"}
 """Reasons after which the same call is made again: with its request_id that is safe. Empty: nobody answered."""

@@ -13,7 +13,7 @@ import psutil
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 90.0

@@ -12,8 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 from holdsvc.client import AsyncClient, errors
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2, reservation_pb2
-from tests.conftest import StartService
 from tests.faults.serving import Serving
+from tests.support.harness import StartService
 
 HOUR_S = 3600.0
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

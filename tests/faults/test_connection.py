@@ -14,12 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
 from tests.faults.callers import Callers
 from tests.faults.proxy import Proxy
 from tests.faults.serving import sql_of
-from tests.harness import Harness, refused
-from tests.lag import Lag
+from tests.support.harness import Harness, StartService, refused
+from tests.support.lag import Lag
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING

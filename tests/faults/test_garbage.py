@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from holdsvc.api.server import SERVICES
-from tests.harness import Harness, refusal_of
+from tests.support.harness import Harness, refusal_of
 
 ROUNDS = int(os.environ.get("HOLDSVC_TEST_FUZZ_ROUNDS", "400"))
 

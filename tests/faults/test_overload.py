@@ -21,10 +21,9 @@ import pytest
 from holdsvc.process import worker as services
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
 from tests.faults.open_loop import ITEMS
-from tests.harness import Harness, refusal_of
-from tests.lag import Lag
+from tests.support.harness import Harness, StartService, refusal_of
+from tests.support.lag import Lag
 
 BATCH_MAX = 4
 SLEEP_S = 0.06

@@ -19,9 +19,9 @@ from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests import blocked
-from tests.conftest import StartService
 from tests.faults.serving import Serving, sql_of
+from tests.support import blocked
+from tests.support.harness import StartService
 
 CALLERS = 8
 

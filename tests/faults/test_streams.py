@@ -17,8 +17,7 @@ from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
 WATCHERS = int(os.environ.get("HOLDSVC_TEST_WATCHERS", "300"))
 REOPENINGS = int(os.environ.get("HOLDSVC_TEST_REOPENINGS", "2000"))

@@ -10,8 +10,8 @@ from holdsvc.ledger import migrate
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.partners import new_partner
+from tests.support.harness import StartService
+from tests.support.partners import new_partner
 
 LOGIN = "holdsvc_test_login"
 

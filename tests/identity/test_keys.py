@@ -18,10 +18,9 @@ from holdsvc.api.auth.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_ke
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.endless import endless_streams
-from tests.harness import Harness, outcome, refusal_of, refused
-from tests.partners import new_partner, new_secret
+from tests.support.endless import endless_streams
+from tests.support.harness import Harness, StartService, outcome, refusal_of, refused
+from tests.support.partners import new_partner, new_secret
 
 FORM = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
 NO_KEY = f"holdsvc_{'0' * 12}_{'A' * 43}"

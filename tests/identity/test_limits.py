@@ -8,10 +8,9 @@ import pytest
 
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.endless import endless_streams
-from tests.harness import Refusal, outcome, refusal_of, refused
-from tests.partners import Partner, new_partner, new_secret
+from tests.support.endless import endless_streams
+from tests.support.harness import Refusal, StartService, outcome, refusal_of, refused
+from tests.support.partners import Partner, new_partner, new_secret
 
 LIST = inventory.ListItemsRequest()
 

@@ -8,9 +8,8 @@ import pytest
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, outcome, refused
-from tests.partners import Partner, new_partner
+from tests.support.harness import Harness, StartService, outcome, refused
+from tests.support.partners import Partner, new_partner
 
 
 @pytest.fixture

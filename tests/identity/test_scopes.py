@@ -14,9 +14,8 @@ from holdsvc.api.auth import scopes as rules
 from holdsvc.api.auth.scopes import ALL_SCOPES
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refusal_of, refused
-from tests.partners import Metadata, new_partner
+from tests.support.harness import Harness, StartService, refusal_of, refused
+from tests.support.partners import Metadata, new_partner
 
 # The contract, once more and on its own: each rpc's scope, and what else opens it.
 NEEDED: Mapping[str, str] = {

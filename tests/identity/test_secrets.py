@@ -10,7 +10,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import admin_service_pb2_grpc, inventory_service_pb2_grpc, reservation_service_pb2_grpc
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.serving import Serving, command, serving
+from tests.support.serving import Serving, command, serving
 
 NAME = "Xaver Ypsilon"
 EMAIL = "xaver.ypsilon@example.org"

@@ -13,8 +13,8 @@ import pytest
 from holdsvc.commands import cli
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import inventory_service_pb2_grpc
-from tests.certificates import Authority, shown_name
-from tests.serving import command, serving
+from tests.support.certificates import Authority, shown_name
+from tests.support.serving import command, serving
 
 AUTHORITY = Authority("authority of the service")
 CHANNELS = 12

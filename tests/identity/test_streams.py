@@ -10,9 +10,8 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refusal_of
-from tests.partners import Partner, new_partner
+from tests.support.harness import Harness, StartService, refusal_of
+from tests.support.partners import Partner, new_partner
 
 MARK = "mark"
 """An item whose creation ends what a test listens to: what came before it in the feed has been sent or never will."""

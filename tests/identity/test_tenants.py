@@ -9,9 +9,8 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refused
-from tests.partners import Partner, new_partner
+from tests.support.harness import Harness, StartService, refused
+from tests.support.partners import Partner, new_partner
 
 SEAT = [{"sku": "seat", "quantity": 1}]
 Both = tuple[Partner, Partner]

@@ -11,10 +11,9 @@ import pytest
 
 from holdsvc.api.tls import CertificateError
 from inventoryhold.v1 import inventory_service_pb2 as inventory
-from tests.certificates import Authority, Pair, shown_name
-from tests.conftest import StartService
-from tests.harness import Harness
-from tests.partners import Partner, new_secret
+from tests.support.certificates import Authority, Pair, shown_name
+from tests.support.harness import Harness, StartService
+from tests.support.partners import Partner, new_secret
 
 AUTHORITY = Authority("authority of the service")
 CALLERS = Authority("authority of its callers")

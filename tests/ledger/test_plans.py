@@ -21,8 +21,8 @@ from holdsvc.ledger import items, migrate, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
 from holdsvc.settings import Settings
-from tests import holds
-from tests.holds import CALLER, new_id
+from tests.support import holds
+from tests.support.holds import CALLER, new_id
 
 RESERVATIONS = 100_000
 ITEMS = 5_000

@@ -6,8 +6,7 @@ import psycopg
 from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
 
 async def _lapsed(service: Harness) -> None:

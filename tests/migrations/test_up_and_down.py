@@ -11,7 +11,7 @@ from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
+from tests.support.harness import StartService
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 MAJORS = {binaries.major(folder): folder for folder in binaries._package_folders()}

@@ -16,8 +16,8 @@ from holdsvc.settings import Settings
 from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests.harness import Harness
 from tests.model.ledger import Client
+from tests.support.harness import Harness
 
 T = TypeVar("T")
 

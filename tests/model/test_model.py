@@ -23,9 +23,9 @@ from inventoryhold.v1 import admin_service_pb2 as apb
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Refusal, refusal_of
 from tests.model.ledger import EXPIRED, Client, Ledger, Refused, Reservation
 from tests.model.service import StillService
+from tests.support.harness import Refusal, refusal_of
 
 EXAMPLES = int(os.environ.get("HOLDSVC_TEST_MODEL_EXAMPLES", "20"))
 STEPS = 40

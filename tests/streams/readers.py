@@ -15,7 +15,7 @@ from holdsvc.model import Adjust, Caller
 from inventoryhold.v1 import event_pb2, item_pb2
 from inventoryhold.v1 import event_service_pb2 as events_pb
 from inventoryhold.v1 import inventory_service_pb2 as pb
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 FAST = Duration(nanos=10_000_000)
 READ_TIMEOUT_S = 60

@@ -27,10 +27,10 @@ from inventoryhold.v1 import (
 )
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.ports import free_port
 from tests.streams.books import Books
 from tests.streams.readers import open_adjustment
 from tests.streams.restarts import RestartableServer
+from tests.support.ports import free_port
 
 ROUNDS = int(os.environ.get("HOLDSVC_TEST_CHECKER_ROUNDS", "1"))
 """How often everything bad happens; more for a long run."""

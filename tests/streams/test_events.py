@@ -13,9 +13,8 @@ from inventoryhold.v1 import event_pb2, item_pb2, reservation_pb2
 from inventoryhold.v1 import event_service_pb2 as pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as reservations
-from tests.conftest import StartService
-from tests.harness import Harness, Refusal, refused
 from tests.streams.readers import consuming, open_adjustment, watching
+from tests.support.harness import Harness, Refusal, StartService, refused
 
 State = reservation_pb2.Reservation.State
 

@@ -7,8 +7,7 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -13,8 +13,8 @@ from holdsvc.model import ItemKey
 from holdsvc.streams import watch as watch_module
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2 as reservations
-from tests.harness import Harness, refused
 from tests.streams.readers import watching
+from tests.support.harness import Harness, refused
 
 
 async def stop_the_feed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:

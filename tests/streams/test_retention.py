@@ -15,9 +15,8 @@ from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import NothingRan
 from holdsvc.telemetry.metrics import Metrics
 from inventoryhold.v1 import event_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refused
 from tests.streams.readers import consuming
+from tests.support.harness import Harness, StartService, refused
 
 DAY = timedelta(days=1)
 

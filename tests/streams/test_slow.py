@@ -8,8 +8,8 @@ from holdsvc.streams import events as event_log
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as reservations
-from tests.harness import Harness
 from tests.streams.readers import FAST, Watch, consuming, watching
+from tests.support.harness import Harness
 
 BATCH = reservations.BatchReserveRequest(
     requests=[reservations.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="hot", quantity=1)])] * 200

@@ -6,10 +6,9 @@ from inventoryhold.v1 import event_pb2, item_pb2
 from inventoryhold.v1 import event_service_pb2 as pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as reservations
-from tests.conftest import StartService
-from tests.harness import Harness, refused
-from tests.partners import Partner, new_partner
 from tests.streams.readers import FAST, Consumer, Watch
+from tests.support.harness import Harness, StartService, refused
+from tests.support.partners import Partner, new_partner
 
 
 async def served(start_service: StartService) -> tuple[Harness, Partner]:

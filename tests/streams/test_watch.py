@@ -8,9 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2, reservation_service_pb2
-from tests.conftest import StartService
-from tests.harness import Harness, refused
 from tests.streams.readers import open_adjustment, watching
+from tests.support.harness import Harness, StartService, refused
 
 
 async def test_the_present_state_comes_first_and_then_what_changes(service: Harness) -> None:

@@ -12,9 +12,9 @@ from google.protobuf.duration_pb2 import Duration
 from psycopg.rows import dict_row
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness
+from tests.support.harness import Harness
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "monitoring.sql"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.sql"
 VARIABLES = {"tenant": "default", "reference": "cart-42"}
 
 

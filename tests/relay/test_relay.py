@@ -20,8 +20,8 @@ from holdsvc.relay.cloud_event import CloudEvent, escaped
 from holdsvc.relay.relay import RelayError, open_broker, waves
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness
-from tests.ports import free_port
+from tests.support.harness import Harness
+from tests.support.ports import free_port
 
 NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin")
 PAYLOAD_MAX = 4096

@@ -10,7 +10,7 @@ from holdsvc import settings
 from holdsvc.commands.cli import app
 from holdsvc.relay.nats import DEAD_LETTERS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 

@@ -13,9 +13,8 @@ from holdsvc.api.calls import Call
 from holdsvc.model import Caller
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refused
-from tests.serving import serving
+from tests.support.harness import Harness, StartService, refused
+from tests.support.serving import serving
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SECRETS = ("Ada", "ada@example.com", "gift-message", "s3cret")

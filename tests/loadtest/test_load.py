@@ -12,9 +12,9 @@ from verdict import Tally, judge
 
 from benchmark.load import percentile
 from inventoryhold.v1 import item_pb2
-from tests.harness import Harness
+from tests.support.harness import Harness
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def _run(address: str, *arguments: str) -> tuple[int | None, str]:

@@ -15,7 +15,7 @@ from inventoryhold.v1 import (
     inventory_service_pb2_grpc,
     reservation_service_pb2_grpc,
 )
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 Metadata = tuple[tuple[str, str], ...]
 

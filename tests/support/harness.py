@@ -1,6 +1,6 @@
 """What tests of the running service share: a real server on a free port, over a real wire, on a real PostgreSQL."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -176,3 +176,7 @@ class Harness:
         """Asserts that every counter equals what the reservations add up to."""
         report = await self.admin.VerifyLedger(admin_service_pb2.VerifyLedgerRequest())
         assert report.ok, report.drifts
+
+
+StartService = Callable[..., Awaitable[Harness]]
+"""The fixture `start_service`: settings as keywords, `sweeping` for the background sweep."""

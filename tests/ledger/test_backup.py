@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 
 from holdsvc.embedded import binaries
-from tests.conftest import StartService
+from tests.support.harness import StartService
 
 
 def _run(program: str, *arguments: str) -> None:

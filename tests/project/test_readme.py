@@ -18,10 +18,9 @@ from holdsvc.commands.keys import create_key
 from holdsvc.ledger import migrate
 from inventoryhold.v1 import reservation_pb2, reservation_service_pb2
 from scripts import reference
-from tests.conftest import StartService
-from tests.harness import Harness
+from tests.support.harness import Harness, StartService
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
 CLIENT = (ROOT / "docs" / "client.md").read_text()

@@ -13,7 +13,7 @@ from holdsvc.settings import Settings
 from holdsvc.telemetry import families
 from holdsvc.telemetry.census import Census, Count, _families
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.harness import Harness
+from tests.support.harness import Harness
 
 
 def _census(**settings: str) -> Census:

@@ -15,7 +15,7 @@ from holdsvc import settings
 from holdsvc.process import supervisor
 from holdsvc.telemetry import metrics
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,11 @@ from holdsvc.telemetry.families import FAMILIES
 from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
-from tests import blocked
-from tests.conftest import StartService
-from tests.harness import Harness, outcome, refused
-from tests.serving import Series, Serving, serving
+from tests.support import blocked
+from tests.support.harness import Harness, StartService, outcome, refused
+from tests.support.serving import Series, Serving, serving
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"\b(?:holdsvc|grpc_server)_[a-z0-9_]*[a-z0-9]\b")
 NO_METRICS = {"holdsvc_service", "holdsvc_owner", "holdsvc_app"}
 """Database roles, whose names look like metrics."""

@@ -20,8 +20,7 @@ from holdsvc.telemetry import tracing
 from holdsvc.telemetry.otel import CLOSE_S, OpenTelemetry
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.conftest import StartService
-from tests.harness import Harness, refused
+from tests.support.harness import Harness, StartService, refused
 
 RESERVE = "inventoryhold.v1.ReservationService/Reserve"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

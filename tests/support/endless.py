@@ -15,8 +15,8 @@ from holdsvc.api.calls import Call, Calls
 from holdsvc.api.server import SERVICES
 from holdsvc.engine.limits import ClientLimits
 from inventoryhold.v1 import event_service_pb2 as events
-from tests.harness import Harness
-from tests.partners import Partner
+from tests.support.harness import Harness
+from tests.support.partners import Partner
 
 
 class _Servicer:
