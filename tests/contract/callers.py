@@ -20,7 +20,7 @@ def new_caller(
     """Makes a key and returns the metadata that a call brings."""
     key = make_key()
     service.sql(
-        "SELECT holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, NULL)",
+        "SELECT create_api_key(%s, %s, %s, %s, %s, %s, NULL, NULL)",
         (tenant, key.key_id, client, key.secret_hash, list(scopes), list(pools)),
     )
     return (("x-api-key", key.secret),)

@@ -55,7 +55,7 @@ async def test_a_tenant_cleans_up_its_own_holds_only_at_its_own_rate(start_servi
     callers = {tenant: new_caller(service, "shop", tenant=tenant) for tenant in ("default", "another")}
     request = pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="bed", quantity=1)], ttl=Duration(seconds=10))
     for tenant, metadata in callers.items():
-        service.sql("SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
+        service.sql("SELECT create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
         await service.reservations.Reserve(request, metadata=metadata)
     service.clock.advance(timedelta(seconds=11))
     for metadata in callers.values():

@@ -91,7 +91,7 @@ async def test_a_repeated_call_with_its_request_id_is_a_replay_not_a_duplicate(s
 
 async def test_a_holder_of_another_client_is_another_holder(start_service: StartService) -> None:
     service = await start_service(auth="api-key")
-    service.sql("SELECT holdsvc.create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
+    service.sql("SELECT create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
     request = pb.ReserveRequest(
         lines=[item_pb2.ItemQuantity(sku="bed", quantity=1)], holder="guest", duplicate_window=WINDOW
     )

@@ -162,11 +162,11 @@ async def test_a_fault_in_the_database_is_an_incident_that_tells_the_caller_noth
 ) -> None:
     await service.create_item("bed", 5)
     await service.reserve({"bed": 1}, reference="cart")
-    service.sql(f"ALTER FUNCTION holdsvc.{function} RENAME TO {function}_away")
+    service.sql(f"ALTER FUNCTION {function} RENAME TO {function}_away")
     try:
         _assert_tells_nothing(await refused(BREAKING[function](service)))
     finally:
-        service.sql(f"ALTER FUNCTION holdsvc.{function}_away RENAME TO {function}")
+        service.sql(f"ALTER FUNCTION {function}_away RENAME TO {function}")
     await service.verify()
 
 

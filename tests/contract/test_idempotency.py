@@ -262,7 +262,7 @@ async def test_a_replayed_capacity_change_shows_the_items_as_they_are_now(servic
 async def test_a_request_id_counts_within_tenant_and_client(start_service: StartService) -> None:
     service = await start_service(auth="api-key")
     for tenant in ("default", "another"):
-        service.sql("SELECT holdsvc.create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
+        service.sql("SELECT create_items(%s, 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')", (tenant,))
     callers = [
         new_caller(service, "shop"),
         new_caller(service, "agency"),

@@ -235,7 +235,7 @@ async def test_a_made_up_token_is_refused_by_every_list(service: Harness) -> Non
 
 async def test_other_clients_show_only_to_who_may_read_all(start_service: StartService) -> None:
     service = await start_service(auth="api-key")
-    service.sql("SELECT holdsvc.create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{50}', '{0}')")
+    service.sql("SELECT create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{50}', '{0}')")
     shop, agency = new_caller(service, "shop"), new_caller(service, "agency")
     modest = new_caller(service, "shop", scopes=["reserve"])
     reserve = pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="bed", quantity=1)])

@@ -168,7 +168,7 @@ async def test_the_trail_comes_in_pages_oldest_first(service: Harness) -> None:
 
 async def test_an_event_names_the_key_and_is_not_for_other_clients(start_service: StartService) -> None:
     service = await start_service(auth="api-key")
-    service.sql("SELECT holdsvc.create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
+    service.sql("SELECT create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
     owner = new_caller(service, "shop", scopes=["reserve"])
     request = pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="bed", quantity=1)])
     held = (await service.reservations.Reserve(request, metadata=owner)).reservation

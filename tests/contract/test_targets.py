@@ -106,7 +106,7 @@ async def test_a_reference_counts_within_the_calling_client(start_service: Start
     service = await start_service(auth="api-key")
     here, there = new_caller(service, "shop"), new_caller(service, "agency")
     elsewhere = new_caller(service, "shop", tenant="another")
-    service.sql("SELECT holdsvc.create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
+    service.sql("SELECT create_items('default', 'x', '', '{bed}', '{\"\"}', '{\"\"}', '{5}', '{0}')")
     mine = await _reserve_as(service, here, "bed", "", "cart-1")
     theirs = await _reserve_as(service, there, "bed", "", "cart-1")
     # Both keys may read and write all reservations of the tenant: a reference still means the caller's own.
@@ -122,9 +122,7 @@ async def test_a_reference_means_no_reservation_in_a_pool_that_the_key_does_not_
     start_service: StartService,
 ) -> None:
     service = await start_service(auth="api-key")
-    service.sql(
-        "SELECT holdsvc.create_items('default', 'x', '', '{bed,bed}', '{a,b}', '{\"\",\"\"}', '{5,5}', '{0,0}')"
-    )
+    service.sql("SELECT create_items('default', 'x', '', '{bed,bed}', '{a,b}', '{\"\",\"\"}', '{5,5}', '{0,0}')")
     callers = {pool: new_caller(service, "shop", pools=[pool]) for pool in "ab"}
     held = {pool: await _reserve_as(service, callers[pool], "bed", pool, "cart-1") for pool in "ab"}
     for rpc in ("GetReservation", "Extend", "Confirm", "Refund"):

@@ -10,7 +10,7 @@ from holdsvc.ledger import migrate
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.support.harness import StartService
+from tests.support.harness import SET_NAME, StartService
 from tests.support.partners import new_partner
 
 LOGIN = "holdsvc_test_login"
@@ -61,8 +61,13 @@ def test_that_login_reads_and_writes_no_table_and_finds_no_other_way_in(login_ds
         "DELETE FROM holdsvc.event",
         "TRUNCATE holdsvc.request",
         "SELECT nextval('holdsvc.event_id')",
-        "SELECT holdsvc.find_requests('t', 'Reserve', '{}', '{}')",
-        "SELECT holdsvc.tenants_of_nobody()",
+        f"SELECT {SET_NAME}.find_requests('t', 'Reserve', '{{}}', '{{}}')",
+        f"SELECT {SET_NAME}.tenants_of_nobody()",
+        f"SELECT {SET_NAME}.point_entrances()",
+        f"CREATE FUNCTION {SET_NAME}.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        f"DROP FUNCTION {SET_NAME}.tenants()",
+        "UPDATE holdsvc_migrations.function_set SET digest = ''",
+        "UPDATE holdsvc_migrations.feature SET activate_time = now()",
         "CREATE TABLE holdsvc.mine ()",
         "CREATE FUNCTION holdsvc.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "SET ROLE postgres",
@@ -72,12 +77,13 @@ def test_that_login_reads_and_writes_no_table_and_finds_no_other_way_in(login_ds
         assert refused.value.sqlstate in {"42501", "42883"}, statement
 
 
-def test_every_function_of_the_schema_has_a_fixed_search_path(database_dsn: str) -> None:
+def test_every_function_of_the_ledger_has_a_fixed_search_path(database_dsn: str) -> None:
     migrate.up(database_dsn)
     with psycopg.connect(database_dsn) as owner:
         loose = owner.execute(
-            "SELECT proname FROM pg_proc WHERE pronamespace = 'holdsvc'::regnamespace"
-            " AND NOT 'search_path=holdsvc, pg_temp' = ANY (coalesce(proconfig, '{}'))"
+            "SELECT proname FROM pg_proc WHERE pronamespace IN ('holdsvc'::regnamespace, %s::regnamespace)"
+            " AND NOT %s = ANY (coalesce(proconfig, '{}'))",
+            (SET_NAME, f"search_path={SET_NAME}, holdsvc, pg_temp"),
         ).fetchall()
     # They read no table: one is a CASE, the other a clock, and inline into what calls them.
     assert {row[0] for row in loose} == {"state_refusal", "wall_clock"}

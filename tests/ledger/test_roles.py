@@ -8,6 +8,7 @@ from psycopg.conninfo import make_conninfo
 
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate
+from tests.support.harness import SET_NAME
 
 
 @pytest.mark.parametrize("pre_made", [False, True])
@@ -26,5 +27,6 @@ def test_a_role_that_is_no_superuser_migrates_and_may_serve(tmp_path: Path, pre_
         migrate.up(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SET ROLE holdsvc_service")
-            found = connection.execute("SELECT * FROM holdsvc.list_items('shop', '', NULL, '', '', 10)").fetchall()
+            listed = f"SELECT * FROM {SET_NAME}.list_items('shop', '', NULL, '', '', 10)"
+            found = connection.execute(listed.encode()).fetchall()
             assert found == []

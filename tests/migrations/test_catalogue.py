@@ -3,6 +3,8 @@
 import psycopg
 import pytest
 
+from tests.support.harness import SET_NAME
+
 SERVICE_ROLE = "holdsvc_service"
 
 # Functions that the service may execute without naming a tenant, and why.
@@ -17,14 +19,20 @@ WITHOUT_TENANT = {
     "read_item_changes": "the one reader of a process, names of items which the tenant's own function then reads",
     "relay_position": "a relay serves all tenants, its place in the feed",
     "save_relay_position": "a relay serves all tenants, its place in the feed",
+    "use_function_set": "which processes use the set, reads no tenant's data",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }
 
+SCHEMAS = ["holdsvc", SET_NAME]
+
+SEARCH_PATH = f"search_path={SET_NAME}, holdsvc, pg_temp"
+
 FUNCTIONS = """
-SELECT p.proname, p.prosecdef, coalesce(p.proconfig, '{}'), coalesce(p.proargnames, '{}'),
+SELECT p.pronamespace::regnamespace::text, p.proname, p.prosecdef,
+       coalesce(p.proconfig, '{}'), coalesce(p.proargnames, '{}'),
        has_function_privilege('holdsvc_service', p.oid, 'EXECUTE'),
        p.proacl IS NULL OR EXISTS (SELECT 1 FROM aclexplode(p.proacl) a WHERE a.grantee = 0)
-FROM pg_proc p WHERE p.pronamespace = 'holdsvc'::regnamespace
+FROM pg_proc p WHERE p.pronamespace::regnamespace::text = ANY (%s)
 ORDER BY p.proname
 """
 
@@ -33,7 +41,7 @@ class Function:
     """One function of the schema as the catalogue has it."""
 
     def __init__(self, row: tuple[object, ...]) -> None:
-        self.name, self.definer, config, arguments, self.of_service, self.of_public = row
+        self.schema, self.name, self.definer, config, arguments, self.of_service, self.of_public = row
         self.config = list(config)  # type: ignore[call-overload]
         self.arguments = list(arguments)  # type: ignore[call-overload]
 
@@ -44,28 +52,34 @@ class Function:
 @pytest.fixture
 def functions(ledger_dsn: str) -> list[Function]:
     with psycopg.connect(ledger_dsn) as owner:
-        found = [Function(row) for row in owner.execute(FUNCTIONS.encode())]
+        found = [Function(row) for row in owner.execute(FUNCTIONS.encode(), (SCHEMAS,))]
     assert len(found) > 30
-    # The tests' clock, which travels in time, stands in for the one of the migration.
+    # The tests' clock, which travels in time, replaces the one of the baseline.
     return [function for function in found if function.name != "wall_clock"]
 
 
 def test_the_service_has_no_right_on_any_table_or_sequence(ledger_dsn: str) -> None:
     with psycopg.connect(ledger_dsn) as owner:
         tables = owner.execute(
-            "SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = 'holdsvc'::regnamespace"
+            "SELECT c.relname FROM pg_class c WHERE c.relnamespace::regnamespace::text = ANY (%s)"
             " AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
-            " AND (has_table_privilege(%(role)s, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
-            " OR has_any_column_privilege(%(role)s, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))",
-            {"role": SERVICE_ROLE},
+            " AND (has_table_privilege(%s, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
+            " OR has_any_column_privilege(%s, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))",
+            (SCHEMAS, SERVICE_ROLE, SERVICE_ROLE),
         ).fetchall()
         sequences = owner.execute(
-            "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'holdsvc'::regnamespace "
+            "SELECT c.relname FROM pg_class c WHERE c.relnamespace::regnamespace::text = ANY (%s)"
             " AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(%s, c.oid, 'USAGE, SELECT, UPDATE') END",
+            (SCHEMAS, SERVICE_ROLE),
+        ).fetchall()
+        books = owner.execute(
+            "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'holdsvc_migrations'::regnamespace"
+            " AND c.relkind = 'r' AND has_table_privilege(%s, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')",
             (SERVICE_ROLE,),
         ).fetchall()
     assert tables == []
     assert sequences == []
+    assert books == []
 
 
 def test_the_service_owns_nothing_and_is_no_member_of_another_role(ledger_dsn: str) -> None:
@@ -80,7 +94,10 @@ def test_the_service_owns_nothing_and_is_no_member_of_another_role(ledger_dsn: s
         member = owner.execute(
             "SELECT count(*) FROM pg_auth_members WHERE member = %s::regrole", (SERVICE_ROLE,)
         ).fetchone()
-        may_create = owner.execute("SELECT has_schema_privilege(%s, 'holdsvc', 'CREATE')", (SERVICE_ROLE,)).fetchone()
+        may_create = owner.execute(
+            "SELECT bool_or(has_schema_privilege(%s, s, 'CREATE')) FROM unnest(%s::text[]) s",
+            (SERVICE_ROLE, [*SCHEMAS, "holdsvc_migrations"]),
+        ).fetchone()
     assert (superuser, creates_roles, creates_databases, bypasses) == (False, False, False, False)
     assert (owned, member, may_create) == ((0,), (0,), (False,))
 
@@ -93,21 +110,21 @@ def test_every_function_of_the_service_runs_as_its_owner_with_a_fixed_search_pat
     loose = [
         function
         for function in functions
-        if function.of_service and not (function.definer and "search_path=holdsvc, pg_temp" in function.config)
+        if function.of_service and not (function.definer and SEARCH_PATH in function.config)
     ]
     assert loose == []
 
 
 def test_every_function_that_runs_as_its_owner_has_a_fixed_search_path(functions: list[Function]) -> None:
     definers = [function for function in functions if function.definer]
-    assert [function for function in definers if "search_path=holdsvc, pg_temp" not in function.config] == []
+    assert [function for function in definers if SEARCH_PATH not in function.config] == []
 
 
 def test_every_function_of_the_service_takes_the_tenant(functions: list[Function]) -> None:
     without = {
         str(function)
         for function in functions
-        if function.of_service and (function.arguments or [""])[0] not in ("_tenant", "tenant")
+        if function.of_service and function.schema == SET_NAME and (function.arguments or [""])[0] != "_tenant"
     }
     assert without == {*WITHOUT_TENANT}
 

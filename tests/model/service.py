@@ -17,7 +17,7 @@ from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tests.model.ledger import Client
-from tests.support.harness import Harness
+from tests.support.harness import SET_NAME, Harness
 
 T = TypeVar("T")
 
@@ -73,13 +73,13 @@ class StillService:
 
     def new_tenant(self, clients: list[Client]) -> dict[str, str]:
         """Keys of a tenant that nobody has seen, by client."""
-        self._owner.execute("SELECT holdsvc.create_event_partitions()")
+        self._owner.execute(f"SELECT {SET_NAME}.create_event_partitions()")
         tenant, secrets = f"t{next(self._tenants)}", {}
         for client in clients:
             key = make_key()
             scopes = [scope for scope in ALL_SCOPES if client.all_clients or not scope.startswith("reservations.")]
             self._owner.execute(
-                "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, NULL)",
+                f"SELECT * FROM {SET_NAME}.create_api_key(%s, %s, %s, %s, %s, %s, NULL, NULL)",
                 (tenant, key.key_id, client.name, key.secret_hash, scopes, sorted(client.pools)),
             )
             secrets[client.name] = key.secret

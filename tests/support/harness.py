@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from holdsvc.ledger import upkeep
+from holdsvc.ledger import function_set, upkeep
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
 from inventoryhold.v1 import (
@@ -37,6 +37,9 @@ _DETAILS: Mapping[str, type[Message]] = {
         error_reason_pb2.CapacityShortfall,
     )
 }
+
+SET_NAME = function_set.shipped().name
+"""The schema of the functions that the code under test calls."""
 
 TEST_CLOCK = """
 CREATE TABLE public.test_clock (ahead interval NOT NULL);
@@ -110,6 +113,7 @@ class Harness:
         self.owner_dsn = owner_dsn
         self.clock = Clock(owner_dsn)
         self.service = Service(settings, dsn)
+        self._stopped = False
 
     async def start(self, *, sweeping: bool) -> None:
         """Starts the service and opens a channel."""
@@ -132,13 +136,16 @@ class Harness:
         )
 
     async def stop(self) -> None:
-        """Closes the channel and drains the service."""
-        await self.channel.close()
-        await self.service.stop()
+        """Closes the channel and drains the service; the second time does nothing."""
+        if not self._stopped:
+            self._stopped = True
+            await self.channel.close()
+            await self.service.stop()
 
     def sql(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
-        """Runs SQL as the schema's owner: what the tables really hold."""
-        with psycopg.connect(self.owner_dsn, autocommit=True) as connection:
+        """Runs SQL as the schema's owner: what the tables really hold. Functions of the set need no schema's name."""
+        path = f"-c search_path={SET_NAME},holdsvc"
+        with psycopg.connect(self.owner_dsn, autocommit=True, options=path) as connection:
             cursor = connection.execute(query.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 

@@ -14,7 +14,7 @@ from holdsvc.commands.serve import config, serve
 from holdsvc.commands.target import CommandError
 from holdsvc.commands.verify import verify
 from holdsvc.embedded.data_folder import EmbeddedServerError
-from holdsvc.ledger.migrate import MigrationError
+from holdsvc.ledger.schema_files import MigrationError
 from holdsvc.settings import SettingsError
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""`holdsvc migrate`: bring the schema of the database up or down, and list its migrations."""
+"""`holdsvc migrate`: the schema of the database, its function sets and its features."""
 
 import sys
 from typing import Annotated, Optional
@@ -8,6 +8,7 @@ import typer
 from holdsvc.commands import target
 from holdsvc.commands.options import DataDir, Dsn
 from holdsvc.commands.target import CommandError
+from holdsvc.ledger import function_set
 from holdsvc.ledger import migrate as migrations
 
 app = typer.Typer(no_args_is_help=True, help="Bring the database's schema up or down.")
@@ -19,10 +20,13 @@ def up(
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Apply the migrations that are pending."""
+    """Apply the migrations that are pending, and install the function set of this version."""
     with target.opened(dsn, data_dir) as owner:
-        for migration in migrations.up(owner, to):
-            typer.echo(f"applied {migration.version} {migration.name}")
+        done = migrations.up(owner, to)
+    for migration in done.migrations:
+        typer.echo(f"applied {migration.version} {migration.name}")
+    if done.function_set:
+        typer.echo(f"installed {done.function_set}")
 
 
 @app.command("down")
@@ -32,9 +36,9 @@ def down(
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Take back the newest migrations and the data that they hold."""
+    """Take back the newest migrations, the data that they hold, and the function sets that need them."""
     with target.opened(dsn, data_dir) as owner:
-        applied = [row for row in migrations.status(owner) if row.state != "pending"]
+        applied = [row for row in migrations.status(owner).migrations if row.state != "pending"]
         newest = applied[: -steps - 1 : -1]
         if newest and not yes:
             names = ", ".join(f"{row.version} {row.name}" for row in newest)
@@ -53,7 +57,45 @@ def _confirm(question: str) -> None:
 
 @app.command("status")
 def status(dsn: Dsn = None, data_dir: DataDir = None) -> None:
-    """List every migration and whether it is applied."""
+    """List every migration, function set and feature, and the versions that the database serves."""
     with target.opened(dsn, data_dir) as owner:
-        for row in migrations.status(owner):
-            typer.echo(f"{row.version} {row.state:8} {row.name}")
+        found = migrations.status(owner)
+    for row in found.migrations:
+        typer.echo(f"{row.version} {row.state:8} {row.name}")
+    own = function_set.shipped().name
+    if own not in {installed.name for installed in found.function_sets}:
+        typer.echo(f"{own} pending   of this version")
+    for installed in found.function_sets:
+        of = "this version" if installed.name == own else f"release {installed.release}"
+        used = (
+            f"{installed.processes} processes" if installed.processes else f"last used {installed.last_use_time:%F %R}"
+        )
+        typer.echo(f"{installed.name} installed of {of}, schema {installed.schema_version}, {used}")
+    for feature in found.features:
+        state = f"active since {feature.activate_time:%F %R}" if feature.activate_time else "not active"
+        typer.echo(f"feature {feature.name}: {state}, known from schema {feature.since} on")
+    if found.compatible_since:
+        typer.echo(f"serves code of schema {found.compatible_since} and newer")
+
+
+@app.command("prune")
+def prune(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """Drop the function sets that no process has used for a day; the last one of another release stays."""
+    with target.opened(dsn, data_dir) as owner:
+        dropped, kept = migrations.prune(owner)
+    for row in dropped:
+        typer.echo(f"dropped {row.name} of release {row.release}")
+    for row in kept:
+        typer.echo(f"kept {row.name}: other objects of the database depend on it", err=True)
+
+
+@app.command("activate")
+def activate(
+    feature: Annotated[str, typer.Argument(help="The name of the feature, as `holdsvc migrate status` lists it.")],
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Turn a feature on: from then on versions that do not know it cannot serve this database."""
+    with target.opened(dsn, data_dir) as owner:
+        migrations.activate(owner, feature)
+    typer.echo(f"{feature} is active")

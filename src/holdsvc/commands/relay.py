@@ -13,7 +13,10 @@ from prometheus_client import start_http_server
 from holdsvc.commands import target
 from holdsvc.commands.options import DataDir, Dsn
 from holdsvc.commands.target import CommandError
+from holdsvc.engine import tasks
+from holdsvc.engine.set_use import SetUse
 from holdsvc.ledger.database import Database
+from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.relay import Relay, RelayError, open_broker
 from holdsvc.settings import Settings, split_address
 from holdsvc.telemetry import logs
@@ -63,8 +66,15 @@ async def _publish(settings: Settings, dsn: str, make: Callable[[Database], Rela
     database = Database(settings, dsn)
     working = make(database)
     await database.open()
+    use = SetUse(database)
     try:
+        await use.begin()
+        touching = asyncio.create_task(use.keep())
         with suppress(asyncio.CancelledError):
             await working.run()
+        await tasks.end([touching])
+        await use.end()
+    except SetTooOld as error:
+        raise CommandError(str(error)) from error
     finally:
         await database.close()

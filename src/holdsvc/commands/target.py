@@ -12,7 +12,9 @@ from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
+from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.postgres import check_version
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
@@ -72,7 +74,7 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
 def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Runs work on a connection of its own, as the schema's owner."""
 
-    async def session() -> T:
+    async def carried_out() -> T:
         try:
             connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=tuple_row)
         except psycopg.OperationalError as error:
@@ -83,14 +85,18 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             except ValueError as error:
                 raise CommandError(str(error)) from None
             await connection.execute("SET TIME ZONE 'UTC'")
+            session = Connection(connection)
             try:
-                return await work(Connection(connection))
+                async with upkeep.function_set_used(session):
+                    return await work(session)
+            except SetTooOld as error:
+                raise CommandError(str(error)) from error
             except Failed as error:
                 raise CommandError(_refused(error)) from error
             except (NothingRan, Unknown, Conflict) as error:
                 raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
 
-    return asyncio.run(session())
+    return asyncio.run(carried_out())
 
 
 def lacks_schema(error: Failed) -> bool:

@@ -2,13 +2,15 @@
 
 from datetime import date, datetime
 from typing import NamedTuple
+from uuid import UUID
 
-from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.binding import bind
+from holdsvc.ledger.database import Connection
 from holdsvc.model import Event, EventType, Item, Line, Reservation, State
 
 
 class EventRow(NamedTuple):
-    """A row of the event table, in its order."""
+    """An event as the functions answer it."""
 
     event_id: int
     occur_day: date
@@ -23,7 +25,7 @@ class EventRow(NamedTuple):
     line_sku: list[str]
     line_pool: list[str]
     line_quantity: list[int]
-    reservation_id: object | None
+    reservation_id: UUID | None
     from_state: int | None
     state: int | None
     expire_time: datetime | None
@@ -37,12 +39,14 @@ class EventRow(NamedTuple):
     oversell_limit: int | None
 
 
-def rebuild(row: Row, subject: Reservation | None) -> Event:
+_LIST = bind("list_reservation_events", EventRow, "tenant", "reservation_id", "after", "limit")
+
+
+def rebuild(r: EventRow, subject: Reservation | None) -> Event:
     """Makes the event of a row.
 
     `subject` is the event's reservation as it is by now: what never changes comes from it, what does from the row.
     """
-    r = EventRow(*row)
     lines = [Line(*line) for line in zip(r.line_sku, r.line_pool, r.line_quantity, strict=True) if line[2] != 0]
     event = Event(
         event_id=r.event_id,
@@ -98,7 +102,5 @@ async def list_of_reservation(
     connection: Connection, tenant: str, subject: Reservation, after: int, limit: int
 ) -> list[Event]:
     """One page of a reservation's audit trail, oldest first, after the event `after`."""
-    rows = await connection.fetch(
-        "SELECT * FROM holdsvc.list_reservation_events(%s, %s, %s, %s)", (tenant, subject.reservation_id, after, limit)
-    )
+    rows = await _LIST.fetch(connection, tenant=tenant, reservation_id=subject.reservation_id, after=after, limit=limit)
     return [rebuild(row, subject) for row in rows]

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import NamedTuple
 
-from holdsvc.ledger import arrays, reservations
+from holdsvc.ledger import arrays, items, reservations
+from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow, rebuild
 from holdsvc.model import Event, Item, ItemKey
 
 SPAN_MAX = 50_000
 """Event ids that one statement looks at: a tenant's few among many of others are not found by an index."""
-
-_READ = "SELECT * FROM holdsvc.read_events(%s, %s, %s, %s, %s, %s)"
 
 
 class Identity(NamedTuple):
@@ -71,18 +70,45 @@ class Watched(NamedTuple):
     deleted: bool
 
 
+class _Change(NamedTuple):
+    event_ids: list[int]
+    tenant: str
+    line_sku: list[str] | None
+    line_pool: list[str] | None
+
+
+class _RelayPosition(NamedTuple):
+    epoch: str
+    event_id: int
+    event_day: date
+
+
+class _Nothing(NamedTuple):
+    nothing: None
+
+
+_IDENTITY = bind_out("feed_identity", Identity)
+_POLL = bind_out("poll_feed", Poll, "previous_value", "previous_mark", "fence", "day")
+_CHANGES = bind("read_item_changes", _Change, "after", "missing", "day", "limit")
+_WATCH = bind("watch_items", items.ItemAnswer, "tenant", "sku", "pool")
+_LIST_WATCHED = bind(
+    "list_watched_items",
+    items.ItemAnswer,
+    *("tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit"),
+)
+_READ = bind("read_events", EventRow, "tenant", "after", "upto", "day", "types", "limit")
+_RELAY = bind_out("relay_position", _RelayPosition, "name")
+_SAVE_RELAY = bind_scalar("save_relay_position", _Nothing, "name", "epoch", "event_id", "event_day")
+
+
 async def identity(connection: Connection) -> Identity:
     """Reads which history this is and where it begins."""
-    [row] = await connection.fetch("SELECT * FROM holdsvc.feed_identity()")
-    return Identity(*row)
+    return await _IDENTITY.one(connection)
 
 
 async def poll(connection: Connection, value: int, mark: str | None, fence: Position) -> Poll:
     """Looks at the feed's end; takes a new mark when `mark` is reached and there is more than `value`."""
-    [row] = await connection.fetch(
-        "SELECT * FROM holdsvc.poll_feed(%s, %s, %s, %s)", (value, mark, fence.event_id, fence.day)
-    )
-    return Poll(*row)
+    return await _POLL.one(connection, previous_value=value, previous_mark=mark, fence=fence.event_id, day=fence.day)
 
 
 async def item_changes(connection: Connection, after: Position, missing: Sequence[int], limit: int) -> list[Changed]:
@@ -90,35 +116,44 @@ async def item_changes(connection: Connection, after: Position, missing: Sequenc
 
     Of a hot item thousands of events come as one row: with a row for each a look cost the loop five times as much.
     """
-    rows = await connection.fetch(
-        "SELECT array_agg(event_id), tenant, line_sku, line_pool FROM holdsvc.read_item_changes(%s, %s, %s, %s)"
-        " GROUP BY tenant, line_sku, line_pool",
-        (after.event_id, arrays.plain(missing), after.day, limit),
+    rows = await _CHANGES.fetch(
+        connection, after=after.event_id, missing=arrays.plain(missing), day=after.day, limit=limit
     )
     return [
-        Changed(event_ids, tenant, [ItemKey(*key) for key in zip(skus or (), pools or (), strict=True)])
-        for event_ids, tenant, skus, pools in rows
+        Changed(
+            row.event_ids,
+            row.tenant,
+            [ItemKey(*key) for key in zip(row.line_sku or (), row.line_pool or (), strict=True)],
+        )
+        for row in rows
     ]
 
 
 async def watch_items(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> list[Watched]:
     """Reads items as they are, in order; those that never were are left out."""
-    rows = await connection.fetch(
-        "SELECT * FROM holdsvc.watch_items(%s, %s, %s)",
-        (tenant, arrays.texts(key.sku for key in keys), arrays.texts(key.pool for key in keys)),
+    rows = await _WATCH.fetch(
+        connection,
+        tenant=tenant,
+        sku=arrays.texts(key.sku for key in keys),
+        pool=arrays.texts(key.pool for key in keys),
     )
-    return [Watched(Item(*row[4:15]), row[1] == "DELETED") for row in rows]
+    return [Watched(items.item_of(row), row.outcome == "DELETED") for row in rows]
 
 
 async def list_watched(
     connection: Connection, tenant: str, prefix: str, pools: Sequence[str] | None, after: ItemKey, limit: int
 ) -> list[Watched]:
     """One page of the items of a prefix as they are, deleted ones too, in order, after the item `after`."""
-    rows = await connection.fetch(
-        "SELECT * FROM holdsvc.list_watched_items(%s, %s, %s, %s, %s, %s)",
-        (tenant, prefix, None if pools is None else arrays.texts(pools), *after, limit),
+    rows = await _LIST_WATCHED.fetch(
+        connection,
+        tenant=tenant,
+        sku_prefix=prefix,
+        pools=None if pools is None else arrays.texts(pools),
+        after_sku=after.sku,
+        after_pool=after.pool,
+        limit=limit,
     )
-    return [Watched(Item(*row[4:15]), row[1] == "DELETED") for row in rows]
+    return [Watched(items.item_of(row), row.outcome == "DELETED") for row in rows]
 
 
 async def clock(connection: Connection) -> datetime:
@@ -145,11 +180,16 @@ async def read(
     It may reach further than the last of the events, and there may be none although more follow.
     """
     reach = min(upto.event_id, after.event_id + SPAN_MAX)
-    rows = await connection.fetch(
-        _READ,
-        (tenant, after.event_id, reach, after.day, None if types is None else arrays.plain(types), limit),
+    rows = await _READ.fetch(
+        connection,
+        tenant=tenant,
+        after=after.event_id,
+        upto=reach,
+        day=after.day,
+        types=None if types is None else arrays.plain(types),
+        limit=limit,
     )
-    found = await rebuilt(connection, [EventRow(*row) for row in rows])
+    found = await rebuilt(connection, rows)
     if len(found) == limit:
         return found, Position(found[-1].event.event_id, found[-1].day)
     if reach == upto.event_id:
@@ -180,10 +220,10 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
 
 async def relay_position(connection: Connection, name: str) -> tuple[str, Position] | None:
     """The epoch and place to which a relay has come; None: it has not begun."""
-    rows = await connection.fetch("SELECT * FROM holdsvc.relay_position(%s)", (name,))
-    return (rows[0][0], Position(rows[0][1], rows[0][2])) if rows else None
+    rows = await _RELAY.fetch(connection, name=name)
+    return (rows[0].epoch, Position(rows[0].event_id, rows[0].event_day)) if rows else None
 
 
 async def save_relay_position(connection: Connection, name: str, epoch: str, position: Position) -> None:
     """Remembers how far a relay has come."""
-    await connection.fetch("SELECT holdsvc.save_relay_position(%s, %s, %s, %s)", (name, epoch, *position))
+    await _SAVE_RELAY.fetch(connection, name=name, epoch=epoch, event_id=position.event_id, event_day=position.day)

@@ -1,10 +1,13 @@
 """The changes of items and reading them."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from holdsvc import errors
 from holdsvc.ledger import arrays
-from holdsvc.ledger.database import Connection, Row
+from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import columns
 from holdsvc.model import (
     Adjust,
@@ -24,37 +27,79 @@ from holdsvc.model import (
 
 Result = Outcome[Item]
 
-_CREATE = "SELECT * FROM holdsvc.create_items(%s, %s, %s, %s, %s, %s, %s, %s)"
-_UPDATE = "SELECT * FROM holdsvc.update_item(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_DELETE = "SELECT * FROM holdsvc.delete_item(%s, %s, %s, %s, %s)"
-_ADJUST = "SELECT * FROM holdsvc.adjust_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_TRANSFER = "SELECT * FROM holdsvc.transfer_capacity(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_GET = "SELECT * FROM holdsvc.get_items(%s, %s, %s)"
-_LIST = "SELECT * FROM holdsvc.list_items(%s, %s, %s, %s, %s, %s)"
-_CHECK = "SELECT * FROM holdsvc.check_availability(%s, %s, %s)"
-_SWEEP = "SELECT * FROM holdsvc.sweep_items(%s, %s, %s)"
+
+class ItemAnswer(NamedTuple):
+    """A row of type item_answer; `outcome` None: done."""
+
+    ix: int | None
+    outcome: str | None
+    requested: int | None
+    available: int | None
+    sku: str
+    pool: str
+    display_name: str
+    capacity: int | None
+    """None: there is no such item, and the columns that follow are None too."""
+    remaining: int
+    held: int
+    confirmed: int
+    oversell_limit: int
+    revision: int
+    create_time: datetime
+    update_time: datetime
+
+
+class _Available(NamedTuple):
+    available: list[int | None]
+
+
+class _Expired(NamedTuple):
+    expired: int
+
+
+_BATCH = ("client", "key_id", "request_id", "request_key", "fingerprint")
+_CREATE = bind(
+    "create_items",
+    ItemAnswer,
+    *("tenant", "client", "key_id", "sku", "pool", "display_name", "capacity", "oversell_limit"),
+)
+_UPDATE = bind(
+    "update_item",
+    ItemAnswer,
+    *("tenant", "client", "key_id", "sku", "pool", "display_name", "capacity", "oversell_limit", "revision"),
+)
+_DELETE = bind("delete_item", ItemAnswer, "tenant", "client", "key_id", "sku", "pool")
+_ADJUST = bind("adjust_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "pool", "delta", "reason")
+_TRANSFER = bind(
+    "transfer_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "from_pool", "to_pool", "quantity", "reason"
+)
+_GET = bind("get_items", ItemAnswer, "tenant", "sku", "pool")
+_LIST = bind("list_items", ItemAnswer, "tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit")
+_CHECK = bind_out("check_availability", _Available, "tenant", "sku", "pool")
+_SWEEP = bind_scalar("sweep_items", _Expired, "tenant", "sku", "pool", "max_count")
+
+SWEEP_MAX = 1000
+"""Holds that one sweep on demand expires at most."""
 
 
 async def create(connection: Connection, caller: Caller, items: Sequence[Item]) -> Answer[list[Item]]:
     """Creates all of the items or none; their counters, revisions and times are ignored."""
-    rows = await connection.fetch(
-        _CREATE,
-        (
-            caller.tenant,
-            caller.client,
-            caller.key_id,
-            arrays.texts(item.sku for item in items),
-            arrays.texts(item.pool for item in items),
-            arrays.texts(item.display_name for item in items),
-            arrays.plain(item.capacity for item in items),
-            arrays.plain(item.oversell_limit for item in items),
-        ),
+    rows = await _CREATE.fetch(
+        connection,
+        tenant=caller.tenant,
+        client=caller.client,
+        key_id=caller.key_id,
+        sku=arrays.texts(item.sku for item in items),
+        pool=arrays.texts(item.pool for item in items),
+        display_name=arrays.texts(item.display_name for item in items),
+        capacity=arrays.plain(item.capacity for item in items),
+        oversell_limit=arrays.plain(item.oversell_limit for item in items),
     )
-    if rows[0][1] is not None:
-        there = {(row[4], row[5]) for row in rows}
+    if rows[0].outcome is not None:
+        there = {(row.sku, row.pool) for row in rows}
         first = next(item for item in items if (item.sku, item.pool) in there)
         return errors.item_already_exists(first.sku, first.pool)
-    return Done([_item(row) for row in rows], replayed=False)
+    return Done([item_of(row) for row in rows], replayed=False)
 
 
 async def update(
@@ -68,48 +113,54 @@ async def update(
     revision: int,
 ) -> Result:
     """Sets what is not None; a revision other than 0 must be the item's."""
-    [row] = await connection.fetch(
-        _UPDATE,
-        (caller.tenant, caller.client, caller.key_id, *key, display_name, capacity, oversell_limit, revision),
+    row = await _UPDATE.one(
+        connection,
+        tenant=caller.tenant,
+        client=caller.client,
+        key_id=caller.key_id,
+        sku=key.sku,
+        pool=key.pool,
+        display_name=display_name,
+        capacity=capacity,
+        oversell_limit=oversell_limit,
+        revision=revision,
     )
     return _result(row, "")
 
 
 async def delete(connection: Connection, caller: Caller, key: ItemKey) -> Outcome[None]:
     """Deletes an item with nothing held or confirmed."""
-    [row] = await connection.fetch(_DELETE, (caller.tenant, caller.client, caller.key_id, *key))
-    return Done(None, replayed=False) if row[1] is None else _not_done(row, "")
+    row = await _DELETE.one(
+        connection, tenant=caller.tenant, client=caller.client, key_id=caller.key_id, sku=key.sku, pool=key.pool
+    )
+    return Done(None, replayed=False) if row.outcome is None else _not_done(row, "")
 
 
 async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]) -> list[Result]:
     """Changes capacities by differences."""
-    rows = await connection.fetch(
-        _ADJUST,
-        (
-            tenant,
-            *columns(tenant, requests),
-            arrays.texts(r.sku for r in requests),
-            arrays.texts(r.pool for r in requests),
-            arrays.plain(r.delta for r in requests),
-            arrays.texts(r.reason or None for r in requests),
-        ),
+    rows = await _ADJUST.fetch(
+        connection,
+        tenant=tenant,
+        **columns(tenant, requests),
+        sku=arrays.texts(r.sku for r in requests),
+        pool=arrays.texts(r.pool for r in requests),
+        delta=arrays.plain(r.delta for r in requests),
+        reason=arrays.texts(r.reason or None for r in requests),
     )
     return [_result(row, request.request_id, "delta") for request, row in zip(requests, rows, strict=True)]
 
 
 async def transfer(connection: Connection, tenant: str, requests: Sequence[Transfer]) -> list[Outcome[Transferred]]:
     """Moves units of capacity between pools; answers with the giving and the taking item."""
-    rows = await connection.fetch(
-        _TRANSFER,
-        (
-            tenant,
-            *columns(tenant, requests),
-            arrays.texts(r.sku for r in requests),
-            arrays.texts(r.from_pool for r in requests),
-            arrays.texts(r.to_pool for r in requests),
-            arrays.plain(r.quantity for r in requests),
-            arrays.texts(r.reason or None for r in requests),
-        ),
+    rows = await _TRANSFER.fetch(
+        connection,
+        tenant=tenant,
+        **columns(tenant, requests),
+        sku=arrays.texts(r.sku for r in requests),
+        from_pool=arrays.texts(r.from_pool for r in requests),
+        to_pool=arrays.texts(r.to_pool for r in requests),
+        quantity=arrays.plain(r.quantity for r in requests),
+        reason=arrays.texts(r.reason or None for r in requests),
     )
     n = len(requests)
     results: list[Outcome[Transferred]] = []
@@ -124,66 +175,95 @@ async def transfer(connection: Connection, tenant: str, requests: Sequence[Trans
     return results
 
 
-def _result(row: Row, request_id: str, units_field: str = "quantity") -> Result:
-    """The outcome of a change, from a row of type item_answer."""
-    outcome = row[1]
+def _result(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> Result:
+    """The outcome of a change of one item."""
     # A replay may find the item deleted since.
-    if (outcome is None or outcome == "REPLAYED") and row[7] is not None:
-        return Done(_item(row), replayed=outcome is not None)
+    if row.outcome in (None, "REPLAYED") and row.capacity is not None:
+        return Done(item_of(row), replayed=row.outcome is not None)
     return _not_done(row, request_id, units_field)
 
 
-def _not_done(row: Row, request_id: str, units_field: str = "quantity") -> Refused | Sweep | Again:
-    outcome, requested, available, sku, pool = row[1:6]
+def _not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> Refused | Sweep | Again:
+    outcome = row.outcome
     if outcome == "RETRY":
         return Again()
     if outcome == "SWEEP":
-        return Sweep([ItemKey(sku, pool)])
+        return Sweep([ItemKey(row.sku, row.pool)])
     if outcome is None or outcome in ("REPLAYED", "ITEM_NOT_FOUND"):
-        return errors.item_not_found(sku, pool)
+        return errors.item_not_found(row.sku, row.pool)
     if outcome == "CAPACITY_IN_USE":
-        return errors.capacity_in_use(sku, pool, abs(requested), available)
+        return errors.capacity_in_use(row.sku, row.pool, abs(row.requested or 0), row.available or 0)
     if outcome == "REVISION_MISMATCH":
-        return errors.revision_mismatch(sku, pool, row[12])
+        return errors.revision_mismatch(row.sku, row.pool, row.revision)
     if outcome == "CAPACITY_LIMIT":
         return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
     assert outcome == "REQUEST_ID_REUSED", outcome
     return errors.request_id_reused(request_id)
 
 
-def _item(row: Row) -> Item:
-    return Item(*row[4:15])
+def item_of(row: ItemAnswer) -> Item:
+    """The item of a row that has one."""
+    assert row.capacity is not None
+    return Item(
+        sku=row.sku,
+        pool=row.pool,
+        display_name=row.display_name,
+        capacity=row.capacity,
+        remaining=row.remaining,
+        held=row.held,
+        confirmed=row.confirmed,
+        oversell_limit=row.oversell_limit,
+        revision=row.revision,
+        create_time=row.create_time,
+        update_time=row.update_time,
+    )
 
 
 async def get(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> list[Item | None]:
     """Reads items by name, in order; None where there is none."""
-    rows = await connection.fetch(
-        _GET, (tenant, arrays.texts(key.sku for key in keys), arrays.texts(key.pool for key in keys))
+    rows = await _GET.fetch(
+        connection,
+        tenant=tenant,
+        sku=arrays.texts(key.sku for key in keys),
+        pool=arrays.texts(key.pool for key in keys),
     )
-    return [_item(row) if row[7] is not None else None for row in rows]
+    return [item_of(row) if row.capacity is not None else None for row in rows]
 
 
 async def list_page(
     connection: Connection, tenant: str, sku_prefix: str, pools: Sequence[str] | None, after: ItemKey, limit: int
 ) -> list[Item]:
     """One page in order of sku and pool, after the item `after`; `pools` None: of all."""
-    rows = await connection.fetch(
-        _LIST, (tenant, sku_prefix, None if pools is None else arrays.texts(pools), *after, limit)
+    rows = await _LIST.fetch(
+        connection,
+        tenant=tenant,
+        sku_prefix=sku_prefix,
+        pools=None if pools is None else arrays.texts(pools),
+        after_sku=after.sku,
+        after_pool=after.pool,
+        limit=limit,
     )
-    return [_item(row) for row in rows]
+    return [item_of(row) for row in rows]
 
 
 async def check(connection: Connection, tenant: str, lines: Sequence[Line]) -> list[int | None]:
     """What can be had of each line's item, in order; None where there is none."""
-    [[available]] = await connection.fetch(
-        _CHECK, (tenant, arrays.texts(line.sku for line in lines), arrays.texts(line.pool for line in lines))
+    row = await _CHECK.one(
+        connection,
+        tenant=tenant,
+        sku=arrays.texts(line.sku for line in lines),
+        pool=arrays.texts(line.pool for line in lines),
     )
-    return list(available)
+    return row.available
 
 
 async def sweep(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> int:
     """Expires lapsed holds on these items, waiting for their locks; returns how many."""
-    [[expired]] = await connection.fetch(
-        _SWEEP, (tenant, arrays.texts(key.sku for key in keys), arrays.texts(key.pool for key in keys))
+    row = await _SWEEP.one(
+        connection,
+        tenant=tenant,
+        sku=arrays.texts(key.sku for key in keys),
+        pool=arrays.texts(key.pool for key in keys),
+        max_count=SWEEP_MAX,
     )
-    return int(expired)
+    return row.expired

@@ -1,19 +1,47 @@
 """API keys in the tables."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from holdsvc import errors
 from holdsvc.ledger import stock
+from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, ApiKey, Done, KeyRights, Violation
 
-_CREATE = "SELECT * FROM holdsvc.create_api_key(%s, %s, %s, %s, %s, %s, %s, %s)"
+
+class _KeyRow(NamedTuple):
+    outcome: str | None
+    key_id: str
+    tenant: str
+    client: str
+    secret_hash: bytes
+    scopes: list[str]
+    pools: list[str]
+    create_time: datetime
+    expire_time: datetime | None
+    revoke_time: datetime | None
+
+
+class _Now(NamedTuple):
+    now: datetime
+
+
+_FIND = bind_out("find_api_key", KeyRights, "key_id")
+_CREATE = bind(
+    "create_api_key",
+    _KeyRow,
+    *("tenant", "key_id", "client", "secret_hash", "scopes", "pools", "expire_time", "creator_id"),
+)
+_NOW = bind_scalar("ledger_time", _Now)
+_LIST = bind("list_api_keys", _KeyRow, "tenant", "before_time", "before_id", "limit")
+_REVOKE = bind("revoke_api_key", _KeyRow, "tenant", "key_id")
 
 
 async def find(connection: Connection, key_id: str) -> KeyRights | None:
     """What the key with this readable part may do, of whatever tenant it is."""
-    rows = await connection.fetch("SELECT * FROM holdsvc.find_api_key(%s)", (key_id,))
-    return KeyRights(*rows[0]) if rows else None
+    rows = await _FIND.fetch(connection, key_id=key_id)
+    return rows[0] if rows else None
 
 
 async def create(
@@ -29,21 +57,41 @@ async def create(
     creator_id: str | None,
 ) -> Answer[ApiKey]:
     """Stores a new key; refuses when `expire_time` has passed or the key `creator_id`, that asks for it, has ended."""
-    [row] = await connection.fetch(
-        _CREATE, (tenant, key_id, client, secret_hash, scopes, pools, expire_time, creator_id)
+    row = await _CREATE.one(
+        connection,
+        tenant=tenant,
+        key_id=key_id,
+        client=client,
+        secret_hash=secret_hash,
+        scopes=scopes,
+        pools=pools,
+        expire_time=expire_time,
+        creator_id=creator_id,
     )
-    outcome, *columns = row
-    if outcome == "EXPIRE_TIME_PAST":
+    if row.outcome == "EXPIRE_TIME_PAST":
         return errors.invalid_fields([Violation("expire_time", "must be in the future", "IN_THE_PAST")])
-    if outcome == "CREATOR_ENDED":
+    if row.outcome == "CREATOR_ENDED":
         return errors.invalid_key()
-    return Done(ApiKey(*columns), replayed=False)
+    return Done(_key(row), replayed=False)
+
+
+def _key(row: _KeyRow) -> ApiKey:
+    return ApiKey(
+        key_id=row.key_id,
+        tenant=row.tenant,
+        client=row.client,
+        secret_hash=row.secret_hash,
+        scopes=row.scopes,
+        pools=row.pools,
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        revoke_time=row.revoke_time,
+    )
 
 
 async def now(connection: Connection) -> datetime:
     """The ledger's clock, which expiry is judged by; for the schema's owner only."""
-    [[time]] = await connection.fetch("SELECT holdsvc.wall_clock()")
-    return time  # type: ignore[no-any-return]
+    return (await _NOW.one(connection)).now
 
 
 async def list_page(
@@ -51,10 +99,8 @@ async def list_page(
 ) -> list[ApiKey]:
     """One page of a tenant's keys, newest first, after the key `before`."""
     before_time, before_id = before or (None, None)
-    rows = await connection.fetch(
-        "SELECT * FROM holdsvc.list_api_keys(%s, %s, %s, %s)", (tenant, before_time, before_id, limit)
-    )
-    return [ApiKey(*row) for row in rows]
+    rows = await _LIST.fetch(connection, tenant=tenant, before_time=before_time, before_id=before_id, limit=limit)
+    return [_key(row) for row in rows]
 
 
 async def any_made(connection: Connection) -> bool:
@@ -67,5 +113,5 @@ async def any_made(connection: Connection) -> bool:
 
 async def revoke(connection: Connection, tenant: str, key_id: str) -> Answer[ApiKey]:
     """Revokes a tenant's key."""
-    rows = await connection.fetch("SELECT * FROM holdsvc.revoke_api_key(%s, %s)", (tenant, key_id))
-    return Done(ApiKey(*rows[0]), replayed=False) if rows else errors.api_key_not_found(key_id)
+    rows = await _REVOKE.fetch(connection, tenant=tenant, key_id=key_id)
+    return Done(_key(rows[0]), replayed=False) if rows else errors.api_key_not_found(key_id)

@@ -2,20 +2,31 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import TypedDict
 
 from holdsvc.ledger import arrays
 from holdsvc.model import Request
 
 
-def columns(tenant: str, requests: Sequence[Request]) -> tuple[str, str, str, str, str]:
-    """Client, key_id, request_id, request_key and fingerprint of each request."""
-    return (
-        arrays.texts([r.caller.client for r in requests]),
-        arrays.texts([r.caller.key_id for r in requests]),
-        arrays.texts([r.request_id or None for r in requests]),
-        arrays.plain([_key(tenant, r) for r in requests]),
-        arrays.blobs([r.fingerprint for r in requests]),
-    )
+class RequestColumns(TypedDict):
+    """What `columns` makes, by the arguments of the SQL functions."""
+
+    client: str
+    key_id: str
+    request_id: str
+    request_key: str
+    fingerprint: str
+
+
+def columns(tenant: str, requests: Sequence[Request]) -> RequestColumns:
+    """The array of each request's client, key_id, request_id, request_key and fingerprint."""
+    return {
+        "client": arrays.texts([r.caller.client for r in requests]),
+        "key_id": arrays.texts([r.caller.key_id for r in requests]),
+        "request_id": arrays.texts([r.request_id or None for r in requests]),
+        "request_key": arrays.plain([_key(tenant, r) for r in requests]),
+        "fingerprint": arrays.blobs([r.fingerprint for r in requests]),
+    }
 
 
 def _key(tenant: str, request: Request) -> str | None:

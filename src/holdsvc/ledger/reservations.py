@@ -6,12 +6,14 @@ its place, never raised; `Sweep` and `Again` ask the engine to call once more.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple, TypedDict
+from uuid import UUID
 
 from holdsvc import errors
 from holdsvc.ledger import arrays
-from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Row, Unknown
-from holdsvc.ledger.requests import columns
+from holdsvc.ledger.binding import bind, bind_out
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.requests import RequestColumns, columns
 from holdsvc.model import (
     Again,
     Caller,
@@ -35,19 +37,78 @@ from holdsvc.model import (
 Result = Outcome[Reservation]
 
 
-def _call(function: str, parameters: int) -> str:
-    return f"SELECT * FROM holdsvc.{function}({', '.join(['%s'] * parameters)})"
+class _ReserveAnswer(NamedTuple):
+    """What came of a batch, an element each request; `short_line` points into the flat lines, from 1."""
+
+    judge_time: datetime
+    outcome: list[str | None]
+    other_id: list[UUID | None]
+    short_line: list[int]
+    short_available: list[int | None]
+    """None: there is no such item."""
 
 
-_RESERVE = _call("reserve", 19)
-_CONFIRM = _call("confirm", 19)
-_CANCEL = _call("cancel", 12)
-_REFUND = _call("refund", 17)
-_EXTEND = _call("extend", 13)
-_GET = "SELECT * FROM holdsvc.get_reservations(%s, %s)"
-_LIST = "SELECT * FROM holdsvc.list_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_COUNT = "SELECT * FROM holdsvc.count_reservations(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_FIND_REFERENCE = "SELECT * FROM holdsvc.find_reference(%s, %s, %s, %s)"
+class _Answer(NamedTuple):
+    """A row of type reservation_answer; `outcome` None: done."""
+
+    ix: int
+    outcome: str | None
+    short_sku: str | None
+    short_pool: str | None
+    short_requested: int | None
+    short_available: int | None
+    other_id: UUID | None
+    reservation_id: UUID | None
+    """None: there is no reservation to see, and the columns that follow are None too."""
+    client: str
+    holder: str
+    reference: str
+    state: int
+    line_sku: list[str]
+    line_pool: list[str]
+    line_quantity: list[int]
+    line_confirmed: list[int]
+    line_refunded: list[int]
+    order_id: str | None
+    customer_name: str | None
+    customer_email: str | None
+    metadata: dict[str, str] | None
+    create_time: datetime
+    expire_time: datetime
+    confirm_time: datetime | None
+    cancel_time: datetime | None
+    refund_time: datetime | None
+    reason: str | None
+    revision: int
+
+
+class _Ids(NamedTuple):
+    reservation_ids: list[UUID] | None
+
+
+class _Total(NamedTuple):
+    total: int
+
+
+_REQUEST = ("client", "key_id", "request_id", "request_key", "fingerprint")
+_TARGET = ("tenant", *_REQUEST, "pools", "read_all", "write_all", "target", "reference")
+_LINES = ("line_request", "line_sku", "line_pool", "line_quantity")
+_FILTER = ("tenant", "client", "states", "sku", "pool", "holder", "reference", "order_id", "pools")
+
+_RESERVE = bind_out(
+    "reserve",
+    _ReserveAnswer,
+    *("tenant", *_REQUEST, "reservation_id", "holder", "reference", "ttl_us", "metadata", "duplicate_window_us"),
+    *("line_request", "line_number", "line_item", "line_quantity", "item_sku", "item_pool", "item_quantity"),
+)
+_CONFIRM = bind("confirm", _Answer, *_TARGET, "order_id", "minted", "customer_name", "customer_email", *_LINES)
+_CANCEL = bind("cancel", _Answer, *_TARGET, "reason")
+_REFUND = bind("refund", _Answer, *_TARGET, "write_off", "reason", *_LINES)
+_EXTEND = bind("extend", _Answer, *_TARGET, "ttl_us", "max_lifetime_us")
+_GET = bind("get_reservations", _Answer, "tenant", "reservation_id")
+_LIST = bind("list_reservations", _Answer, *_FILTER, "before", "limit")
+_COUNT = bind_out("count_reservations", _Total, *_FILTER)
+_FIND_REFERENCE = bind_out("find_reference", _Ids, "tenant", "client", "pools", "reference")
 
 
 class _Flat:
@@ -71,33 +132,30 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     """Takes the units of each request, or says why not."""
     flat = _Flat(requests)
     plain = all(r.duplicate_window_us is None for r in requests)
-    [row] = await connection.fetch(
-        _RESERVE,
-        (
-            tenant,
-            *columns(tenant, requests),
-            arrays.plain([r.reservation_id for r in requests]),
-            arrays.texts([r.holder for r in requests]),
-            arrays.texts([r.reference for r in requests]),
-            arrays.plain([r.ttl_us for r in requests]),
-            arrays.documents([r.metadata for r in requests]) if any(r.metadata for r in requests) else "{}",
-            "{}" if plain else arrays.plain([r.duplicate_window_us for r in requests]),
-            arrays.plain(flat.request),
-            arrays.plain(flat.number),
-            arrays.plain(flat.item),
-            arrays.plain(flat.quantity),
-            arrays.texts([sku for sku, _ in flat.items]),
-            arrays.texts([pool for _, pool in flat.items]),
-            arrays.plain(flat.item_quantity),
-        ),
+    answer = await _RESERVE.one(
+        connection,
+        tenant=tenant,
+        **columns(tenant, requests),
+        reservation_id=arrays.plain([r.reservation_id for r in requests]),
+        holder=arrays.texts([r.holder for r in requests]),
+        reference=arrays.texts([r.reference for r in requests]),
+        ttl_us=arrays.plain([r.ttl_us for r in requests]),
+        metadata=arrays.documents([r.metadata for r in requests]) if any(r.metadata for r in requests) else "{}",
+        duplicate_window_us="{}" if plain else arrays.plain([r.duplicate_window_us for r in requests]),
+        line_request=arrays.plain(flat.request),
+        line_number=arrays.plain(flat.number),
+        line_item=arrays.plain(flat.item),
+        line_quantity=arrays.plain(flat.quantity),
+        item_sku=arrays.texts([sku for sku, _ in flat.items]),
+        item_pool=arrays.texts([pool for _, pool in flat.items]),
+        item_quantity=arrays.plain(flat.item_quantity),
     )
-    judge_time, outcomes, other_ids, short_lines, short_available = row
+    judge_time, outcomes, other_ids = answer.judge_time, answer.outcome, answer.other_id
     short: dict[int, list[ShortLine]] = {}
-    for index, available in zip(short_lines, short_available, strict=True):
+    for index, available in zip(answer.short_line, answer.short_available, strict=True):
         at = index - 1
-        missing = available is None
         short.setdefault(flat.request[at], []).append(
-            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _MISSING if missing else available)
+            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _MISSING if available is None else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     expire_time = {ttl_us: judge_time + timedelta(microseconds=ttl_us) for ttl_us in {r.ttl_us for r in requests}}
@@ -133,7 +191,7 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
 
 
 async def _replayed(
-    connection: Connection, tenant: str, outcomes: Sequence[str | None], ids: Sequence[Any]
+    connection: Connection, tenant: str, outcomes: Sequence[str | None], ids: Sequence[UUID | None]
 ) -> dict[str, Reservation]:
     wanted = {str(id_) for outcome, id_ in zip(outcomes, ids, strict=True) if outcome == "REPLAYED"}
     if not wanted:
@@ -162,38 +220,34 @@ def _reserved(request: Reserve, judge_time: datetime, expire_time: datetime) -> 
 
 async def confirm(connection: Connection, tenant: str, requests: Sequence[Confirm]) -> list[Result]:
     """Sells what each request's reservation holds, or the part that it names."""
-    rows = await connection.fetch(
-        _CONFIRM,
-        (
-            *_target_arrays(tenant, requests),
-            arrays.texts(r.order_id for r in requests),
-            arrays.flags(r.minted for r in requests),
-            arrays.texts(r.customer_name for r in requests),
-            arrays.texts(r.customer_email for r in requests),
-            *_line_arrays([r.lines for r in requests]),
-        ),
+    rows = await _CONFIRM.fetch(
+        connection,
+        **_targets(tenant, requests),
+        order_id=arrays.texts(r.order_id for r in requests),
+        minted=arrays.flags(r.minted for r in requests),
+        customer_name=arrays.texts(r.customer_name for r in requests),
+        customer_email=arrays.texts(r.customer_email for r in requests),
+        **_lines([r.lines for r in requests]),
     )
     return [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
 
 
 async def cancel(connection: Connection, tenant: str, requests: Sequence[Cancel]) -> list[Result]:
     """Gives back what each request's reservation holds."""
-    rows = await connection.fetch(
-        _CANCEL, (*_target_arrays(tenant, requests), arrays.texts(r.reason or None for r in requests))
+    rows = await _CANCEL.fetch(
+        connection, **_targets(tenant, requests), reason=arrays.texts(r.reason or None for r in requests)
     )
     return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
 
 
 async def refund(connection: Connection, tenant: str, requests: Sequence[Refund]) -> list[Result]:
     """Takes back what each request's reservation has confirmed, or the part that it names."""
-    rows = await connection.fetch(
-        _REFUND,
-        (
-            *_target_arrays(tenant, requests),
-            arrays.flags(r.write_off for r in requests),
-            arrays.texts(r.reason or None for r in requests),
-            *_line_arrays([r.lines for r in requests]),
-        ),
+    rows = await _REFUND.fetch(
+        connection,
+        **_targets(tenant, requests),
+        write_off=arrays.flags(r.write_off for r in requests),
+        reason=arrays.texts(r.reason or None for r in requests),
+        **_lines([r.lines for r in requests]),
     )
     return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
 
@@ -202,27 +256,34 @@ async def extend(
     connection: Connection, tenant: str, requests: Sequence[Extend], *, max_lifetime_us: int
 ) -> list[Result]:
     """Gives each request's reservation more time."""
-    rows = await connection.fetch(
-        _EXTEND, (*_target_arrays(tenant, requests), arrays.plain(r.ttl_us for r in requests), max_lifetime_us)
+    rows = await _EXTEND.fetch(
+        connection,
+        **_targets(tenant, requests),
+        ttl_us=arrays.plain(r.ttl_us for r in requests),
+        max_lifetime_us=max_lifetime_us,
     )
     return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
 
 
-def _target_arrays(tenant: str, requests: Sequence[Targeted]) -> tuple[str, ...]:
-    client, key_id, request_id, request_key, fingerprint = columns(tenant, requests)
-    return (
-        tenant,
-        client,
-        key_id,
-        arrays.texts(pool_list(r.caller) for r in requests),
-        arrays.flags(r.caller.reads_all for r in requests),
-        arrays.flags(r.caller.writes_all for r in requests),
-        request_id,
-        request_key,
-        fingerprint,
-        arrays.plain(r.reservation_id for r in requests),
-        arrays.texts(r.reference for r in requests),
-    )
+class _TargetColumns(RequestColumns):
+    tenant: str
+    pools: str
+    read_all: str
+    write_all: str
+    target: str
+    reference: str
+
+
+def _targets(tenant: str, requests: Sequence[Targeted]) -> _TargetColumns:
+    return {
+        **columns(tenant, requests),
+        "tenant": tenant,
+        "pools": arrays.texts(pool_list(r.caller) for r in requests),
+        "read_all": arrays.flags(r.caller.reads_all for r in requests),
+        "write_all": arrays.flags(r.caller.writes_all for r in requests),
+        "target": arrays.plain(r.reservation_id for r in requests),
+        "reference": arrays.texts(r.reference for r in requests),
+    }
 
 
 def pool_list(caller: Caller) -> str | None:
@@ -232,19 +293,26 @@ def pool_list(caller: Caller) -> str | None:
     return "\x1f" + "".join(f"{pool}\x1f" for pool in sorted(caller.pools))
 
 
-def _line_arrays(lines: Sequence[Sequence[Line]]) -> tuple[str, ...]:
+class _LineColumns(TypedDict):
+    line_request: str
+    line_sku: str
+    line_pool: str
+    line_quantity: str
+
+
+def _lines(lines: Sequence[Sequence[Line]]) -> _LineColumns:
     flat = [(number, line) for number, group in enumerate(lines, 1) for line in group]
-    return (
-        arrays.plain(number for number, _ in flat),
-        arrays.texts(line.sku for _, line in flat),
-        arrays.texts(line.pool for _, line in flat),
-        arrays.plain(line.quantity for _, line in flat),
-    )
+    return {
+        "line_request": arrays.plain(number for number, _ in flat),
+        "line_sku": arrays.texts(line.sku for _, line in flat),
+        "line_pool": arrays.texts(line.pool for _, line in flat),
+        "line_quantity": arrays.plain(line.quantity for _, line in flat),
+    }
 
 
-def _result(request: Targeted, row: Row, order_id: str = "") -> Result:
-    """What came of a change of an existing reservation, from a row of type reservation_answer."""
-    outcome = row[1]
+def _result(request: Targeted, row: _Answer, order_id: str = "") -> Result:
+    """What came of a change of an existing reservation."""
+    outcome = row.outcome
     if outcome is None or outcome == "REPLAYED":
         return Done(_reservation(row), replayed=outcome is not None)
     if outcome == "RETRY":
@@ -258,51 +326,51 @@ def _result(request: Targeted, row: Row, order_id: str = "") -> Result:
     if outcome == "REQUEST_ID_REUSED":
         return errors.request_id_reused(request.request_id)
     if outcome == "QUANTITY_EXCEEDED":
-        return errors.quantity_exceeded(row[2], row[3], row[4], row[5])
+        return errors.quantity_exceeded(
+            row.short_sku or "", row.short_pool or "", row.short_requested or 0, row.short_available or 0
+        )
     if outcome == "ORDER_ID_IN_USE":
-        return errors.order_id_in_use(order_id, str(row[6]))
+        return errors.order_id_in_use(order_id, str(row.other_id))
     reservation = _reservation(row)
     return errors.wrong_state(outcome, reservation.reservation_id, reservation.state.name, reservation.order_id)
 
 
-def _reservation(row: Row) -> Reservation:
-    """A reservation from a row of type reservation_answer."""
-    (
-        reservation_id, client, holder, reference, state, sku, pool, quantity, confirmed, refunded,
-        order_id, customer_name, customer_email, metadata,
-        create_time, expire_time, confirm_time, cancel_time, refund_time, reason, revision,
-    ) = row[7:]  # fmt: skip
+def _reservation(row: _Answer) -> Reservation:
+    """The reservation of a row that has one."""
+    line_columns = (row.line_sku, row.line_pool, row.line_quantity, row.line_confirmed, row.line_refunded)
     return Reservation(
-        reservation_id=str(reservation_id),
-        client=client,
-        holder=holder,
-        reference=reference,
-        state=State(state),
-        lines=[ReservationLine(*line) for line in zip(sku, pool, quantity, confirmed, refunded, strict=True)],
-        create_time=create_time,
-        expire_time=expire_time,
-        metadata=metadata or {},
-        order_id=order_id or "",
-        customer_name=customer_name,
-        customer_email=customer_email,
-        confirm_time=confirm_time,
-        cancel_time=cancel_time,
-        refund_time=refund_time,
-        reason=reason or "",
-        revision=revision,
+        reservation_id=str(row.reservation_id),
+        client=row.client,
+        holder=row.holder,
+        reference=row.reference,
+        state=State(row.state),
+        lines=[ReservationLine(*line) for line in zip(*line_columns, strict=True)],
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        metadata=row.metadata or {},
+        order_id=row.order_id or "",
+        customer_name=row.customer_name,
+        customer_email=row.customer_email,
+        confirm_time=row.confirm_time,
+        cancel_time=row.cancel_time,
+        refund_time=row.refund_time,
+        reason=row.reason or "",
+        revision=row.revision,
     )
 
 
 async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[Reservation | None]:
     """Reads reservations by id, in order; None where there is none."""
-    rows = await connection.fetch(_GET, (tenant, arrays.plain(ids)))
-    return [_reservation(row) if row[7] is not None else None for row in rows]
+    rows = await _GET.fetch(connection, tenant=tenant, reservation_id=arrays.plain(ids))
+    return [_reservation(row) if row.reservation_id is not None else None for row in rows]
 
 
 async def find_reference(connection: Connection, caller: Caller, reference: str) -> list[str]:
     """The ids of the caller's own reservations with this reference, newest first, two at most."""
-    [[ids]] = await connection.fetch(_FIND_REFERENCE, (caller.tenant, caller.client, pool_list(caller), reference))
-    return [str(id_) for id_ in ids or []]
+    row = await _FIND_REFERENCE.one(
+        connection, tenant=caller.tenant, client=caller.client, pools=pool_list(caller), reference=reference
+    )
+    return [str(id_) for id_ in row.reservation_ids or []]
 
 
 class Filter:
@@ -331,29 +399,39 @@ class Filter:
         self.order_id = order_id
         self.pools = pools
 
-    def parameters(self) -> tuple[Any, ...]:
-        """In the order of the SQL functions."""
-        return (
-            self.client,
-            None if self.states is None else arrays.plain(self.states),
-            self.sku,
-            self.pool,
-            self.holder,
-            self.reference,
-            self.order_id,
-            None if self.pools is None else arrays.texts(self.pools),
-        )
+    def arguments(self) -> "_FilterColumns":
+        """By the arguments of the SQL functions."""
+        return {
+            "client": self.client,
+            "states": None if self.states is None else arrays.plain(self.states),
+            "sku": self.sku,
+            "pool": self.pool,
+            "holder": self.holder,
+            "reference": self.reference,
+            "order_id": self.order_id,
+            "pools": None if self.pools is None else arrays.texts(self.pools),
+        }
+
+
+class _FilterColumns(TypedDict):
+    client: str | None
+    states: str | None
+    sku: str | None
+    pool: str | None
+    holder: str | None
+    reference: str | None
+    order_id: str | None
+    pools: str | None
 
 
 async def list_page(
     connection: Connection, tenant: str, wanted: Filter, before: str | None, limit: int
 ) -> list[Reservation]:
     """One page, newest first, after the reservation `before`."""
-    rows = await connection.fetch(_LIST, (tenant, *wanted.parameters(), before, limit))
+    rows = await _LIST.fetch(connection, tenant=tenant, **wanted.arguments(), before=before, limit=limit)
     return [_reservation(row) for row in rows]
 
 
 async def count(connection: Connection, tenant: str, wanted: Filter) -> int:
     """How many match; reads them all."""
-    [[total]] = await connection.fetch(_COUNT, (tenant, *wanted.parameters()))
-    return int(total)
+    return (await _COUNT.one(connection, tenant=tenant, **wanted.arguments())).total

@@ -3,6 +3,7 @@
 from datetime import date
 from typing import NamedTuple
 
+from holdsvc.ledger.binding import bind, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow
 from holdsvc.ledger.feed import FeedEvent, rebuilt
@@ -19,23 +20,35 @@ class EventDay(NamedTuple):
     size_bytes: int
 
 
+class _Day(NamedTuple):
+    day: date | None
+
+
+class _Nothing(NamedTuple):
+    nothing: None
+
+
+_DROP = bind_scalar("drop_event_partition", _Day, "days_kept")
+_DAYS = bind("event_days", EventDay)
+_READ_DAY = bind("read_events_of_day", EventRow, "day", "after", "limit")
+_BEGIN_EPOCH = bind_scalar("begin_epoch", _Nothing)
+
+
 async def drop_day(connection: Connection, days_kept: int) -> date | None:
     """Drops the oldest day of events that lies further back; None: there is none, or another process is at it."""
-    [[day]] = await connection.fetch("SELECT holdsvc.drop_event_partition(%s)", (days_kept,))
-    return day  # type: ignore[no-any-return]
+    return (await _DROP.one(connection, days_kept=days_kept)).day
 
 
 async def days(connection: Connection) -> list[EventDay]:
     """The days of which there are events, oldest first."""
-    return [EventDay(*row) for row in await connection.fetch("SELECT * FROM holdsvc.event_days()")]
+    return await _DAYS.fetch(connection)
 
 
 async def events_of(connection: Connection, day: date, after: int) -> list[FeedEvent]:
     """The next events of a day, of all tenants."""
-    rows = await connection.fetch("SELECT * FROM holdsvc.read_events_of_day(%s, %s, %s)", (day, after, EXPORT_MAX))
-    return await rebuilt(connection, [EventRow(*row) for row in rows])
+    return await rebuilt(connection, await _READ_DAY.fetch(connection, day=day, after=after, limit=EXPORT_MAX))
 
 
 async def begin_epoch(connection: Connection) -> None:
     """Makes every resume token and relay position of before foreign."""
-    await connection.fetch("SELECT holdsvc.begin_epoch()")
+    await _BEGIN_EPOCH.fetch(connection)

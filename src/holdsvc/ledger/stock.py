@@ -3,9 +3,10 @@
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from holdsvc.ledger.binding import bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 
 PART_ITEMS = 10_000
@@ -13,9 +14,6 @@ PART_ITEMS = 10_000
 
 PART_HOLDS = 20_000
 """Holds that one statement counts."""
-
-_STOCK = "SELECT * FROM holdsvc.stock_totals(%s, %s, %s, %s, %s)"
-_HOLDS = "SELECT * FROM holdsvc.hold_totals(NULL, %s, %s)"
 
 
 class TopItem(NamedTuple):
@@ -62,9 +60,50 @@ class OldestTransactions(NamedTuple):
     snapshot_s: float
 
 
+class _Tenant(NamedTuple):
+    tenant: str
+
+
+class _StockPart(NamedTuple):
+    items: int
+    held: int
+    confirmed: int
+    remaining: int
+    last_sku: str | None
+    last_pool: str | None
+    top_sku: list[str]
+    top_pool: list[str]
+    top_held: list[int]
+    top_confirmed: list[int]
+    top_remaining: list[int]
+
+
+class _HoldPart(NamedTuple):
+    tenants: list[str]
+    active: list[int]
+    lapsed: list[int]
+    last_expire_time: datetime | None
+
+
+class _Age(NamedTuple):
+    age: timedelta | None
+
+
+class _Ages(NamedTuple):
+    writer_age: timedelta | None
+    snapshot_age: timedelta | None
+
+
+_TENANTS = bind_scalar("tenants", _Tenant)
+_STOCK = bind_out("stock_totals", _StockPart, "tenant", "after_sku", "after_pool", "limit", "top")
+_HOLDS = bind_out("hold_totals", _HoldPart, "tenant", "after", "limit")
+_LAPSED_AGE = bind_scalar("oldest_lapsed_hold_age", _Age, "tenant")
+_TRANSACTIONS = bind_out("oldest_transactions", _Ages)
+
+
 async def tenants(connection: Connection) -> list[str]:
     """Every tenant that has items or keys."""
-    return [row[0] for row in await connection.fetch("SELECT * FROM holdsvc.tenants()")]
+    return [row.tenant for row in await _TENANTS.fetch(connection)]
 
 
 async def totals(
@@ -76,12 +115,13 @@ async def totals(
     after: tuple[str, str] | None = ("", "")
     # No item is called ("", ""): a sku has a character at least.
     while after is not None:
-        [row] = await connection.fetch(_STOCK, (tenant, *after, part_items, top))
-        items, held, confirmed, remaining, last_sku, last_pool, *columns = row
-        stock.add(Stock(items, held, confirmed, remaining))
-        found = [TopItem(h, c, r, sku, pool, tenant) for sku, pool, h, c, r in zip(*columns, strict=True)]
-        best = heapq.nlargest(top, [*best, *found])
-        after = None if last_sku is None else (last_sku, last_pool)
+        part = await _STOCK.one(
+            connection, tenant=tenant, after_sku=after[0], after_pool=after[1], limit=part_items, top=top
+        )
+        stock.add(Stock(part.items, part.held, part.confirmed, part.remaining))
+        columns = (part.top_held, part.top_confirmed, part.top_remaining, part.top_sku, part.top_pool)
+        best = heapq.nlargest(top, [*best, *(TopItem(*values, tenant) for values in zip(*columns, strict=True))])
+        after = None if part.last_sku is None or part.last_pool is None else (part.last_sku, part.last_pool)
     return stock, best
 
 
@@ -90,19 +130,23 @@ async def holds(connection: Connection, part_holds: int = PART_HOLDS) -> Holds:
     counts = Holds()
     after: datetime | str | None = "-infinity"
     while after is not None:
-        [[names, active, lapsed, after]] = await connection.fetch(_HOLDS, (after, part_holds))
-        counts.active.update(dict(zip(names, active, strict=True)))
-        counts.lapsed.update(dict(zip(names, lapsed, strict=True)))
+        part = await _HOLDS.one(connection, tenant=None, after=after, limit=part_holds)
+        counts.active.update(dict(zip(part.tenants, part.active, strict=True)))
+        counts.lapsed.update(dict(zip(part.tenants, part.lapsed, strict=True)))
+        after = part.last_expire_time
     return counts
 
 
 async def oldest_lapsed_hold_age_s(connection: Connection) -> float:
     """For how long the oldest lapsed hold waits for a sweep; 0 when none does."""
-    [[age]] = await connection.fetch("SELECT holdsvc.oldest_lapsed_hold_age()")
-    return 0.0 if age is None else float(age.total_seconds())
+    return _seconds((await _LAPSED_AGE.one(connection, tenant=None)).age)
 
 
 async def oldest_transactions(connection: Connection) -> OldestTransactions:
     """The oldest writer and the oldest snapshot of the cluster."""
-    [ages] = await connection.fetch("SELECT * FROM holdsvc.oldest_transactions()")
-    return OldestTransactions(*(0.0 if age is None else float(age.total_seconds()) for age in ages))
+    ages = await _TRANSACTIONS.one(connection)
+    return OldestTransactions(_seconds(ages.writer_age), _seconds(ages.snapshot_age))
+
+
+def _seconds(age: timedelta | None) -> float:
+    return 0.0 if age is None else age.total_seconds()

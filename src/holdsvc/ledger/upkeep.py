@@ -1,17 +1,24 @@
 """What keeps the ledger in order: sweep, purge, partitions, recount."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import UUID, uuid4
 
 from psycopg.errors import LockNotAvailable
 
-from holdsvc.ledger.database import Connection, NothingRan
+from holdsvc.ledger import function_set
+from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.model import Drift
 
 VERIFY_SKUS = 200
 """Skus that one statement of a recount reads: short, so that no snapshot stays open on a hot row."""
 
-_RELEASE = "SELECT * FROM holdsvc.release_expired_reservations(%s, %s, %s)"
+
+DAYS_AHEAD = 7
+"""Days for which the event table gets its partitions in advance."""
 
 
 class Released(NamedTuple):
@@ -22,27 +29,83 @@ class Released(NamedTuple):
     more: bool
 
 
+class _Number(NamedTuple):
+    number: int
+
+
+class _Use(NamedTuple):
+    compatible_since: str
+
+
+class _RecountRow(NamedTuple):
+    sku: str
+    pool: str
+    capacity: int
+    remaining: int
+    held: int
+    confirmed: int
+    true_held: int
+    true_confirmed: int
+    reservation_count: int
+    deleted: bool
+
+
+_RELEASE = bind_out("release_expired", Released, "tenant", "max_count", "skip_busy")
+_PURGE = bind_scalar("purge_requests", _Number, "age", "max_count")
+_CREATE_PARTITIONS = bind_scalar("create_event_partitions", _Number, "days_ahead")
+_USE = bind_out("use_function_set", _Use, "process_id", "ended")
+_VERIFY = bind("verify_items", _RecountRow, "tenant", "after_sku", "limit")
+
+
 async def release_expired(connection: Connection, tenant: str | None, max_count: int) -> Released:
     """Expires at most `max_count` lapsed holds of a tenant, or of all; those on items that others keep locked wait."""
     try:
-        [row] = await connection.fetch(_RELEASE, (tenant, max_count, False))
+        return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
     except NothingRan as error:
         if not isinstance(error.__cause__, LockNotAvailable):
             raise
-        [row] = await connection.fetch(_RELEASE, (tenant, max_count, True))
-    return Released(*row)
+    return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
 
 
 async def purge_requests(connection: Connection, age: timedelta, max_count: int = 1000) -> int:
     """Forgets at most `max_count` request ids older than `age`."""
-    [[purged]] = await connection.fetch("SELECT holdsvc.purge_requests(%s, %s)", (age, max_count))
-    return int(purged)
+    return (await _PURGE.one(connection, age=age, max_count=max_count)).number
 
 
 async def create_event_partitions(connection: Connection) -> int:
     """Makes the event table's partitions of the week ahead, where they are missing; returns how many."""
-    [[made]] = await connection.fetch("SELECT holdsvc.create_event_partitions()")
-    return int(made)
+    return (await _CREATE_PARTITIONS.one(connection, days_ahead=DAYS_AHEAD)).number
+
+
+class SetTooOld(Exception):
+    """The database no longer serves function sets of this code's schema version; the message says from which on."""
+
+
+async def use_function_set(connection: Connection, process_id: UUID) -> None:
+    """Says that a process uses this code's set, at its start and every `function_set.TOUCH_INTERVAL_S` seconds.
+
+    Raises SetTooOld where the process must not serve.
+    """
+    since = (await _USE.one(connection, process_id=process_id, ended=False)).compatible_since
+    if function_set.shipped().schema_version < since:
+        raise SetTooOld(f"the database serves code of schema version {since} and newer: run a newer version")
+
+
+async def leave_function_set(connection: Connection, process_id: UUID) -> None:
+    """Says that a process that ends uses the set no longer."""
+    await _USE.one(connection, process_id=process_id, ended=True)
+
+
+@asynccontextmanager
+async def function_set_used(connection: Connection) -> AsyncIterator[None]:
+    """Says that a command uses this code's set, for the time of the block; raises SetTooOld."""
+    process_id = uuid4()
+    await use_function_set(connection, process_id)
+    try:
+        yield
+    finally:
+        with suppress(NothingRan, Unknown, Conflict, Failed):
+            await leave_function_set(connection, process_id)
 
 
 class Recount(NamedTuple):
@@ -57,14 +120,18 @@ class Recount(NamedTuple):
 
 async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Recount:
     """Recomputes the counters of the next `VERIFY_SKUS` skus from their reservations."""
-    rows = await connection.fetch("SELECT * FROM holdsvc.verify_items(%s, %s, %s)", (tenant, after_sku, VERIFY_SKUS))
+    rows = await _VERIFY.fetch(connection, tenant=tenant, after_sku=after_sku, limit=VERIFY_SKUS)
     drifts = []
-    for sku, pool, capacity, remaining, held, confirmed, true_held, true_confirmed, _, _ in rows:
+    for row in rows:
         counters = (
-            ("held", held, true_held),
-            ("confirmed", confirmed, true_confirmed),
-            ("capacity", capacity, remaining + held + confirmed),
+            ("held", row.held, row.true_held),
+            ("confirmed", row.confirmed, row.true_confirmed),
+            ("capacity", row.capacity, row.remaining + row.held + row.confirmed),
         )
-        drifts += [Drift(sku, pool, name, stored, true) for name, stored, true in counters if stored != true]
-    item_count = sum(not deleted for *_, deleted in rows)
-    return Recount(rows[-1][0] if rows else None, item_count, sum(row[8] for row in rows), drifts)
+        drifts += [Drift(row.sku, row.pool, name, stored, true) for name, stored, true in counters if stored != true]
+    return Recount(
+        last_sku=rows[-1].sku if rows else None,
+        item_count=sum(not row.deleted for row in rows),
+        reservation_count=sum(row.reservation_count for row in rows),
+        drifts=drifts,
+    )

@@ -28,6 +28,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.embedded.server import EmbeddedServer, StartGivenUp
 from holdsvc.ledger import migrate
+from holdsvc.ledger.schema_files import ConnectionRefused
 from holdsvc.settings import PREFIX, Settings, SettingsError, join_address, split_address
 from holdsvc.telemetry import logs, tracing
 
@@ -147,10 +148,10 @@ class Supervisor:
         return dsn
 
     def _migrate(self, dsn: str) -> None:
-        done: list[migrate.Migration] = []
+        done: migrate.Done | None = None
         for attempt in Retrying(
             # A database that is still starting refuses connections; anything else will not get better.
-            retry=retry_if_exception_type(migrate.ConnectionRefused),
+            retry=retry_if_exception_type(ConnectionRefused),
             stop=lambda state: self._stopping or stop_after_delay(60)(state),
             wait=wait_exponential(multiplier=0.2, max=1),
             before_sleep=_say_what_is_awaited,
@@ -158,8 +159,12 @@ class Supervisor:
         ):
             with attempt:
                 done = migrate.up(self._settings.effective_migrate_dsn.get_secret_value() or dsn)
-        if done:
-            log.info("database.migrated", applied=len(done), version=done[-1].version)
+        if done is None:
+            return
+        if done.migrations:
+            log.info("database.migrated", applied=len(done.migrations), version=done.migrations[-1].version)
+        if done.function_set:
+            log.info("database.functions_installed", set=done.function_set)
 
     def _claim_address(self) -> Settings:
         """Refuses an address that somebody listens on, before anything is started.
@@ -228,7 +233,7 @@ class Supervisor:
             worker.join()
             if worker.pid is not None:
                 _forget_metrics(worker.pid)
-            if worker.exitcode == EXIT_ADDRESS:
+            if worker.exitcode == EXIT_FINAL:
                 # It said why; trying again would not help.
                 self._failed = self._stopping = True
                 return
@@ -274,8 +279,8 @@ def _say_what_is_awaited(state: RetryCallState) -> None:
     log.warning("database.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0])
 
 
-EXIT_ADDRESS = 3
-"""Exit code of a worker that could not bind the address."""
+EXIT_FINAL = 3
+"""Exit code of a worker that logged why it cannot serve, and that a new start would not help."""
 
 
 def _forget_metrics(pid: int) -> None:
@@ -298,6 +303,7 @@ def _work(settings: Settings, dsn: str, parent: int) -> None:
 
 async def _serve_calls(settings: Settings, dsn: str) -> int:
     from holdsvc.api.tls import CertificateError
+    from holdsvc.ledger.upkeep import SetTooOld
     from holdsvc.process.worker import Service
 
     stop = asyncio.Event()
@@ -322,9 +328,12 @@ async def _serve_calls(settings: Settings, dsn: str) -> int:
     except CertificateError as error:
         log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
         return 1
+    except SetTooOld as error:
+        log.error("database.newer", error=str(error))  # noqa: TRY400 - the message says it all
+        return EXIT_FINAL
     except OSError as error:
         log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
-        return EXIT_ADDRESS
+        return EXIT_FINAL
     # What is there by now stays: without this 5 % of a busy worker's time went into looking for cycles among it.
     gc.collect()
     gc.freeze()

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import structlog
 from google.protobuf.message import Message
-from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
+from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
@@ -13,9 +13,11 @@ from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
+from holdsvc.engine.set_use import SetUse
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
+from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.settings import Settings
 from holdsvc.streams.encoding import Encoding
 from holdsvc.streams.hub import Streams
@@ -56,6 +58,7 @@ class Service:
             convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
         )
         self.streams = Streams(settings, self.database, self.engine, self._observer, encoding)
+        self._set_use = SetUse(self.database)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,12 +69,16 @@ class Service:
         return self._server.port
 
     async def start(self, *, sweeping: bool = True) -> None:
-        """Connects, sweeps once, serves. Raises OSError when the address is taken."""
+        """Connects, sweeps once, serves. Raises OSError when the address is taken, and SetTooOld."""
         async for attempt in AsyncRetrying(
-            stop=stop_after_delay(START_TIMEOUT_S), wait=wait_exponential(multiplier=0.1, max=2), reraise=True
+            stop=stop_after_delay(START_TIMEOUT_S),
+            wait=wait_exponential(multiplier=0.1, max=2),
+            reraise=True,
+            retry=retry_if_not_exception_type(SetTooOld),
         ):
             with attempt:
                 await self.database.open()
+                await self._set_use.begin()
                 # Before the first answer shows it: this machine's clock may be an hour off.
                 self.engine.new_id.observe(await self.database.now_s())
         if self._settings.auth == "api-key":
@@ -83,6 +90,7 @@ class Service:
         sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
         if sweeping:
             self._tasks.append(asyncio.create_task(sweeper.run()))
+        self._tasks.append(asyncio.create_task(self._set_use.keep()))
         await self._check_health()
         self._tasks.append(asyncio.create_task(self._watch_health()))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
@@ -137,5 +145,6 @@ class Service:
                 await self.engine.drain()
         await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
         await self.engine.close()
+        await self._set_use.end()
         await self.database.close()
         log.info("stopped")

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-_FUNCTION = re.compile(r"holdsvc\.(\w+)")
+_FUNCTION = re.compile(r"holdsvc_\w+\.(\w+)")
 
 SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """Codes that make a span an error, as OpenTelemetry's conventions for gRPC servers have it: a refusal is none."""

@@ -1,0 +1,180 @@
+-- What a function on items answers, a row each request.
+CREATE TYPE item_answer AS (
+  ix integer,
+  -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason.
+  outcome text,
+  requested bigint,
+  available bigint,
+  sku text,
+  pool text,
+  display_name text,
+  capacity bigint,
+  remaining bigint,
+  held bigint,
+  confirmed bigint,
+  oversell_limit bigint,
+  revision bigint,
+  create_time timestamptz,
+  update_time timestamptz
+);
+
+-- What a function on reservations answers, a row each request.
+CREATE TYPE reservation_answer AS (
+  ix integer,
+  -- Null: done. REPLAYED and RETRY are for the engine; anything else is an ErrorReason.
+  outcome text,
+  -- QUANTITY_EXCEEDED: the line.
+  short_sku text,
+  short_pool text,
+  short_requested bigint,
+  short_available bigint,
+  -- ORDER_ID_IN_USE: the order's reservation.
+  other_id uuid,
+  -- The reservation, where there is one to see.
+  reservation_id uuid,
+  client text,
+  holder text,
+  reference text,
+  state smallint,
+  line_sku text[],
+  line_pool text[],
+  line_quantity bigint[],
+  line_confirmed bigint[],
+  line_refunded bigint[],
+  order_id text,
+  customer_name text,
+  customer_email text,
+  metadata jsonb,
+  create_time timestamptz,
+  expire_time timestamptz,
+  confirm_time timestamptz,
+  cancel_time timestamptz,
+  refund_time timestamptz,
+  reason text,
+  revision bigint
+);
+
+-- What verify_items answers, a row each item: what is stored, and what the reservations add up to.
+CREATE TYPE recount_answer AS (
+  sku text,
+  pool text,
+  capacity bigint,
+  remaining bigint,
+  held bigint,
+  confirmed bigint,
+  true_held bigint,
+  true_confirmed bigint,
+  reservation_count bigint,
+  deleted boolean
+);
+
+-- An event as readers get it: the columns of its row that callers see.
+CREATE TYPE event_answer AS (
+  event_id bigint,
+  occur_day date,
+  tenant text,
+  type smallint,
+  client text,
+  key_id text,
+  request_id text,
+  reason text,
+  occur_time timestamptz,
+  revision bigint,
+  line_sku text[],
+  line_pool text[],
+  line_quantity bigint[],
+  reservation_id uuid,
+  from_state smallint,
+  state smallint,
+  expire_time timestamptz,
+  refunded_quantity bigint[],
+  written_off_quantity bigint[],
+  display_name text,
+  capacity bigint,
+  remaining bigint,
+  held bigint,
+  confirmed bigint,
+  oversell_limit bigint
+);
+
+-- Events that changed the same items.
+CREATE TYPE item_change_answer AS (
+  event_ids bigint[],
+  tenant text,
+  line_sku text[],
+  line_pool text[]
+);
+
+CREATE TYPE event_day_answer AS (
+  day date,
+  event_count bigint,
+  size_bytes bigint
+);
+
+-- An API key; outcome is null but for create_api_key, which may refuse.
+CREATE TYPE api_key_answer AS (
+  outcome text,
+  key_id text,
+  tenant text,
+  client text,
+  secret_hash bytea,
+  scopes text[],
+  pools text[],
+  create_time timestamptz,
+  expire_time timestamptz,
+  revoke_time timestamptz
+);
+
+-- Makes the answers of a call on items: one row each element, with the item as it is now.
+CREATE FUNCTION answer_items(
+  _tenant text, _outcome text[], _sku text[], _pool text[], _requested bigint[], _available bigint[]
+) RETURNS SETOF item_answer
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN QUERY
+  SELECT x.ix::integer, x.outcome, x.requested, x.available, x.sku, x.pool,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.create_time, i.update_time
+  FROM unnest(_outcome, _sku, _pool, _requested, _available)
+    WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)
+  LEFT JOIN LATERAL (
+    SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
+  ) i ON true
+  ORDER BY x.ix;
+END
+$$;
+
+-- Makes the answers of a call: one row each element, with the reservation as it is now where _reservation_id has one.
+-- A lapsed hold reads as EXPIRED: the caller has locked the row or knows that nobody confirms it any more.
+CREATE FUNCTION answer_reservations(
+  _tenant text, _outcome text[], _reservation_id uuid[], _short_sku text[], _short_pool text[],
+  _short_requested bigint[], _short_available bigint[], _other_id uuid[], _now timestamptz
+) RETURNS SETOF reservation_answer
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN QUERY
+  SELECT x.ix::integer, x.outcome, x.short_sku, x.short_pool, x.short_requested, x.short_available, x.other_id,
+         r.reservation_id, r.client, r.holder, r.reference,
+         CASE WHEN r.state = 1 AND r.expire_time <= _now THEN 4::smallint ELSE r.state END,
+         l.sku, l.pool, l.quantity, l.confirmed, l.refunded,
+         r.order_id, o.customer_name, o.customer_email, r.metadata,
+         r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.reason, r.revision
+  FROM unnest(_outcome, _reservation_id, _short_sku, _short_pool, _short_requested, _short_available, _other_id)
+    WITH ORDINALITY x (outcome, id, short_sku, short_pool, short_requested, short_available, other_id, ix)
+  LEFT JOIN LATERAL (
+    SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
+  ) r ON true
+  LEFT JOIN LATERAL (
+    SELECT array_agg(m.sku) AS sku, array_agg(m.pool) AS pool, array_agg(m.quantity) AS quantity,
+           array_agg(m.confirmed_quantity) AS confirmed, array_agg(m.refunded_quantity) AS refunded
+    FROM (
+      SELECT * FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant ORDER BY w.line_number
+    ) m
+  ) l ON r.reservation_id IS NOT NULL
+  LEFT JOIN LATERAL (
+    SELECT s.customer_name, s.customer_email FROM sales_order s
+    WHERE s.order_id = r.order_id AND s.tenant = _tenant LIMIT 1
+  ) o ON r.order_id IS NOT NULL
+  ORDER BY x.ix;
+END
+$$;

@@ -1,0 +1,34 @@
+-- Deletes one item with nothing held or confirmed (else CAPACITY_IN_USE, or SWEEP where lapsed holds are all that is
+-- held). The row stays, empty, to keep its revision. Locks: the item row.
+CREATE FUNCTION delete_item(_tenant text, _client text, _key_id text, _sku text, _pool text)
+RETURNS SETOF item_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+  _outcome text;
+  _now timestamptz;
+  _item record;
+  _lapsed bigint;
+BEGIN
+  SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed INTO _item FROM item i
+  WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
+  FOR NO KEY UPDATE;
+  _now := wall_clock();
+  _lapsed := lapsed_units(_tenant, _sku, _pool, _now);
+  IF _item.sku IS NULL THEN
+    _outcome := 'ITEM_NOT_FOUND';
+  ELSIF _item.confirmed > 0 OR _item.held > _lapsed THEN
+    _outcome := 'CAPACITY_IN_USE';
+  ELSIF _item.held > 0 THEN
+    _outcome := 'SWEEP';
+  ELSE
+    UPDATE item i SET
+      capacity = 0, remaining = 0, revision = i.revision + 1, update_time = _now, delete_time = _now
+    WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
+    PERFORM write_item_event(_tenant, 9::smallint, _sku, _pool, -_item.capacity, _client, _key_id, NULL, NULL, _now);
+  END IF;
+  RETURN QUERY SELECT * FROM answer_items(
+    _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_item.capacity],
+    ARRAY[greatest(0, _item.remaining + _lapsed)]);
+END
+$$;

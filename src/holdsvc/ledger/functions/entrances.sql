@@ -1,0 +1,18 @@
+-- Makes the operators' entrances: functions in `holdsvc` under stable names, for psql and for monitoring, which call the
+-- functions of this set. Rights that an operator has granted on them stay. Called by the installer of a set.
+CREATE FUNCTION point_entrances() RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  EXECUTE $entrance$
+    CREATE OR REPLACE FUNCTION holdsvc.release_expired_reservations(
+      tenant text DEFAULT NULL, max_count integer DEFAULT 1000, skip_busy boolean DEFAULT false,
+      OUT expired_count bigint, OUT released_quantity bigint, OUT more boolean
+    )
+    LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $body$
+      SELECT _expired_count, _released_quantity, _more FROM release_expired($1, $2, $3)
+    $body$
+  $entrance$;
+  REVOKE EXECUTE ON FUNCTION holdsvc.release_expired_reservations FROM PUBLIC;
+  GRANT EXECUTE ON FUNCTION holdsvc.release_expired_reservations TO holdsvc_service;
+END
+$$;

@@ -1,0 +1,114 @@
+-- Makes the event table's daily partitions (UTC) from yesterday to _days_ahead days from today, where they are missing.
+-- A missing partition would fail every write, so the service calls this at start and then every hour, a week ahead.
+-- Locks: SHARE UPDATE EXCLUSIVE on event for an instant, only when a partition is missing.
+CREATE FUNCTION create_event_partitions(_days_ahead integer DEFAULT 7) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  _today date := (wall_clock() AT TIME ZONE 'UTC')::date;
+  _day date;
+  _name text;
+  _made integer := 0;
+BEGIN
+  FOR _day IN SELECT d::date FROM generate_series(_today - 1, _today + _days_ahead, interval '1 day') d LOOP
+    _name := 'event_' || to_char(_day, 'YYYYMMDD');
+    CONTINUE WHEN to_regclass('holdsvc.' || _name) IS NOT NULL;
+    BEGIN
+      -- A table of its own first, then attached: CREATE … PARTITION OF would lock out every writer.
+      EXECUTE format('CREATE TABLE holdsvc.%I (LIKE holdsvc.event INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', _name);
+      EXECUTE format('ALTER TABLE holdsvc.event ATTACH PARTITION holdsvc.%I FOR VALUES FROM (%L) TO (%L)',
+                     _name, _day, _day + 1);
+      _made := _made + 1;
+    EXCEPTION
+      -- Another replica makes it at this very moment.
+      WHEN duplicate_table OR unique_violation THEN NULL;
+    END;
+  END LOOP;
+  RETURN _made;
+END
+$$;
+
+-- Retention: detaches and drops the oldest daily partition of events that lies wholly more than _days_kept days back, or
+-- none; events are never deleted row by row. Returns its day. One a call: a transaction each. Remembers the highest event
+-- id dropped, in the same transaction, so that a reader who has not come so far is refused.
+-- Locks: feed_state's row (whoever does not get it at once does nothing), then ACCESS EXCLUSIVE on event for an instant.
+-- While that waits for transactions in flight every new one waits behind it, hence the short lock_timeout: on a miss the
+-- next call tries again.
+CREATE FUNCTION drop_event_partition(_days_kept integer) RETURNS date
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '200ms' SET enable_seqscan = off AS $$
+DECLARE
+  _before date := (wall_clock() AT TIME ZONE 'UTC')::date - _days_kept;
+  _name text;
+  _day date;
+  _last bigint;
+BEGIN
+  IF _days_kept < 1 THEN
+    RAISE 'at least a day of events is kept, not %', _days_kept;
+  END IF;
+  PERFORM 1 FROM feed_state FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  SELECT c.relname, to_date(substr(c.relname, 7), 'YYYYMMDD') INTO _name, _day
+  FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+  WHERE h.inhparent = 'holdsvc.event'::regclass AND c.relname ~ '^event_\d{8}$'
+    AND to_date(substr(c.relname, 7), 'YYYYMMDD') < _before
+  ORDER BY 2 LIMIT 1;
+  IF _name IS NULL THEN
+    RETURN NULL;
+  END IF;
+  EXECUTE format('SELECT max(event_id) FROM holdsvc.%I', _name) INTO _last;
+  EXECUTE format('ALTER TABLE holdsvc.event DETACH PARTITION holdsvc.%I', _name);
+  EXECUTE format('DROP TABLE holdsvc.%I', _name);
+  UPDATE feed_state SET floor_event_id = greatest(floor_event_id, _last);
+  RETURN _day;
+END
+$$;
+
+-- The days of which there are events, oldest first, with how many: for `holdsvc events`. For all tenants, by the owner.
+-- Locks nothing.
+CREATE FUNCTION event_days() RETURNS SETOF event_day_answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  _r record;
+  _found event_day_answer;
+BEGIN
+  FOR _r IN
+    SELECT c.oid, c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+    WHERE h.inhparent = 'holdsvc.event'::regclass AND c.relname ~ '^event_\d{8}$'
+    ORDER BY c.relname
+  LOOP
+    _found.day := to_date(substr(_r.relname, 7), 'YYYYMMDD');
+    _found.size_bytes := pg_total_relation_size(_r.oid);
+    EXECUTE format('SELECT count(*) FROM holdsvc.%I', _r.relname) INTO _found.event_count;
+    IF _found.event_count > 0 THEN
+      RETURN NEXT _found;
+    END IF;
+  END LOOP;
+END
+$$;
+
+-- The events of one day after the event _after in order, _limit of them: what `holdsvc events export` writes before
+-- retention drops the day. For all tenants, by the owner. Locks nothing.
+CREATE FUNCTION read_events_of_day(_day date, _after bigint, _limit integer) RETURNS SETOF event_answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
+         e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
+         e.expire_time, e.refunded_quantity, e.written_off_quantity, e.display_name, e.capacity, e.remaining, e.held,
+         e.confirmed, e.oversell_limit
+  FROM event e
+  WHERE e.occur_day = _day AND e.event_id > _after
+  ORDER BY e.event_id
+  LIMIT _limit;
+END
+$$;
+
+-- Says that this database was put back to an earlier state or copied: resume tokens and relay positions of before are
+-- refused from now on. Where the timeline or the cluster changed the feed knows by itself. By the owner.
+-- Locks: feed_state's row.
+CREATE FUNCTION begin_epoch() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  UPDATE feed_state SET restore_count = restore_count + 1
+$$;

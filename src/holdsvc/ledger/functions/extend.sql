@@ -1,0 +1,56 @@
+-- Extends: gives each request's reservation until now + ttl, never earlier than before, at most its creation plus
+-- _max_lifetime_us. Arrays of n requests of one tenant in order of arrival; times in microseconds.
+-- Locks: reservations in id order, request ids. No item: nothing moves.
+CREATE FUNCTION extend(
+  _tenant text,
+  _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _ttl_us bigint[], _max_lifetime_us bigint
+) RETURNS SETOF reservation_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+DECLARE
+  _outcome text[];
+  _id uuid[];
+  _now timestamptz;
+BEGIN
+  -- find, lock
+  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
+                    _target, _reference) f;
+  _now := wall_clock();
+  -- judge
+  _outcome := judge_held(_tenant, _id, _outcome, _now);
+  -- claim
+  IF NOT claim_requests(_tenant, 'Extend', _request_key, _fingerprint, _id, _outcome, _now) THEN
+    SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
+    FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
+  END IF;
+  -- apply
+  UPDATE reservation v SET
+    expire_time = greatest(v.expire_time, least(_now + x.ttl_us * interval '1 microsecond',
+                                                v.create_time + _max_lifetime_us * interval '1 microsecond')),
+    revision = v.revision + 1
+  FROM unnest(_id, _ttl_us, _outcome) x (id, ttl_us, outcome)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND v.tenant = _tenant AND x.outcome IS NULL;
+  UPDATE reservation_line l SET expire_time = v.expire_time
+  FROM unnest(_id, _outcome) x (id, outcome)
+  CROSS JOIN LATERAL (
+    SELECT w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) v
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) k
+  WHERE l.ctid = k.place AND l.tenant = _tenant AND x.outcome IS NULL;
+  PERFORM write_reservation_events(
+    _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
+    array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
+  FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
+  WHERE x.outcome IS NULL;
+
+  RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, NULL, NULL, NULL, NULL, NULL, _now);
+END
+$$;

@@ -1,0 +1,97 @@
+-- Reads items by name, one row each in order; capacity is null where there is none. Locks nothing.
+CREATE FUNCTION get_items(_tenant text, _sku text[], _pool text[]) RETURNS SETOF item_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+BEGIN
+  RETURN QUERY SELECT * FROM answer_items(_tenant, array_fill(NULL::text, ARRAY[cardinality(_sku)]), _sku, _pool, NULL, NULL);
+END
+$$;
+
+-- Lists items in order of sku and pool, after (_after_sku, _after_pool): of a sku prefix, of these pools (null: all).
+-- Locks nothing.
+CREATE FUNCTION list_items(
+  _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
+) RETURNS SETOF item_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
+         i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision, i.create_time, i.update_time
+  FROM item i
+  WHERE i.tenant = _tenant AND i.delete_time IS NULL
+    AND i.sku >= _sku_prefix AND i.sku < _sku_prefix || U&'\+10FFFF'
+    AND (i.sku, i.pool) > (_after_sku, _after_pool)
+    AND (_pools IS NULL OR i.pool = ANY (_pools))
+  ORDER BY i.sku, i.pool
+  LIMIT _limit;
+END
+$$;
+
+-- What can be had of each item, lapsed holds counted; null where there is no such item. Locks nothing.
+CREATE FUNCTION check_availability(_tenant text, _sku text[], _pool text[], OUT _available bigint[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+DECLARE
+  _now timestamptz := wall_clock();
+BEGIN
+  -- One statement, so that a sweep between reading counter and lapsed lines counts no unit twice.
+  -- greatest() skips nulls: an item that is not there would read as 0.
+  SELECT array_agg(CASE WHEN i.free IS NOT NULL THEN greatest(0, i.free + i.lapsed) END ORDER BY x.ix) INTO _available
+  FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
+  LEFT JOIN LATERAL (
+    SELECT v.remaining + v.oversell_limit AS free, (
+      SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
+      WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
+        AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
+    ) AS lapsed
+    FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
+  ) i ON true;
+END
+$$;
+
+-- Reads items by name as they are, one row each that there is or was: outcome DELETED for one that was deleted, with its
+-- revision and nothing else of meaning. Locks nothing.
+CREATE FUNCTION watch_items(_tenant text, _sku text[], _pool text[]) RETURNS SETOF item_answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku, x.pool,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.create_time, i.update_time
+  FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
+  CROSS JOIN LATERAL (
+    SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant LIMIT 1
+  ) i
+  ORDER BY x.ix;
+END
+$$;
+
+-- The present state for a watcher, in order of sku and pool after (_after_sku, _after_pool): items of a sku prefix, of
+-- these pools (null: all). Outcome DELETED for one that was deleted: a watcher who reads again must hear of it.
+-- Locks nothing.
+CREATE FUNCTION list_watched_items(
+  _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
+) RETURNS SETOF item_answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT NULL::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, i.sku::text,
+         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.create_time, i.update_time
+  FROM item i
+  WHERE i.tenant = _tenant
+    AND i.sku >= _sku_prefix AND i.sku < _sku_prefix || U&'\+10FFFF'
+    AND (i.sku, i.pool) > (_after_sku, _after_pool)
+    AND (_pools IS NULL OR i.pool = ANY (_pools))
+  ORDER BY i.sku, i.pool
+  LIMIT _limit;
+END
+$$;

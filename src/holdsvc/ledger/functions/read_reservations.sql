@@ -1,0 +1,37 @@
+-- Reads reservations by id, one row each in order; reservation_id is null where there is none. A lapsed hold is read
+-- under its row lock (FOR SHARE, in id order), after whoever is confirming it has finished: no caller reads EXPIRED
+-- first and CONFIRMED later.
+CREATE FUNCTION get_reservations(_tenant text, _reservation_id uuid[]) RETURNS SETOF reservation_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+DECLARE
+  _now timestamptz := wall_clock();
+BEGIN
+  PERFORM 1
+  FROM (SELECT DISTINCT i.id FROM unnest(_reservation_id) i (id) ORDER BY i.id) x
+  CROSS JOIN LATERAL (
+    SELECT 1 FROM reservation v
+    WHERE v.reservation_id = x.id AND v.tenant = _tenant AND v.state = 1 AND v.expire_time <= _now
+    FOR SHARE
+  ) v;
+  RETURN QUERY SELECT * FROM answer_reservations(
+    _tenant, array_fill(NULL::text, ARRAY[cardinality(_reservation_id)]), _reservation_id,
+    NULL, NULL, NULL, NULL, NULL, _now);
+END
+$$;
+
+-- The ids of a client's reservations with this reference that a key of these pools may see (see sees_reservation),
+-- newest first, at most two: more than one is ambiguous.
+CREATE FUNCTION find_reference(_tenant text, _client text, _pools text, _reference text, OUT _reservation_ids uuid[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+  SELECT array_agg(x.reservation_id) INTO _reservation_ids FROM (
+    SELECT v.reservation_id FROM reservation v
+    WHERE v.reference = _reference AND v.reference <> '' AND v.client = _client AND v.tenant = _tenant
+      AND sees_reservation(_tenant, _pools, v.reservation_id)
+    ORDER BY v.reservation_id DESC LIMIT 2
+  ) x;
+END
+$$;

@@ -1,0 +1,31 @@
+-- Recomputes the counters of the next _limit skus after _after_sku from their reservations. One row an item with what is
+-- stored and what the reservations say; one short statement a call, so that no snapshot stays open for long: an open one
+-- took Reserve on a hot row from 7,000 to 2,200 a second in 30 s. Locks nothing.
+CREATE FUNCTION verify_items(_tenant text, _after_sku text, _limit integer)
+RETURNS SETOF recount_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT i.sku::text, i.pool::text, i.capacity, i.remaining, i.held, i.confirmed,
+         coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint, coalesce(l.reservations, 0),
+         i.delete_time IS NOT NULL
+  FROM (
+    SELECT DISTINCT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku > _after_sku ORDER BY v.sku LIMIT _limit
+  ) k
+  JOIN item i ON i.tenant = _tenant AND i.sku = k.sku
+  LEFT JOIN LATERAL (
+    SELECT sum(m.quantity) FILTER (WHERE r.state = 1) AS held,
+           sum(m.confirmed_quantity - m.refunded_quantity) FILTER (WHERE r.state IN (2, 5)) AS confirmed,
+           -- At its first line, so that each counts once.
+           count(*) FILTER (WHERE r.state IN (1, 2) AND m.line_number = 1) AS reservations
+    FROM reservation_line m
+    CROSS JOIN LATERAL (
+      SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
+    ) r
+    WHERE hashtextextended(m.sku, hashtext(m.tenant)) = hashtextextended(i.sku, hashtext(_tenant))
+      AND m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
+  ) l ON true
+  ORDER BY i.sku, i.pool;
+END
+$$;
