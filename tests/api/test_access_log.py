@@ -14,7 +14,7 @@ from holdsvc.model import Caller
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, StartService, refused
-from tests.support.serving import serving
+from tests.support.program import serving
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SECRETS = ("Ada", "ada@example.com", "gift-message", "s3cret")
@@ -148,5 +148,5 @@ async def test_a_traceparent_that_is_none_is_not_logged(service: Harness, lines:
 async def test_the_running_service_logs_json_objects_a_line(ledger_dsn: str) -> None:
     with serving(dsn=ledger_dsn) as service:
         assert await asyncio.to_thread(service.stop) == 0
-    assert [line["event"] for line in service.lines][-1] in {"stopped", "draining"}
-    assert all({"event", "level", "timestamp"} <= set(line) for line in service.lines)
+    assert [line["event"] for line in service.events][-1] in {"stopped", "draining"}
+    assert all({"event", "level", "timestamp"} <= set(line) for line in service.events)

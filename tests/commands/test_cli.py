@@ -16,7 +16,7 @@ import holdsvc
 from holdsvc.commands.cli import app
 from holdsvc.embedded.server import running_dsn
 from holdsvc.settings import rows
-from tests.process.program import WAIT_S, Program, command, descendants
+from tests.support.program import WAIT_S, Program, command, descendants
 
 FAMILIES = ["", "serve", "config", "health", "migrate", "migrate down", "keys", "keys create", "items", "items import"]
 FAMILIES += ["events", "events export", "relay", "verify"]

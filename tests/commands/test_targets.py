@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.program import command
+from tests.support.program import command
 
 ON_A_DATABASE = [
     ("migrate", "status"),

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 from holdsvc.telemetry import metrics
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.support import blocked
+from tests.support import sessions
 from tests.support.harness import Harness, StartService
 
 CALLS = 300
@@ -103,10 +103,10 @@ async def test_a_reserve_whose_deadline_passed_while_it_waited_takes_nothing(sta
     service = await start_service()
     await service.create_item("ticket", 10)
     before = under_way()
-    with blocked.transaction(service.owner_dsn) as lock:
+    with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         running = asyncio.ensure_future(service.reserve({"ticket": 1}))
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         # These wait for the batch that the lock holds; by its end nobody waits for them any more.
         request = pb.ReserveRequest(lines=[{"sku": "ticket", "quantity": 1}])
         late = await asyncio.gather(*(hurried(service.reservations.Reserve, request) for _ in range(20)))

@@ -13,7 +13,7 @@ from holdsvc.model import Caller, Request
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.support import blocked
+from tests.support import sessions
 from tests.support.harness import Harness, StartService, outcome
 
 State = reservation_pb2.Reservation
@@ -41,12 +41,12 @@ async def test_nobody_sees_expired_before_confirmed(start_service: StartService)
     one, other = await start_service(), await start_service()
     await one.create_item("seat", 1)
     held = await one.reserve({"seat": 1}, ttl=TTL, reference="cart")
-    with blocked.transaction(one.owner_dsn) as lock:
+    with sessions.transaction(one.owner_dsn) as lock:
         claim_request_id(lock, "confirm-1")
         confirm = call(
             one.reservations.Confirm(pb.ConfirmRequest(reservation_id=held.reservation_id, request_id="confirm-1"))
         )
-        await blocked.until_blocked(one.owner_dsn)
+        await sessions.until_blocked(one.owner_dsn)
         # It has been judged in time and is not committed; by now the hold has lapsed.
         one.clock.advance(LAPSE)
         await other.sweep()
@@ -58,7 +58,7 @@ async def test_nobody_sees_expired_before_confirmed(start_service: StartService)
             call(other.reservations.Extend(pb.ExtendRequest(reference="cart"))),
             call(other.reserve({"seat": 1})),
         ]
-        await blocked.until_blocked(one.owner_dsn, 1 + len(asked))
+        await sessions.until_blocked(one.owner_dsn, 1 + len(asked))
         assert not any(task.done() for task in [confirm, *asked])
     assert (await confirm).reservation.state == State.STATE_CONFIRMED
     got, by_sku, by_reference, cancelled, extended, reserved = await asyncio.gather(*asked)
@@ -74,11 +74,11 @@ async def test_nobody_sees_expired_before_confirmed(start_service: StartService)
 async def test_a_change_that_waited_past_the_expiry_is_refused(service: Harness, change: str) -> None:
     await service.create_item("seat", 1)
     held = await service.reserve({"seat": 1}, ttl=TTL)
-    with blocked.transaction(service.owner_dsn) as lock:
+    with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         request = getattr(pb, f"{change}Request")(reservation_id=held.reservation_id)
         waiting = call(getattr(service.reservations, change)(request))
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         service.clock.advance(LAPSE)
     assert await waiting == "RESERVATION_EXPIRED"
     await service.sweep()
@@ -89,10 +89,10 @@ async def test_a_change_that_waited_past_the_expiry_is_refused(service: Harness,
 async def test_an_extend_that_waited_past_the_expiry_revives_nothing(service: Harness) -> None:
     await service.create_item("seat", 1)
     held = await service.reserve({"seat": 1}, ttl=TTL)
-    with blocked.transaction(service.owner_dsn) as lock:
+    with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.reservation FOR UPDATE")
         waiting = call(service.reservations.Extend(pb.ExtendRequest(reservation_id=held.reservation_id)))
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         service.clock.advance(LAPSE)
     assert await waiting == "RESERVATION_EXPIRED"
     assert (await service.get(held.reservation_id)).state == State.STATE_EXPIRED
@@ -101,10 +101,10 @@ async def test_an_extend_that_waited_past_the_expiry_revives_nothing(service: Ha
 
 async def test_a_reserve_that_waited_counts_its_ttl_from_the_time_it_was_judged(service: Harness) -> None:
     await service.create_item("seat", 1)
-    with blocked.transaction(service.owner_dsn) as lock:
+    with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         waiting = call(service.reserve({"seat": 1}, ttl=TTL))
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         service.clock.advance(LAPSE)
     held = await waiting
     assert held.state == State.STATE_HELD
@@ -119,7 +119,7 @@ async def test_a_sale_of_the_units_that_a_sweep_is_just_releasing_succeeds(servi
     with psycopg.connect(service.owner_dsn) as sweep:
         sweep.execute("SELECT * FROM holdsvc.release_expired_reservations()")
         sale = call(service.reserve({"seat": 1}))
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         sweep.commit()
     assert (await sale).state == State.STATE_HELD
     await service.verify()
@@ -132,7 +132,7 @@ async def test_a_sale_waits_for_the_sweep_that_has_only_just_picked_its_holds(se
     with psycopg.connect(service.owner_dsn) as sweep:
         sweep.execute("SELECT 1 FROM holdsvc.reservation FOR NO KEY UPDATE SKIP LOCKED")
         sales = [call(service.reserve({"seat": 1})) for _ in range(2)]
-        await blocked.until_blocked(service.owner_dsn)
+        await sessions.until_blocked(service.owner_dsn)
         assert not any(sale.done() for sale in sales)
         sweep.execute("SELECT * FROM holdsvc.release_expired_reservations()")
         sweep.commit()

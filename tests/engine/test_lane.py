@@ -14,7 +14,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Answer, Done, Outcome, Refused, Request
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
-from tests.support import blocked
+from tests.support import sessions
 
 LOCKING = """
 CREATE TABLE public.numbered (n int PRIMARY KEY);
@@ -317,10 +317,10 @@ async def test_the_cancel_of_a_caller_never_reaches_its_commit(
         return [done("1") for _ in requests]
 
     lane = lane_of(execute, database, observed)
-    with blocked.transaction(ledger_dsn) as lock:
+    with sessions.transaction(ledger_dsn) as lock:
         lock.execute("LOCK TABLE public.done")
         caller = asyncio.ensure_future(asyncio.wait_for(lane.submit([request(1)], soon()), 10))
-        await blocked.until_blocked(ledger_dsn)
+        await sessions.until_blocked(ledger_dsn)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
@@ -421,10 +421,10 @@ async def test_a_real_deadlock_of_two_lanes_costs_nobody_an_error(
         return [done(str(first))]
 
     lanes = [lane_of(execute, database, observed) for _ in range(2)]
-    with blocked.transaction(ledger_dsn) as lock:
+    with sessions.transaction(ledger_dsn) as lock:
         lock.execute("SELECT 1 FROM public.numbered WHERE n = 3 FOR UPDATE")
         calls = [lane.submit([request(number)], soon()) for number, lane in enumerate(lanes, 1)]
-        await blocked.until_blocked(ledger_dsn, 2)
+        await sessions.until_blocked(ledger_dsn, 2)
     assert await asyncio.gather(*calls) == [[done("1")], [done("2")]]
     # Who was undone and is back before the other goes on is in its way once more.
     assert set(observed.retries) == {"conflict"}

@@ -12,8 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 from holdsvc.client import AsyncClient, errors
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2, reservation_pb2
-from tests.faults.serving import Serving
 from tests.support.harness import StartService
+from tests.support.replica import Replica
 
 HOUR_S = 3600.0
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -41,10 +41,10 @@ async def test_holds_live_and_end_by_the_databases_clock(
 
 
 @pytest.fixture(params=["+1h", "-1h"])
-def shifted(request: pytest.FixtureRequest, tmp_path: Path, database_dsn: str) -> Iterator[Serving]:
+def shifted(request: pytest.FixtureRequest, tmp_path: Path, database_dsn: str) -> Iterator[Replica]:
     if not LIBRARY.exists():
         pytest.skip("needs libfaketime (Debian: apt-get install faketime)")
-    service = Serving(
+    service = Replica(
         tmp_path,
         {"LD_PRELOAD": str(LIBRARY), "FAKETIME": request.param},
         dsn=database_dsn,
@@ -55,7 +55,7 @@ def shifted(request: pytest.FixtureRequest, tmp_path: Path, database_dsn: str) -
     service.terminate()
 
 
-async def test_a_whole_service_an_hour_off_expires_holds_in_time(shifted: Serving) -> None:
+async def test_a_whole_service_an_hour_off_expires_holds_in_time(shifted: Replica) -> None:
     async with AsyncClient(shifted.address) as client:
         await client.inventory.CreateItem(ipb.CreateItemRequest(item=item_pb2.Item(sku="seat", capacity=2)))
         kept = await client.reserve({"seat": 1}, ttl=timedelta(minutes=5))

@@ -16,9 +16,9 @@ from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.faults.callers import Callers
 from tests.faults.proxy import Proxy
-from tests.faults.serving import sql_of
 from tests.support.harness import Harness, StartService, refused
 from tests.support.lag import Lag
+from tests.support.sessions import sql_of
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING

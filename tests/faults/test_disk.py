@@ -12,7 +12,8 @@ import pytest
 
 from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
-from tests.faults.serving import Serving, sql_of
+from tests.support.replica import Replica
+from tests.support.sessions import sql_of
 
 SIZE = "170m"
 
@@ -37,7 +38,7 @@ def fill(ballast: Path) -> None:
             pass
 
 
-def check_history(serving: Serving, callers: Callers) -> None:
+def check_history(serving: Replica, callers: Callers) -> None:
     """The tables hold what the callers were told, and every caller knows what became of its call."""
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
@@ -46,7 +47,7 @@ def check_history(serving: Serving, callers: Callers) -> None:
 
 
 async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:
-    serving = Serving(tmp_path, data_dir=small_disk / "data")
+    serving = Replica(tmp_path, data_dir=small_disk / "data")
     try:
         serving.start()
         async with Callers(serving.address) as callers:
@@ -70,7 +71,7 @@ def wait_for_text(path: Path, text: str, timeout_s: float) -> None:
 
 
 async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
-    serving = Serving(tmp_path, data_dir=small_disk / "data")
+    serving = Replica(tmp_path, data_dir=small_disk / "data")
     try:
         serving.start()
         async with Callers(serving.address, count=24) as callers:

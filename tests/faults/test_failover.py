@@ -19,8 +19,8 @@ from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
 from inventoryhold.v1 import event_service_pb2
 from tests.faults.callers import Callers
-from tests.faults.serving import sql_of
 from tests.support.harness import StartService
+from tests.support.sessions import sql_of
 
 REPLICATION = {"wal_level": "replica", "max_wal_senders": "4", "max_replication_slots": "4", "hot_standby": "on"}
 

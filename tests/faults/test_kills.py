@@ -11,14 +11,15 @@ import pytest
 from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
 from tests.faults.history import History
-from tests.faults.serving import Serving, sql_of
+from tests.support.replica import Replica
+from tests.support.sessions import sql_of
 
 ROUNDS = int(os.environ.get("HOLDSVC_TEST_FAULT_ROUNDS", "1"))
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    service = Serving(tmp_path_factory.mktemp("kills"), workers=2)
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    service = Replica(tmp_path_factory.mktemp("kills"), workers=2)
     service.start()
     yield service
     service.terminate()
@@ -30,17 +31,17 @@ def history() -> History:
     return History()
 
 
-def a_worker(serving: Serving) -> None:
+def a_worker(serving: Replica) -> None:
     serving.workers()[0].kill()
 
 
-def the_service(serving: Serving) -> None:
+def the_service(serving: Replica) -> None:
     serving.kill()
     # The next one waits for the data folder's lock: the old PostgreSQL ends by itself.
     serving.start()
 
 
-def a_backend(serving: Serving) -> None:
+def a_backend(serving: Replica) -> None:
     """PostgreSQL answers the crash of one backend by restarting all of them."""
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
@@ -53,20 +54,20 @@ def a_backend(serving: Serving) -> None:
     backend.kill()
 
 
-def connections_cut(serving: Serving) -> None:
+def connections_cut(serving: Replica) -> None:
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
     with psycopg.connect(dsn) as connection:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdsvc'")
 
 
-def postgres(serving: Serving) -> None:
+def postgres(serving: Replica) -> None:
     serving.postmaster().send_signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fault", [a_worker, connections_cut, a_backend, postgres, the_service])
 async def test_after_a_kill_nothing_acknowledged_is_lost_and_nothing_took_effect_twice(
-    serving: Serving, history: History, fault: Callable[[Serving], None]
+    serving: Replica, history: History, fault: Callable[[Replica], None]
 ) -> None:
     async with Callers(serving.address, history=history) as callers:
         await callers.progress(200)

@@ -19,9 +19,10 @@ from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests.faults.serving import Serving, sql_of
-from tests.support import blocked
+from tests.support import sessions
 from tests.support.harness import StartService
+from tests.support.replica import Replica
+from tests.support.sessions import sql_of
 
 CALLERS = 8
 
@@ -62,14 +63,14 @@ def replicas(tmp_path: Path, database_dsn: str) -> Any:
     both = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        both.append(Serving(tmp_path / name, dsn=database_dsn))
+        both.append(Replica(tmp_path / name, dsn=database_dsn))
         both[-1].start()
     yield both
     for replica in both:
         replica.terminate()
 
 
-async def test_a_rolling_restart_of_two_replicas_fails_no_call(replicas: list[Serving], database_dsn: str) -> None:
+async def test_a_rolling_restart_of_two_replicas_fails_no_call(replicas: list[Replica], database_dsn: str) -> None:
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
     async with AsyncClient(target) as client:
         item = item_pb2.Item(sku="seat", capacity=1_000_000)
@@ -108,7 +109,7 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
 ) -> None:
     service = await start_service()
     await service.create_item("seat", 100)
-    with blocked.transaction(ledger_dsn) as other:
+    with sessions.transaction(ledger_dsn) as other:
         other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
         lines = [item_pb2.ItemQuantity(sku="seat", quantity=1)]
         request = pb.ReserveRequest(lines=lines)
@@ -117,7 +118,7 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
             return asyncio.ensure_future(service.reservations.Reserve(request, timeout=60))
 
         calls = [call()]
-        await blocked.until_blocked(ledger_dsn)
+        await sessions.until_blocked(ledger_dsn)
         # What stands in the queue has been accepted; what was only sent may yet be refused.
         calls += [call() for _ in range(19)]
         async with asyncio.timeout(60):
@@ -131,7 +132,7 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
 
 
 async def test_a_restart_of_the_only_service_fails_no_call(tmp_path: Path, database_dsn: str) -> None:
-    service = Serving(tmp_path, dsn=database_dsn, workers=2)
+    service = Replica(tmp_path, dsn=database_dsn, workers=2)
     try:
         service.start()
         # The shipped budget stops retries after some 50 failures, which on a slow machine a start outlasts.

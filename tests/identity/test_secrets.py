@@ -10,7 +10,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import admin_service_pb2_grpc, inventory_service_pb2_grpc, reservation_service_pb2_grpc
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.support.serving import Serving, command, serving
+from tests.support.program import Program, command, serving, variables
 
 NAME = "Xaver Ypsilon"
 EMAIL = "xaver.ypsilon@example.org"
@@ -110,7 +110,7 @@ def test_secrets_stay_out_of_logs_errors_and_metrics(ledger_dsn: str) -> None:
         connection.execute(BROKEN_TABLES.encode())
         # The embedded server's own log says no more than ours.
         assert connection.execute("SHOW log_error_verbosity").fetchone() == ("terse",)
-    made = command("keys", "create", "--client", "partner", "--scopes", "all", dsn=ledger_dsn)
+    made = command("keys", "create", "--client", "partner", "--scopes", "all", environment=variables(dsn=ledger_dsn))
     secret = made.stdout.strip()
     new_secrets: list[str] = []
     with serving(dsn=ledger_dsn, auth="api-key", log_level="debug", log_calls_per_second="1000") as service:
@@ -119,7 +119,7 @@ def test_secrets_stay_out_of_logs_errors_and_metrics(ledger_dsn: str) -> None:
             everything(talk, secret, new_secrets)
         metrics = service.metrics()
         _assert_stopped_well(service)
-        log = service.said()
+        log = service.output
     assert {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "INTERNAL", "FAILED_PRECONDITION"} <= talk.codes
     assert "CheckViolation" in log
     assert "confirm line " in log
@@ -136,5 +136,5 @@ def test_secrets_stay_out_of_logs_errors_and_metrics(ledger_dsn: str) -> None:
         assert word not in metrics, word
 
 
-def _assert_stopped_well(service: Serving) -> None:
+def _assert_stopped_well(service: Program) -> None:
     assert service.stop() == 0

@@ -14,7 +14,7 @@ from holdsvc.commands import cli
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import inventory_service_pb2_grpc
 from tests.support.certificates import Authority, shown_name
-from tests.support.serving import command, serving
+from tests.support.program import command, serving, variables
 
 AUTHORITY = Authority("authority of the service")
 CHANNELS = 12
@@ -23,7 +23,7 @@ CHANNELS = 12
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
 def test_auth_off_beyond_this_machine_does_not_start_and_says_why(tmp_path: Path, listen: str) -> None:
-    done = command("serve", listen=listen, auth="off", data_dir=tmp_path)
+    done = command("serve", environment=variables(listen=listen, auth="off", data_dir=tmp_path))
     assert done.returncode == 1
     assert f"AUTH=off would open {listen} to everybody" in done.stderr
     assert "holdsvc keys create" in done.stderr
@@ -34,7 +34,7 @@ def test_auth_off_beyond_this_machine_does_not_start_and_says_why(tmp_path: Path
 def test_a_certificate_that_is_none_does_not_start_and_says_why(tmp_path: Path) -> None:
     certificate, key = AUTHORITY.issue("server").write(tmp_path)
     key.write_text("no key")
-    done = command("serve", tls_cert=certificate, tls_key=key, data_dir=tmp_path / "data")
+    done = command("serve", environment=variables(tls_cert=certificate, tls_key=key, data_dir=tmp_path / "data"))
     assert done.returncode == 1
     assert "HOLDSVC_TLS_CERT" in done.stderr
     assert "server.key" in done.stderr
@@ -87,8 +87,10 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
     ledger_dsn: str, tmp_path: Path
 ) -> None:
     certificate, key = AUTHORITY.issue("first").write(tmp_path)
-    keys = {"dsn": ledger_dsn}
-    secret = command("keys", "create", "--client", "partner", "--scopes", "inventory.read", **keys).stdout.strip()
+    keys = variables(dsn=ledger_dsn)
+    secret = command(
+        "keys", "create", "--client", "partner", "--scopes", "inventory.read", environment=keys
+    ).stdout.strip()
     tls: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key)}
     with serving(workers=2, dsn=ledger_dsn, auth="api-key", **tls) as service:
         caller = Caller(service.address, secret)
@@ -97,7 +99,7 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
             try:
                 assert subjects(service.address) == {"first"}
                 AUTHORITY.issue("second").write(tmp_path)
-                service.process.send_signal(signal.SIGHUP)
+                service.send_signal(signal.SIGHUP)
                 assert len({service.wait_for("tls.reloaded")["pid"] for _ in range(2)}) == 2
                 assert subjects(service.address) == {"second"}
                 # By the change of the files alone.
@@ -105,7 +107,7 @@ def test_two_workers_take_up_a_renewed_certificate_and_a_revoked_key_without_a_f
                 assert subjects(service.address) == {"third"}
                 assert not caller.failures
                 assert not caller.refused_at
-                done = command("keys", "revoke", secret.split("_")[1], **keys)
+                done = command("keys", "revoke", secret.split("_")[1], environment=keys)
                 assert done.returncode == 0, done.stderr
                 revoked = time.monotonic()
                 while len(caller.refused_at) < CHANNELS and time.monotonic() - revoked < 60:
@@ -132,36 +134,36 @@ def test_health_is_asked_over_tls_with_the_services_own_certificate(
         (tmp_path / "callers.pem").write_bytes(AUTHORITY.certificate)
         tls["tls_client_ca"] = str(tmp_path / "callers.pem")
     with serving(dsn=ledger_dsn, auth="api-key", **tls) as service:
-        assert command("health", "--address", service.address, **tls).stdout == "SERVING\n"
+        assert command("health", "--address", service.address, environment=variables(**tls)).stdout == "SERVING\n"
         other = AUTHORITY.issue("another", "holds.example.org").write(tmp_path, "another")
         tls |= {"tls_cert": str(other[0]), "tls_key": str(other[1])}
-        assert command("health", "--address", service.address, **tls).stdout == "UNREACHABLE\n"
+        assert command("health", "--address", service.address, environment=variables(**tls)).stdout == "UNREACHABLE\n"
 
 
 def test_sighup_without_tls_is_the_end_of_a_terminal_and_ends_the_service_cleanly(ledger_dsn: str) -> None:
     with serving(dsn=ledger_dsn) as service:
-        service.process.send_signal(signal.SIGHUP)
-        assert service.wait() == 0
+        service.send_signal(signal.SIGHUP)
+        assert service.end() == 0
         assert service.wait_for("stopped")
 
 
 def test_keys_are_made_listed_and_revoked_by_the_command_line(ledger_dsn: str) -> None:
-    keys = {"dsn": ledger_dsn}
+    keys = variables(dsn=ledger_dsn)
     made = command(
         "keys", "create", "--tenant", "t", "--client", "c", "--scopes", "reserve, confirm,reserve",
-        "--pools", ",web", "--expires-in", "90d", **keys,
+        "--pools", ",web", "--expires-in", "90d", environment=keys,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     secret = made.stdout.strip()
-    listed = command("keys", "list", "--tenant", "t", **keys).stdout
+    listed = command("keys", "list", "--tenant", "t", environment=keys).stdout
     assert secret.split("_")[1] in listed
     assert secret not in listed
     assert "secret" not in listed
     assert '"scopes": ["reserve", "confirm"], "pools": ["", "web"]' in listed
-    assert command("keys", "list", "--tenant", "another", **keys).stdout == ""
-    assert command("keys", "revoke", secret.split("_")[1], "--tenant", "another", **keys).returncode == 1
-    assert command("keys", "revoke", secret.split("_")[1], "--tenant", "t", **keys).returncode == 0
-    assert '"revoke_time": null' not in command("keys", "list", "--tenant", "t", **keys).stdout
+    assert command("keys", "list", "--tenant", "another", environment=keys).stdout == ""
+    assert command("keys", "revoke", secret.split("_")[1], "--tenant", "another", environment=keys).returncode == 1
+    assert command("keys", "revoke", secret.split("_")[1], "--tenant", "t", environment=keys).returncode == 0
+    assert '"revoke_time": null' not in command("keys", "list", "--tenant", "t", environment=keys).stdout
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_a_key_without_sense_is_refused_in_one_line(
     ledger_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
-    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda _level: None)
+    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["holdsvc", "keys", "create", *wrong])
     with pytest.raises(SystemExit) as end:
         cli.main()

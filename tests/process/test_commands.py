@@ -13,8 +13,8 @@ import pytest
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate
 from inventoryhold.v1 import inventory_service_pb2
-from tests.process.program import Client, Program, command
 from tests.support.harness import SET_NAME
+from tests.support.program import Client, Program, command
 
 
 @pytest.fixture(scope="module")

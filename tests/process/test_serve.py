@@ -18,7 +18,7 @@ import pytest
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.process.program import WAIT_S, Client, Program, Watched, command
+from tests.support.program import WAIT_S, Client, Program, Watched, command
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 

@@ -21,9 +21,9 @@ from holdsvc.telemetry.families import FAMILIES
 from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, inventory_service_pb2_grpc, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
-from tests.support import blocked
+from tests.support import sessions
 from tests.support.harness import Harness, StartService, outcome, refused
-from tests.support.serving import Series, Serving, serving
+from tests.support.program import Program, Series, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"\b(?:holdsvc|grpc_server)_[a-z0-9_]*[a-z0-9]\b")
@@ -132,7 +132,7 @@ async def test_expiry_counts_whoever_sweeps(service: Harness, before: Counter[tu
 async def test_a_full_queue_counts_as_overloaded(start_service: StartService, before: Counter[tuple[str, str]]) -> None:
     service = await start_service(queue_max=1)
     await service.create_item("seat", 10)
-    with blocked.transaction(service.owner_dsn) as lock:
+    with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         calls = [asyncio.ensure_future(outcome(service.reservations.Reserve(_reserve("seat", 1)))) for _ in range(8)]
         # Whoever is answered now was refused.
@@ -284,7 +284,7 @@ async def test_under_load_each_domain_metric_moves_and_none_is_multiplied_by_wor
 
 
 async def test_while_make_load_runs_the_page_of_a_fresh_service_moves(tmp_path: Path) -> None:
-    with serving(data_dir=str(tmp_path), census_interval="100ms") as service:
+    with serving(data_dir=tmp_path, census_interval="100ms") as service:
         first = await asyncio.to_thread(service.series)
         seen: set[object] = set()
         async with asyncio.timeout(200):
@@ -293,7 +293,7 @@ async def test_while_make_load_runs_the_page_of_a_fresh_service_moves(tmp_path: 
                 seen |= await _seen_during_a_sale(service, first)
 
 
-async def _seen_during_a_sale(service: Serving, first: Series) -> set[object]:
+async def _seen_during_a_sale(service: Program, first: Series) -> set[object]:
     """Names of what had another value than at first while `make load` ran."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
     load = await asyncio.create_subprocess_exec(
@@ -321,7 +321,7 @@ async def test_a_dead_workers_gauges_go_and_its_counts_stay(ledger_dsn: str) -> 
         for _ in range(5):
             await _drive(f"127.0.0.1:{service.port}")
         before = await asyncio.to_thread(service.series)
-        victim = next(int(line["pid"]) for line in service.lines if line["event"] == "serving")
+        victim = next(int(line["pid"]) for line in service.events if line["event"] == "serving")
         os.kill(victim, signal.SIGKILL)
         await asyncio.to_thread(service.wait_for, "worker.died")
         await asyncio.to_thread(service.wait_for, "serving")

@@ -1,4 +1,4 @@
-"""`holdsvc serve` as a process of its own: its log, its addresses, its children."""
+"""`holdsvc` as a process: commands that end, and `serve` with its log, addresses, metrics and children."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from inventoryhold.v1 import (
     inventory_service_pb2,
@@ -26,6 +28,9 @@ from inventoryhold.v1 import (
 )
 
 WAIT_S = 120.0
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""Values of metrics by name and labels."""
 
 
 def command(
@@ -42,20 +47,33 @@ def command(
     )
 
 
+@contextmanager
+def serving(workers: int = 1, data_dir: Path | None = None, **settings: str) -> Iterator["Program"]:
+    """Runs the service on free ports until the end of the block; every worker serves when it begins."""
+    values = {"metrics_listen": "127.0.0.1:0", "workers": str(workers), "drain_grace": "5s", **settings}
+    with Program(data_dir, **values) as program:
+        program.metrics_port = int(program.wait_for("metrics.serving")["port"])
+        yield program.serving(workers)
+
+
+def variables(**settings: object) -> dict[str, str]:
+    """Settings, in lower case without their prefix, as environment variables."""
+    return {f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()}
+
+
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDSVC_", "PROMETHEUS_", "PG"))}
     return {**own, "NO_COLOR": "1", **more}
 
 
 class Program:
-    """A running `holdsvc serve`; the end of the block ends it and all that it started."""
+    """A running `holdsvc serve`; it ends, with its children, at the end of the block."""
 
     def __init__(self, data_dir: Path | None, *flags: str, dsn: str = "", **settings: str) -> None:
-        values = {"LISTEN": "127.0.0.1:0", "METRICS_LISTEN": "", "AUTH": "off", "LOG_LEVEL": "info", "DSN": dsn}
+        values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "log_level": "info", "dsn": dsn}
         if data_dir is not None:
-            values["DATA_DIR"] = str(data_dir)
-        values |= {name.upper(): value for name, value in settings.items()}
-        self.environment = {f"HOLDSVC_{name}": value for name, value in values.items()}
+            values["data_dir"] = str(data_dir)
+        self.environment = variables(**values | settings)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "holdsvc", "serve", *flags],
             stdout=subprocess.PIPE,
@@ -73,6 +91,7 @@ class Program:
         for reader in self._readers:
             reader.start()
         self.port = 0
+        self.metrics_port = 0
         self._channels: list[grpc.Channel] = []
 
     def __enter__(self) -> Self:
@@ -106,6 +125,24 @@ class Program:
         """The process id of the supervisor."""
         return self._process.pid
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The log so far; every line must be JSON."""
+        return [json.loads(line) for line in self.lines]
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as page:
+            return str(page.read().decode())
+
+    def series(self) -> Series:
+        """The values of the metrics page."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.metrics())
+            for sample in family.samples
+        }
+
     def wait_for(self, event: str, *more: str) -> dict[str, Any]:
         """The next log line of one of these events."""
         while True:
@@ -119,19 +156,28 @@ class Program:
                 return news
 
     def serving(self, workers: int = 1) -> Self:
-        """Waits until so many workers serve."""
+        """Waits until `workers` workers serve."""
         for _ in range(workers):
             self.port = self.wait_for("serving")["port"]
         return self
 
     @property
     def output(self) -> str:
-        """All that it has written."""
+        """Everything written to standard output and error so far."""
         return "".join(self.lines + self.errors)
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to the supervisor."""
+        self._process.send_signal(number)
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
         self._process.terminate()
+
+    def stop(self) -> int:
+        """Sends SIGTERM and waits for the end; returns the exit code."""
+        self.terminate()
+        return self.end()
 
     def kill(self) -> None:
         """Sends SIGKILL to the supervisor alone."""
@@ -149,7 +195,7 @@ class Program:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Its address."""
         return f"127.0.0.1:{self.port}"
 
     def channel(self) -> grpc.Channel:
@@ -167,16 +213,15 @@ class Program:
             time.sleep(0.01)
 
     def children(self, name: str) -> list[int]:
-        """The processes below it whose command line contains `name`.
+        """Descendants whose command line contains `name`.
 
-        One that was forked a moment ago still has its parent's, until it is a backend with a title of its own: with a
-        name given, it is not one more.
+        With a name, a process that still has its parent's command line, because it was just forked, does not count.
         """
         return [pid for pid, line, above in descendants(self.pid) if name in line and (not name or line != above)]
 
 
 class Client:
-    """A few calls over one connection; waits for a server that is coming up."""
+    """A few calls over one connection; they wait for a server that is starting."""
 
     def __init__(self, program: Program, key: str = "") -> None:
         channel = program.channel()
@@ -211,7 +256,7 @@ def descendants(pid: int, above: str = "") -> Iterator[tuple[int, str, str]]:
 
 
 class Watched:
-    """Processes whose end is waited for, though they are nobody's children here."""
+    """Processes whose end can be awaited although they are not children of this process."""
 
     def __init__(self, pids: list[int]) -> None:
         self._files = [os.pidfd_open(pid) for pid in pids]

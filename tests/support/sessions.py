@@ -1,8 +1,9 @@
-"""Locks that a test holds: how it knows that a call has come as far as one of them."""
+"""Database sessions of a test: transactions that hold locks, waiting for a call to reach such a lock, plain SQL."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
@@ -14,7 +15,7 @@ _WAITING = (
 
 @contextmanager
 def transaction(dsn: str) -> Iterator[psycopg.Connection]:
-    """An open transaction of the schema's owner; what it locked is free at the end, when it is undone."""
+    """An open transaction of the schema's owner, rolled back at the end."""
     with psycopg.connect(dsn) as connection:
         yield connection
         connection.rollback()
@@ -29,3 +30,13 @@ async def until_blocked(dsn: str, count: int = 1) -> None:
             if row is not None and row[0] >= count:
                 return
             await asyncio.sleep(0.005)
+
+
+def sql_of(dsn: str) -> Any:
+    """Runs SQL as the schema's owner."""
+
+    def run(query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    return run

@@ -1,4 +1,4 @@
-"""`holdsvc serve` as its own process, to be killed."""
+"""A replica that a test kills and starts again: `holdsvc serve` on a fixed port, its log in a file."""
 
 import os
 import signal
@@ -10,17 +10,16 @@ from typing import Any
 
 import grpc
 import psutil
-import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.ports import free_port
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 90.0
-"""Of a service with its database: grace, the margin after it, and a shutdown of PostgreSQL that may take a minute."""
+"""Drain grace, the margin after it, and a shutdown of PostgreSQL, which may take a minute."""
 
 
-class Serving:
+class Replica:
     """A service in a process of its own; AUTH off."""
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> None:
@@ -44,7 +43,7 @@ class Serving:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it and waits until it serves."""
+        """Starts the service and waits until it serves."""
         with (self.folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "holdsvc", "serve"], env=self._environment, stdout=log, stderr=log
@@ -52,7 +51,7 @@ class Serving:
         self.wait_serving()
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> float:
-        """Waits until health says SERVING; returns how long that took."""
+        """Waits until health is SERVING; returns the seconds that took."""
         start = time.monotonic()
         while time.monotonic() - start < timeout_s:
             assert self.process is not None
@@ -63,7 +62,7 @@ class Serving:
         raise AssertionError(f"not serving after {timeout_s} s:\n{self.log_tail()}")
 
     def health(self) -> int:
-        """What the health service says; 0 when nobody answers."""
+        """The status of the health service; 0 without an answer."""
         with grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             try:
                 request = health_pb2.HealthCheckRequest()
@@ -86,31 +85,21 @@ class Serving:
         return list(psutil.Process(self.process.pid).children())
 
     def kill(self) -> None:
-        """Kill -9 of the supervisor: the kernel ends the rest."""
+        """Kills the supervisor with SIGKILL; the kernel then ends its children."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def terminate(self) -> None:
-        """SIGTERM, and waits for the end."""
+        """Sends SIGTERM and waits for the end."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise AssertionError(f"it does not end:\n{self.log_tail()}") from None
+                raise AssertionError(f"the service does not end:\n{self.log_tail()}") from None
 
     def log_tail(self) -> str:
         lines = (self.folder / "serve.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-30:])
-
-
-def sql_of(dsn: str) -> Any:
-    """Runs SQL as the schema's owner."""
-
-    def run(query: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            return connection.execute(query.encode()).fetchall()
-
-    return run
