@@ -96,6 +96,11 @@ def revision_mismatch(sku: str, pool: str, revision: int) -> Refused:
     )
 
 
+def feature_not_active(feature: str) -> Refused:
+    """Says which feature is not turned on."""
+    return Refused("FEATURE_NOT_ACTIVE", f"the feature {feature!r} is not active here yet", {"feature": feature})
+
+
 def reservation_not_found(reservation_id: str | None, reference: str | None) -> Refused:
     """Says which reservation there is not."""
     if reference is not None:

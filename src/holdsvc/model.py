@@ -13,7 +13,20 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 V_co = TypeVar("V_co", covariant=True)
 
 
-class State(IntEnum):
+class _Open(IntEnum):
+    """An enum that takes up numbers of a later release as they are, named UNKNOWN_n, and passes them on."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_Open | None":
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"UNKNOWN_{value}"
+        member._value_ = value
+        return member
+
+
+class State(_Open):
     """A reservation's states, numbered as in the contract and in the tables."""
 
     HELD = 1
@@ -23,7 +36,7 @@ class State(IntEnum):
     REFUNDED = 5
 
 
-class EventType(IntEnum):
+class EventType(_Open):
     """What an event tells, numbered as in the contract and in the tables."""
 
     RESERVED = 1

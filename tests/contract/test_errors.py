@@ -19,7 +19,8 @@ from tests.support.harness import Harness, refused
 CONTRACT = {
     "FAILED_PRECONDITION": (
         "CAPACITY_EXCEEDED RESERVATION_EXPIRED RESERVATION_ALREADY_CONFIRMED RESERVATION_ALREADY_CANCELLED "
-        "ALREADY_REFUNDED RESERVATION_NOT_CONFIRMED CAPACITY_IN_USE QUANTITY_EXCEEDED REFERENCE_AMBIGUOUS"
+        "ALREADY_REFUNDED RESERVATION_NOT_CONFIRMED CAPACITY_IN_USE QUANTITY_EXCEEDED REFERENCE_AMBIGUOUS "
+        "FEATURE_NOT_ACTIVE"
     ),
     "NOT_FOUND": "ITEM_NOT_FOUND RESERVATION_NOT_FOUND API_KEY_NOT_FOUND",
     "ALREADY_EXISTS": "ITEM_ALREADY_EXISTS ORDER_ID_IN_USE DUPLICATE_RESERVATION",
@@ -48,6 +49,7 @@ EVERY = [
     errors.item_already_exists("sku-1", "pool-1"),
     errors.capacity_in_use("sku-1", "pool-1", 71, 13),
     errors.revision_mismatch("sku-1", "pool-1", 42),
+    errors.feature_not_active("stop_sell"),
     errors.reservation_not_found("id-1", None),
     errors.reservation_not_found(None, "cart-1"),
     errors.reference_ambiguous("cart-1"),

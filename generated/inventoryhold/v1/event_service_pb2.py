@@ -26,13 +26,14 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from inventoryhold.v1 import event_pb2 as inventoryhold_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inventoryhold/v1/event_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cinventoryhold/v1/event.proto\"\x82\x02\n\x13StreamEventsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x13\n\x0b\x66rom_oldest\x18\x02 \x01(\x08\x12=\n\x05types\x18\x03 \x03(\x0e\x32\x1b.inventoryhold.v1.EventTypeB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07\x82\x01\x04\x10\x01 \x00:w\xbaHt\x1ar\n\x11\x66rom_oldest.alone\x12/from_oldest and resume_token exclude each other\x1a,!this.from_oldest || this.resume_token == \'\'\"h\n\x14StreamEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x32o\n\x0c\x45ventService\x12_\n\x0cStreamEvents\x12%.inventoryhold.v1.StreamEventsRequest\x1a&.inventoryhold.v1.StreamEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inventoryhold/v1/event_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cinventoryhold/v1/event.proto\"\x82\x02\n\x13StreamEventsRequest\x12\x1e\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x13\n\x0b\x66rom_oldest\x18\x02 \x01(\x08\x12=\n\x05types\x18\x03 \x03(\x0e\x32\x1b.inventoryhold.v1.EventTypeB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07\x82\x01\x04\x10\x01 \x00:w\xbaHt\x1ar\n\x11\x66rom_oldest.alone\x12/from_oldest and resume_token exclude each other\x1a,!this.from_oldest || this.resume_token == \'\'\"h\n\x14StreamEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x32o\n\x0c\x45ventService\x12_\n\x0cStreamEvents\x12%.inventoryhold.v1.StreamEventsRequest\x1a&.inventoryhold.v1.StreamEventsResponse0\x01\x42`\n\x14\x63om.inventoryhold.v1B\x11\x45ventServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inventoryhold.v1.event_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024com.inventoryhold.v1B\021EventServiceProtoP\001Z inventoryhold/v1;inventoryholdv1\252\002\020InventoryHold.V1'
   _globals['_STREAMEVENTSREQUEST'].fields_by_name['resume_token']._loaded_options = None
   _globals['_STREAMEVENTSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_STREAMEVENTSREQUEST'].fields_by_name['types']._loaded_options = None

@@ -173,6 +173,12 @@ class RequestIdReused(CallError):
     REASON = "REQUEST_ID_REUSED"
 
 
+class FeatureNotActive(CallError):
+    """The call asks for a feature that the deployment has not turned on."""
+
+    REASON = "FEATURE_NOT_ACTIVE"
+
+
 class RevisionMismatch(CallError):
     """The item has changed since it was read."""
 

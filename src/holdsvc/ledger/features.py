@@ -2,8 +2,8 @@
 
 A migration brings a feature with `INSERT INTO holdsvc_migrations.feature (name, since) VALUES ('name', 'NNNN')`, where
 NNNN is its own version: every set of that schema version or a newer one knows the feature. Functions ask
-`feature_is_active('name')` and answer FEATURE_NOT_ACTIVE until then. Activating it also raises the version from which
-on code is compatible, because a set that does not know the feature must not start any more.
+`feature_refusal('name')`, whose answer is the outcome of the request until the feature is active. Activating it also
+raises the version from which on code is compatible: a set that does not know the feature must not start any more.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from holdsvc import errors
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.requests import columns
+from holdsvc.ledger.requests import columns, inactive_feature
 from holdsvc.model import (
     Adjust,
     Again,
@@ -197,8 +197,11 @@ def _not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") -
         return errors.revision_mismatch(row.sku, row.pool, row.revision)
     if outcome == "CAPACITY_LIMIT":
         return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
-    assert outcome == "REQUEST_ID_REUSED", outcome
-    return errors.request_id_reused(request_id)
+    if outcome == "REQUEST_ID_REUSED":
+        return errors.request_id_reused(request_id)
+    refused = inactive_feature(outcome)
+    assert refused is not None, outcome
+    return refused
 
 
 def item_of(row: ItemAnswer) -> Item:

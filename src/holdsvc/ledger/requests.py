@@ -1,11 +1,12 @@
-"""The columns that every change brings to its SQL function."""
+"""What every change brings to its SQL function, and the outcome that every change may have."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TypedDict
 
+from holdsvc import errors
 from holdsvc.ledger import arrays
-from holdsvc.model import Request
+from holdsvc.model import Refused, Request
 
 
 class RequestColumns(TypedDict):
@@ -27,6 +28,12 @@ def columns(tenant: str, requests: Sequence[Request]) -> RequestColumns:
         "request_key": arrays.plain([_key(tenant, r) for r in requests]),
         "fingerprint": arrays.blobs([r.fingerprint for r in requests]),
     }
+
+
+def inactive_feature(outcome: str) -> Refused | None:
+    """The refusal of an outcome that names a feature which is not active; None: it is another outcome."""
+    kind, _, feature = outcome.partition(" ")
+    return errors.feature_not_active(feature) if kind == "FEATURE_NOT_ACTIVE" else None
 
 
 def _key(tenant: str, request: Request) -> str | None:

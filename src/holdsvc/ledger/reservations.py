@@ -13,7 +13,7 @@ from holdsvc import errors
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
-from holdsvc.ledger.requests import RequestColumns, columns
+from holdsvc.ledger.requests import RequestColumns, columns, inactive_feature
 from holdsvc.model import (
     Again,
     Caller,
@@ -187,7 +187,11 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
         return errors.capacity_exceeded(short)
     if outcome == "DUPLICATE_RESERVATION":
         return errors.duplicate_reservation(str(other_id))
-    return errors.request_id_reused(request.request_id)
+    if outcome == "REQUEST_ID_REUSED":
+        return errors.request_id_reused(request.request_id)
+    refused = inactive_feature(outcome)
+    assert refused is not None, outcome
+    return refused
 
 
 async def _replayed(
@@ -331,6 +335,9 @@ def _result(request: Targeted, row: _Answer, order_id: str = "") -> Result:
         )
     if outcome == "ORDER_ID_IN_USE":
         return errors.order_id_in_use(order_id, str(row.other_id))
+    refused = inactive_feature(outcome)
+    if refused is not None:
+        return refused
     reservation = _reservation(row)
     return errors.wrong_state(outcome, reservation.reservation_id, reservation.state.name, reservation.order_id)
 

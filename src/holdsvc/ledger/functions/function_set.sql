@@ -24,12 +24,13 @@ BEGIN
 END
 $$;
 
--- Whether a feature is on: a new value or a new refusal that every set in use knows. Locks nothing.
-CREATE FUNCTION feature_is_active(_name text) RETURNS boolean
+-- Null when a feature is on, else the outcome of a request that asks for it: new values and new refusals wait until every
+-- set in use knows them. Locks nothing.
+CREATE FUNCTION feature_refusal(_name text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
-  RETURN EXISTS (
+  RETURN CASE WHEN NOT EXISTS (
     SELECT 1 FROM holdsvc_migrations.feature f WHERE f.name = _name AND f.activate_time IS NOT NULL
-  );
+  ) THEN 'FEATURE_NOT_ACTIVE ' || _name END;
 END
 $$;

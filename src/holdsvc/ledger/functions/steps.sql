@@ -1,5 +1,5 @@
 -- Why a reservation in this state cannot make a transition from _wanted (1 HELD or 2 CONFIRMED); null: it can.
--- A lapsed hold is EXPIRED, swept or not.
+-- A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change.
 CREATE FUNCTION state_refusal(_wanted smallint, _state smallint, _expire_time timestamptz, _now timestamptz)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE
@@ -7,6 +7,7 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
     WHEN _wanted = 2 THEN CASE WHEN _state <> 2 THEN 'RESERVATION_NOT_CONFIRMED' END
     WHEN _state = 2 THEN 'RESERVATION_ALREADY_CONFIRMED'
     WHEN _state = 3 THEN 'RESERVATION_ALREADY_CANCELLED'
+    WHEN _state NOT IN (1, 4) THEN 'FEATURE_NOT_ACTIVE state ' || _state
     WHEN _state = 4 OR _expire_time <= _now THEN 'RESERVATION_EXPIRED'
   END
 $$;
