@@ -63,6 +63,7 @@ format: $(READY) ## Format Python and protos, apply ruff's fixes
 
 generate: $(READY) ## Generate the stubs in generated/ and the pages of docs/reference/
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
+	@$(PYTHON) scripts/generate_client.py
 	@$(PYTHON) scripts/reference.py
 
 # Fails if the committed stubs are not those of the protos. Leaves the image that buf reads.
@@ -70,6 +71,7 @@ fresh: $(READY)
 	@mkdir -p build
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py --out build/generated --image $(IMAGE) > build/generate.log 2>&1 || { cat build/generate.log >&2; exit 1; }
 	@diff -r -x __pycache__ generated build/generated || { echo "generated/ is stale: run 'make generate' and commit it." >&2; exit 1; }
+	@$(PYTHON) scripts/generate_client.py --check
 
 released: fresh ## At a release: renew the image for 'buf breaking'
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)

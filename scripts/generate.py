@@ -19,6 +19,7 @@ from protovalidate._gen.buf.validate import validate_pb
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 VALIDATE = "buf/validate/validate.proto"
+RETRY_POLICY = "inventoryhold/v1/retry_policy.json"
 
 
 def protoc(*arguments: str) -> None:
@@ -61,6 +62,8 @@ def main() -> None:
     services = [name for name in names if name.endswith("_service.proto")]
     protoc(*includes, f"--grpc_python_out={out}", f"--mypy_grpc_out={out}", *services)
     protoc(*includes, "--include_imports", "--include_source_info", f"--descriptor_set_out={options.image}", *names)
+    # Clients of every language read it beside the protos; ours reads it beside the stubs.
+    shutil.copy(PROTOS / RETRY_POLICY, out / RETRY_POLICY)
     for folder in ("buf", "buf/validate", "inventoryhold", "inventoryhold/v1"):
         (out / folder / "__init__.py").touch()
         (out / folder / "py.typed").touch()

@@ -236,7 +236,7 @@ def database_unavailable() -> Refused:
 
 def shutting_down() -> Refused:
     """Says that this server is stopping; nothing ran."""
-    return Refused("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.2)
+    return Refused("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.5)
 
 
 def outcome_unknown() -> Refused:

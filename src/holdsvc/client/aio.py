@@ -1,90 +1,129 @@
-"""The client for asyncio. `blocking` is the same without it, and says more about each method."""
+"""The client for asyncio, and the source of the blocking one, which scripts/generate_client.py makes of it.
+
+An `AsyncClient` belongs to the event loop of its first call, and moves to another one when that loop has stopped.
+"""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
-import grpc.aio
-from tenacity import AsyncRetrying
 
 from holdsvc.client import errors, messages
-from holdsvc.client.blocking import CANCEL_TIMEOUT_S
-from holdsvc.client.connection import TIMEOUT_S, Tls, call_metadata, channel_options, with_request_id
-from holdsvc.client.messages import Lines
+from holdsvc.client.background import AsyncBackground, AsyncSleep
+from holdsvc.client.connection import PROBE_S, TIMEOUT_S, AsyncConnections, Connection, Tls, call_metadata
+from holdsvc.client.messages import ConfirmFields, Lines, ReserveFields, Time
 from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy, shipped_policy
+from holdsvc.client.stubs import AsyncAdminStub, AsyncEventStub, AsyncInventoryStub, AsyncReservationStub
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
-from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
-from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-
-if TYPE_CHECKING:  # The stub files alone know these classes.
-    from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
-    from inventoryhold.v1.event_service_pb2_grpc import EventServiceAsyncStub
-    from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
-    from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
-Sleep = Callable[[float], Awaitable[None]]
+CLEANUP_TIMEOUT_S = 5.0
+"""The longest that cancelling a hold behind a failed caller takes, and that `close` waits for it."""
+
+_RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 
 
 class _Calls:
-    """Stands in for a channel in the generated stubs: what they call is retried, and fails with a `CallError`."""
+    """Stands in for a channel in the generated stubs: calls are retried, and fail with a `CallError`."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, api_key: str | None, policy: RetryPolicy, timeout_s: float, sleep: Sleep
+        self,
+        connections: AsyncConnections,
+        api_key: str | None,
+        policy: RetryPolicy,
+        budget: RetryBudget,
+        timeout_s: float,
+        sleep: AsyncSleep,
+        on_lost: Callable[[str, Any], None],
     ) -> None:
-        self._channel = channel
+        self._connections = connections
         self._api_key = api_key
         self._policy = policy
-        self._budget = RetryBudget(policy.budget_tokens_max, policy.budget_token_ratio)
+        self._budget = budget
         self._timeout_s = timeout_s
         self._sleep = sleep
+        self._on_lost = on_lost
 
-    def unary_unary(self, method: str, **stub: Any) -> Callable[..., Any]:
-        send = self._channel.unary_unary(method, **stub)
+    def unary_unary(self, path: str, **stub: Any) -> Callable[..., Awaitable[Any]]:
+        safe = self._policy.is_safe(path)
 
         async def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:  # noqa: ASYNC109
-            request = with_request_id(request)
-            attempts = Attempts(self._policy, self._budget, method, timeout if timeout is not None else self._timeout_s)
-
-            async def attempt() -> Any:
-                try:
-                    return await send(
-                        request,
-                        timeout=attempts.remaining_s,
-                        metadata=call_metadata(self._api_key, metadata),
-                        **more,
-                    )
-                except grpc.RpcError as error:
-                    raise errors.from_rpc(error) from error
-
-            return await AsyncRetrying(sleep=self._sleep, **attempts.retrying())(attempt)
+            sent = messages.with_request_id(request)
+            metadata = call_metadata(self._api_key, metadata)
+            timeout_s = timeout if timeout is not None else self._timeout_s
+            attempts = Attempts(self._policy, self._budget, safe, timeout_s)
+            try:
+                while True:
+                    connection = self._connections.current()
+                    try:
+                        answer = await self._attempt(connection, path, stub, sent, attempts, metadata, more)
+                    except errors.CallError as error:
+                        pause_s = attempts.pause_s(error)
+                        if pause_s is None:
+                            raise
+                    else:
+                        attempts.succeeded()
+                        return answer
+                    await self._sleep(pause_s)
+            except BaseException as error:
+                if sent is not request and errors.leaves_outcome_open(error):
+                    self._on_lost(path, sent)
+                raise
 
         return call
 
-    def unary_stream(self, method: str, **stub: Any) -> Callable[..., Any]:
-        send = self._channel.unary_stream(method, **stub)
+    async def _attempt(
+        self,
+        connection: Connection,
+        path: str,
+        stub: Mapping[str, Any],
+        request: Any,
+        attempts: Attempts,
+        metadata: Any,
+        more: Any,
+    ) -> Any:
+        try:
+            send = connection.method(path, **stub)
+            return await send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
+        except grpc.RpcError as error:
+            raise await self._failure(connection, error) from error
 
+    async def _failure(self, connection: Connection, error: grpc.RpcError) -> errors.CallError:
+        """The error of an attempt; a connection whose server stops is left."""
+        failure = errors.from_rpc(error)
+        if isinstance(failure, errors.ShuttingDown):
+            self._connections.leave(connection)
+        if failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED or not connection.replaceable:
+            return failure
+        try:
+            await connection.probe(b"", timeout=PROBE_S, wait_for_ready=False)
+        except grpc.RpcError as probed:
+            cause = errors.from_rpc(probed)
+            if cause.code is grpc.StatusCode.UNAVAILABLE:
+                return errors.no_connection(self._connections.target, cause.message)
+        return failure
+
+    def unary_stream(self, path: str, **stub: Any) -> Callable[..., AsyncIterator[Any]]:
         async def call(
             request: Any,
             timeout: float | None = None,  # noqa: ASYNC109
             metadata: Any = None,
             **more: Any,
         ) -> AsyncIterator[Any]:
+            connection = self._connections.current()
+            send = connection.channel.unary_stream(path, **stub)
             stream = send(request, timeout=timeout, metadata=call_metadata(self._api_key, metadata), **more)
             try:
                 async for message in stream:
                     yield message
             except grpc.RpcError as error:
-                raise errors.from_rpc(error) from error
+                raise await self._failure(connection, error) from error
             finally:
                 stream.cancel()
 
@@ -92,7 +131,12 @@ class _Calls:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments and methods, each awaited. Construct it on the loop that uses it."""
+    """Calls holdsvc. Close it, or use it as a context manager.
+
+    `reservations`, `inventory`, `events` and `admin` are the generated
+    stubs: every rpc with its messages. A change gets a request_id unless the request has one, so it is retried safely
+    within its deadline. Failures are raised as `CallError`, one class for each reason.
+    """
 
     def __init__(
         self,
@@ -103,20 +147,19 @@ class AsyncClient:
         timeout_s: float = TIMEOUT_S,
         retry_policy: RetryPolicy | None = None,
         options: Mapping[str, Any] | None = None,
-        sleep: Sleep = asyncio.sleep,
+        channel: Any = None,
+        sleep: AsyncSleep = asyncio.sleep,
     ) -> None:
-        settings = channel_options(options)
-        self._channel = (
-            grpc.aio.secure_channel(target, tls.credentials(), settings)
-            if tls
-            else grpc.aio.insecure_channel(target, settings)
-        )
-        calls: Any = _Calls(self._channel, api_key, retry_policy or shipped_policy(), timeout_s, sleep)
-        self.reservations: ReservationServiceAsyncStub = ReservationServiceStub(calls)
-        self.inventory: InventoryServiceAsyncStub = InventoryServiceStub(calls)
-        self.events: EventServiceAsyncStub = EventServiceStub(calls)
-        self.admin: AdminServiceAsyncStub = AdminServiceStub(calls)
+        policy = retry_policy or shipped_policy()
+        self._budget = RetryBudget(policy.budget_tokens_max, policy.budget_token_ratio)
+        self._background = AsyncBackground()
+        self._connections = AsyncConnections(target, tls, options, channel, self._reset)
         self._sleep = sleep
+        calls: Any = _Calls(self._connections, api_key, policy, self._budget, timeout_s, sleep, self._lost)
+        self.reservations: AsyncReservationStub = AsyncReservationStub(calls)
+        self.inventory: AsyncInventoryStub = AsyncInventoryStub(calls)
+        self.events: AsyncEventStub = AsyncEventStub(calls)
+        self.admin: AsyncAdminStub = AsyncAdminStub(calls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,37 +170,43 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection and what is still under way on it."""
-        await self._channel.close()
+        """Ends the connection and the calls on it, after the cancels behind failed callers, for at most 5 s."""
+        await self._background.join(CLEANUP_TIMEOUT_S)
+        await self._connections.close()
 
-    async def reserve(
-        self,
-        lines: Lines,
-        *,
-        ttl: timedelta | None = None,
-        holder: str = "",
-        reference: str = "",
-        metadata: Mapping[str, str] | None = None,
-        duplicate_window: timedelta | None = None,
-        request_id: str = "",
-    ) -> reservation_pb2.Reservation:
-        """Takes units for a while: all lines or none."""
-        request = messages.reserve(lines, ttl, holder, reference, metadata, duplicate_window, request_id)
-        return (await self.reservations.Reserve(request)).reservation
+    def _reset(self) -> None:
+        """Forgets what belonged to an event loop that has ended, or to the parent of a forked process."""
+        self._background.reset()
+        self._budget.renew()
 
-    async def confirm(
-        self,
-        reservation_id: str,
-        *,
-        order_id: str = "",
-        name: str = "",
-        email: str = "",
-        lines: Lines | None = None,
-        request_id: str = "",
-    ) -> reservation_pb2.Reservation:
-        """Sells what is held, or `lines` of it."""
-        request = messages.confirm(reservation_id, order_id, name, email, lines, request_id)
-        return (await self.reservations.Confirm(request)).reservation
+    def _lost(self, path: str, request: Any) -> None:
+        """Cancels behind a Reserve whose caller has left without an answer and has no request_id to ask with."""
+        if path == _RESERVE and not self._connections.closed:
+            self._background.spawn(lambda: self._give_back(request))
+
+    async def _give_back(self, request: pb.ReserveRequest) -> None:
+        """Cancels what a Reserve took whose answer has no reader: its request_id tells which reservation that is."""
+        try:
+            answer = await self.reservations.Reserve(request, timeout=CLEANUP_TIMEOUT_S)
+            held = answer.reservation.reservation_id
+            await self.cancel(held, reason=messages.ABANDONED, timeout=CLEANUP_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - there is no caller left to raise it to
+            log.info("the units of request %s were not given back, if it took any: %s", request.request_id, error)
+
+    async def reserve(self, lines: Lines, **fields: Unpack[ReserveFields]) -> reservation_pb2.Reservation:
+        """Takes units for a while: all lines or none. Raises CapacityExceeded, ItemNotFound, DuplicateReservation.
+
+        A call that is cancelled, or passes its deadline, is cancelled behind it, unless `request_id` is given: then
+        send it again, with the same one, to learn what it did.
+        """
+        return (await self.reservations.Reserve(messages.reserve(lines, **fields))).reservation
+
+    async def confirm(self, reservation_id: str, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
+        """Sells what is held, or `lines` of it. Raises ReservationExpired, OrderIdInUse and others.
+
+        Empty `lines` are refused: they would mean everything.
+        """
+        return (await self.reservations.Confirm(messages.confirm(reservation_id, **fields))).reservation
 
     async def cancel(
         self,
@@ -170,7 +219,7 @@ class AsyncClient:
         request = pb.CancelRequest(reservation_id=reservation_id, reason=reason)
         return (await self.reservations.Cancel(request, timeout=timeout)).reservation
 
-    async def extend(self, reservation_id: str, ttl: timedelta | None = None) -> reservation_pb2.Reservation:
+    async def extend(self, reservation_id: str, ttl: Time | None = None) -> reservation_pb2.Reservation:
         """Gives a hold more time; the answer's expire_time tells how much."""
         request = pb.ExtendRequest(reservation_id=reservation_id, ttl=messages.duration_of(ttl))
         return (await self.reservations.Extend(request)).reservation
@@ -178,26 +227,37 @@ class AsyncClient:
     async def refund(
         self, reservation_id: str, *, lines: Lines | None = None, write_off: bool = False, reason: str = ""
     ) -> reservation_pb2.Reservation:
-        """Takes back what was sold, or `lines` of it."""
-        request = pb.RefundRequest(
-            reservation_id=reservation_id, lines=messages.lines_of(lines or ()), write_off=write_off, reason=reason
-        )
+        """Takes back what was sold, or `lines` of it. Empty `lines` are refused: they would mean everything."""
+        part = messages.part_of(lines, "refund")
+        request = pb.RefundRequest(reservation_id=reservation_id, lines=part, write_off=write_off, reason=reason)
         return (await self.reservations.Refund(request)).reservation
 
     @asynccontextmanager
-    async def hold(self, lines: Lines, **fields: Any) -> AsyncIterator["AsyncHold"]:
-        """Reserves for the time of an `async with` block, as `Client.hold` does."""
-        hold = AsyncHold(self, await self.reserve(lines, **fields))
+    async def hold(self, lines: Lines, **fields: Unpack[ReserveFields]) -> AsyncIterator["AsyncHold"]:
+        """Reserves, with the arguments of `reserve`, for the time of an `async with` block.
+
+        An exception that leaves the block cancels the hold, unless it was confirmed, and so does one that comes before
+        the block begins. A block that ends without an exception and without `confirm` leaves the hold until it expires:
+        the order may be finished elsewhere.
+        """
+        request = messages.reserve(lines, **fields)
+        try:
+            answer = await self.reservations.Reserve(request)
+        except BaseException as error:
+            if request.request_id and errors.leaves_outcome_open(error):
+                self._lost(_RESERVE, request)
+            raise
+        hold = AsyncHold(self, answer.reservation)
         try:
             yield hold
         except BaseException:
-            await hold.abandon()
+            await self._background.finish(hold.abandon)
             raise
 
     async def stream_events(
         self, request: event_service_pb2.StreamEventsRequest
     ) -> AsyncIterator[event_service_pb2.StreamEventsResponse]:
-        """Streams events for ever: whenever the stream breaks it is opened again where it stood."""
+        """Streams events without end: a broken stream is opened again at the last resume token."""
         here = messages.copy_of(request)
         async for message in self._reopening(lambda: self.events.StreamEvents(here)):
             messages.advance(here, message)
@@ -206,7 +266,7 @@ class AsyncClient:
     async def watch_inventory(
         self, request: inventory_service_pb2.WatchInventoryRequest
     ) -> AsyncIterator[inventory_service_pb2.WatchInventoryResponse]:
-        """Watches items for ever: whenever the stream breaks it is opened again, with a new snapshot first."""
+        """Watches items without end: a broken stream is opened again and starts with a new snapshot."""
         async for message in self._reopening(lambda: self.inventory.WatchInventory(request)):
             yield message
 
@@ -218,7 +278,7 @@ class AsyncClient:
                     failures = 0
                     yield message
             except errors.CallError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
+                if error.code is not grpc.StatusCode.UNAVAILABLE or self._connections.closed:
                     raise
                 failures += 1
                 await self._sleep(messages.reopen_pause_s(failures))
@@ -237,12 +297,12 @@ class AsyncHold:
         """Its id."""
         return self.reservation.reservation_id
 
-    async def confirm(self, **fields: Any) -> reservation_pb2.Reservation:
+    async def confirm(self, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
         """Sells it, with the arguments of `AsyncClient.confirm`."""
         self.reservation = await self._client.confirm(self.reservation_id, **fields)
         return self.reservation
 
-    async def extend(self, ttl: timedelta | None = None) -> reservation_pb2.Reservation:
+    async def extend(self, ttl: Time | None = None) -> reservation_pb2.Reservation:
         """Gives it more time."""
         self.reservation = await self._client.extend(self.reservation_id, ttl)
         return self.reservation
@@ -253,10 +313,11 @@ class AsyncHold:
         return self.reservation
 
     async def abandon(self) -> None:
-        """Cancels it if it is still held; never raises a CallError: it would expire by itself."""
+        """Cancels it if it is still held. Never raises an error: the block's own goes on, and the hold expires."""
         if self.reservation.state != reservation_pb2.Reservation.STATE_HELD:
             return
         try:
-            await self._client.cancel(self.reservation_id, reason=messages.ABANDONED, timeout=CANCEL_TIMEOUT_S)
-        except errors.CallError as error:
+            await self._client.cancel(self.reservation_id, reason=messages.ABANDONED, timeout=CLEANUP_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the block's own error
+            # A confirm whose answer was lost may have sold it: then the service refuses, rightly.
             log.info("hold %s was not cancelled: %s", self.reservation_id, error)

@@ -1,82 +1,129 @@
-"""The blocking client. `aio` is the same for asyncio: what they share is in the other modules."""
+"""The blocking client, for any number of threads.
+
+Generated from `aio.py` by scripts/generate_client.py: change that and run `make generate`.
+"""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
-from tenacity import Retrying
 
 from holdsvc.client import errors, messages
-from holdsvc.client.connection import TIMEOUT_S, Tls, call_metadata, channel_options, with_request_id
-from holdsvc.client.messages import Lines
+from holdsvc.client.background import Background, Sleep
+from holdsvc.client.connection import PROBE_S, TIMEOUT_S, Connection, Connections, Tls, call_metadata
+from holdsvc.client.messages import ConfirmFields, Lines, ReserveFields, Time
 from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy, shipped_policy
+from holdsvc.client.stubs import AdminStub, EventStub, InventoryStub, ReservationStub
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
-from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub
-from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 
 log = logging.getLogger(__name__)
 
-CANCEL_TIMEOUT_S = 5.0
-"""The longest that leaving a `hold` with an exception waits for its Cancel."""
+CLEANUP_TIMEOUT_S = 5.0
+"""The longest that cancelling a hold behind a failed caller takes, and that `close` waits for it."""
+
+_RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 
 
 class _Calls:
-    """Stands in for a channel in the generated stubs: what they call is retried, and fails with a `CallError`."""
+    """Stands in for a channel in the generated stubs: calls are retried, and fail with a `CallError`."""
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        connections: Connections,
         api_key: str | None,
         policy: RetryPolicy,
+        budget: RetryBudget,
         timeout_s: float,
-        sleep: Callable[[float], None],
+        sleep: Sleep,
+        on_lost: Callable[[str, Any], None],
     ) -> None:
-        self._channel = channel
+        self._connections = connections
         self._api_key = api_key
         self._policy = policy
-        self._budget = RetryBudget(policy.budget_tokens_max, policy.budget_token_ratio)
+        self._budget = budget
         self._timeout_s = timeout_s
         self._sleep = sleep
+        self._on_lost = on_lost
 
-    def unary_unary(self, method: str, **stub: Any) -> Callable[..., Any]:
-        send = self._channel.unary_unary(method, **stub)
+    def unary_unary(self, path: str, **stub: Any) -> Callable[..., Any]:
+        safe = self._policy.is_safe(path)
 
         def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
-            request = with_request_id(request)
-            attempts = Attempts(self._policy, self._budget, method, timeout if timeout is not None else self._timeout_s)
-
-            def attempt() -> Any:
-                try:
-                    return send(
-                        request,
-                        timeout=attempts.remaining_s,
-                        metadata=call_metadata(self._api_key, metadata),
-                        **more,
-                    )
-                except grpc.RpcError as error:
-                    raise errors.from_rpc(error) from error
-
-            return Retrying(sleep=self._sleep, **attempts.retrying())(attempt)
+            sent = messages.with_request_id(request)
+            metadata = call_metadata(self._api_key, metadata)
+            timeout_s = timeout if timeout is not None else self._timeout_s
+            attempts = Attempts(self._policy, self._budget, safe, timeout_s)
+            try:
+                while True:
+                    connection = self._connections.current()
+                    try:
+                        answer = self._attempt(connection, path, stub, sent, attempts, metadata, more)
+                    except errors.CallError as error:
+                        pause_s = attempts.pause_s(error)
+                        if pause_s is None:
+                            raise
+                    else:
+                        attempts.succeeded()
+                        return answer
+                    self._sleep(pause_s)
+            except BaseException as error:
+                if sent is not request and errors.leaves_outcome_open(error):
+                    self._on_lost(path, sent)
+                raise
 
         return call
 
-    def unary_stream(self, method: str, **stub: Any) -> Callable[..., Any]:
-        send = self._channel.unary_stream(method, **stub)
+    def _attempt(
+        self,
+        connection: Connection,
+        path: str,
+        stub: Mapping[str, Any],
+        request: Any,
+        attempts: Attempts,
+        metadata: Any,
+        more: Any,
+    ) -> Any:
+        try:
+            send = connection.method(path, **stub)
+            return send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
+        except grpc.RpcError as error:
+            raise self._failure(connection, error) from error
 
-        def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Iterator[Any]:
+    def _failure(self, connection: Connection, error: grpc.RpcError) -> errors.CallError:
+        """The error of an attempt; a connection whose server stops is left."""
+        failure = errors.from_rpc(error)
+        if isinstance(failure, errors.ShuttingDown):
+            self._connections.leave(connection)
+        if failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED or not connection.replaceable:
+            return failure
+        try:
+            connection.probe(b"", timeout=PROBE_S, wait_for_ready=False)
+        except grpc.RpcError as probed:
+            cause = errors.from_rpc(probed)
+            if cause.code is grpc.StatusCode.UNAVAILABLE:
+                return errors.no_connection(self._connections.target, cause.message)
+        return failure
+
+    def unary_stream(self, path: str, **stub: Any) -> Callable[..., Iterator[Any]]:
+        def call(
+            request: Any,
+            timeout: float | None = None,
+            metadata: Any = None,
+            **more: Any,
+        ) -> Iterator[Any]:
+            connection = self._connections.current()
+            send = connection.channel.unary_stream(path, **stub)
             stream = send(request, timeout=timeout, metadata=call_metadata(self._api_key, metadata), **more)
             try:
-                yield from stream
+                for message in stream:
+                    yield message
             except grpc.RpcError as error:
-                raise errors.from_rpc(error) from error
+                raise self._failure(connection, error) from error
             finally:
                 stream.cancel()
 
@@ -84,11 +131,11 @@ class _Calls:
 
 
 class Client:
-    """Calls holdsvc. Safe in any number of threads; close it, or use it in a `with`.
+    """Calls holdsvc. Close it, or use it as a context manager.
 
-    `reservations`, `inventory`, `events` and `admin` are the generated stubs: every rpc with its messages. A change
-    gets a request_id of its own unless the request has one, so each is retried safely within its deadline. Failures
-    are raised as `CallError`, a class each reason.
+    `reservations`, `inventory`, `events` and `admin` are the generated
+    stubs: every rpc with its messages. A change gets a request_id unless the request has one, so it is retried safely
+    within its deadline. Failures are raised as `CallError`, one class for each reason.
     """
 
     def __init__(
@@ -100,23 +147,19 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         retry_policy: RetryPolicy | None = None,
         options: Mapping[str, Any] | None = None,
-        channel: grpc.Channel | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        channel: Any = None,
+        sleep: Sleep = time.sleep,
     ) -> None:
-        if channel is None:
-            settings = channel_options(options)
-            channel = (
-                grpc.secure_channel(target, tls.credentials(), settings)
-                if tls
-                else grpc.insecure_channel(target, settings)
-            )
-        self._channel = channel
-        calls: Any = _Calls(channel, api_key, retry_policy or shipped_policy(), timeout_s, sleep)
-        self.reservations: ReservationServiceStub = ReservationServiceStub(calls)
-        self.inventory: InventoryServiceStub = InventoryServiceStub(calls)
-        self.events: EventServiceStub = EventServiceStub(calls)
-        self.admin: AdminServiceStub = AdminServiceStub(calls)
+        policy = retry_policy or shipped_policy()
+        self._budget = RetryBudget(policy.budget_tokens_max, policy.budget_token_ratio)
+        self._background = Background()
+        self._connections = Connections(target, tls, options, channel, self._reset)
         self._sleep = sleep
+        calls: Any = _Calls(self._connections, api_key, policy, self._budget, timeout_s, sleep, self._lost)
+        self.reservations: ReservationStub = ReservationStub(calls)
+        self.inventory: InventoryStub = InventoryStub(calls)
+        self.events: EventStub = EventStub(calls)
+        self.admin: AdminStub = AdminStub(calls)
 
     def __enter__(self) -> Self:
         return self
@@ -127,77 +170,94 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and what is still under way on it."""
-        self._channel.close()
+        """Ends the connection and the calls on it, after the cancels behind failed callers, for at most 5 s."""
+        self._background.join(CLEANUP_TIMEOUT_S)
+        self._connections.close()
 
-    def reserve(
-        self,
-        lines: Lines,
-        *,
-        ttl: timedelta | None = None,
-        holder: str = "",
-        reference: str = "",
-        metadata: Mapping[str, str] | None = None,
-        duplicate_window: timedelta | None = None,
-        request_id: str = "",
-    ) -> reservation_pb2.Reservation:
-        """Takes units for a while: all lines or none. Raises CapacityExceeded, ItemNotFound, DuplicateReservation."""
-        request = messages.reserve(lines, ttl, holder, reference, metadata, duplicate_window, request_id)
-        return self.reservations.Reserve(request).reservation
+    def _reset(self) -> None:
+        """Forgets what belonged to an event loop that has ended, or to the parent of a forked process."""
+        self._background.reset()
+        self._budget.renew()
 
-    def confirm(
+    def _lost(self, path: str, request: Any) -> None:
+        """Cancels behind a Reserve whose caller has left without an answer and has no request_id to ask with."""
+        if path == _RESERVE and not self._connections.closed:
+            self._background.spawn(lambda: self._give_back(request))
+
+    def _give_back(self, request: pb.ReserveRequest) -> None:
+        """Cancels what a Reserve took whose answer has no reader: its request_id tells which reservation that is."""
+        try:
+            answer = self.reservations.Reserve(request, timeout=CLEANUP_TIMEOUT_S)
+            held = answer.reservation.reservation_id
+            self.cancel(held, reason=messages.ABANDONED, timeout=CLEANUP_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - there is no caller left to raise it to
+            log.info("the units of request %s were not given back, if it took any: %s", request.request_id, error)
+
+    def reserve(self, lines: Lines, **fields: Unpack[ReserveFields]) -> reservation_pb2.Reservation:
+        """Takes units for a while: all lines or none. Raises CapacityExceeded, ItemNotFound, DuplicateReservation.
+
+        A call that is cancelled, or passes its deadline, is cancelled behind it, unless `request_id` is given: then
+        send it again, with the same one, to learn what it did.
+        """
+        return (self.reservations.Reserve(messages.reserve(lines, **fields))).reservation
+
+    def confirm(self, reservation_id: str, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
+        """Sells what is held, or `lines` of it. Raises ReservationExpired, OrderIdInUse and others.
+
+        Empty `lines` are refused: they would mean everything.
+        """
+        return (self.reservations.Confirm(messages.confirm(reservation_id, **fields))).reservation
+
+    def cancel(
         self,
         reservation_id: str,
         *,
-        order_id: str = "",
-        name: str = "",
-        email: str = "",
-        lines: Lines | None = None,
-        request_id: str = "",
-    ) -> reservation_pb2.Reservation:
-        """Sells what is held, or `lines` of it. Raises ReservationExpired, OrderIdInUse and others."""
-        request = messages.confirm(reservation_id, order_id, name, email, lines, request_id)
-        return self.reservations.Confirm(request).reservation
-
-    def cancel(
-        self, reservation_id: str, *, reason: str = "", timeout: float | None = None
+        reason: str = "",
+        timeout: float | None = None,
     ) -> reservation_pb2.Reservation:
         """Gives back what is held."""
         request = pb.CancelRequest(reservation_id=reservation_id, reason=reason)
-        return self.reservations.Cancel(request, timeout=timeout).reservation
+        return (self.reservations.Cancel(request, timeout=timeout)).reservation
 
-    def extend(self, reservation_id: str, ttl: timedelta | None = None) -> reservation_pb2.Reservation:
+    def extend(self, reservation_id: str, ttl: Time | None = None) -> reservation_pb2.Reservation:
         """Gives a hold more time; the answer's expire_time tells how much."""
         request = pb.ExtendRequest(reservation_id=reservation_id, ttl=messages.duration_of(ttl))
-        return self.reservations.Extend(request).reservation
+        return (self.reservations.Extend(request)).reservation
 
     def refund(
         self, reservation_id: str, *, lines: Lines | None = None, write_off: bool = False, reason: str = ""
     ) -> reservation_pb2.Reservation:
-        """Takes back what was sold, or `lines` of it."""
-        request = pb.RefundRequest(
-            reservation_id=reservation_id, lines=messages.lines_of(lines or ()), write_off=write_off, reason=reason
-        )
-        return self.reservations.Refund(request).reservation
+        """Takes back what was sold, or `lines` of it. Empty `lines` are refused: they would mean everything."""
+        part = messages.part_of(lines, "refund")
+        request = pb.RefundRequest(reservation_id=reservation_id, lines=part, write_off=write_off, reason=reason)
+        return (self.reservations.Refund(request)).reservation
 
     @contextmanager
-    def hold(self, lines: Lines, **fields: Any) -> Iterator["Hold"]:
-        """Reserves, with the arguments of `reserve`, for the time of a `with` block.
+    def hold(self, lines: Lines, **fields: Unpack[ReserveFields]) -> Iterator["Hold"]:
+        """Reserves, with the arguments of `reserve`, for the time of an `with` block.
 
-        An exception that leaves the block cancels the hold, unless it was confirmed. A block that ends well without
-        `confirm` leaves the hold until it expires: the order may be finished elsewhere.
+        An exception that leaves the block cancels the hold, unless it was confirmed, and so does one that comes before
+        the block begins. A block that ends without an exception and without `confirm` leaves the hold until it expires:
+        the order may be finished elsewhere.
         """
-        hold = Hold(self, self.reserve(lines, **fields))
+        request = messages.reserve(lines, **fields)
+        try:
+            answer = self.reservations.Reserve(request)
+        except BaseException as error:
+            if request.request_id and errors.leaves_outcome_open(error):
+                self._lost(_RESERVE, request)
+            raise
+        hold = Hold(self, answer.reservation)
         try:
             yield hold
         except BaseException:
-            hold.abandon()
+            self._background.finish(hold.abandon)
             raise
 
     def stream_events(
         self, request: event_service_pb2.StreamEventsRequest
     ) -> Iterator[event_service_pb2.StreamEventsResponse]:
-        """Streams events for ever: whenever the stream breaks it is opened again where it stood."""
+        """Streams events without end: a broken stream is opened again at the last resume token."""
         here = messages.copy_of(request)
         for message in self._reopening(lambda: self.events.StreamEvents(here)):
             messages.advance(here, message)
@@ -206,8 +266,9 @@ class Client:
     def watch_inventory(
         self, request: inventory_service_pb2.WatchInventoryRequest
     ) -> Iterator[inventory_service_pb2.WatchInventoryResponse]:
-        """Watches items for ever: whenever the stream breaks it is opened again, with a new snapshot first."""
-        yield from self._reopening(lambda: self.inventory.WatchInventory(request))
+        """Watches items without end: a broken stream is opened again and starts with a new snapshot."""
+        for message in self._reopening(lambda: self.inventory.WatchInventory(request)):
+            yield message
 
     def _reopening(self, open_stream: Callable[[], Any]) -> Iterator[Any]:
         failures = 0
@@ -217,7 +278,7 @@ class Client:
                     failures = 0
                     yield message
             except errors.CallError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
+                if error.code is not grpc.StatusCode.UNAVAILABLE or self._connections.closed:
                     raise
                 failures += 1
                 self._sleep(messages.reopen_pause_s(failures))
@@ -236,12 +297,12 @@ class Hold:
         """Its id."""
         return self.reservation.reservation_id
 
-    def confirm(self, **fields: Any) -> reservation_pb2.Reservation:
+    def confirm(self, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
         """Sells it, with the arguments of `Client.confirm`."""
         self.reservation = self._client.confirm(self.reservation_id, **fields)
         return self.reservation
 
-    def extend(self, ttl: timedelta | None = None) -> reservation_pb2.Reservation:
+    def extend(self, ttl: Time | None = None) -> reservation_pb2.Reservation:
         """Gives it more time."""
         self.reservation = self._client.extend(self.reservation_id, ttl)
         return self.reservation
@@ -252,11 +313,11 @@ class Hold:
         return self.reservation
 
     def abandon(self) -> None:
-        """Cancels it if it is still held; never raises: it would expire by itself."""
+        """Cancels it if it is still held. Never raises an error: the block's own goes on, and the hold expires."""
         if self.reservation.state != reservation_pb2.Reservation.STATE_HELD:
             return
         try:
-            self._client.cancel(self.reservation_id, reason=messages.ABANDONED, timeout=CANCEL_TIMEOUT_S)
-        except errors.CallError as error:
+            self._client.cancel(self.reservation_id, reason=messages.ABANDONED, timeout=CLEANUP_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the block's own error
             # A confirm whose answer was lost may have sold it: then the service refuses, rightly.
             log.info("hold %s was not cancelled: %s", self.reservation_id, error)

@@ -1,20 +1,41 @@
-"""What both clients do with a channel: credentials, options, request ids."""
+"""The channel to the service: its options, when it is opened, left and closed."""
 
-import json
-import uuid
-from collections.abc import Mapping
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
+from weakref import WeakSet
 
 import grpc
-from google.protobuf.message import Message
+import grpc.aio
 
-from inventoryhold.v1 import reservation_service_pb2
-
-M = TypeVar("M", bound=Message)
+from holdsvc.client.errors import CallError
 
 TIMEOUT_S = 30.0
-"""Deadline of a call whose caller names none, as in `retry_policy.json`."""
+"""Deadline of a call without one of its own, as in `retry_policy.json`."""
+
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+"""The largest answer that is read. gRPC's own default of 4 MiB is less than the service may send."""
+
+KEEPALIVE_S = 30
+"""How often an unused connection is probed. The service closes connections that are probed much more often."""
+
+LEAVE_SPACING_S = 0.5
+"""How old a connection must be to be left: while a server drains, a new one may meet the same server again."""
+
+PROBE_S = 0.1
+"""The longest that a call whose deadline has passed takes to find out that there is no connection."""
+
+_PROBE = "/grpc.health.v1.Health/Check"
+
+_CLOSED = "this client is closed"
+
+_all: "WeakSet[_Connections]" = WeakSet()
+_inherited: list[Any] = []
+"""Connections of a forked child's parent: kept, because closing one would end the parent's."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +55,174 @@ class Tls:
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 
-def channel_options(more: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """Options of the channel: calls wait for a connection, go round the target's addresses, and notice a dead one.
+_SERVICE_CONFIG = (
+    '{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "waitForReady": true}]}'
+)
+"""Calls wait for a connection. The retries are the client's own, because gRPC's see only a code; gRPC keeps to the
+transparent ones of calls that never left this process."""
 
-    The retries are the client's own, because gRPC's see only a code. gRPC keeps to transparent ones: of calls that
-    never left this process.
-    """
+
+def channel_options(more: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """Options of the channel: calls alternate between the target's addresses, and a dead connection is noticed."""
     options = {
-        "grpc.service_config": json.dumps(
-            {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "waitForReady": True}]}
-        ),
-        "grpc.keepalive_time_ms": 30_000,
+        "grpc.service_config": _SERVICE_CONFIG,
+        "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
+        "grpc.keepalive_time_ms": KEEPALIVE_S * 1000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 2_000,
+        # Channels with equal options share their connections; a channel that replaces another must have its own.
+        "grpc.use_local_subchannel_pool": 1,
         **(more or {}),
     }
     return list(options.items())
+
+
+class Connection:
+    """A channel and the methods called on it. It ends when the last call that uses it lets go of it."""
+
+    def __init__(self, channel: Any, *, replaceable: bool) -> None:
+        self.channel = channel
+        self.replaceable = replaceable
+        self._opened_s = time.monotonic()
+        self._methods: dict[str, Any] = {}
+
+    def method(self, path: str, **stub: Any) -> Any:
+        """The callable of a unary method; `stub` has the serializers of its messages."""
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = self.channel.unary_unary(path, **stub)
+        return method
+
+    @property
+    def probe(self) -> Any:
+        """A cheap method that fails at once, with the cause, where there is no connection."""
+        return self.method(_PROBE)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is old enough to be left."""
+        return time.monotonic() - self._opened_s >= LEAVE_SPACING_S
+
+
+class _Connections:
+    """The current connection: opened by the first call, left when its server stops, opened again by the next call."""
+
+    def __init__(
+        self,
+        target: str,
+        tls: Tls | None,
+        options: Mapping[str, Any] | None,
+        channel: Any,
+        on_reset: Callable[[], None],
+    ) -> None:
+        self.target = target
+        self._on_reset = on_reset
+        self._tls = tls
+        self._options = channel_options(options)
+        self._given = channel
+        self._current: Connection | None = None
+        self._lock = threading.Lock()
+        self.closed = False
+        _all.add(self)
+
+    def _channel(self) -> Any:
+        raise NotImplementedError
+
+    def current(self) -> Connection:
+        """The connection for a new call. Raises CallError when the client is closed."""
+        connection = self._current
+        return connection if connection is not None else self._opened()
+
+    def _opened(self) -> Connection:
+        with self._lock:
+            if self.closed:
+                raise CallError(grpc.StatusCode.CANCELLED, _CLOSED)
+            if self._current is None:
+                given = self._given is not None
+                self._current = Connection(self._given if given else self._channel(), replaceable=not given)
+            return self._current
+
+    def leave(self, connection: Connection) -> None:
+        """Lets new calls use a new connection: the server of this one is stopping."""
+        with self._lock:
+            if self._current is connection and connection.replaceable and connection.is_settled:
+                self._current = None
+
+    def _taken(self) -> Any:
+        """The channel to close, if there is one; from now on there is none."""
+        with self._lock:
+            self.closed = True
+            connection, self._current = self._current, None
+            return connection.channel if connection is not None else self._given
+
+    def abandon(self) -> None:
+        """Forgets the parent's connection in a forked child, which must neither use it nor close it."""
+        self._lock = threading.Lock()
+        _inherited.append(self._current)
+        self._current = None
+        self._on_reset()
+
+
+class Connections(_Connections):
+    """Connections of the blocking client."""
+
+    def _channel(self) -> grpc.Channel:
+        if self._tls:
+            return grpc.secure_channel(self.target, self._tls.credentials(), self._options)
+        return grpc.insecure_channel(self.target, self._options)
+
+    def close(self) -> None:
+        """Ends the connection and the calls on it."""
+        channel = self._taken()
+        if channel is not None:
+            channel.close()
+
+
+class AsyncConnections(_Connections):
+    """Connections of the client for asyncio; each belongs to the event loop on which it was opened."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._tls:
+            return grpc.aio.secure_channel(self.target, self._tls.credentials(), self._options)
+        return grpc.aio.insecure_channel(self.target, self._options)
+
+    def current(self) -> Connection:
+        """The connection for a new call. Raises RuntimeError where another running loop uses the client."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        return super().current()
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            if self._loop.is_running():
+                raise RuntimeError(
+                    "this AsyncClient is in use on another event loop that is still running: make one for each loop"
+                )
+            self._current = None
+            self._on_reset()
+        self._loop = loop
+
+    async def close(self) -> None:
+        """Ends the connection and the calls on it."""
+        channel = self._taken()
+        if channel is not None:
+            await channel.close()
+
+
+def _after_fork() -> None:
+    for connections in list(_all):
+        connections.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def call_metadata(api_key: str | None, metadata: Any) -> tuple[tuple[str, str | bytes], ...] | None:
     """The caller's metadata with the API key."""
     given = tuple(metadata) if metadata is not None else ()
     return (*given, ("x-api-key", api_key)) if api_key else given or None
-
-
-def with_request_id(request: M) -> M:
-    """The request with a request_id, where its kind has one and the caller made none.
-
-    A copy: who sends the same message twice means two calls, not a replay of the first.
-    """
-    if isinstance(request, reservation_service_pb2.BatchReserveRequest):
-        batch = reservation_service_pb2.BatchReserveRequest()
-        batch.CopyFrom(request)
-        for entry in batch.requests:
-            entry.request_id = entry.request_id or str(uuid.uuid4())
-        return batch  # type: ignore[return-value]
-    if getattr(request, "request_id", None) != "":
-        return request
-    copy = type(request)()
-    copy.CopyFrom(request)
-    copy.request_id = str(uuid.uuid4())  # type: ignore[attr-defined]
-    return copy

@@ -1,4 +1,4 @@
-"""One exception for each reason of the contract's catalogue, and `CallError` above them all.
+"""One exception for each reason of the error catalogue, with `CallError` as their base.
 
 Catch a class where you can act on that reason, `CallError` elsewhere. `ErrorReason` in the proto says what to do.
 """
@@ -15,12 +15,14 @@ DOMAIN = "holdsvc"
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
+_OPEN_CODES = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+
 
 class CallError(Exception):
     """A call that failed; its subclasses name the reason.
 
-    This class itself stands for what the service did not say: no connection, a deadline that passed, a reason newer
-    than this client.
+    This class itself is raised where the service gave no reason (no connection, a deadline that passed, a closed
+    client) or one that is newer than this client.
     """
 
     REASON = ""
@@ -40,7 +42,7 @@ class CallError(Exception):
         self.reason = reason
         """The ErrorReason without its prefix; empty where the service did not answer."""
         self.metadata = dict(metadata or {})
-        """Every changing word of the message."""
+        """Every variable part of the message."""
         self.details = tuple(details)
         """The other details: BadRequest, RetryInfo, CapacityShortfall."""
 
@@ -104,7 +106,7 @@ class DuplicateReservation(CallError):
 
 
 class ReservationExpired(CallError):
-    """The hold's time is over."""
+    """The hold has expired."""
 
     REASON = "RESERVATION_EXPIRED"
 
@@ -146,7 +148,7 @@ class QuantityExceeded(CallError):
 
 
 class ReferenceAmbiguous(CallError):
-    """Several reservations bear the reference."""
+    """Several reservations have the reference."""
 
     REASON = "REFERENCE_AMBIGUOUS"
 
@@ -234,7 +236,7 @@ class ShuttingDown(CallError):
 
 
 class OutcomeUnknown(CallError):
-    """Nobody can tell whether the call took effect."""
+    """It is not known whether the call took effect."""
 
     REASON = "OUTCOME_UNKNOWN"
 
@@ -245,7 +247,11 @@ class Internal(CallError):
     REASON = "INTERNAL"
 
 
-BY_REASON: Mapping[str, type[CallError]] = {error.REASON: error for error in CallError.__subclasses__()}
+class NoConnection(CallError):
+    """No connection to the service could be made within the deadline; the service gave no reason."""
+
+
+BY_REASON: Mapping[str, type[CallError]] = {error.REASON: error for error in CallError.__subclasses__() if error.REASON}
 
 _DETAIL_TYPES = (error_details_pb2.BadRequest, error_details_pb2.RetryInfo, error_reason_pb2.CapacityShortfall)
 
@@ -272,6 +278,40 @@ def from_status(code: grpc.StatusCode, message: str, status: status_pb2.Status |
                 details.append(detail)
     error = BY_REASON.get(reason, CallError)
     return error(code, message, reason=reason, metadata=metadata, details=details)
+
+
+def deadline_exceeded() -> CallError:
+    """The error of a call whose deadline has passed in this process."""
+    return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+def no_connection(target: str, cause: str) -> CallError:
+    """The error of a call whose deadline has passed while there was no connection."""
+    return NoConnection(
+        grpc.StatusCode.DEADLINE_EXCEEDED, f"no connection to {target} could be made within the deadline: {cause}"
+    )
+
+
+def no_lines(what: str) -> InvalidField:
+    """The error of an empty `lines`, which the service would read as everything."""
+    description = f"names no units: leave it out to {what} everything"
+    violation = error_details_pb2.BadRequest.FieldViolation(field="lines", description=description)
+    return InvalidField(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"lines {description}",
+        reason=InvalidField.REASON,
+        details=[error_details_pb2.BadRequest(field_violations=[violation])],
+    )
+
+
+def leaves_outcome_open(error: BaseException) -> bool:
+    """Whether a call that ended like this may have taken effect."""
+    if not isinstance(error, CallError):
+        # A cancelled task or an interrupt; other exceptions come from the call's arguments.
+        return not isinstance(error, Exception)
+    if isinstance(error, NoConnection):
+        return False
+    return error.code in _OPEN_CODES or (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason)
 
 
 def _status(error: Any) -> status_pb2.Status | None:

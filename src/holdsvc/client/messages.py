@@ -1,19 +1,51 @@
 """Requests from plain values, for both clients."""
 
+import functools
 import random
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import TypedDict, TypeVar
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
+from holdsvc.client import errors
 from inventoryhold.v1 import event_service_pb2, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 Lines = Mapping[str, int] | Iterable[item_pb2.ItemQuantity | tuple[str, str, int]]
 """`{sku: quantity}` of the default pool, or `(sku, pool, quantity)`, or messages."""
 
+Time = timedelta | float
+"""A duration: a timedelta, or seconds."""
+
 ABANDONED = "the caller failed"
-"""Reason of the Cancel when a `hold` block ends with an exception."""
+"""Reason of the Cancel when a `hold` block ends with an exception, or a Reserve before its answer."""
+
+
+class ReserveFields(TypedDict, total=False):
+    """The optional arguments of `reserve` and `hold`."""
+
+    ttl: Time | None
+    holder: str
+    reference: str
+    metadata: Mapping[str, str] | None
+    duplicate_window: Time | None
+    request_id: str
+
+
+class ConfirmFields(TypedDict, total=False):
+    """The optional arguments of `confirm`."""
+
+    order_id: str
+    name: str
+    email: str
+    lines: Lines | None
+    request_id: str
 
 
 def lines_of(lines: Lines) -> list[item_pb2.ItemQuantity]:
@@ -28,23 +60,34 @@ def lines_of(lines: Lines) -> list[item_pb2.ItemQuantity]:
     ]
 
 
-def duration_of(time: timedelta | None) -> Duration | None:
+def part_of(lines: Lines | None, what: str) -> list[item_pb2.ItemQuantity]:
+    """The lines of a partial change; None means everything. Raises INVALID_FIELD where lines are given and empty."""
+    if lines is None:
+        return []
+    messages = lines_of(lines)
+    if not messages:
+        raise errors.no_lines(what)
+    return messages
+
+
+def duration_of(time: Time | None) -> Duration | None:
     """A duration as a message; None stays unset."""
     if time is None:
         return None
     message = Duration()
-    message.FromTimedelta(time)
+    message.FromTimedelta(time if isinstance(time, timedelta) else timedelta(seconds=time))
     return message
 
 
 def reserve(
     lines: Lines,
-    ttl: timedelta | None,
-    holder: str,
-    reference: str,
-    metadata: Mapping[str, str] | None,
-    duplicate_window: timedelta | None,
-    request_id: str,
+    *,
+    ttl: Time | None = None,
+    holder: str = "",
+    reference: str = "",
+    metadata: Mapping[str, str] | None = None,
+    duplicate_window: Time | None = None,
+    request_id: str = "",
 ) -> pb.ReserveRequest:
     """A ReserveRequest."""
     return pb.ReserveRequest(
@@ -59,7 +102,13 @@ def reserve(
 
 
 def confirm(
-    reservation_id: str, order_id: str, name: str, email: str, lines: Lines | None, request_id: str
+    reservation_id: str,
+    *,
+    order_id: str = "",
+    name: str = "",
+    email: str = "",
+    lines: Lines | None = None,
+    request_id: str = "",
 ) -> pb.ConfirmRequest:
     """A ConfirmRequest."""
     customer = pb.CustomerInput(name=name, email=email) if name or email else None
@@ -68,19 +117,48 @@ def confirm(
         request_id=request_id,
         order_id=order_id,
         customer=customer,
-        lines=lines_of(lines or ()),
+        lines=part_of(lines, "confirm"),
     )
 
 
-def copy_of(request: event_service_pb2.StreamEventsRequest) -> event_service_pb2.StreamEventsRequest:
-    """A copy that `advance` may change."""
-    copy = event_service_pb2.StreamEventsRequest()
-    copy.CopyFrom(request)
+def copy_of(message: M) -> M:
+    """A copy that may be changed."""
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy
 
 
+def with_request_id(request: M) -> M:
+    """The request with a request_id, and so each entry of a batch, where its type has one and it is empty.
+
+    A copy: a caller that sends one message twice means two calls, not a replay of the first.
+    """
+    entries, own = _request_id_fields(request.DESCRIPTOR)
+    if own and request.request_id == "":  # type: ignore[attr-defined]
+        request = copy_of(request)
+        request.request_id = new_request_id()  # type: ignore[attr-defined]
+    if entries:
+        request = copy_of(request)
+        for entry in request.requests:  # type: ignore[attr-defined]
+            entry.request_id = entry.request_id or new_request_id()
+    return request
+
+
+def new_request_id() -> str:
+    """A request_id that no other call has."""
+    return str(uuid.uuid4())
+
+
+@functools.cache
+def _request_id_fields(kind: Descriptor) -> tuple[bool, bool]:
+    """Whether the entries of a request have a request_id, and whether it has one itself."""
+    entries = kind.fields_by_name.get("requests")
+    entry = entries.message_type if entries is not None else None
+    return entry is not None and "request_id" in entry.fields_by_name, "request_id" in kind.fields_by_name
+
+
 def advance(request: event_service_pb2.StreamEventsRequest, message: event_service_pb2.StreamEventsResponse) -> None:
-    """Lets the request begin after this message."""
+    """Lets the request continue after this message."""
     if message.resume_token:
         request.resume_token = message.resume_token
         request.from_oldest = False
