@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ from holdsvc.ledger.database import Conflict, Connection, Database
 from holdsvc.model import Again, Answer, Done, Outcome, Refused, Request
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
 from tests.support import sessions
+from tests.support.polling import until
 
 LOCKING = """
 CREATE TABLE public.numbered (n int PRIMARY KEY);
@@ -183,13 +184,6 @@ async def test_what_a_second_batch_puts_back_is_judged_again_though_the_first_ha
     assert await second == [done("0"), done("1")]
     assert judged == ["first", "0", "1", "1"]
     await idle(lane)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Lets the loop run until something holds."""
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.001)
 
 
 async def settle(execute: Executor, batches: int) -> None:

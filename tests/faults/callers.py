@@ -17,6 +17,7 @@ from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tests.faults.history import History, Seen
 from tests.support.harness import refusal_of
+from tests.support.polling import until
 
 MAYBE = {"", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED"}
 """Reasons after which the same call is made again: with its request_id that is safe. Empty: nobody answered."""
@@ -66,11 +67,8 @@ class Callers:
 
     async def progress(self, calls: int, timeout_s: float = 100.0) -> float:
         """Waits for so many more answers; returns how long that took."""
-        start, wanted = time.monotonic(), self._answered + calls
-        async with asyncio.timeout(timeout_s):
-            while self._answered < wanted:
-                await asyncio.sleep(0.01)
-        return time.monotonic() - start
+        wanted = self._answered + calls
+        return await until(lambda: self._answered >= wanted, timeout_s=timeout_s)
 
     async def _work(self, dice: random.Random) -> None:
         mine: list[str] = []

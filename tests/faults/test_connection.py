@@ -18,6 +18,7 @@ from tests.faults.callers import Callers
 from tests.faults.proxy import Proxy
 from tests.support.harness import Harness, StartService, refused
 from tests.support.lag import Lag
+from tests.support.polling import success, until
 from tests.support.sessions import sql_of
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -44,11 +45,10 @@ async def health(service: Harness) -> int:
 
 
 async def wait_health(service: Harness, wanted: int, timeout_s: float) -> float:
-    start = time.monotonic()
-    async with asyncio.timeout(timeout_s):
-        while await health(service) != wanted:
-            await asyncio.sleep(0.05)
-    return time.monotonic() - start
+    async def reached() -> bool:
+        return await health(service) == wanted
+
+    return await until(reached, timeout_s=timeout_s, pause_s=0.05)
 
 
 async def test_a_commit_whose_answer_is_lost_is_found_by_its_request_id(
@@ -134,13 +134,7 @@ async def test_with_a_frozen_database_every_call_ends_by_its_deadline_and_health
     recovered_s = await wait_health(service, SERVING, 60)
     late_s = max(took - deadline for (_, deadline, _), (took, _) in zip(asked, ends, strict=True))
     print(f"latest end {late_s:.2f} s after its deadline; SERVING {recovered_s:.2f} s after the thaw")  # noqa: T201
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await service.reservations.Reserve(reserve_request("after"), timeout=5)
-                break
-            except grpc.RpcError:
-                await asyncio.sleep(0.1)
+    await success(lambda: service.reservations.Reserve(reserve_request("after"), timeout=5), grpc.RpcError)
     await service.verify()
 
 
@@ -157,12 +151,11 @@ async def test_connections_that_stay_silent_are_given_up_and_replaced(
         *(timed(service.inventory.GetItem(ipb.GetItemRequest(sku="seat"), timeout=0.5)) for n in range(20)),
     )
     proxy.heal_for_new_connections()
-    start = time.monotonic()
-    async with asyncio.timeout(100):
-        while (await timed(service.reservations.Reserve(reserve_request("after"), timeout=2)))[1] != "OK":
-            await asyncio.sleep(0.1)
-    print(f"recovered {time.monotonic() - start:.1f} s after the network did")  # noqa: T201
-    assert time.monotonic() - start < 60
+
+    async def served() -> bool:
+        return (await timed(service.reservations.Reserve(reserve_request("after"), timeout=2)))[1] == "OK"
+
+    print(f"recovered {await until(served, pause_s=0.1):.1f} s after the network did")  # noqa: T201
     await service.verify()
     gc.collect()
     assert not lost, "what ended after its caller had gone was not asked how"

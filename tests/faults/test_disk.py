@@ -12,6 +12,7 @@ import pytest
 
 from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
+from tests.support.polling import wait_until
 from tests.support.replica import Replica
 from tests.support.sessions import sql_of
 
@@ -65,9 +66,7 @@ async def test_postgres_killed_on_a_full_disk_comes_back_once_there_is_room(smal
 
 
 def wait_for_text(path: Path, text: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while text not in path.read_text(errors="replace") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: text in path.read_text(errors="replace"), timeout_s=timeout_s)
 
 
 async def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:

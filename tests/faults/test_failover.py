@@ -20,6 +20,7 @@ from holdsvc.ledger import migrate
 from inventoryhold.v1 import event_service_pb2
 from tests.faults.callers import Callers
 from tests.support.harness import StartService
+from tests.support.polling import until, wait_until
 from tests.support.sessions import sql_of
 
 REPLICATION = {"wal_level": "replica", "max_wal_senders": "4", "max_replication_slots": "4", "hot_standby": "on"}
@@ -60,10 +61,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def wait_for(connection: psycopg.Connection, query: str) -> None:
-    deadline = time.monotonic() + 60
-    while connection.execute(query.encode()).fetchone() is None:
-        assert time.monotonic() < deadline, query
-        time.sleep(0.05)
+    wait_until(lambda: connection.execute(query.encode()).fetchone(), pause_s=0.05)
 
 
 async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(
@@ -100,10 +98,7 @@ async def read(client: AsyncClient, request: event_service_pb2.StreamEventsReque
 async def reader_end(reader: "asyncio.Task[None]", told: list[int], dsn: str) -> str:
     """How the stream ended: refused for its token, or (empty) with every event told, once each."""
     ids = [row[0] for row in sql_of(dsn)("SELECT event_id FROM holdsvc.event ORDER BY event_id")]
-    deadline = time.monotonic() + 60
-    while not reader.done() and told[-1:] != ids[-1:]:
-        assert time.monotonic() < deadline, (len(told), len(ids))
-        await asyncio.sleep(0.05)
+    await until(lambda: reader.done() or told[-1:] == ids[-1:])
     if reader.done():
         with pytest.raises(errors.ResumeTokenForeign):
             reader.result()

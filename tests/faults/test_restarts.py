@@ -19,6 +19,7 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tests.support import sessions
 from tests.support.harness import StartService
+from tests.support.polling import until
 from tests.support.replica import Replica
 from tests.support.sessions import sql_of
 
@@ -53,9 +54,7 @@ async def calling(work: Any, callers: int = CALLERS) -> AsyncIterator[dict[str, 
 
 async def progress(seen: dict[str, int], calls: int) -> None:
     wanted = seen["calls"] + calls
-    async with asyncio.timeout(100):
-        while seen["calls"] < wanted:
-            await asyncio.sleep(0.01)
+    await until(lambda: seen["calls"] >= wanted, timeout_s=100)
 
 
 @pytest.fixture
@@ -123,9 +122,7 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
         await sessions.until_blocked(ledger_dsn)
         # What stands in the queue has been accepted; what was only sent may yet be refused.
         calls += [call() for _ in range(19)]
-        async with asyncio.timeout(60):
-            while service.service.engine.queue_depths()["reserve"] < 19:
-                await asyncio.sleep(0.005)
+        await until(lambda: service.service.engine.queue_depths()["reserve"] >= 19)
         stopping = asyncio.create_task(service.service.stop())
         await asyncio.sleep(0)
         other.rollback()

@@ -11,6 +11,7 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.endless import endless_streams
 from tests.support.harness import Refusal, StartService, outcome, refusal_of, refused
 from tests.support.partners import Partner, new_partner, new_secret
+from tests.support.polling import success
 
 LIST = inventory.ListItemsRequest()
 
@@ -80,14 +81,7 @@ async def test_streams_beyond_a_clients_number_are_refused_until_one_ends(start_
         assert delay_of(refusal) > 0
         await streams.open(other)
         open_ones[0].cancel()
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    await streams.open(secret)
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.01)
-                else:
-                    break
+        await success(lambda: streams.open(secret), grpc.aio.AioRpcError)
         with pytest.raises(grpc.aio.AioRpcError):
             await streams.open(secret)
 

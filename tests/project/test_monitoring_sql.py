@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from psycopg.rows import dict_row
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.support import sessions
 from tests.support.harness import Harness
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "monitoring.sql"
@@ -70,16 +71,11 @@ async def test_the_most_reserved_item_comes_first(service: Harness) -> None:
 
 async def test_who_blocks_whom_names_the_session_to_end(service: Harness) -> None:
     await service.create_item("seat", 10)
-    with (
-        psycopg.connect(service.owner_dsn, application_name="forgotten") as blocker,
-        psycopg.connect(service.owner_dsn) as observer,
-    ):
+    with psycopg.connect(service.owner_dsn, application_name="forgotten") as blocker:
         blocker.execute("UPDATE holdsvc.item SET display_name = 'x'")
         pid = blocker.info.backend_pid
         task = asyncio.ensure_future(service.reserve({"seat": 1}))
-        while not observer.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchall():
-            observer.rollback()
-            await asyncio.sleep(0.01)
+        await sessions.until_blocked(service.owner_dsn)
         [row] = _rows(service, "who blocks whom")
         assert (row["blocking_pid"], row["blocking"], row["blocking_state"]) == (
             pid,

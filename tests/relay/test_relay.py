@@ -21,6 +21,7 @@ from holdsvc.relay.relay import RelayError, open_broker, waves
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness
+from tests.support.polling import success
 from tests.support.ports import free_port
 
 NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin")
@@ -90,12 +91,7 @@ async def messages(url: str, subject: str) -> AsyncIterator[Any]:
 
 
 async def _subscribe(stream: JetStreamContext, subject: str) -> Any:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return await stream.subscribe(subject, ordered_consumer=True)
-            except nats.errors.Error:
-                await asyncio.sleep(0.05)
+    return await success(lambda: stream.subscribe(subject, ordered_consumer=True), nats.errors.Error)
 
 
 async def take(subscription: Any, count: int) -> list[Any]:
@@ -104,15 +100,8 @@ async def take(subscription: Any, count: int) -> list[Any]:
 
 
 async def wait_for(port: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return
+    _, writer = await success(lambda: asyncio.open_connection("127.0.0.1", port), OSError)
+    writer.close()
 
 
 @needs_nats
