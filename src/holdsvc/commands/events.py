@@ -1,6 +1,5 @@
 """`holdsvc events`: list and export the days of events, and begin a new epoch."""
 
-import json
 import os
 import sys
 from datetime import date
@@ -9,8 +8,9 @@ from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
 
-from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands import output, target
+from holdsvc.commands.options import DataDir, Dsn, read
+from holdsvc.commands.output import Progress
 from holdsvc.commands.target import CommandError
 from holdsvc.ledger import retention
 from holdsvc.ledger.database import Connection
@@ -23,8 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="List and export the days of events
 def list_(dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List the days of which there are events, oldest first, a JSON object a line."""
     with target.opened(dsn, data_dir) as owner:
-        for day in list_days(owner):
-            typer.echo(json.dumps(day))
+        output.write_lines(list_days(owner))
 
 
 @app.command("export")
@@ -35,12 +34,9 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write a day's events of all tenants as JSON lines, as before retention drops it."""
-    try:
-        wanted = date.fromisoformat(day)
-    except ValueError:
-        raise CommandError(f"{day!r} is no day: write it as in 2026-01-31") from None
-    with target.opened(dsn, data_dir) as owner:
-        count = export_day(owner, wanted, file)
+    wanted = read("DAY", _day, day)
+    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+        count = export_day(owner, wanted, file, progress)
     typer.echo(f"{count} events of {wanted} exported", err=True)
 
 
@@ -52,6 +48,13 @@ def begin_epoch(dsn: Dsn = None, data_dir: DataDir = None) -> None:
     typer.echo("tokens and relay positions of before are foreign now")
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no day: write it as in 2026-01-31") from None
+
+
 def list_days(dsn: str) -> list[dict[str, Any]]:
     """The days of which there are events, oldest first."""
     return [
@@ -60,17 +63,17 @@ def list_days(dsn: str) -> list[dict[str, Any]]:
     ]
 
 
-def export_day(dsn: str, day: date, file: Path | None) -> int:
+def export_day(dsn: str, day: date, file: Path | None, progress: Progress = output.silent) -> int:
     """Writes a day's events of all tenants as JSON lines, to standard output without a file; returns how many.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Progress is in events, of a number that is not known before.
     """
     if file is None:
-        return target.run(dsn, lambda connection: _write(connection, day, sys.stdout.buffer))
+        return target.run(dsn, lambda connection: _write(connection, day, sys.stdout.buffer, progress))
     part = file.with_name(f"{file.name}.part")
     try:
         with part.open("wb") as sink:
-            count = target.run(dsn, lambda connection: _write(connection, day, sink))
+            count = target.run(dsn, lambda connection: _write(connection, day, sink, progress))
             sink.flush()
             os.fsync(sink.fileno())
         part.rename(file)
@@ -81,13 +84,11 @@ def export_day(dsn: str, day: date, file: Path | None) -> int:
     return count
 
 
-async def _write(connection: Connection, day: date, sink: BinaryIO) -> int:
+async def _write(connection: Connection, day: date, sink: BinaryIO, progress: Progress) -> int:
     count = after = 0
     while found := await retention.events_of(connection, day, after):
-        sink.writelines(
-            json.dumps({"tenant": event.tenant, **as_json(event)}, ensure_ascii=False).encode() + b"\n"
-            for event in found
-        )
+        output.write_lines(({"tenant": event.tenant, **as_json(event)} for event in found), sink)
         count += len(found)
         after = found[-1].event.event_id
+        progress(f"export {day}", count, 0)
     return count

@@ -1,126 +1,131 @@
-"""`holdsvc items import`: items from a CSV file, and a file of the rows that cannot be, ready to be mended."""
+"""What `holdsvc items import` does: it creates the items of a file in batches, and keeps account of every row."""
 
-import csv
-from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import typer
+
 from holdsvc import errors
 from holdsvc.api.auth.scopes import ALL_SCOPES
-from holdsvc.commands.progress import Progress
-from holdsvc.commands.target import CommandError, run
+from holdsvc.commands.item_file import GoodRow, ItemFile, RefusedFile, RefusedRow
+from holdsvc.commands.output import Progress
+from holdsvc.commands.target import CommandError, lacks_schema, run
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Connection
-from holdsvc.model import Caller, Item, ItemKey, Refused
+from holdsvc.ledger.database import Connection, Failed
+from holdsvc.model import Caller, ItemKey, Refused
 
 BATCH = 500
 CLIENT = "holdsvc-cli"
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-_OWN_COLUMNS = ("line", "error")
-"""Columns of the file of bad rows; in a file to import they are passed over, so that a mended one can be imported."""
 
 
-class Row(NamedTuple):
-    """A row of the file and the line on which it ends."""
+class Counts(NamedTuple):
+    """What became of the rows."""
 
-    line: int
-    cells: dict[str, str]
-
-
-class Bad(NamedTuple):
-    """A row that is no item, and why."""
-
-    row: Row
-    why: str
+    read: int
+    created: int
+    refused: int
 
 
-def import_items(dsn: str, tenant: str, file: Path, errors_file: Path, progress: Progress) -> tuple[int, int]:
-    """Creates the items of a CSV file; returns how many, and how many rows went to `errors_file`."""
-    good, bad, columns = _read(file)
-    caller = Caller(tenant, CLIENT, "", frozenset(ALL_SCOPES))
+def import_items(
+    dsn: str, tenant: str, file: Path, errors_file: Path, progress: Progress, *, dry_run: bool = False
+) -> Counts:
+    """Creates the items of a CSV file; rows of which none is made go to `errors_file`, each with its reason.
 
-    async def create(connection: Connection) -> int:
-        created = 0
-        for start in range(0, len(good), BATCH):
-            progress(f"import {file.name}", start, len(good))
-            created += await _create(connection, caller, good[start : start + BATCH], bad)
-        progress(f"import {file.name}", len(good), len(good))
-        return created
-
-    created = run(dsn, create)
-    if bad:
-        _write(errors_file, columns, bad)
-    return created, len(bad)
-
-
-def _read(file: Path) -> tuple[list[tuple[Row, Item]], list[Bad], list[str]]:
-    good: list[tuple[Row, Item]] = []
-    bad: list[Bad] = []
+    Every row read is either created or refused. `dry_run` judges each row and creates nothing. Raises CommandError,
+    which says how many were created before.
+    """
+    if file.resolve() == errors_file.resolve():
+        raise CommandError(f"{file} is the file to import: name another one for the refused rows with --errors")
+    source = ItemFile(file)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as source:
-            reader = csv.DictReader(source)
-            columns = [name for name in reader.fieldnames or () if name not in _OWN_COLUMNS]
-            missing = {"sku", "capacity"} - set(columns)
-            if missing:
-                raise CommandError(f"{file} lacks the columns {', '.join(sorted(missing))}")
-            for cells in reader:
-                row = Row(reader.line_num, cells)
-                try:
-                    good.append((row, _item(row.cells)))
-                except ValueError as error:
-                    bad.append(Bad(row, str(error)))
-    except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CommandError(f"{file} is no CSV file in UTF-8: {error}") from error
-    return good, bad, columns
+        with RefusedFile(errors_file, source.columns) as refused:
+            return _Import(tenant, source, refused, progress, dry_run=dry_run).run(dsn, file)
+    finally:
+        source.close()
 
 
-def _write(file: Path, columns: list[str], bad: list[Bad]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as target:
-        writer = csv.DictWriter(target, ["line", *columns, "error"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([{**row.cells, "line": row.line, "error": why} for row, why in sorted(bad, key=_line_of)])
+class _Import:
+    def __init__(
+        self, tenant: str, source: ItemFile, refused: RefusedFile, progress: Progress, *, dry_run: bool
+    ) -> None:
+        self._caller = Caller(tenant, CLIENT, "", frozenset(ALL_SCOPES))
+        self._source = source
+        self._refused = refused
+        self._progress = progress
+        self._dry_run = dry_run
+        self._seen: set[ItemKey] = set()
+        """Items of earlier rows, which a dry run does not find in the database."""
+        self._read = self._created = 0
+
+    def run(self, dsn: str, file: Path) -> Counts:
+        try:
+            run(dsn, lambda connection: self._batches(connection, f"import {file.name}"))
+        except CommandError as error:
+            raise CommandError(f"{error}; {self._account()}") from error
+        except OSError as error:
+            raise CommandError(
+                f"reading {file} or writing refused rows: {error.strerror}; {self._account()}"
+            ) from error
+        except KeyboardInterrupt:
+            typer.echo(f"holdsvc: {self._account()}", err=True)
+            raise
+        assert self._read == self._created + self._refused.count
+        return Counts(self._read, self._created, self._refused.count)
+
+    def _account(self) -> str:
+        return (
+            f"until then {self._created} items were created and {self._refused.count} rows refused. Import the file"
+            " again: rows whose item exists by then are refused and change nothing"
+        )
+
+    async def _batches(self, connection: Connection, what: str) -> None:
+        rows = self._source.rows()
+        while batch := list(islice(rows, BATCH)):
+            self._progress(what, self._read, self._source.row_estimate)
+            bad = [row for row in batch if isinstance(row, RefusedRow)]
+            good = [row for row in batch if isinstance(row, GoodRow)]
+            self._created += await self._create(connection, good, bad)
+            self._refused.add(sorted(bad, key=lambda each: each.row.line))
+            self._read += len(batch)
+        self._progress(what, self._read, self._read)
+
+    async def _create(self, connection: Connection, rows: list[GoodRow], bad: list[RefusedRow]) -> int:
+        """Creates the items that are not there yet; returns how many, and adds the other rows to `bad`."""
+        found = await items.get(connection, self._caller.tenant, [_key(row) for row in rows])
+        there = {ItemKey(item.sku, item.pool) for item in found if item is not None} | self._seen
+        fresh: list[GoodRow] = []
+        for row in rows:
+            key = _key(row)
+            if key in there:
+                bad.append(RefusedRow(row.row, errors.item_already_exists(*key).message))
+            else:
+                there.add(key)
+                fresh.append(row)
+        if self._dry_run:
+            self._seen.update(_key(row) for row in fresh)
+            return len(fresh)
+        return await self._create_fresh(connection, fresh, bad)
+
+    async def _create_fresh(self, connection: Connection, rows: list[GoodRow], bad: list[RefusedRow]) -> int:
+        if not rows:
+            return 0
+        try:
+            result = await items.create(connection, self._caller, [row.item for row in rows])
+            if not isinstance(result, Refused):
+                return len(rows)
+            why = result.message
+        except Failed as error:
+            if lacks_schema(error):
+                raise
+            why = f"the database refused it: {error}"
+        if len(rows) == 1:
+            bad.append(RefusedRow(rows[0].row, why))
+            return 0
+        # One of them is at fault, or was created by another caller a moment ago: halves, until it stands alone.
+        half = len(rows) // 2
+        return sum([await self._create_fresh(connection, part, bad) for part in (rows[:half], rows[half:])])
 
 
-def _line_of(bad: Bad) -> int:
-    return bad.row.line
-
-
-async def _create(connection: Connection, caller: Caller, rows: list[tuple[Row, Item]], bad: list[Bad]) -> int:
-    """Creates those of a batch of items that are not there yet."""
-    found = await items.get(connection, caller.tenant, [ItemKey(item.sku, item.pool) for _, item in rows])
-    there = {ItemKey(item.sku, item.pool) for item in found if item is not None}
-    fresh: list[tuple[Row, Item]] = []
-    for row, item in rows:
-        key = ItemKey(item.sku, item.pool)
-        if key in there:
-            bad.append(Bad(row, errors.item_already_exists(*key).message))
-        else:
-            there.add(key)
-            fresh.append((row, item))
-    if not fresh:
-        return 0
-    result = await items.create(connection, caller, [item for _, item in fresh])
-    if not isinstance(result, Refused):
-        return len(fresh)
-    if len(fresh) == 1:
-        bad.append(Bad(fresh[0][0], result.message))
-        return 0
-    # Somebody else has created some of them a moment ago: each stands for itself.
-    return sum([await _create(connection, caller, [row], bad) for row in fresh])
-
-
-def _item(row: dict[str, str]) -> Item:
-    sku, pool = (row.get("sku") or "").strip(), (row.get("pool") or "").strip()
-    if not 1 <= len(sku) <= 128 or len(pool) > 64 or not (sku + pool).isprintable():
-        raise ValueError("sku must have 1 to 128 printable characters, pool at most 64")
-    numbers = []
-    for name in ("capacity", "oversell_limit"):
-        text = (row.get(name) or "").strip() or ("0" if name == "oversell_limit" else "")
-        # Not more digits than the limit has: int() of a longer text takes its time, and then refuses.
-        if not (text.isascii() and text.isdigit() and len(text) <= 16) or int(text) > 10**15:
-            raise ValueError(f"{name} must be a whole number from 0 to 10^15, not {text[:40]!r}")
-        numbers.append(int(text))
-    name = (row.get("display_name") or "").strip()[:256]
-    return Item(sku, pool, name, numbers[0], 0, 0, 0, numbers[1], 0, None, _NEVER)
+def _key(row: GoodRow) -> ItemKey:
+    return ItemKey(row.item.sku, row.item.pool)

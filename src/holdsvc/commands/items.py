@@ -1,18 +1,18 @@
 """`holdsvc items`: import items from a CSV file, and list them."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc.commands import item_import, progress, target
+from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant
 from holdsvc.ledger import items
-from holdsvc.model import ItemKey
+from holdsvc.ledger.database import Connection
+from holdsvc.model import Item, ItemKey
+
+PAGE = 1000
 
 app = typer.Typer(no_args_is_help=True, help="Import and list items.")
 
@@ -21,51 +21,53 @@ app = typer.Typer(no_args_is_help=True, help="Import and list items.")
 def import_(
     file: Annotated[
         Path,
-        typer.Argument(help="CSV with the columns sku, capacity and, optionally, pool, display_name, oversell_limit."),
+        typer.Argument(
+            help="CSV in UTF-8, separated by commas; the first line names the columns: sku, capacity and, where wanted,"
+            " pool, display_name, oversell_limit."
+        ),
     ],
     tenant: Tenant = "default",
     errors_file: Annotated[
-        Path | None, typer.Option("--errors", help="Where bad rows go; default: FILE.errors.csv.")
+        Optional[Path],  # noqa: UP045
+        typer.Option("--errors", metavar="FILE", help="Where refused rows go. Default: FILE.errors.csv."),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge every row and create nothing.")] = False,
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Create the items of a CSV file; rows that cannot be go to a file with the reason."""
+    """Create the items of a CSV file; rows of which none can be made go to a file with the reason."""
+    from holdsvc.commands.item_import import import_items
+
     refused = errors_file or file.with_name(f"{file.name}.errors.csv")
-    with target.opened(dsn, data_dir) as owner, progress.shown() as shown_progress:
-        created, bad = item_import.import_items(owner, tenant, file, refused, shown_progress)
-    typer.echo(f"{created} items created, {bad} rows refused")
-    if bad:
-        typer.echo(f"the refused rows are in {refused}, each with its line and why: mend it and import it", err=True)
+    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+        counts = import_items(owner, tenant, file, refused, progress, dry_run=dry_run)
+    would_be = "would be " if dry_run else ""
+    typer.echo(f"{counts.read} rows read: {counts.created} items {would_be}created, {counts.refused} rows refused")
+    if counts.refused:
+        typer.echo(f"the refused rows are in {refused}, each with its line and why: correct and import it", err=True)
         raise typer.Exit(1)
 
 
 @app.command("list")
 def list_(
     tenant: Tenant = "default",
-    prefix: Annotated[str, typer.Option(help="Begin of the sku.")] = "",
+    prefix: Annotated[str, typer.Option(help="Begin of the sku. Default: all items.")] = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
-    """List a tenant's items, a JSON object a line."""
+    """List a tenant's items in order of sku and pool, a JSON object a line."""
     with target.opened(dsn, data_dir) as owner:
-        for item in list_items(owner, tenant, prefix):
-            typer.echo(json.dumps(item))
+        target.run(owner, lambda connection: _write(connection, tenant, prefix))
 
 
-def list_items(dsn: str, tenant: str, prefix: str) -> Iterator[dict[str, Any]]:
-    """A tenant's items in order of sku and pool."""
+async def _write(connection: Connection, tenant: str, prefix: str) -> None:
     after = ItemKey("", "")
-    while True:
-        page = target.run(
-            dsn,
-            lambda connection, after=after: items.list_page(connection, tenant, prefix, None, after, 1000),  # type: ignore[misc]
-        )
-        for item in page:
-            yield {
-                name: value.isoformat() if isinstance(value, datetime) else value
-                for name, value in asdict(item).items()
-            }
-        if len(page) < 1000:
-            return
+    while page := await items.list_page(connection, tenant, prefix, None, after, PAGE):
+        output.write_lines(_objects(page))
         after = ItemKey(page[-1].sku, page[-1].pool)
+
+
+def _objects(page: list[Item]) -> Iterator[dict[str, Any]]:
+    names = Item.__slots__
+    for item in page:
+        yield {name: getattr(item, name) for name in names}

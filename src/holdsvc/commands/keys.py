@@ -1,22 +1,24 @@
 """`holdsvc keys`: create, list and revoke API keys."""
 
-import json
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.auth.scopes import ALL_SCOPES
-from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn, Tenant, read
+from holdsvc.commands import output, target
+from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
 from holdsvc.errors import unwrap
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, ApiKey
 from holdsvc.settings import parse_duration
+from inventoryhold.v1 import admin_service_pb2
+
+LIST_MAX = 100_000
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
@@ -49,8 +51,7 @@ def create(
 def list_(tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List a tenant's API keys, newest first, a JSON object a line."""
     with target.opened(dsn, data_dir) as owner:
-        for key in list_keys(owner, tenant):
-            typer.echo(json.dumps(key))
+        output.write_lines(list_keys(owner, tenant))
 
 
 @app.command("revoke")
@@ -62,14 +63,15 @@ def revoke(key_id: str, tenant: Tenant = "default", dsn: Dsn = None, data_dir: D
 
 def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, lifetime: timedelta | None) -> str:
     """Creates a key and returns its secret; scopes and pools are separated by commas, an empty pool is the default."""
-    wanted = list(ALL_SCOPES) if scopes == "all" else list(dict.fromkeys(s for s in _split(scopes) if s))
+    wanted = list(ALL_SCOPES) if scopes == "all" else [scope for scope in _split(scopes) if scope]
     unknown = [scope for scope in wanted if scope not in ALL_SCOPES]
     if unknown or not wanted:
         raise CommandError(f"no such scope: {', '.join(unknown) or '(none given)'}; there are {', '.join(ALL_SCOPES)}")
-    seen = list(dict.fromkeys(_split(pools))) if pools else []
-    for name, value, longest in (("tenant", tenant, 128), ("client", client, 128), *(("pool", p, 64) for p in seen)):
-        if len(value) > longest or not value.isprintable() or not (value or name == "pool"):
-            raise CommandError(f"{name} must have 1 to {longest} printable characters")
+    seen = _split(pools) if pools else []
+    try:
+        check_rules(admin_service_pb2.CreateApiKeyRequest(client=client, scopes=wanted, pools=seen))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     new = make_key()
 
     async def create(connection: Connection) -> Answer[ApiKey]:
@@ -94,20 +96,14 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+    """The parts between commas, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     """A tenant's keys, newest first, without their hashes."""
-    found = target.run(dsn, lambda connection: keys.list_page(connection, tenant, None, 100_000))
-    return [
-        {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in asdict(key).items()
-            if name != "secret_hash"
-        }
-        for key in found
-    ]
+    found = target.run(dsn, lambda connection: keys.list_page(connection, tenant, None, LIST_MAX))
+    return [{name: value for name, value in asdict(key).items() if name != "secret_hash"} for key in found]
 
 
 def revoke_key(dsn: str, tenant: str, key: str) -> str:

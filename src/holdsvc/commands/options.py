@@ -4,16 +4,29 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional, TypeVar
+from unicodedata import category
 
 import typer
+from google.protobuf.message import Message
 from rich.markup import escape
 
 from holdsvc.commands.target import CommandError
+from holdsvc.errors import HoldError
 from holdsvc.settings import PREFIX, SettingRow, Settings, rows
 
 T = TypeVar("T")
 
-Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
+TENANT_MAX = 128
+
+
+def _check_tenant(name: str) -> str:
+    """Refuses what no tenant can be called; no request names a tenant, so the contract has no rule for it."""
+    if not 1 <= len(name) <= TENANT_MAX or any(category(character) == "Cc" for character in name):
+        raise CommandError(f"--tenant: must have 1 to {TENANT_MAX} characters, none of them a control character")
+    return name
+
+
+Tenant = Annotated[str, typer.Option(help="The tenant that owns it.", callback=_check_tenant)]
 
 Dsn = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations of this form
@@ -39,6 +52,16 @@ def read(option: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ValueError as error:
         raise CommandError(f"{option}: {error}") from None
+
+
+def check_rules(message: Message) -> None:
+    """Raises ValueError with every rule of the contract that the message breaks."""
+    from holdsvc.api import validation
+
+    try:
+        validation.check(message)
+    except HoldError as error:
+        raise ValueError("; ".join(f"{each.field}: {each.description}" for each in error.refused.violations)) from None
 
 
 def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from holdsvc.commands import progress, target
+from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn
-from holdsvc.commands.progress import Progress
+from holdsvc.commands.output import Progress
 from holdsvc.ledger import stock, upkeep
 from holdsvc.ledger.database import Connection
 
@@ -20,8 +20,8 @@ def verify(
     data_dir: DataDir = None,
 ) -> None:
     """Recount every item's counters from its reservations; exit code 1 when any differs."""
-    with target.opened(dsn, data_dir) as owner, progress.shown() as shown_progress:
-        reports = list(recount(owner, tenant, shown_progress))
+    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+        reports = list(recount(owner, tenant, progress))
     for report in reports:
         typer.echo(json.dumps(report))
     drifts = sum(len(report["drifts"]) for report in reports)

@@ -22,7 +22,7 @@ BEGIN
          i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision, i.create_time, i.update_time
   FROM item i
   WHERE i.tenant = _tenant AND i.delete_time IS NULL
-    AND i.sku >= _sku_prefix AND i.sku < _sku_prefix || U&'\+10FFFF'
+    AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
     AND (i.sku, i.pool) > (_after_sku, _after_pool)
     AND (_pools IS NULL OR i.pool = ANY (_pools))
   ORDER BY i.sku, i.pool
@@ -88,7 +88,7 @@ BEGIN
          i.create_time, i.update_time
   FROM item i
   WHERE i.tenant = _tenant
-    AND i.sku >= _sku_prefix AND i.sku < _sku_prefix || U&'\+10FFFF'
+    AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
     AND (i.sku, i.pool) > (_after_sku, _after_pool)
     AND (_pools IS NULL OR i.pool = ANY (_pools))
   ORDER BY i.sku, i.pool

@@ -1,14 +1,34 @@
-"""How far a long command is: a bar on a terminal, a line now and then elsewhere; always on standard error."""
+"""What commands write: JSON lines on standard output, and on standard error how far a long command is.
 
+Progress is a bar on a terminal and a line now and then elsewhere.
+"""
+
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from time import monotonic
+from typing import Any, BinaryIO
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and how much there is."""
+"""Told what is being done, how much of it is done, and how much there is in all: 0 where that is not known."""
 
 LINE_INTERVAL_S = 5.0
+
+
+def write_lines(objects: Iterable[Mapping[str, Any]], sink: BinaryIO | None = None) -> None:
+    """Writes each object as a line of JSON in UTF-8; a time is written in ISO 8601. Without a sink: standard output."""
+    (sink or sys.stdout.buffer).writelines(_ENCODER.encode(each).encode() + b"\n" for each in objects)
+
+
+def _time(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_time)
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -16,7 +36,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 @contextmanager
-def shown() -> Iterator[Progress]:
+def progress() -> Iterator[Progress]:
     """Shows progress on standard error."""
     if sys.stderr.isatty():
         with _bar() as progress:
@@ -34,7 +54,7 @@ class _Lines:
     def __call__(self, what: str, done: int, total: int) -> None:
         if monotonic() - self._last >= LINE_INTERVAL_S:
             self._last = monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)  # noqa: T201 - that is what it is for
+            print(f"{what}: {done} of {total}" if total else f"{what}: {done}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -49,7 +69,7 @@ def _bar() -> Iterator[Progress]:
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=None)
+            bars.update(tasks[what], completed=done, total=total or None)
 
         yield progress

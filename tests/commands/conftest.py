@@ -1,0 +1,21 @@
+"""What the tests of commands share."""
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from holdsvc.commands.cli import app
+
+
+@pytest.fixture
+def run(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command on the test's database."""
+    monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
+    # Its log would go to the runner's output, and that of every later test with it.
+    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
+
+    def command(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
+
+    return command
