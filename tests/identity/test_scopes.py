@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from holdsvc.api import reflection
 from holdsvc.api.auth import scopes as rules
 from holdsvc.api.auth.scopes import ALL_SCOPES
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -46,7 +47,7 @@ NEEDED: Mapping[str, str] = {
     "VerifyLedger": "admin",
 }
 ALSO_BY_READ_ALL = ("GetReservation", "ListReservations", "ListReservationEvents")
-OPEN = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
+OPEN = ("grpc.health.v1.Health", *reflection.SERVICES)
 
 NONSENSE = b"\xff\xff\xff"
 """No message of any kind."""

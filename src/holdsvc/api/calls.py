@@ -21,6 +21,7 @@ from holdsvc import errors
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
 from holdsvc.api.auth.scopes import SCOPES
+from holdsvc.api.bodies import Bodies
 from holdsvc.api.errors import CODES, refused_of, status
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.errors import HoldError
@@ -61,10 +62,16 @@ class Calls:
     """Makes gRPC handlers of a servicer's coroutines. Construct it on the loop that will serve."""
 
     def __init__(
-        self, authenticate: Authenticate, limits: ClientLimits, observer: CallObserver, default_deadline_s: float
+        self,
+        authenticate: Authenticate,
+        limits: ClientLimits,
+        bodies: Bodies,
+        observer: CallObserver,
+        default_deadline_s: float,
     ) -> None:
         self._authenticate = authenticate
         self._limits = limits
+        self._bodies = bodies
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
@@ -72,16 +79,20 @@ class Calls:
         self._loop = asyncio.get_running_loop()
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name."""
+        """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name.
+
+        To gRPC each takes a stream of requests, whose only message is read when the call may make it: for the others
+        gRPC reads, and buffers, the message before it calls the handler.
+        """
         handlers: dict[str, Any] = {}
         for method in service.methods:
             handle = getattr(servicer, method.name)
             if method.server_streaming:
                 handler = _traced_stream(_path(method), self._stream(method, handle))
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(handler)
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(handler)
             else:
                 handler = _traced(_path(method), self._unary(method, handle))
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(handler)
+                handlers[method.name] = grpc.stream_unary_rpc_method_handler(handler)
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     async def _identify(self, method: str, context: Any) -> Call:
@@ -101,14 +112,14 @@ class Calls:
         method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
-        async def unary(data: bytes, context: Any) -> bytes:
+        async def unary(_messages: object, context: Any) -> bytes:
             start = perf_counter()
             observer.started(method)
             call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, scopes)
-                request = _parse(request_class, data)
+                request = _parse(request_class, await self._bodies.read(context))
                 answer = (await handle(request, call)).SerializeToString()
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
@@ -124,14 +135,14 @@ class Calls:
         method, scopes, request_class = _rule(descriptor)
         observer = self._observer
 
-        async def stream(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        async def stream(_messages: object, context: Any) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
             call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, scopes)
-                request = _parse(request_class, data)
+                request = _parse(request_class, await self._bodies.read(context))
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
@@ -182,9 +193,9 @@ def _traced(method: str, handle: Any) -> Any:
         return handle
     active = tracing.active
 
-    async def traced(data: bytes, context: Any) -> bytes:
+    async def traced(messages: object, context: Any) -> bytes:
         with active.call(method, dict(context.invocation_metadata())):
-            return bytes(await handle(data, context))
+            return bytes(await handle(messages, context))
 
     return traced
 
@@ -194,11 +205,11 @@ def _traced_stream(method: str, handle: Any) -> Any:
         return handle
     active = tracing.active
 
-    async def traced(data: bytes, context: Any) -> AsyncIterator[bytes]:
+    async def traced(messages: object, context: Any) -> AsyncIterator[bytes]:
         with active.call(method, dict(context.invocation_metadata())):
-            async with aclosing(handle(data, context)) as messages:
-                async for message in messages:
-                    yield message
+            async with aclosing(handle(messages, context)) as answers:
+                async for answer in answers:
+                    yield answer
 
     return traced
 

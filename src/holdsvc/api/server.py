@@ -5,18 +5,17 @@ from typing import Any
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from holdsvc.api import health
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.auth.identity import authenticator, everybody
 from holdsvc.api.auth.keyring import Keyring
+from holdsvc.api.bodies import Bodies
 from holdsvc.api.calls import CallObserver, Calls
 from holdsvc.api.events import EventServicer
+from holdsvc.api.health import Health
 from holdsvc.api.inventory import InventoryServicer
+from holdsvc.api.reflection import Reflection
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.engine.engine import Engine
@@ -54,8 +53,23 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
     )
 )
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+CONNECTIONS_MAX = 4096
+"""Connections of a process. One that is idle costs a worker 20 kB."""
+
+HANDSHAKE_MAX_S = 10
+"""The longest until a connection has said what HTTP/2 begins with, TLS included."""
+
+IDLE_MAX_S = 600
+"""How long a connection may have no call; clients open another one when they need it."""
+
+INCOMPLETE_MAX = 64
+"""Requests that callers with a key may have under way, incomplete, for longer than a moment."""
+
+KEYLESS_INCOMPLETE_MAX = 8
+"""The same for all others: health, reflection, and every call with AUTH=off."""
+
+KEYLESS_BYTES_MAX = 4096
+"""Size of the largest request of health and reflection."""
 
 
 class Server:
@@ -63,26 +77,30 @@ class Server:
 
     def __init__(self, settings: Settings, engine: Engine, streams: Streams, observer: CallObserver) -> None:
         self._settings = settings
-        self._health = HealthServicer()
         self._servers = [grpc.aio.server(options=_options(settings)) for _ in range(ACCEPTORS)]
         self._certificates = certificates_of(settings)
         self.port = 0
         authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
         limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
-        calls = Calls(authenticate, limits, observer, settings.default_deadline.total_seconds())
+        # Without keys everybody is a stranger.
+        bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
+        calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine),
             "InventoryService": InventoryServicer(engine, streams),
             "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine),
         }
-        handlers = tuple(calls.handlers(service, servicers[service.name]) for service in SERVICES)
-        reflecting = ReflectionServicer([service.full_name for service in SERVICES] + [HEALTH, reflection.SERVICE_NAME])
+        # Bodies of calls without a key are counted by themselves, so that they are never in the way of the others.
+        keyless = Bodies(KEYLESS_INCOMPLETE_MAX, KEYLESS_BYTES_MAX)
+        names = [service.full_name for service in SERVICES]
+        self._health = Health(["", LIVENESS, *names], keyless)
+        handlers = [calls.handlers(service, servicers[service.name]) for service in SERVICES]
+        handlers.append(self._health.handlers())
+        if settings.reflection:
+            handlers += Reflection([*names, health.SERVICE], keyless).handlers()
         for server in self._servers:
             server.add_generic_rpc_handlers(handlers)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            if settings.reflection:
-                reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)
 
     async def start(self) -> None:
         """Binds the address and serves; raises OSError when somebody else has it."""
@@ -100,8 +118,7 @@ class Server:
             raise OSError(
                 f"cannot listen on {listen}: it is in use, or no address of this machine; set {PREFIX}LISTEN"
             ) from error
-        await self._health.set(LIVENESS, _SERVING)
-        await self.set_serving(False)
+        self._health.set(LIVENESS, serving=True)
         for server in self._servers:
             await server.start()
 
@@ -110,17 +127,18 @@ class Server:
         if self._certificates is not None:
             self._certificates.reload()
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """Tells the health service whether calls can be answered."""
         for name in ("", *(service.full_name for service in SERVICES)):
-            await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+            self._health.set(name, serving=serving)
 
-    async def announce_stop(self) -> None:
+    def announce_stop(self) -> None:
         """Turns health to NOT_SERVING for good."""
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, waits for those in flight, at most `grace_s`."""
+        self._health.close()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         # stop() does not wait for the finally blocks of handlers that it aborted (grpc#37239).
         await asyncio.sleep(0)
@@ -133,6 +151,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", 10_000),
+        # Without it a stream has room for 64 KiB until its message is read, and then for that message. With it every
+        # stream has room for 4 MiB from the start.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX // ACCEPTORS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MAX_S * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_MAX_S * 1000),
         # Calls that have arrived and that the loop has not yet taken up. Beyond 1,000 gRPC would answer some, beyond
         # 3,000 or after 30 s all of them with CANCELLED, which says nothing to a caller: whom to refuse is the
         # engine's to decide, and each call's deadline ends it anyway.

@@ -124,7 +124,7 @@ class Service:
         metrics.POOL_MAX.set(pool.size_max)
         metrics.POOL_IDLE.set(pool.idle)
         metrics.POOL_WAITING.set(pool.waiting)
-        await self._server.set_serving(alive)
+        self._server.set_serving(alive)
 
     async def _watch_health(self) -> None:
         while True:
@@ -135,7 +135,7 @@ class Service:
         """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
         assert self._server is not None
         log.info("draining")
-        await self._server.announce_stop()
+        self._server.announce_stop()
         await tasks.end(self._tasks)
         # Streams would last for ever: they end first, and their clients go on elsewhere.
         await self.streams.close()
