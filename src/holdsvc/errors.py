@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from holdsvc.model import Answer, Done, Refused, ShortLine, Violation
+from holdsvc.model import Answer, Cause, Done, Refused, ShortLine, Violation
 
 V = TypeVar("V")
 
@@ -206,9 +206,25 @@ def rate_limited(limit: str, retry_after_s: float) -> Refused:
     )
 
 
-def overloaded() -> Refused:
-    """Says that the service has more work than it can finish in time; nothing ran."""
-    return Refused("OVERLOADED", "too much work is waiting; nothing ran, try again later", retry_after_s=0.5)
+_OVERLOADED = {
+    Cause.QUEUE_FULL: "too much work is waiting",
+    Cause.POOL_EXHAUSTED: "every connection to the database is in use",
+    Cause.STATEMENT_TIMEOUT: "the database needed more time than one statement gets; ask for less at once",
+    Cause.LOCK_WAIT: "another transaction keeps a row locked",
+    Cause.CONFLICT: "other changes of the same rows came first each time",
+    Cause.STREAMS_MAX: "this server has as many streams open as it serves",
+}
+
+
+def overloaded(cause: Cause = Cause.QUEUE_FULL) -> Refused:
+    """Says that the service could not do this in time, and why; nothing ran."""
+    message = f"{_OVERLOADED[cause]}; nothing ran, try again later"
+    return Refused("OVERLOADED", message, {"cause": cause.value}, retry_after_s=0.5)
+
+
+def nothing_ran(cause: Cause) -> Refused:
+    """Says why the database did nothing of a request: an outage, or something that concerns this request alone."""
+    return overloaded(cause) if cause in _OVERLOADED else database_unavailable(cause)
 
 
 def resume_token_expired() -> Refused:
@@ -229,9 +245,16 @@ def resume_token_foreign() -> Refused:
     )
 
 
-def database_unavailable() -> Refused:
+_UNAVAILABLE = {
+    Cause.DATABASE_REFUSED: "the database takes no changes now; try again",
+    Cause.DEADLINE_EXCEEDED: "the call's time was over before the database answered; a retry is safe",
+}
+
+
+def database_unavailable(cause: Cause = Cause.DATABASE_AWAY) -> Refused:
     """Says that the database does not answer and that a retry is safe."""
-    return Refused("DATABASE_UNAVAILABLE", "the database does not answer; try again", retry_after_s=1.0)
+    message = _UNAVAILABLE.get(cause, "the database does not answer; try again")
+    return Refused("DATABASE_UNAVAILABLE", message, {"cause": cause.value}, retry_after_s=1.0)
 
 
 def shutting_down() -> Refused:
@@ -239,12 +262,23 @@ def shutting_down() -> Refused:
     return Refused("SHUTTING_DOWN", "this server is stopping; try again, another one answers", retry_after_s=0.5)
 
 
-def outcome_unknown() -> Refused:
-    """Says that nobody knows whether the call took effect."""
+def deadline_passed(*, safe: bool) -> Refused:
+    """Says that the call's time was over before its answer; `safe`: nothing ran, or a retry is safe."""
+    cause = Cause.DEADLINE_EXCEEDED
+    return database_unavailable(cause) if safe else outcome_unknown(cause)
+
+
+def outcome_unknown(cause: Cause = Cause.DATABASE_AWAY) -> Refused:
+    """Says that the call may have taken effect or not."""
+    why = (
+        "the call's time was over before the database answered"
+        if cause is Cause.DEADLINE_EXCEEDED
+        else "the connection to the database broke around the commit"
+    )
     return Refused(
         "OUTCOME_UNKNOWN",
-        "the connection to the database broke around the commit; look whether the call took effect before you call "
-        "again, and send a request_id next time",
+        f"{why}; look whether the call took effect before you call again, and send a request_id next time",
+        {"cause": cause.value},
     )
 
 

@@ -7,7 +7,7 @@ whole microseconds, quantities units.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 V_co = TypeVar("V_co", covariant=True)
@@ -309,6 +309,29 @@ class Done(Generic[V_co]):
     value: V_co
     """What the change made of its subject."""
     replayed: bool
+
+
+class Cause(StrEnum):
+    """Why a request could not be carried out though it was valid: the `cause` in metadata, metrics and the runbook."""
+
+    DATABASE_AWAY = "DATABASE_AWAY"
+    """The database cannot be reached, or does not answer."""
+    DATABASE_REFUSED = "DATABASE_REFUSED"
+    """The database is read-only, or has no disk, memory or connections left."""
+    POOL_EXHAUSTED = "POOL_EXHAUSTED"
+    """All connections of this process were in use for POOL_TIMEOUT, while the database answered."""
+    STATEMENT_TIMEOUT = "STATEMENT_TIMEOUT"
+    """The statement ran longer than STATEMENT_TIMEOUT."""
+    LOCK_WAIT = "LOCK_WAIT"
+    """Another transaction kept a row locked."""
+    CONFLICT = "CONFLICT"
+    """Other transactions were preferred to this one again and again."""
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    """The call's time was over before the database answered."""
+    QUEUE_FULL = "QUEUE_FULL"
+    """More waits already than could be answered in time."""
+    STREAMS_MAX = "STREAMS_MAX"
+    """As many streams are open as the process serves."""
 
 
 class Violation(NamedTuple):

@@ -2,27 +2,29 @@
 
 import asyncio
 import random
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import Message
-from prometheus_client import Counter
+from prometheus_client import Counter as Metric
 
 from holdsvc.telemetry import metrics
+from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
-from tests.support.harness import Harness, StartService
+from tests.support.harness import Harness, StartService, refusal_of
 from tests.support.polling import until
 
 CALLS = 300
 
-# The server refuses what it cannot answer in time (OVERLOADED) and drops what is late (DATABASE_UNAVAILABLE), which may
-# reach the client before its own clock rings.
+# The server refuses what it cannot answer in time (OVERLOADED).
 GIVEN_UP = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
@@ -89,7 +91,7 @@ async def test_after_a_short_deadline_the_request_id_tells_whether_it_was_done(
 def under_way() -> float:
     """Calls of Reserve that have arrived and are not answered, in all services of this process."""
 
-    def total(counter: Counter) -> float:
+    def total(counter: Metric) -> float:
         return sum(
             sample.value
             for metric in counter.collect()
@@ -118,3 +120,57 @@ async def test_a_reserve_whose_deadline_passed_while_it_waited_takes_nothing(sta
     await service.reserve({"ticket": 1})
     assert (await service.item("ticket")).held == 2
     await service.verify()
+
+
+def handled() -> Counter[str]:
+    """Calls that were answered, by code."""
+    codes: Counter[str] = Counter()
+    for metric in metrics.CALLS_HANDLED.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total") and sample.labels["grpc_method"] in ("Reserve", "GetItem", "UpdateItem"):
+                codes[sample.labels["grpc_code"]] += int(sample.value)
+    return codes
+
+
+@pytest.mark.parametrize("rpc", ["Reserve", "GetItem", "UpdateItem"])
+async def test_deadlines_of_callers_that_pass_are_no_failures_of_the_service(service: Harness, rpc: str) -> None:
+    await service.create_item("ticket", 1_000_000)
+    calls: dict[str, Callable[[], Any]] = {
+        "Reserve": lambda: service.reservations.Reserve(
+            pb.ReserveRequest(lines=[{"sku": "ticket", "quantity": 1}]), timeout=0.001
+        ),
+        "GetItem": lambda: service.inventory.GetItem(inventory.GetItemRequest(sku="ticket"), timeout=0.001),
+        "UpdateItem": lambda: service.inventory.UpdateItem(
+            inventory.UpdateItemRequest(
+                item={"sku": "ticket", "display_name": "x"}, update_mask={"paths": ["display_name"]}
+            ),
+            timeout=0.001,
+        ),
+    }
+    before = handled()
+    answers = await asyncio.gather(*(calls[rpc]() for _ in range(CALLS)), return_exceptions=True)
+    codes = {answer.code() for answer in answers if isinstance(answer, grpc.aio.AioRpcError)}
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert set(handled() - before) <= {"OK", "DeadlineExceeded", "Cancelled", "ResourceExhausted"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_deadline_that_passes_in_the_database_is_told_from_an_outage(
+    start_service: StartService, own: bool
+) -> None:
+    service = await start_service(default_deadline="300ms")
+    await service.create_item("ticket", 10)
+    before = handled()
+    with sessions.transaction(service.owner_dsn) as lock:
+        lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
+        request = pb.ReserveRequest(lines=[{"sku": "ticket", "quantity": 1}])
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await service.reservations.Reserve(request, timeout=0.3 if own else None)
+    expected = grpc.StatusCode.DEADLINE_EXCEEDED if own else grpc.StatusCode.UNKNOWN
+    assert raised.value.code() is expected
+    if not own:
+        assert refusal_of(raised.value).metadata == {"cause": "DEADLINE_EXCEEDED"}
+    async with asyncio.timeout(20):
+        while not (codes := set(handled() - before)):
+            await asyncio.sleep(0.005)
+    assert codes <= ({"DeadlineExceeded", "Cancelled"} if own else {"Unknown"})

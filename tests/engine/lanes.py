@@ -9,7 +9,7 @@ import pytest
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.lane import Lane
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Caller, Done, Outcome, Request
+from holdsvc.model import Caller, Cause, Done, Outcome, Request
 from tests.support.holds import CALLER
 
 
@@ -24,6 +24,7 @@ class Observed:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.retries: list[str] = []
+        self.causes: list[Cause] = []
         self.outcomes: Counter[str] = Counter()
 
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
@@ -34,6 +35,9 @@ class Observed:
     def settled(self, lane: str, outcomes: Mapping[str, int]) -> None:
         assert lane
         self.outcomes.update(outcomes)
+
+    def not_run(self, cause: Cause) -> None:
+        self.causes.append(cause)
 
     def expired(self, expired_count: int) -> None:
         self.outcomes["EXPIRED"] += expired_count

@@ -12,7 +12,7 @@ from holdsvc.engine import lane as batcher
 from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
-from holdsvc.model import Again, Answer, Done, Outcome, Refused, Request
+from holdsvc.model import Again, Answer, Cause, Done, Outcome, Refused, Request
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
 from tests.support import sessions
 from tests.support.polling import until
@@ -546,4 +546,5 @@ async def test_a_statement_that_ran_into_its_time_limit_took_no_effect(database:
         raise AssertionError("the statement ends before")
 
     [result] = await lane_of(execute, database, observed).submit([request(1)], soon())
-    assert reason(result) == "DATABASE_UNAVAILABLE"
+    assert reason(result) == "OVERLOADED"
+    assert observed.causes == [Cause.STATEMENT_TIMEOUT]

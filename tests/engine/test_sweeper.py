@@ -25,8 +25,10 @@ class Counting(Database):
         self.most = self._out = 0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        async with super().connection() as connection:
+    async def connection(
+        self, lock_wait_s: float | None = None, *, reserved: bool = False
+    ) -> AsyncIterator[Connection]:
+        async with super().connection(lock_wait_s, reserved=reserved) as connection:
             self._out += 1
             self.most = max(self.most, self._out)
             try:

@@ -129,9 +129,9 @@ class Asked:
         self._engine = service.service.engine
         self.count = 0
 
-    async def read(self, tenant: str, run: Any, deadline: float) -> Any:
+    async def look_up(self, run: Any, deadline: float) -> Any:
         self.count += 1
-        return await self._engine.read(tenant, run, deadline)
+        return await self._engine.look_up(run, deadline)
 
 
 class Time:
@@ -252,26 +252,26 @@ async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiti
     await ring.caller(secret, deadline())
     clock.now += TRUST_S
     inside, most = 0, 0
-    read, go_on = asked.read, asyncio.Event()
+    look_up, go_on = asked.look_up, asyncio.Event()
 
-    async def slow(tenant: str, run: Any, until: float) -> Any:
+    async def slow(run: Any, until: float) -> Any:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
         await go_on.wait()
         inside -= 1
-        return await read(tenant, run, until)
+        return await look_up(run, until)
 
-    asked.read = slow  # type: ignore[method-assign,assignment]
+    asked.look_up = slow  # type: ignore[method-assign,assignment]
     tries = [asyncio.ensure_future(is_refused(ring, f"holdsvc_{n:012x}_{'A' * 43}")) for n in range(1, 11)]
     while ring._strangers_waiting < 10 or inside < rings.STRANGERS_MAX:
         await asyncio.sleep(0)
-    asked.read = read  # type: ignore[method-assign]
+    asked.look_up = look_up  # type: ignore[method-assign]
     await ring.caller(secret, deadline())
     with pytest.raises(errors.HoldError) as refusal:
         await ring.caller(NO_KEY, deadline())
     assert refusal.value.reason == "OVERLOADED"
-    asked.read = slow  # type: ignore[method-assign,assignment]
+    asked.look_up = slow  # type: ignore[method-assign,assignment]
     go_on.set()
     assert all(await asyncio.gather(*tries))
     assert most == rings.STRANGERS_MAX

@@ -42,6 +42,7 @@ BOUNDED = {
     "why",
     "state",
     "le",
+    "cause",
 }
 
 
@@ -144,7 +145,7 @@ async def test_a_full_queue_counts_as_overloaded(start_service: StartService, be
 
 def test_reasons_are_those_of_the_catalogue() -> None:
     names = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
-    assert {reason for _, reason in _transitions()} <= names | {"OK", "REPLAYED"}
+    assert {reason for _, reason in _transitions()} <= names | {"OK", "REPLAYED", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 
 async def test_a_method_that_does_not_exist_makes_no_series(service: Harness) -> None:

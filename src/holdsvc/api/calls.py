@@ -25,7 +25,7 @@ from holdsvc.api.bodies import Bodies
 from holdsvc.api.errors import CODES, refused_of, status
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.errors import HoldError
-from holdsvc.model import Caller
+from holdsvc.model import Caller, Cause
 from holdsvc.telemetry import tracing
 
 RECHECK_S = 1.0
@@ -174,9 +174,15 @@ class Calls:
         Returns for the end of the call by its caller, which must be raised on: gRPC frees the call's memory by it.
         """
         if not isinstance(error, Exception):
-            self._observer.handled(method, call, request, "CANCELLED", "", perf_counter() - start)
+            # gRPC cancels a call whose deadline passes, too.
+            code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+            self._observer.handled(method, call, request, code, "", perf_counter() - start)
             return
         refused = refused_of(error, method)
+        if refused.metadata.get("cause") == Cause.DEADLINE_EXCEEDED and context.time_remaining() is not None:
+            # The caller's own deadline: gRPC has told the caller already, and it is no failure of the service.
+            self._observer.handled(method, call, request, "DEADLINE_EXCEEDED", "", perf_counter() - start)
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, refused.message)
         code = CODES[refused.reason].name
         self._observer.handled(method, call, request, code, refused.reason, perf_counter() - start)
         answer = rpc_status.to_status(status(refused))

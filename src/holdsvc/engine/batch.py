@@ -14,7 +14,7 @@ from holdsvc.engine.observer import Changed, Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
-from holdsvc.model import Again, ItemKey, Outcome, Request, Sweep
+from holdsvc.model import Again, Cause, ItemKey, Outcome, Request, Sweep
 
 log = structlog.get_logger(__name__)
 
@@ -68,12 +68,12 @@ class BatchRunner(Generic[R, V]):
         try:
             async with self._database.connection() as connection:
                 outcomes = await self._execute(connection, batch)
-        except NothingRan:
-            self._queue.fail(batch, errors.database_unavailable())
+        except NothingRan as error:
+            await self._not_run(batch, error.cause)
         except Unknown:
             self._settle_unknown(batch)
         except Conflict:
-            self._queue.fail(batch, errors.overloaded())
+            self._queue.fail(batch, errors.overloaded(Cause.CONFLICT))
         except Exception as error:  # noqa: BLE001 - whatever it is, callers wait for an answer
             await self._attempt_each(batch, error)
         else:
@@ -81,6 +81,16 @@ class BatchRunner(Generic[R, V]):
             self._changed(self._tenant, outcomes)
             if lapsed:
                 await self._sweep(lapsed)
+
+    async def _not_run(self, batch: list[Entry[R, V]], cause: Cause) -> None:
+        self._observer.not_run(cause)
+        if cause is Cause.STATEMENT_TIMEOUT and len(batch) > 1:
+            # One request that takes too long must fail alone: halves, so that a large batch is soon through.
+            middle = len(batch) // 2
+            await self._attempt(batch[:middle])
+            await self._attempt(batch[middle:])
+        else:
+            self._queue.fail(batch, errors.nothing_ran(cause))
 
     async def _attempt_each(self, batch: list[Entry[R, V]], error: Exception) -> None:
         """Runs each entry by itself after an error of their batch, so that one bad request fails alone.
@@ -140,6 +150,7 @@ class BatchRunner(Generic[R, V]):
     def _settle_unknown(self, batch: list[Entry[R, V]]) -> None:
         """The connection broke during the batch: an entry with a request_id runs again, one without cannot."""
         self._observer.retried(self._kind.name, "connection")
+        self._observer.not_run(Cause.DATABASE_AWAY)
         log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
         self._queue.fail([entry for entry in batch if not entry.request.request_id], errors.outcome_unknown())
         self._queue.put_back([entry for entry in batch if entry.request.request_id])

@@ -1,23 +1,23 @@
 """The engine: takes requests from the api and runs them in the ledger, in batches where a kind of change has lanes."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import structlog
 
 from holdsvc import errors, model
 from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
+from holdsvc.engine.fairness import FairQueue
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import Lanes
 from holdsvc.engine.observer import Changed, Observer
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items, reservations, upkeep
-from holdsvc.ledger.database import Conflict, Connection, Database, NothingRan, Unknown
-from holdsvc.model import Again, Answer, Done, Item, Outcome, Reservation, Sweep, Transferred
+from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -32,8 +32,12 @@ DEADLINE_TICK_S = 0.25
 BUSY_S = 0.5
 """How long after a caller's change the engine counts as busy."""
 
-CONNECTIONS_KEPT = 3
-"""Connections of the pool that reads never take."""
+READS_WAITING_MAX = 1000
+CHANGES_WAITING_MAX = 1000
+"""Reads and changes without a lane that may wait, of each tenant."""
+
+CHANGE_LOCK_WAIT_S = 2.0
+"""The longest that a change without a lane waits for a lock: it has one of few connections."""
 
 QUIET_S = 0.02
 """How long no call must have come for a drain to be over."""
@@ -48,6 +52,20 @@ DRAIN_TICK_S = 0.01
 
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
+
+
+class PoolShare(NamedTuple):
+    """How many connections of the pool each kind of work takes at most; lanes take what is left, at least a quarter."""
+
+    reads: int
+    changes: int
+    """Changes without a lane."""
+
+    @classmethod
+    def of(cls, pool_size: int) -> Self:
+        """Divides a pool; a pool of two or three connections has too few to keep one for the lanes."""
+        changes = max(1, pool_size // 4)
+        return cls(reads=max(1, pool_size // 2 - (pool_size < 4)), changes=changes)
 
 
 class _AnyLanes(Protocol):
@@ -82,9 +100,11 @@ class Engine:
         self._last_change = -BUSY_S
         self._changed: Changed = lambda *_: None
         self._turned_away = 0
-        # Reads leave connections for changes and for the health check.
-        self._reading = asyncio.Semaphore(max(1, settings.pool_size - CONNECTIONS_KEPT))
-        self._waiting_reads: Counter[str] = Counter()
+        share = PoolShare.of(settings.pool_size)
+        self._reading = FairQueue(share.reads, max(1, share.reads - 1), READS_WAITING_MAX)
+        self._changing = FairQueue(share.changes, max(1, share.changes - 1), CHANGES_WAITING_MAX)
+        # The other reserved connection is the health check's.
+        self._looking_up = asyncio.Semaphore(RESERVED_CONNECTIONS - 1)
         self.new_id = Uuid7()
         self._all_lanes: list[_AnyLanes] = []
         max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
@@ -190,36 +210,45 @@ class Engine:
         self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]], deadline: float
     ) -> Answer[V]:
         """Runs a change that has no lane (and no request_id), sweeping on demand."""
-        answer = await self._detached(partial(self._change, tenant, run), deadline, changes=True)
+
+        async def changing() -> Answer[V]:
+            async with self._changing.turn(tenant):
+                return await _retried(partial(self._change, tenant, run))
+
+        answer = await self._detached(changing, deadline, changes=True)
         self._changed(tenant, [answer])
         return answer
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]]) -> Answer[V]:
         for _ in range(SWEEP_ROUNDS):
-            async with self._database.connection() as connection:
+            async with self._database.connection(CHANGE_LOCK_WAIT_S) as connection:
                 outcome = await run(connection)
                 if isinstance(outcome, Sweep):
                     self._observer.expired(await items.sweep(connection, tenant, outcome.items))
                 elif not isinstance(outcome, Again):
                     return outcome
-        return errors.overloaded()
+        return errors.overloaded(Cause.CONFLICT)
 
     async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
-        """Runs something that only reads, for a caller of this tenant; an empty tenant is the service itself."""
+        """Runs something that only reads, for a caller of this tenant; an empty tenant is the service itself.
+
+        When the deadline passes or the caller goes away, the statement is cancelled in the database.
+        """
 
         async def reading() -> T:
-            async with self._reading, self._database.connection() as connection:
+            async with self._reading.turn(tenant), self._database.connection() as connection:
                 return await run(connection)
 
-        if self._waiting_reads[tenant] >= self._settings.queue_max:
-            raise HoldError(errors.overloaded())
-        self._waiting_reads[tenant] += 1
-        try:
-            return await self._detached(reading, deadline, changes=False)
-        finally:
-            self._waiting_reads[tenant] -= 1
-            if not self._waiting_reads[tenant]:
-                del self._waiting_reads[tenant]
+        return await self._detached(reading, deadline, changes=False)
+
+    async def look_up(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+        """Runs a short read that calls of every tenant depend on, such as that of a key, beside all other reads."""
+
+        async def reading() -> T:
+            async with self._looking_up, self._database.connection(reserved=True) as connection:
+                return await run(connection)
+
+        return await self._detached(reading, deadline, changes=False)
 
     async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
         """Sweeps a tenant's lapsed holds now."""
@@ -238,19 +267,28 @@ class Engine:
         return released
 
     async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
-        """Runs work in a task of its own, so that a caller's cancel never reaches the database connection."""
+        """Runs work in a task of its own, so that a caller's cancel never reaches the commit of a change."""
         self._admit()
-        task = self._spawn(_retried(work))
-        done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
+        task = self._spawn(work() if changes else _retried(work))
+        try:
+            done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
+        except asyncio.CancelledError:
+            if not changes:
+                task.cancel()
+            raise
         if not done:
-            raise HoldError(errors.outcome_unknown() if changes else errors.database_unavailable())
+            if not changes:
+                task.cancel()
+            raise HoldError(errors.deadline_passed(safe=not changes))
         try:
             return task.result()
-        except NothingRan:
-            raise HoldError(errors.database_unavailable()) from None
+        except NothingRan as error:
+            self._observer.not_run(error.cause)
+            raise HoldError(errors.nothing_ran(error.cause)) from None
         except Conflict:
-            raise HoldError(errors.overloaded()) from None
+            raise HoldError(errors.overloaded(Cause.CONFLICT)) from None
         except Unknown:
+            self._observer.not_run(Cause.DATABASE_AWAY)
             raise HoldError(errors.outcome_unknown() if changes else errors.database_unavailable()) from None
 
     def _admit(self) -> None:
@@ -284,7 +322,7 @@ class Engine:
 
 
 async def _retried(work: Callable[[], Awaitable[T]]) -> T:
-    """Runs work that the database may undo for the sake of other work; three times at most."""
+    """Runs work that the database may undo in favour of other work; three times at most."""
     for _ in range(2):
         try:
             return await work()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from holdsvc.model import Outcome
+from holdsvc.model import Cause, Outcome
 
 Changed = Callable[[str, Sequence[Outcome[object]]], None]
 """Called with a tenant and the outcomes of its requests when their transaction has been committed."""
@@ -20,6 +20,9 @@ class Observer(Protocol):
 
     def retried(self, lane: str, why: str) -> None:
         """A batch, or a request of it, runs once more."""
+
+    def not_run(self, cause: Cause) -> None:
+        """The database did not carry out a batch, a change or a read."""
 
     def expired(self, expired_count: int) -> None:
         """A sweep on demand has released lapsed holds."""

@@ -48,7 +48,7 @@ class Queue(Generic[R, V]):
             entry = self._entries.popleft()
             job = entry.job
             if job.future.done() or job.deadline <= now:
-                self._count("DATABASE_UNAVAILABLE")
+                self._count("DEADLINE_EXCEEDED" if job.deadline <= now else "CANCELLED")
                 self._drop(job)
                 continue
             request_id = entry.request.request_id
@@ -105,8 +105,7 @@ class Queue(Generic[R, V]):
         self._jobs.discard(job)
         if not job.future.done():
             # Its batch may be under way: a retry is safe where every request has an id, or where none has run.
-            safe = job.retriable or job.untouched
-            job.future.set_exception(HoldError(errors.database_unavailable() if safe else errors.outcome_unknown()))
+            job.future.set_exception(HoldError(errors.deadline_passed(safe=job.retriable or job.untouched)))
 
     def _count(self, outcome: str) -> None:
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1

@@ -1,6 +1,7 @@
 """The service's way to PostgreSQL: a pool of connections whose role may only execute the ledger's functions."""
 
 import asyncio
+import math
 import os
 import select
 import socket
@@ -10,40 +11,75 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
 
 Row = tuple[Any, ...]
+Pool = AsyncConnectionPool[AsyncConnection[Row]]
 
 SERVICE_ROLE = "holdsvc_service"
 
 SILENCE_GRACE_S = 2.0
-"""How much longer than `statement_timeout` an answer may take: then the database is not slow, nobody is there."""
+"""How much longer than `statement_timeout` an answer may take: after that the database is not slow but silent."""
 
 PING_TIMEOUT_S = 2.0
+
+RESERVED_CONNECTIONS = 2
+"""Connections beside the pool, for health checks and for looking up keys: no other work keeps these two waiting."""
+
+OPEN_TIMEOUT_S = 30.0
+
+_CAUSES = {
+    "57014": Cause.STATEMENT_TIMEOUT,
+    "55P03": Cause.LOCK_WAIT,
+    "25006": Cause.DATABASE_REFUSED,  # read only: a standby, or a primary that was replaced
+    "53": Cause.DATABASE_REFUSED,  # disk full, out of memory, too many connections
+}
+"""By SQLSTATE or class of SQLSTATEs: errors that say nothing about the request, and after which nothing took effect."""
+
+_CONFLICTS = ("40001", "40P01")
+
+_DYING = ("08", "57P")
+"""SQLSTATEs of a server or connection that ends: the transaction may have been committed before."""
 
 
 class NothingRan(Exception):
     """The database refused or could not be reached before anything could take effect."""
 
+    def __init__(self, cause: Cause = Cause.DATABASE_AWAY) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
 
 class Unknown(Exception):
-    """The connection broke while a change was under way: it took effect or it did not."""
+    """The connection or the server failed during a change: it took effect or it did not."""
 
 
 class Conflict(Exception):
-    """The database undid the change for the sake of another one (deadlock, serialization): do it again."""
+    """The database undid the change in favour of another one (deadlock, serialization): do it again."""
 
 
 class Failed(Exception):
     """The database refused the statement, through a fault of ours or of one request; nothing of it took effect."""
 
 
+def _failure(error: psycopg.Error, *, closed: bool) -> Exception:
+    """What an error of the driver means for the change."""
+    state = error.sqlstate or ""
+    if state in _CONFLICTS and not closed:
+        return Conflict()
+    if closed or state.startswith(_DYING):
+        return Unknown()
+    cause = _CAUSES.get(state) or _CAUSES.get(state[:2])
+    return Failed(str(error)) if cause is None else NothingRan(cause)
+
+
 class PoolUse(NamedTuple):
-    """Connections of the pool, and those who wait for one."""
+    """Connections of the pool, and the borrowers that wait for one."""
 
     size: int
     size_max: int
@@ -67,8 +103,8 @@ class Connection:
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
 
-        Raises `NothingRan`, `Unknown` or `Conflict` for what is nobody's fault, and `Failed` for what is the
-        statement's.
+        Raises `NothingRan`, `Unknown` or `Conflict` for what the statement is not to blame for, and `Failed` for what
+        it is. A cancelled task cancels its statement in the database and waits for its end.
         """
         if tracing.active is None:
             return await self._fetch(sql, parameters)
@@ -98,33 +134,27 @@ class Connection:
         try:
             cursor = await self._connection.execute(sql, parameters, binary=True)
             return await cursor.fetchall()
-        except (errors.DeadlockDetected, errors.SerializationFailure) as error:
-            raise Conflict from error
-        except (
-            errors.QueryCanceled,
-            errors.LockNotAvailable,
-            errors.ReadOnlySqlTransaction,
-            errors.InsufficientResources,
-            errors.DiskFull,
-            errors.OutOfMemory,
-        ) as error:
-            if self._connection.closed:
-                raise Unknown from error
-            raise NothingRan from error
         except psycopg.Error as error:
-            if self._connection.closed:
-                raise Unknown from error
-            raise Failed(str(error)) from error
+            failure = _failure(error, closed=self._connection.closed)
+            if isinstance(failure, Unknown):
+                await self._connection.close()
+            raise failure from error
 
 
 class Database:
     """The pool. Open it, lend connections, close it."""
 
     def __init__(self, settings: Settings, dsn: str) -> None:
+        self._dsn = dsn
+        self._size = settings.pool_size
         self._wait_s = settings.pool_timeout.total_seconds()
         self._silence_max_s = settings.statement_timeout.total_seconds() + SILENCE_GRACE_S
+        self._lock_timeout_s = settings.lock_timeout.total_seconds()
         self._made_s: WeakKeyDictionary[AsyncConnection[Row], float] = WeakKeyDictionary()
+        self._lock_waits_s: WeakKeyDictionary[AsyncConnection[Row], float] = WeakKeyDictionary()
+        """The lock timeout that each connection has now."""
         self._trusted_from_s = 0.0
+        self._answered_s = -math.inf
         options = {
             "statement_timeout": settings.statement_timeout,
             "lock_timeout": settings.lock_timeout,
@@ -138,15 +168,24 @@ class Database:
                 f"SET ROLE {SERVICE_ROLE}",
             ]
         )
-        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
-            dsn,
-            min_size=min(2, settings.pool_size),
-            max_size=settings.pool_size,
+        self._pool, self._reserved = self._make_pools()
+
+    def _make_pools(self) -> tuple[Pool, Pool]:
+        return (
+            self._make_pool("holdsvc", min(2, self._size), self._size),
+            self._make_pool("holdsvc reserved", 0, RESERVED_CONNECTIONS),
+        )
+
+    def _make_pool(self, name: str, min_size: int, max_size: int) -> Pool:
+        return AsyncConnectionPool(
+            self._dsn,
+            min_size=min_size,
+            max_size=max_size,
             timeout=self._wait_s,
             reconnect_timeout=0.0,
             max_lifetime=3600.0,
             open=False,
-            name="holdsvc",
+            name=name,
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": 0,
@@ -162,41 +201,77 @@ class Database:
 
     async def _configure(self, connection: AsyncConnection[Row]) -> None:
         await connection.execute(self._session, prepare=False)
-        self._made_s[connection] = asyncio.get_running_loop().time()
+        self._lock_waits_s[connection] = self._lock_timeout_s
+        self._made_s[connection] = _now_s()
 
     def _distrust(self) -> None:
-        """One silent connection means that its sisters are silent too: none of them is used again."""
-        self._trusted_from_s = asyncio.get_running_loop().time()
+        """One silent connection means that the others are silent too: none of them is used again."""
+        self._trusted_from_s = _now_s()
 
     async def open(self) -> None:
-        """Opens the pool and waits for its first connections."""
-        await self._pool.open(wait=True, timeout=30.0)
+        """Opens the pool and waits for its first connections; after a failure it can be called again."""
+        try:
+            await self._pool.open(wait=True, timeout=OPEN_TIMEOUT_S)
+            await self._reserved.open()
+        except PoolTimeout as error:
+            # A pool that was opened cannot be opened again.
+            await self.close()
+            self._pool, self._reserved = self._make_pools()
+            raise NothingRan from error
 
     async def close(self) -> None:
-        """Closes the pool; waits for nobody."""
+        """Closes the pool without waiting for borrowers."""
+        await self._reserved.close(timeout=2.0)
         await self._pool.close(timeout=2.0)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Lends a connection; raises `NothingRan` when there is none to be had in time."""
-        connection = await self._borrow()
-        try:
-            yield Connection(connection, self._silence_max_s, self._distrust)
-        finally:
-            await self._pool.putconn(connection)
+    async def connection(
+        self, lock_wait_s: float | None = None, *, reserved: bool = False
+    ) -> AsyncIterator[Connection]:
+        """Lends a connection; raises `NothingRan` when there is none in time.
 
-    async def _borrow(self) -> AsyncConnection[Row]:
+        Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. `reserved`
+        takes one of those for health checks and keys.
+        """
+        pool = self._reserved if reserved else self._pool
+        connection = await self._borrow(pool)
+        try:
+            if lock_wait_s is not None and self._lock_waits_s.get(connection) != lock_wait_s:
+                await self._set_lock_wait(connection, lock_wait_s)
+            yield Connection(connection, self._silence_max_s, self._distrust)
+            self._answered_s = _now_s()
+        finally:
+            await pool.putconn(connection)
+
+    async def _set_lock_wait(self, connection: AsyncConnection[Row], lock_wait_s: float) -> None:
+        self._lock_waits_s.pop(connection, None)
+        try:
+            await Connection(connection, self._silence_max_s, self._distrust).fetch(
+                "SELECT set_config('lock_timeout', %s, false)", (f"{int(lock_wait_s * 1000)}ms",)
+            )
+        except Unknown as error:
+            raise NothingRan from error
+        self._lock_waits_s[connection] = lock_wait_s
+
+    async def _borrow(self, pool: Pool) -> AsyncConnection[Row]:
         while True:
             try:
-                connection = await self._pool.getconn(timeout=self._wait_s)
-            except (PoolTimeout, psycopg.OperationalError) as error:
+                connection = await pool.getconn(timeout=self._wait_s)
+            except PoolTimeout as error:
+                raise NothingRan(self._why_none()) from error
+            except psycopg.OperationalError as error:
                 raise NothingRan from error
-            # Nothing is sent over one that is cut or not trusted: unlike one that breaks under way, it leaves nobody in
-            # doubt.
+            # Nothing is sent over a connection that is cut or not trusted: one that breaks during a statement would
+            # leave a change in doubt.
             if self._made_s.get(connection, 0.0) >= self._trusted_from_s and not _is_cut(connection):
                 return connection
             await connection.close()
-            await self._pool.putconn(connection)
+            await pool.putconn(connection)
+
+    def _why_none(self) -> Cause:
+        """Why there was no connection: a database that answered others meanwhile is not away."""
+        answered = _now_s() - self._answered_s < self._wait_s
+        return Cause.POOL_EXHAUSTED if answered else Cause.DATABASE_AWAY
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement on a connection of the pool."""
@@ -223,15 +298,19 @@ class Database:
 
         A slow answer ends its connection, but says nothing of the others.
         """
-        connection = await self._borrow()
+        connection = await self._borrow(self._reserved)
         try:
             await Connection(connection, PING_TIMEOUT_S).fetch("SELECT 1")
         finally:
-            await self._pool.putconn(connection)
+            await self._reserved.putconn(connection)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _is_cut(connection: AsyncConnection[Row]) -> bool:
-    """Whether the server has ended the session while it lay idle: a server that waits for a command says nothing."""
+    """Whether the server has ended the session while it was idle: a server that waits for a command sends nothing."""
     if connection.closed:
         return True
     idle = select.poll()

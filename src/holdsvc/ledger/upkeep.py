@@ -6,12 +6,10 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from psycopg.errors import LockNotAvailable
-
 from holdsvc.ledger import function_set
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
-from holdsvc.model import Drift
+from holdsvc.model import Cause, Drift
 
 VERIFY_SKUS = 200
 """Skus that one statement of a recount reads: short, so that no snapshot stays open on a hot row."""
@@ -62,7 +60,7 @@ async def release_expired(connection: Connection, tenant: str | None, max_count:
     try:
         return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
     except NothingRan as error:
-        if not isinstance(error.__cause__, LockNotAvailable):
+        if error.cause is not Cause.LOCK_WAIT:
             raise
     return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
 

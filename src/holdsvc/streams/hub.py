@@ -9,7 +9,7 @@ from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
-from holdsvc.model import Outcome
+from holdsvc.model import Cause, Outcome
 from holdsvc.settings import Settings
 from holdsvc.streams.encoding import Encoding
 from holdsvc.streams.events import EventHub
@@ -49,7 +49,7 @@ class Streams:
     def admitted(self) -> Iterator[None]:
         """Counts a stream while it lasts; raises OVERLOADED when there are too many."""
         if self._open >= self._max:
-            raise HoldError(errors.overloaded())
+            raise HoldError(errors.overloaded(Cause.STREAMS_MAX))
         self._open += 1
         try:
             yield

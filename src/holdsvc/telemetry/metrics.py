@@ -44,6 +44,9 @@ BATCH_WAIT = Histogram(
 BATCH_SECONDS = Histogram(
     "holdsvc_batch_seconds", "Time that the database took for a batch.", ("lane",), buckets=_FAST_S
 )
+DATABASE_FAILURES = Counter(
+    "holdsvc_database_failures_total", "Batches, changes and reads that the database did not carry out.", ("cause",)
+)
 RETRIES = Counter("holdsvc_retries_total", "Batches, or requests of them, that ran once more.", ("lane", "why"))
 SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.")
 SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.")
@@ -104,6 +107,10 @@ class Metrics:
     def retried(self, lane: str, why: str) -> None:
         """A batch, or a request of it, runs once more."""
         RETRIES.labels(lane, why).inc()
+
+    def not_run(self, cause: str) -> None:
+        """The database did not carry out a batch, a change or a read."""
+        DATABASE_FAILURES.labels(cause).inc()
 
     def expired(self, expired_count: int) -> None:
         """Lapsed holds have been released, by whatever sweep."""

@@ -122,7 +122,7 @@ class Keyring:
         # Not awaited itself: a call that is cancelled must not take the look-up from the others.
         await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not look_up.done():
-            raise HoldError(errors.database_unavailable())
+            raise HoldError(errors.deadline_passed(safe=True))
         if look_up.cancelled():
             # Passed on to gRPC, a CancelledError would leave the caller without a status.
             raise HoldError(errors.shutting_down())
@@ -160,7 +160,7 @@ class Keyring:
         digest = hash_of(secret)
         asked = self._clock()
         deadline = asyncio.get_running_loop().time() + LOOK_UP_S
-        found = await self._engine.read("", lambda connection: keys.find(connection, key_id), deadline)
+        found = await self._engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:
