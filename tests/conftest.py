@@ -27,6 +27,7 @@ from holdsvc.ledger import migrate
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 from tests.support.harness import TEST_CLOCK, Harness, StartService
+from tests.support.wide_schema import widen
 
 _numbers = itertools.count(1)
 
@@ -85,6 +86,8 @@ def _template(server_dsn: str) -> str:
     name = _create(server_dsn)
     dsn = make_conninfo(server_dsn, dbname=name)
     migrate.up(dsn)
+    if os.environ.get("HOLDSVC_TEST_WIDE_SCHEMA"):
+        widen(dsn)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(TEST_CLOCK.encode())
     return name

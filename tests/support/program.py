@@ -69,11 +69,16 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 class Program:
     """A running `holdsvc serve`; it ends, with its children, at the end of the block."""
 
-    def __init__(self, data_dir: Path | None, *flags: str, dsn: str = "", **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path | None, *flags: str, dsn: str = "", python_path: str = "", **settings: str
+    ) -> None:
         values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "log_level": "info", "dsn": dsn}
         if data_dir is not None:
             values["data_dir"] = str(data_dir)
         self.environment = variables(**values | settings)
+        if python_path:
+            # The package of another release is found before the installed one.
+            self.environment["PYTHONPATH"] = python_path
         self._process = subprocess.Popen(
             [sys.executable, "-m", "holdsvc", "serve", *flags],
             stdout=subprocess.PIPE,

@@ -1,0 +1,166 @@
+"""Names of variables and of columns: a column that a later release adds breaks no function of an earlier one."""
+
+import os
+import re
+from datetime import date, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import tuple_row
+
+from holdsvc.ledger import feed, keys, retention, stock, upkeep
+from holdsvc.ledger.binding import FUNCTIONS, Function
+from holdsvc.ledger.database import Connection
+from inventoryhold.v1 import admin_service_pb2 as admin
+from inventoryhold.v1 import event_service_pb2 as events
+from inventoryhold.v1 import inventory_service_pb2 as inventory
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.support.harness import SET_NAME, StartService, refused
+from tests.support.wide_schema import widen, words
+
+DECLARED = re.compile(r"^\s*DECLARE\b(.*?)^\s*BEGIN\b", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"\bFOR\s+(\w+)\s+IN\b")
+
+
+def test_every_variable_and_argument_of_a_plpgsql_function_begins_with_an_underscore(ledger_dsn: str) -> None:
+    with psycopg.connect(ledger_dsn) as owner:
+        functions = owner.execute(
+            "SELECT p.proname, coalesce(p.proargnames, '{}'), p.prosrc"
+            " FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang"
+            " WHERE p.pronamespace = %s::regnamespace AND l.lanname = 'plpgsql'",
+            (SET_NAME,),
+        ).fetchall()
+    assert len(functions) > 30
+    loose = {}
+    for name, arguments, body in functions:
+        declared = [line.split()[0] for block in DECLARED.findall(body) for line in block.split(";") if line.split()]
+        declared = [word for word in declared if word != "--"]
+        names = [*arguments, *declared, *LOOP.findall(body)]
+        loose[name] = [variable for variable in names if not variable.startswith(("_", "--"))]
+    assert {name: found for name, found in loose.items() if found} == {}
+
+
+def test_no_column_of_a_table_begins_with_an_underscore(ledger_dsn: str) -> None:
+    with psycopg.connect(ledger_dsn) as owner:
+        found = owner.execute(
+            "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
+            " WHERE c.relnamespace IN ('holdsvc'::regnamespace, 'holdsvc_migrations'::regnamespace)"
+            " AND c.relkind IN ('r', 'p') AND a.attname ~ '^_'"
+        ).fetchall()
+    assert found == []
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The functions that are called while the test runs."""
+    names: set[str] = set()
+    fetch = Function.fetch
+
+    async def noted(self: Function[Any], connection: Any, **arguments: object) -> list[Any]:
+        names.add(self.name)
+        return await fetch(self, connection, **arguments)
+
+    monkeypatch.setattr(Function, "fetch", noted)
+    return names
+
+
+async def test_every_function_works_when_every_table_has_a_column_of_every_name_that_functions_use(
+    start_service: StartService, ledger_dsn: str, called: set[str]
+) -> None:
+    assert len(words()) > 200
+    if not os.environ.get("HOLDSVC_TEST_WIDE_SCHEMA"):
+        widen(ledger_dsn)
+    service = await start_service()
+    stub, items = service.reservations, service.inventory
+    await service.create_item("seat", 20)
+    await items.BatchCreateItems(inventory.BatchCreateItemsRequest(items=[{"sku": "bed", "capacity": 5}]))
+    line = {"sku": "seat", "quantity": 1}
+    taken = pb.ReserveRequest(
+        lines=[line], holder="ann", reference="cart", request_id="once", duplicate_window=timedelta(minutes=1)
+    )
+    first = (await stub.Reserve(taken)).reservation
+    assert (await stub.Reserve(taken)).reservation == first
+    again = pb.ReserveRequest(lines=[line], holder="ann", duplicate_window=timedelta(minutes=1))
+    assert (await refused(stub.Reserve(again))).reason == "DUPLICATE_RESERVATION"
+    assert (await refused(service.reserve({"seat": 99}))).reason == "CAPACITY_EXCEEDED"
+    assert (await refused(service.reserve({"none": 1}))).reason == "ITEM_NOT_FOUND"
+    await stub.Extend(pb.ExtendRequest(reference="cart"))
+    sold = await stub.Confirm(pb.ConfirmRequest(reference="cart", lines=[line], request_id="sold"))
+    await stub.Confirm(pb.ConfirmRequest(reservation_id=first.reservation_id, lines=[line]))
+    await stub.Refund(pb.RefundRequest(reservation_id=first.reservation_id, lines=[line]))
+    several = await service.reserve([("seat", "", 2), ("bed", "", 1)])
+    await stub.Cancel(pb.CancelRequest(reservation_id=several.reservation_id))
+    for wanted in (
+        pb.ListReservationsRequest(include_total=True),
+        pb.ListReservationsRequest(client="dev"),
+        pb.ListReservationsRequest(sku="seat"),
+        pb.ListReservationsRequest(holder="ann"),
+        pb.ListReservationsRequest(reference="cart", pool=""),
+        pb.ListReservationsRequest(order_id=sold.reservation.order_id),
+    ):
+        assert (await stub.ListReservations(wanted)).reservations
+    await stub.GetReservation(pb.GetReservationRequest(reference="cart"))
+    await stub.ListReservationEvents(pb.ListReservationEventsRequest(reservation_id=first.reservation_id))
+    await items.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", delta=1))
+    await items.TransferCapacity(inventory.TransferCapacityRequest(sku="seat", to_pool="web", quantity=1))
+    await items.UpdateItem(
+        inventory.UpdateItemRequest(item={"sku": "bed", "capacity": 6}, update_mask={"paths": ["capacity"]})
+    )
+    await items.DeleteItem(inventory.DeleteItemRequest(sku="bed"))
+    await items.ListItems(inventory.ListItemsRequest())
+    await service.item("seat")
+    await items.CheckAvailability(inventory.CheckAvailabilityRequest(lines=[line]))
+    for watched in (inventory.WatchInventoryRequest(), inventory.WatchInventoryRequest(items=[{"sku": "seat"}])):
+        watching = items.WatchInventory(watched)
+        await watching.read()
+        watching.cancel()
+    streaming = service.events.StreamEvents(events.StreamEventsRequest(from_oldest=True))
+    await streaming.read()
+    streaming.cancel()
+    # What has lapsed is swept on demand, then by the sweep.
+    for units in (18, 17):
+        await service.reserve({"seat": units}, ttl=timedelta(seconds=1))
+        service.clock.advance(timedelta(seconds=2))
+        await service.reserve({"seat": units}, ttl=timedelta(seconds=1))
+        service.clock.advance(timedelta(seconds=2))
+        await service.sweep()
+    await stub.Cleanup(pb.CleanupRequest())
+    made = await service.admin.CreateApiKey(admin.CreateApiKeyRequest(client="more", scopes=["reserve"]))
+    await service.admin.ListApiKeys(admin.ListApiKeysRequest())
+    await service.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=made.api_key.key_id))
+    await service.verify()
+    await of_the_background(service)
+    assert {*FUNCTIONS} - called == set()
+
+
+async def of_the_background(service: Any) -> None:
+    """What loops, commands and the relay call."""
+    async with service.service.database.connection() as connection:
+        await upkeep.purge_requests(connection, timedelta(0))
+        await upkeep.create_event_partitions(connection)
+        await retention.drop_day(connection, 1)
+        await keys.find(connection, "none")
+        assert await stock.tenants(connection) == ["default"]
+        await stock.totals(connection, "default", 3)
+        await stock.holds(connection)
+        await stock.oldest_lapsed_hold_age_s(connection)
+        await stock.oldest_transactions(connection)
+        await feed.identity(connection)
+        end = feed.Position((await feed.last(connection)).last_event_id, date.max)
+        found, _ = await feed.read(connection, None, feed.Position(0, date(2026, 1, 1)), end)
+        assert await feed.item_changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
+        await feed.save_relay_position(connection, "relay", "epoch", feed.Position(1, date(2026, 1, 1)))
+        assert await feed.relay_position(connection, "relay") is not None
+        # Sweeps go round items that others keep locked.
+        await upkeep._RELEASE.one(connection, tenant=None, max_count=10, skip_busy=True)
+    async with await psycopg.AsyncConnection.connect(
+        service.owner_dsn, autocommit=True, row_factory=tuple_row
+    ) as owner:
+        own = Connection(owner)
+        day = (await retention.days(own))[-1].day
+        assert await retention.events_of(own, day, 0)
+        await retention.begin_epoch(own)
+        await keys.now(own)
+        await owner.execute("SELECT * FROM holdsvc.release_expired_reservations()")
+        await owner.execute(f"SELECT {SET_NAME}.feature_refusal('none')".encode())
