@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from holdsvc.engine.sweeper import ABREAST, Sweeper
+from holdsvc.engine import tasks
+from holdsvc.engine.sweeper import SWEEPS_AT_ONCE, Sweeper
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Done
@@ -74,7 +75,8 @@ async def lapse(database: Database) -> None:
 async def sweep_all(database: Counting, *, busy: bool) -> Swept:
     observer = Swept()
     settings = Settings.load(auth="off", sweep_batch=BATCH)
-    task = asyncio.create_task(Sweeper(settings, database, observer, lambda: busy)._sweep_forever())
+    sweeper = Sweeper(settings, database, observer, lambda: busy)
+    task = asyncio.create_task(tasks.forever("sweep", sweeper.sweep))
     await asyncio.wait_for(observer.all.wait(), 30)
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -82,15 +84,15 @@ async def sweep_all(database: Counting, *, busy: bool) -> Swept:
     return observer
 
 
-@pytest.mark.parametrize(("busy", "abreast"), [(False, ABREAST), (True, 1)])
+@pytest.mark.parametrize(("busy", "at_once"), [(False, SWEEPS_AT_ONCE), (True, 1)])
 async def test_a_backlog_is_released_two_batches_at_a_time_but_one_by_one_beside_callers(
-    counting: Counting, busy: bool, abreast: int
+    counting: Counting, busy: bool, at_once: int
 ) -> None:
     await lapse(counting)
     swept = await sweep_all(counting, busy=busy)
     assert (sum(swept.counts), swept.units, swept.failures) == (LAPSED, LAPSED, 0)
     assert max(swept.counts) == BATCH
-    assert counting.most == abreast
+    assert counting.most == at_once
     async with counting.connection() as connection:
         recount = await upkeep.verify_step(connection, "default", "")
     assert (recount.item_count, recount.reservation_count, recount.drifts) == (3, 0, [])

@@ -136,7 +136,7 @@ class Engine:
 
     def start(self) -> None:
         """Starts looking after deadlines."""
-        self._spawn(self._watch_deadlines())
+        self._spawn(tasks.forever("deadlines", self.expire))
 
     def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
@@ -150,11 +150,11 @@ class Engine:
             # Read, so that asyncio does not report it as never retrieved: the caller may have gone at its deadline.
             task.exception()
 
-    async def _watch_deadlines(self) -> None:
-        while True:
-            await asyncio.sleep(DEADLINE_TICK_S)
-            for lanes in self._all_lanes:
-                lanes.expire()
+    async def expire(self) -> float:
+        """Answers the calls whose deadline has passed; returns the pause until the next time, seconds."""
+        for lanes in self._all_lanes:
+            lanes.expire()
+        return DEADLINE_TICK_S
 
     def on_change(self, call: Changed) -> None:
         """Calls this after changes that were made through this process; set it before the first call comes."""

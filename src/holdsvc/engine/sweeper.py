@@ -1,6 +1,6 @@
 """Background work: the sweep of lapsed holds, and what the tables need now and then.
 
-Safe in any number of processes and replicas at once: the sweep skips what another one has locked.
+Safe in any number of processes and replicas at once: a sweep skips rows that another one has locked.
 """
 
 import asyncio
@@ -11,28 +11,30 @@ from typing import Protocol
 
 import structlog
 
+from holdsvc.engine import tasks
 from holdsvc.ledger import retention, upkeep
-from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 UPKEEP_INTERVAL_S = 600.0
 
-ABREAST = 2
-"""Batches that a sweep releases beside each other while more has lapsed than one takes and nobody makes changes: one
-does its part of the work while the other has the items and waits for the disk. On 2 cores two connections release
-45,000 to 51,000 holds a second, one 22,000 to 27,000."""
+PURGE_PAUSE_S = 0.1
+"""Pause between two purges of request ids."""
+
+SWEEPS_AT_ONCE = 2
+"""Batches that are released side by side while more has lapsed than one batch takes and callers make no changes."""
 
 BUSY_BATCH_MAX = 100
 """Holds that a sweep releases at once while callers make changes: a hot item is locked for as long as that takes."""
 
-BUSY_PAUSE = 2.0
+BUSY_PAUSE_FACTOR = 2.0
 """The pause after such a batch, as a multiple of the time that it took: callers have the rest of the database."""
 
 
 class SweepObserver(Protocol):
-    """Who hears of sweeps: the metrics."""
+    """Receives what the metrics show of sweeps."""
 
     def swept(self, expired_count: int, released_quantity: int) -> None:
         """A sweep has released this much."""
@@ -52,46 +54,38 @@ class Sweeper:
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
+        self._lock_wait_s = settings.lock_timeout.total_seconds()
         self._database = database
         self._observer = observer
         self._busy = busy
+        self._more = False
+        """Whether the last sweep left lapsed holds that it could have taken."""
 
     async def run(self) -> None:
-        """Runs until it is cancelled; a failure is logged and counted, never the end."""
-        await asyncio.gather(self._sweep_forever(), self._upkeep_forever())
+        """Runs until it is cancelled."""
+        await asyncio.gather(tasks.forever("sweep", self.sweep), tasks.forever("upkeep", self.keep_up))
 
-    async def _sweep_forever(self) -> None:
+    async def sweep(self) -> float:
+        """Runs a sweep, two side by side where there is much to do; returns the pause until the next one, seconds."""
         loop = asyncio.get_running_loop()
-        more = False
-        while True:
-            began = loop.time()
-            abreast = ABREAST if more and not self._busy() else 1
-            more = any(await asyncio.gather(*(self._try_sweep() for _ in range(abreast))))
-            if not more:
-                await asyncio.sleep(self._settings.sweep_interval.total_seconds())
-            elif self._busy():
-                await asyncio.sleep(BUSY_PAUSE * (loop.time() - began))
-
-    async def _try_sweep(self) -> bool:
-        """Releases one batch; tells whether more is left to take, which after a failure waits for the next sweep."""
-        try:
-            return await self.sweep_once()
-        except (NothingRan, Unknown, Conflict) as error:
+        began = loop.time()
+        at_once = SWEEPS_AT_ONCE if self._more and not self._busy() else 1
+        self._more = False
+        results = await asyncio.gather(*(self.sweep_once() for _ in range(at_once)), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for _ in failures:
             self._observer.sweep_failed()
-            log.warning(
-                "reservation.cleanup_failed",
-                error=type(error).__name__,
-                cause=type(error.__cause__).__name__,
-            )
-        except Exception:
-            self._observer.sweep_failed()
-            log.exception("reservation.cleanup_failed")
-        return False
+        if failures:
+            raise failures[0]
+        self._more = True in results
+        if not self._more:
+            return self._settings.sweep_interval.total_seconds()
+        return BUSY_PAUSE_FACTOR * (loop.time() - began) if self._busy() else 0.0
 
     async def sweep_once(self) -> bool:
-        """Releases one batch, a small one while callers are busy; tells whether more is left to take."""
+        """Releases one batch, a small one while callers are busy; returns whether more is left to take."""
         size = min(self._settings.sweep_batch, BUSY_BATCH_MAX) if self._busy() else self._settings.sweep_batch
-        async with self._database.connection() as connection:
+        async with self._database.connection(self._lock_wait_s) as connection:
             released = await upkeep.release_expired(connection, None, size)
         self._observer.swept(released.expired_count, released.released_quantity)
         if released.expired_count:
@@ -102,34 +96,29 @@ class Sweeper:
             )
         return released.more and released.expired_count > 0
 
-    async def _upkeep_forever(self) -> None:
-        while True:
-            try:
-                async with self._database.connection() as connection:
-                    made = await upkeep.create_event_partitions(connection)
-                    if made:
-                        log.info("event.partitions_made", count=made)
-                while await self._purge():
-                    await asyncio.sleep(0.1)
-                while await self.drop_old_events():
-                    pass
-            except (NothingRan, Unknown, Conflict) as error:
-                log.warning("upkeep.failed", error=type(error).__name__)
-            except Exception:
-                log.exception("upkeep.failed")
-            await asyncio.sleep(UPKEEP_INTERVAL_S)
+    async def keep_up(self) -> float:
+        """Makes partitions, forgets old request ids, drops old events; returns the pause to the next time, seconds."""
+        async with self._database.connection(self._lock_wait_s) as connection:
+            made = await upkeep.create_event_partitions(connection)
+        if made:
+            log.info("event.partitions_made", count=made)
+        while await self._purge():
+            await asyncio.sleep(PURGE_PAUSE_S)
+        while await self.drop_old_events():
+            pass
+        return UPKEEP_INTERVAL_S
 
     async def drop_old_events(self) -> bool:
-        """Drops one day of events that retention no longer keeps; tells whether there was one."""
+        """Drops one day of events that retention no longer keeps; returns whether there was one."""
         days_kept = math.ceil(self._settings.event_retention / timedelta(days=1))
         if not days_kept:
             return False
-        async with self._database.connection() as connection:
+        async with self._database.connection(self._lock_wait_s) as connection:
             day = await retention.drop_day(connection, days_kept)
         if day is not None:
             log.info("event.day_dropped", day=day.isoformat())
         return day is not None
 
     async def _purge(self) -> bool:
-        async with self._database.connection() as connection:
+        async with self._database.connection(self._lock_wait_s) as connection:
             return await upkeep.purge_requests(connection, self._settings.request_id_retention) > 0

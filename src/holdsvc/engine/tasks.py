@@ -32,21 +32,21 @@ async def forever(name: str, step: Callable[[], Awaitable[float]]) -> NoReturn:
         try:
             pause_s = await step()
             failed_in_a_row = 0
-        except (NothingRan, Unknown, Conflict) as error:
-            log.warning("loop.failed", loop=name, error=type(error).__name__, cause=type(error.__cause__).__name__)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on
+            _log(name, error)
             failures.inc()
-            pause_s = _pause_s(failed_in_a_row)
-            failed_in_a_row += 1
-        except Exception:
-            log.exception("loop.failed", loop=name)
-            failures.inc()
-            pause_s = _pause_s(failed_in_a_row)
+            pause_s = min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(failed_in_a_row, 10))
             failed_in_a_row += 1
         await asyncio.sleep(pause_s)
 
 
-def _pause_s(failed_in_a_row: int) -> float:
-    return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(failed_in_a_row, 10))
+def _log(name: str, error: Exception) -> None:
+    if isinstance(error, NothingRan):
+        log.warning("loop.failed", loop=name, error=type(error).__name__, cause=error.cause)
+    elif isinstance(error, Unknown | Conflict):
+        log.warning("loop.failed", loop=name, error=type(error).__name__, cause=type(error.__cause__).__name__)
+    else:
+        log.error("loop.failed", loop=name, exc_info=error)
 
 
 async def end(tasks: Iterable[asyncio.Task[object]]) -> None:
