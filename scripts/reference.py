@@ -13,8 +13,8 @@ from pathlib import Path
 import typer
 
 from holdsvc import api, settings
-from holdsvc.api.auth.scopes import SCOPES
-from holdsvc.api.errors import CODES
+from holdsvc.api.rpcs import RPCS
+from holdsvc.api.statuses import CODES
 from holdsvc.commands.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,20 +48,20 @@ def rpcs() -> str:
     """
     handlers = _handlers()
     rows: dict[str, list[tuple[str, ...]]] = {}
-    for method, scopes in SCOPES.items():
-        _, service, rpc = method.split("/")
-        service = service.rpartition(".")[2]
+    for row in RPCS.values():
+        service, rpc = row.service, row.name
         if rpc in handlers:
             comments = dict(_comments(_RPC, PROTOS / f"{_snake(service)}.proto"))
             if rpc not in comments:
                 raise ValueError(f"{service}/{rpc} has no comment in its proto")
             sentence = re.split(r"(?<=\.) ", comments[rpc])[0]
-            needed = " or ".join(f"`{scope}`" for scope in scopes)
-            rows.setdefault(service, []).append((f"`{rpc}`", sentence, needed))
+            needed = " or ".join(f"`{scope}`" for scope in row.scopes)
+            lane = f"`{row.lane}`" if row.lane else ""
+            rows.setdefault(service, []).append((f"`{rpc}`", sentence, needed, row.effect.value, lane))
             handlers.remove(rpc)
     if handlers:
         raise ValueError(f"no scope for {', '.join(sorted(handlers))}")
-    head = ("rpc", "what it does", "scope")
+    head = ("rpc", "what it does", "scope", "effect", "lane")
     tables = "".join(f"\n## {service}\n{_table(head, table)}" for service, table in rows.items())
     return _page("Rpcs", "protos/ and the scopes", _ABOUT_RPCS) + tables
 

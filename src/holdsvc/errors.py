@@ -37,10 +37,16 @@ def unwrap(answer: Answer[V]) -> Done[V]:
     return answer
 
 
-def invalid_fields(violations: Sequence[Violation]) -> Refused:
-    """Says which fields are bad, all of them at once."""
+def invalid_fields(violations: Sequence[Violation], omitted: int = 0) -> Refused:
+    """Says which fields are bad, all of them at once; `omitted` counts further ones."""
     fields = ", ".join(dict.fromkeys(violation.field for violation in violations))
-    return Refused("INVALID_FIELD", f"invalid: {fields}; see the details", {"fields": fields}, violations=violations)
+    return Refused(
+        "INVALID_FIELD",
+        f"invalid: {fields}; see the details",
+        {"fields": fields},
+        violations=violations,
+        omitted=omitted,
+    )
 
 
 def invalid_field(field: str, description: str, rule: str) -> Refused:

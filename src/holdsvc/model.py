@@ -353,6 +353,8 @@ class Refused:
     """Every changing word of the message, by name."""
     shortfall: Sequence[ShortLine] = ()
     violations: Sequence[Violation] = ()
+    omitted: int = 0
+    """Bad fields that are not among `violations`."""
     retry_after_s: float | None = None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from holdsvc.api.auth.keyring import make_key
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES
 from tests.support.harness import Harness
 
 Metadata = tuple[tuple[str, str], ...]

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 
 from holdsvc import errors
-from holdsvc.api.errors import CODES, status
+from holdsvc.api.statuses import CODES, status
 from holdsvc.model import Refused, ShortLine
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import error_reason_pb2, item_pb2

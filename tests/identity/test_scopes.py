@@ -11,8 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from holdsvc.api import reflection
-from holdsvc.api.auth import scopes as rules
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES, RPCS
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, StartService, refusal_of, refused
@@ -110,9 +109,9 @@ async def test_read_all_alone_reads_reservations_and_nothing_else(guarded: Harne
 async def test_a_method_without_a_scope_rule_is_not_served(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fewer = {method: scopes for method, scopes in rules.SCOPES.items() if not method.endswith("/Reserve")}
-    monkeypatch.setattr("holdsvc.api.calls.SCOPES", fewer)
-    with pytest.raises(LookupError, match="ReservationService/Reserve has no scope rule"):
+    fewer = {method: rpc for method, rpc in RPCS.items() if not method.endswith("/Reserve")}
+    monkeypatch.setattr("holdsvc.api.calls.RPCS", fewer)
+    with pytest.raises(LookupError, match="ReservationService/Reserve has no row"):
         await start_service()
 
 

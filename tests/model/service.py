@@ -11,7 +11,7 @@ import grpc
 import psycopg
 
 from holdsvc.api.auth.keyring import make_key
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.settings import Settings
 from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub

@@ -1,6 +1,7 @@
-"""How long a test's own loop kept things waiting: time that is nobody's fault but the machine's."""
+"""How long a test's own loop kept things waiting, by the wall clock and by the work of its thread."""
 
 import asyncio
+from time import thread_time
 from types import TracebackType
 from typing import Self
 
@@ -8,10 +9,16 @@ TICK_S = 0.01
 
 
 class Lag:
-    """Watches the running loop while the block runs; `worst_s` is the longest that it was late."""
+    """Watches the running loop while the block runs.
 
-    def __init__(self) -> None:
+    `worst_s` is the longest that it was late, for whatever cause; `worst_work_s` the most processor time of its thread
+    between two rounds: how long one piece of work kept the loop, whatever else the machine does.
+    """
+
+    def __init__(self, tick_s: float = TICK_S) -> None:
         self.worst_s = 0.0
+        self.worst_work_s = 0.0
+        self._tick_s = tick_s
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._watch())
@@ -26,6 +33,7 @@ class Lag:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + TICK_S
-            await asyncio.sleep(TICK_S)
+            due, worked_s = loop.time() + self._tick_s, thread_time()
+            await asyncio.sleep(self._tick_s)
             self.worst_s = max(self.worst_s, loop.time() - due)
+            self.worst_work_s = max(self.worst_work_s, thread_time() - worked_s)

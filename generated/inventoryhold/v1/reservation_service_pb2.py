@@ -30,7 +30,7 @@ from inventoryhold.v1 import item_pb2 as inventoryhold_dot_v1_dot_item__pb2
 from inventoryhold.v1 import reservation_pb2 as inventoryhold_dot_v1_dot_reservation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*inventoryhold/v1/reservation_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1cinventoryhold/v1/event.proto\x1a\x1binventoryhold/v1/item.proto\x1a\"inventoryhold/v1/reservation.proto\"\xdd\x03\n\x0eReserveRequest\x12*\n\nrequest_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05lines\x18\x02 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12&\n\x06holder\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12s\n\x08metadata\x18\x06 \x03(\x0b\x32..inventoryhold.v1.ReserveRequest.MetadataEntryB1\xbaH.\x9a\x01+\x10 \"\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$*\x11r\x0f\x18\x80\x04\x32\n^[^\\x00]*$\x12\x43\n\x10\x64uplicate_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x0fReserveResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"V\n\x13\x42\x61tchReserveRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32 .inventoryhold.v1.ReserveRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x14\x42\x61tchReserveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.inventoryhold.v1.BatchReserveResult\"\x8b\x01\n\x12\x42\x61tchReserveResult\x12\x34\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x08\n\x06result\"\xb6\x02\n\x0e\x43onfirmRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x31\n\x08\x63ustomer\x18\x05 \x01(\x0b\x32\x1f.inventoryhold.v1.CustomerInput\x12\x37\n\x05lines\x18\x06 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"S\n\rCustomerInput\x12$\n\x04name\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12\x1c\n\x05\x65mail\x18\x02 \x01(\tB\r\xbaH\nr\x05\x18\xfe\x01`\x01\xd8\x01\x01\"W\n\x0f\x43onfirmResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rCancelRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06reason\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x43\x61ncelResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x93\x02\n\rRefundRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x37\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x11\n\twrite_off\x18\x05 \x01(\x08\x12&\n\x06reason\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x04\x32\x0c^[^\\p{Cc}]*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0eRefundResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rExtendRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x45xtendResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"{\n\x15GetReservationRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"L\n\x16GetReservationResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\"\xaf\x03\n\x17ListReservationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x46\n\x06states\x18\x03 \x03(\x0e\x32#.inventoryhold.v1.Reservation.StateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x03sku\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x12&\n\x06holder\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x07 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x08 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06\x63lient\x18\t \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x15\n\rinclude_total\x18\n \x01(\x08\x42\x07\n\x05_pool\"}\n\x18ListReservationsResponse\x12\x33\n\x0creservations\x18\x01 \x03(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\"z\n\x1cListReservationEventsRequest\x12 \n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"a\n\x1dListReservationEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x0e\x43leanupRequest\x12\x1a\n\tmax_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"Q\n\x0f\x43leanupResponse\x12\x15\n\rexpired_count\x18\x01 \x01(\x03\x12\x19\n\x11released_quantity\x18\x02 \x01(\x03\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x94\x07\n\x12ReservationService\x12N\n\x07Reserve\x12 .inventoryhold.v1.ReserveRequest\x1a!.inventoryhold.v1.ReserveResponse\x12]\n\x0c\x42\x61tchReserve\x12%.inventoryhold.v1.BatchReserveRequest\x1a&.inventoryhold.v1.BatchReserveResponse\x12N\n\x07\x43onfirm\x12 .inventoryhold.v1.ConfirmRequest\x1a!.inventoryhold.v1.ConfirmResponse\x12K\n\x06\x43\x61ncel\x12\x1f.inventoryhold.v1.CancelRequest\x1a .inventoryhold.v1.CancelResponse\x12K\n\x06Refund\x12\x1f.inventoryhold.v1.RefundRequest\x1a .inventoryhold.v1.RefundResponse\x12K\n\x06\x45xtend\x12\x1f.inventoryhold.v1.ExtendRequest\x1a .inventoryhold.v1.ExtendResponse\x12\x63\n\x0eGetReservation\x12\'.inventoryhold.v1.GetReservationRequest\x1a(.inventoryhold.v1.GetReservationResponse\x12i\n\x10ListReservations\x12).inventoryhold.v1.ListReservationsRequest\x1a*.inventoryhold.v1.ListReservationsResponse\x12x\n\x15ListReservationEvents\x12..inventoryhold.v1.ListReservationEventsRequest\x1a/.inventoryhold.v1.ListReservationEventsResponse\x12N\n\x07\x43leanup\x12 .inventoryhold.v1.CleanupRequest\x1a!.inventoryhold.v1.CleanupResponseBf\n\x14\x63om.inventoryhold.v1B\x17ReservationServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*inventoryhold/v1/reservation_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1cinventoryhold/v1/event.proto\x1a\x1binventoryhold/v1/item.proto\x1a\"inventoryhold/v1/reservation.proto\"\xdd\x03\n\x0eReserveRequest\x12*\n\nrequest_id\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x39\n\x05lines\x18\x02 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12&\n\x06holder\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12s\n\x08metadata\x18\x06 \x03(\x0b\x32..inventoryhold.v1.ReserveRequest.MetadataEntryB1\xbaH.\x9a\x01+\x10 \"\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$*\x11r\x0f\x18\x80\x04\x32\n^[^\\x00]*$\x12\x43\n\x10\x64uplicate_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x0fReserveResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"V\n\x13\x42\x61tchReserveRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32 .inventoryhold.v1.ReserveRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x14\x42\x61tchReserveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.inventoryhold.v1.BatchReserveResult\"\x9d\x01\n\x12\x42\x61tchReserveResult\x12\x34\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12\x10\n\x08\x61\x62ridged\x18\x04 \x01(\x08\x42\x08\n\x06result\"\xb6\x02\n\x0e\x43onfirmRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x31\n\x08\x63ustomer\x18\x05 \x01(\x0b\x32\x1f.inventoryhold.v1.CustomerInput\x12\x37\n\x05lines\x18\x06 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"b\n\rCustomerInput\x12$\n\x04name\x18\x01 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12+\n\x05\x65mail\x18\x02 \x01(\tB\x1c\xbaH\x19r\x14\x18\xfe\x01\x32\x0c^[^\\p{Cc}]*$J\x01@\xd8\x01\x01\"W\n\x0f\x43onfirmResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xd4\x01\n\rCancelRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x33\n\x06reason\x18\x04 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x43\x61ncelResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa0\x02\n\rRefundRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x37\n\x05lines\x18\x04 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x11\n\twrite_off\x18\x05 \x01(\x08\x12\x33\n\x06reason\x18\x06 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$B\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0eRefundResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xc7\x01\n\rExtendRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x12*\n\nrequest_id\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"V\n\x0e\x45xtendResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"{\n\x15GetReservationRequest\x12\"\n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01H\x00\x12-\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$H\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"L\n\x16GetReservationResponse\x12\x32\n\x0breservation\x18\x01 \x01(\x0b\x32\x1d.inventoryhold.v1.Reservation\"\xaf\x03\n\x17ListReservationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x46\n\x06states\x18\x03 \x03(\x0e\x32#.inventoryhold.v1.Reservation.StateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x03sku\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x12&\n\x06holder\x18\x06 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12)\n\treference\x18\x07 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x08order_id\x18\x08 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12&\n\x06\x63lient\x18\t \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x15\n\rinclude_total\x18\n \x01(\x08\x42\x07\n\x05_pool\"}\n\x18ListReservationsResponse\x12\x33\n\x0creservations\x18\x01 \x03(\x0b\x32\x1d.inventoryhold.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\"z\n\x1cListReservationEventsRequest\x12 \n\x0ereservation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x1dListReservationEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.inventoryhold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x0e\x43leanupRequest\x12\x1a\n\tmax_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"Q\n\x0f\x43leanupResponse\x12\x15\n\rexpired_count\x18\x01 \x01(\x03\x12\x19\n\x11released_quantity\x18\x02 \x01(\x03\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x94\x07\n\x12ReservationService\x12N\n\x07Reserve\x12 .inventoryhold.v1.ReserveRequest\x1a!.inventoryhold.v1.ReserveResponse\x12]\n\x0c\x42\x61tchReserve\x12%.inventoryhold.v1.BatchReserveRequest\x1a&.inventoryhold.v1.BatchReserveResponse\x12N\n\x07\x43onfirm\x12 .inventoryhold.v1.ConfirmRequest\x1a!.inventoryhold.v1.ConfirmResponse\x12K\n\x06\x43\x61ncel\x12\x1f.inventoryhold.v1.CancelRequest\x1a .inventoryhold.v1.CancelResponse\x12K\n\x06Refund\x12\x1f.inventoryhold.v1.RefundRequest\x1a .inventoryhold.v1.RefundResponse\x12K\n\x06\x45xtend\x12\x1f.inventoryhold.v1.ExtendRequest\x1a .inventoryhold.v1.ExtendResponse\x12\x63\n\x0eGetReservation\x12\'.inventoryhold.v1.GetReservationRequest\x1a(.inventoryhold.v1.GetReservationResponse\x12i\n\x10ListReservations\x12).inventoryhold.v1.ListReservationsRequest\x1a*.inventoryhold.v1.ListReservationsResponse\x12x\n\x15ListReservationEvents\x12..inventoryhold.v1.ListReservationEventsRequest\x1a/.inventoryhold.v1.ListReservationEventsResponse\x12N\n\x07\x43leanup\x12 .inventoryhold.v1.CleanupRequest\x1a!.inventoryhold.v1.CleanupResponseBf\n\x14\x63om.inventoryhold.v1B\x17ReservationServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,7 +69,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMERINPUT'].fields_by_name['name']._loaded_options = None
   _globals['_CUSTOMERINPUT'].fields_by_name['name']._serialized_options = b'\272H\023r\021\030\200\0022\014^[^\\p{Cc}]*$'
   _globals['_CUSTOMERINPUT'].fields_by_name['email']._loaded_options = None
-  _globals['_CUSTOMERINPUT'].fields_by_name['email']._serialized_options = b'\272H\nr\005\030\376\001`\001\330\001\001'
+  _globals['_CUSTOMERINPUT'].fields_by_name['email']._serialized_options = b'\272H\031r\024\030\376\0012\014^[^\\p{Cc}]*$J\001@\330\001\001'
   _globals['_CANCELREQUEST'].oneofs_by_name['target']._loaded_options = None
   _globals['_CANCELREQUEST'].oneofs_by_name['target']._serialized_options = b'\272H\002\010\001'
   _globals['_CANCELREQUEST'].fields_by_name['reservation_id']._loaded_options = None
@@ -79,7 +79,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CANCELREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\023r\021\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_CANCELREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_CANCELREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\023r\021\030\200\0042\014^[^\\p{Cc}]*$'
+  _globals['_CANCELREQUEST'].fields_by_name['reason']._serialized_options = b'\272H r\036\030\200\0042\031^(?:[^\\p{Cc}]|[\\t\\n\\r])*$'
   _globals['_REFUNDREQUEST'].oneofs_by_name['target']._loaded_options = None
   _globals['_REFUNDREQUEST'].oneofs_by_name['target']._serialized_options = b'\272H\002\010\001'
   _globals['_REFUNDREQUEST'].fields_by_name['reservation_id']._loaded_options = None
@@ -91,7 +91,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUNDREQUEST'].fields_by_name['lines']._loaded_options = None
   _globals['_REFUNDREQUEST'].fields_by_name['lines']._serialized_options = b'\272H\005\222\001\002\020d'
   _globals['_REFUNDREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_REFUNDREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\023r\021\030\200\0042\014^[^\\p{Cc}]*$'
+  _globals['_REFUNDREQUEST'].fields_by_name['reason']._serialized_options = b'\272H r\036\030\200\0042\031^(?:[^\\p{Cc}]|[\\t\\n\\r])*$'
   _globals['_EXTENDREQUEST'].oneofs_by_name['target']._loaded_options = None
   _globals['_EXTENDREQUEST'].oneofs_by_name['target']._serialized_options = b'\272H\002\010\001'
   _globals['_EXTENDREQUEST'].fields_by_name['reservation_id']._loaded_options = None
@@ -109,7 +109,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['states']._loaded_options = None
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['states']._serialized_options = b'\272H\016\222\001\013\020\n\"\007\202\001\004\020\001 \000'
   _globals['_LISTRESERVATIONSREQUEST'].fields_by_name['sku']._loaded_options = None
@@ -129,7 +129,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRESERVATIONEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTRESERVATIONEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTRESERVATIONEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTRESERVATIONEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTRESERVATIONEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_CLEANUPREQUEST'].fields_by_name['max_count']._loaded_options = None
   _globals['_CLEANUPREQUEST'].fields_by_name['max_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_RESERVEREQUEST']._serialized_start=246
@@ -143,41 +143,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHRESERVERESPONSE']._serialized_start=902
   _globals['_BATCHRESERVERESPONSE']._serialized_end=979
   _globals['_BATCHRESERVERESULT']._serialized_start=982
-  _globals['_BATCHRESERVERESULT']._serialized_end=1121
-  _globals['_CONFIRMREQUEST']._serialized_start=1124
-  _globals['_CONFIRMREQUEST']._serialized_end=1434
-  _globals['_CUSTOMERINPUT']._serialized_start=1436
-  _globals['_CUSTOMERINPUT']._serialized_end=1519
-  _globals['_CONFIRMRESPONSE']._serialized_start=1521
-  _globals['_CONFIRMRESPONSE']._serialized_end=1608
-  _globals['_CANCELREQUEST']._serialized_start=1611
-  _globals['_CANCELREQUEST']._serialized_end=1810
-  _globals['_CANCELRESPONSE']._serialized_start=1812
-  _globals['_CANCELRESPONSE']._serialized_end=1898
-  _globals['_REFUNDREQUEST']._serialized_start=1901
-  _globals['_REFUNDREQUEST']._serialized_end=2176
-  _globals['_REFUNDRESPONSE']._serialized_start=2178
-  _globals['_REFUNDRESPONSE']._serialized_end=2264
-  _globals['_EXTENDREQUEST']._serialized_start=2267
-  _globals['_EXTENDREQUEST']._serialized_end=2466
-  _globals['_EXTENDRESPONSE']._serialized_start=2468
-  _globals['_EXTENDRESPONSE']._serialized_end=2554
-  _globals['_GETRESERVATIONREQUEST']._serialized_start=2556
-  _globals['_GETRESERVATIONREQUEST']._serialized_end=2679
-  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2681
-  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2757
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2760
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=3191
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=3193
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=3318
-  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_start=3320
-  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_end=3442
-  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_start=3444
-  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_end=3541
-  _globals['_CLEANUPREQUEST']._serialized_start=3543
-  _globals['_CLEANUPREQUEST']._serialized_end=3587
-  _globals['_CLEANUPRESPONSE']._serialized_start=3589
-  _globals['_CLEANUPRESPONSE']._serialized_end=3670
-  _globals['_RESERVATIONSERVICE']._serialized_start=3673
-  _globals['_RESERVATIONSERVICE']._serialized_end=4589
+  _globals['_BATCHRESERVERESULT']._serialized_end=1139
+  _globals['_CONFIRMREQUEST']._serialized_start=1142
+  _globals['_CONFIRMREQUEST']._serialized_end=1452
+  _globals['_CUSTOMERINPUT']._serialized_start=1454
+  _globals['_CUSTOMERINPUT']._serialized_end=1552
+  _globals['_CONFIRMRESPONSE']._serialized_start=1554
+  _globals['_CONFIRMRESPONSE']._serialized_end=1641
+  _globals['_CANCELREQUEST']._serialized_start=1644
+  _globals['_CANCELREQUEST']._serialized_end=1856
+  _globals['_CANCELRESPONSE']._serialized_start=1858
+  _globals['_CANCELRESPONSE']._serialized_end=1944
+  _globals['_REFUNDREQUEST']._serialized_start=1947
+  _globals['_REFUNDREQUEST']._serialized_end=2235
+  _globals['_REFUNDRESPONSE']._serialized_start=2237
+  _globals['_REFUNDRESPONSE']._serialized_end=2323
+  _globals['_EXTENDREQUEST']._serialized_start=2326
+  _globals['_EXTENDREQUEST']._serialized_end=2525
+  _globals['_EXTENDRESPONSE']._serialized_start=2527
+  _globals['_EXTENDRESPONSE']._serialized_end=2613
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=2615
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=2738
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2740
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2816
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2819
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=3250
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=3252
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=3377
+  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_start=3379
+  _globals['_LISTRESERVATIONEVENTSREQUEST']._serialized_end=3501
+  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_start=3503
+  _globals['_LISTRESERVATIONEVENTSRESPONSE']._serialized_end=3600
+  _globals['_CLEANUPREQUEST']._serialized_start=3602
+  _globals['_CLEANUPREQUEST']._serialized_end=3646
+  _globals['_CLEANUPRESPONSE']._serialized_start=3648
+  _globals['_CLEANUPRESPONSE']._serialized_end=3729
+  _globals['_RESERVATIONSERVICE']._serialized_start=3732
+  _globals['_RESERVATIONSERVICE']._serialized_end=4648
 # @@protoc_insertion_point(module_scope)

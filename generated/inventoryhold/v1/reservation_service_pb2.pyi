@@ -60,14 +60,16 @@ class BatchReserveResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[BatchReserveResult, _Mapping]]] = ...) -> None: ...
 
 class BatchReserveResult(_message.Message):
-    __slots__ = ("reservation", "error", "replayed")
+    __slots__ = ("reservation", "error", "replayed", "abridged")
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    ABRIDGED_FIELD_NUMBER: _ClassVar[int]
     reservation: _reservation_pb2.Reservation
     error: _status_pb2.Status
     replayed: bool
-    def __init__(self, reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
+    abridged: bool
+    def __init__(self, reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., replayed: _Optional[bool] = ..., abridged: _Optional[bool] = ...) -> None: ...
 
 class ConfirmRequest(_message.Message):
     __slots__ = ("reservation_id", "reference", "request_id", "order_id", "customer", "lines")

@@ -32,6 +32,13 @@ class ReservationServiceStub:
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     def __init__(self, channel):
@@ -99,6 +106,13 @@ class ReservationServiceServicer:
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     def Reserve(self, request, context):
@@ -114,7 +128,8 @@ class ReservationServiceServicer:
 
     def BatchReserve(self, request, context):
         """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
-        bad field. Scope `reserve`.
+        bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
+        answer on the remaining results are abridged. Scope `reserve`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,6 +284,13 @@ class ReservationService:
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     @staticmethod

@@ -33,6 +33,13 @@ class ReservationServiceStub:
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     @_typing.overload
@@ -48,7 +55,8 @@ class ReservationServiceStub:
     """
     BatchReserve: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
-    bad field. Scope `reserve`.
+    bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
+    answer on the remaining results are abridged. Scope `reserve`.
     """
     Confirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
@@ -107,6 +115,13 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -119,7 +134,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """
     BatchReserve: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]  # type: ignore[assignment]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
-    bad field. Scope `reserve`.
+    bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
+    answer on the remaining results are abridged. Scope `reserve`.
     """
     Confirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]  # type: ignore[assignment]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
@@ -177,6 +193,13 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     DATABASE_UNAVAILABLE, SHUTTING_DOWN and INTERNAL; every rpc that changes something also OUTCOME_UNKNOWN and, with a
     `request_id`, REQUEST_ID_REUSED: see `ErrorReason`. Send a `request_id` with every change: the same id with the same
     content answers with the reservation as it is now and `replayed`, and takes nothing twice.
+
+    Text fields take characters of every script and are compared as they are. Control characters (category Cc of Unicode,
+    line breaks and tabs among them) are refused everywhere but in `reason` and in the values of `metadata`. Durations and
+    timestamps whose `nanos` are a second or more, or have another sign than `seconds`, are refused.
+
+    No answer is larger than 4 MiB, the limit of gRPC's clients: a page of a list ends early (`next_page_token` goes on)
+    and a batch abridges its last results.
     """
 
     @_abc_1.abstractmethod
@@ -199,7 +222,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.BatchReserveResponse, _abc.Awaitable[_reservation_service_pb2.BatchReserveResponse]]:
         """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
-        bad field. Scope `reserve`.
+        bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
+        answer on the remaining results are abridged. Scope `reserve`.
         """
 
     @_abc_1.abstractmethod

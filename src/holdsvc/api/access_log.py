@@ -13,6 +13,9 @@ log = structlog.get_logger("holdsvc.access")
 FAILURES = {"INTERNAL", "OUTCOME_UNKNOWN"}
 """Reasons that are logged each time: somebody has to look."""
 
+REQUEST_ID_CHARS = 128
+"""Characters of a request_id that are logged: no valid one is longer."""
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
 
 
@@ -62,7 +65,7 @@ class AccessLog:
             "reason": reason,
             "tenant": call.caller.tenant if call else "",
             "client": call.caller.client if call else "",
-            "request_id": getattr(request, "request_id", ""),
+            "request_id": getattr(request, "request_id", "")[:REQUEST_ID_CHARS],
             "duration_ms": round(seconds * 1000, 3),
         }
         if skipped:

@@ -5,9 +5,9 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -18,14 +18,16 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
 from holdsvc import errors
+from holdsvc.api import bounds
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
-from holdsvc.api.auth.scopes import SCOPES
 from holdsvc.api.bodies import Bodies
-from holdsvc.api.errors import CODES, refused_of, status
+from holdsvc.api.rpcs import RPCS, Rpc
+from holdsvc.api.statuses import CODES, refused_of, status
+from holdsvc.api.turns import Turns
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.errors import HoldError
-from holdsvc.model import Caller, Cause
+from holdsvc.model import Caller, Cause, Violation
 from holdsvc.telemetry import tracing
 
 RECHECK_S = 1.0
@@ -44,6 +46,10 @@ class Call:
     """As the caller sent it; it holds the key, so it is never logged or passed on."""
     write: Callable[[bytes], Coroutine[Any, Any, None]] = field(repr=False)
     """Writes a message to the stream, for who does not yield it: one at a time, and none while it yields."""
+    large: bool = False
+    """Whether the request is so large that its lists were counted before it was parsed."""
+    bad_entries: Mapping[int, Sequence[Violation]] = field(default_factory=dict, repr=False)
+    """Entries of a batch that were too long to be parsed, by index; they are empty in the request."""
 
 
 class CallObserver(Protocol):
@@ -75,6 +81,8 @@ class Calls:
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
+        self.turns = Turns()
+        """For the long work of large requests and answers."""
         # Asking for the running loop costs a system call: Python 3.11 looks whether the process has forked.
         self._loop = asyncio.get_running_loop()
 
@@ -101,15 +109,30 @@ class Calls:
         metadata = context.invocation_metadata()
         return Call(method, await self._authenticate(metadata, deadline), deadline, metadata, context.write)
 
-    def _admit(self, call: Call, scopes: tuple[str, ...]) -> None:
+    def _admit(self, call: Call, rpc: Rpc) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
         caller = call.caller
         self._limits.call(caller.tenant, caller.client)
-        if caller.scopes.isdisjoint(scopes):
-            raise HoldError(errors.permission_denied(scopes[0]))
+        if caller.scopes.isdisjoint(rpc.scopes):
+            raise HoldError(errors.permission_denied(rpc.scopes[0]))
+
+    async def _parse(self, rpc: Rpc, request_class: type[Message], data: bytes, call: Call) -> tuple[Message, Call]:
+        """Parses a request once it is known that it cannot become much more than it is on the wire."""
+        try:
+            if len(data) <= bounds.UNCOUNTED_BYTES:
+                return request_class.FromString(data), call
+            counted = await self.turns.run(bounds.count(request_class.DESCRIPTOR, data, rpc.entries))
+            if counted.violations:
+                raise HoldError(errors.invalid_fields(counted.violations))
+            request = await self.turns.run(bounds.parse(request_class, counted.pieces))
+            return request, replace(call, large=True, bad_entries=counted.entries)
+        except DecodeError:
+            malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
+            raise HoldError(errors.invalid_field("request", malformed, "MALFORMED")) from None
 
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
-        method, scopes, request_class = _rule(descriptor)
+        rpc, request_class = _row(descriptor), GetMessageClass(descriptor.input_type)
+        method = rpc.method
         observer = self._observer
 
         async def unary(_messages: object, context: Any) -> bytes:
@@ -118,8 +141,8 @@ class Calls:
             call = request = None
             try:
                 call = await self._identify(method, context)
-                self._admit(call, scopes)
-                request = _parse(request_class, await self._bodies.read(context))
+                self._admit(call, rpc)
+                request, call = await self._parse(rpc, request_class, await self._bodies.read(context), call)
                 answer = (await handle(request, call)).SerializeToString()
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
@@ -132,7 +155,8 @@ class Calls:
     def _stream(
         self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncGenerator[Message | bytes]]
     ) -> Any:
-        method, scopes, request_class = _rule(descriptor)
+        rpc, request_class = _row(descriptor), GetMessageClass(descriptor.input_type)
+        method = rpc.method
         observer = self._observer
 
         async def stream(_messages: object, context: Any) -> AsyncIterator[bytes]:
@@ -141,8 +165,8 @@ class Calls:
             call = request = None
             try:
                 call = await self._identify(method, context)
-                self._admit(call, scopes)
-                request = _parse(request_class, await self._bodies.read(context))
+                self._admit(call, rpc)
+                request, call = await self._parse(rpc, request_class, await self._bodies.read(context), call)
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
@@ -224,17 +248,8 @@ def _path(descriptor: MethodDescriptor) -> str:
     return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
 
 
-def _rule(descriptor: MethodDescriptor) -> tuple[str, tuple[str, ...], type[Message]]:
+def _row(descriptor: MethodDescriptor) -> Rpc:
     method = _path(descriptor)
-    scopes = SCOPES.get(method)
-    if not scopes:
-        raise LookupError(f"{method} has no scope rule: add it to SCOPES")
-    return method, scopes, GetMessageClass(descriptor.input_type)
-
-
-def _parse(request_class: type[Message], data: bytes) -> Message:
-    try:
-        return request_class.FromString(data)
-    except DecodeError:
-        malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
-        raise HoldError(errors.invalid_field("request", malformed, "MALFORMED")) from None
+    if method not in RPCS:
+        raise LookupError(f"{method} has no row in the table of rpcs")
+    return RPCS[method]

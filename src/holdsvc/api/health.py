@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from holdsvc.api.bodies import Bodies
-from holdsvc.api.errors import status
+from holdsvc.api.statuses import status
 from holdsvc.errors import HoldError
 
 SERVICE = "grpc.health.v1.Health"

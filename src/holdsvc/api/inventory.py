@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from holdsvc import errors, model
 from holdsvc.api import convert, pages, validation
 from holdsvc.api.calls import Call
-from holdsvc.api.requests import check_pool, check_pools, fingerprint, merged_lines
+from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import items

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from grpc_status import rpc_status
 
 from holdsvc.api.bodies import Bodies
-from holdsvc.api.errors import status
+from holdsvc.api.statuses import status
 from holdsvc.errors import HoldError
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")

@@ -1,14 +1,17 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
+from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
+from google.rpc import status_pb2
 
 from holdsvc import errors, model
-from holdsvc.api import convert, pages, validation
+from holdsvc.api import batches, convert, pages, validation
 from holdsvc.api.calls import Call
-from holdsvc.api.errors import status
-from holdsvc.api.requests import check_pools, fingerprint, merged_lines, units
+from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
+from holdsvc.api.statuses import status
+from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
@@ -30,8 +33,9 @@ CLEANUP_MAX = 10_000
 class ReservationServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, turns: Turns) -> None:
         self._engine = engine
+        self._turns = turns
         self._ttl = validation.TtlRule(settings)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
 
@@ -48,34 +52,47 @@ class ReservationServicer:
 
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
-        bad = validation.check_entries(request, "requests")
-        answers: dict[int, Answer[Reservation]] = {}
-        changes, places = [], []
+        validation.check_count(request, "requests")
+        refused: dict[int, status_pb2.Status] = {}
+        changes = await self._turns.run(self._judge(request, call, refused))
+        done = await self._reserve_all(changes, call)
+        return await self._turns.run(_batch_response(len(request.requests), refused, done))
+
+    def _judge(
+        self, request: pb.BatchReserveRequest, call: Call, refused: dict[int, status_pb2.Status]
+    ) -> Generator[None, None, list[model.Reserve]]:
+        """Makes the changes of the valid entries; puts the errors of the others into `refused`, by index."""
+        changes = []
         ids = self._engine.new_id.many(len(request.requests))
+        # One walk through a small batch costs less than one through each of its entries.
+        known_valid = not call.large and validation.is_valid(request)
+        rules = validation.BatchRules(known_valid=known_valid)
         for index, (entry, id_) in enumerate(zip(request.requests, ids, strict=True)):
-            ttl_us, ttl_violation = self._ttl.read(entry)
-            window_violation = _duplicate_window_rule(entry)
+            yield
             try:
-                if ttl_violation or window_violation or index in bad:
-                    more = filter(None, (ttl_violation, window_violation))
-                    raise HoldError(errors.invalid_fields([*bad.get(index, ()), *more]))
+                if index in call.bad_entries:
+                    raise HoldError(errors.invalid_fields(call.bad_entries[index]))
+                ttl_us, violation = self._ttl.read(entry)
+                rules.check(entry, violation, _duplicate_window_rule(entry))
                 changes.append(_reserve(entry, call, ttl_us, id_))
-                places.append(index)
             except HoldError as error:
-                answers[index] = error.refused
-        if changes:
-            answers.update(zip(places, await self._engine.reserve(changes, call.deadline), strict=True))
-        response = pb.BatchReserveResponse()
-        for index in range(len(request.requests)):
-            added = response.results.add()
-            answer = answers[index]
-            if isinstance(answer, Refused):
-                added.error.CopyFrom(status(answer))
-            else:
-                convert.set_reservation(added.reservation, answer.value)
-                if answer.replayed:
-                    added.replayed = True
-        return response
+                refused[index] = status(error.refused)
+        return changes
+
+    async def _reserve_all(self, changes: Sequence[model.Reserve], call: Call) -> list[Answer[Reservation]]:
+        """What came of each change. An error that stops the engine is that of the changes that were still to come."""
+        if not changes:
+            return []
+        results: list[Answer[Reservation]] = []
+        for part in batches.parts(changes):
+            try:
+                results += await self._engine.reserve(part, call.deadline)
+            except HoldError as error:
+                if not results:
+                    raise
+                results += [error.refused] * (len(changes) - len(results))
+                break
+        return results
 
     async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:
         """Sells what is held."""
@@ -245,6 +262,27 @@ def _changed(answers: list[Answer[Reservation]], response: Changed) -> Changed:
     done = unwrap(answer)
     convert.set_reservation(response.reservation, done.value)
     response.replayed = done.replayed
+    return response
+
+
+def _batch_response(
+    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Reservation]]
+) -> Generator[None, None, pb.BatchReserveResponse]:
+    """The answer to a batch: the refused entries by index, what came of the others in their order."""
+    response = pb.BatchReserveResponse()
+    others = iter(done)
+    for index in range(size):
+        added = response.results.add()
+        if index in refused:
+            added.error.CopyFrom(refused[index])
+        elif isinstance(answer := next(others), Refused):
+            added.error.CopyFrom(status(answer))
+        else:
+            convert.set_reservation(added.reservation, answer.value)
+            if answer.replayed:
+                added.replayed = True
+        yield
+    yield from batches.abridge(response)
     return response
 
 

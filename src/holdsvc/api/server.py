@@ -86,7 +86,7 @@ class Server:
         bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
         calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
         servicers: dict[str, Any] = {
-            "ReservationService": ReservationServicer(settings, engine),
+            "ReservationService": ReservationServicer(settings, engine, calls.turns),
             "InventoryService": InventoryServicer(engine, streams),
             "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine),

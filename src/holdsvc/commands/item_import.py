@@ -7,7 +7,7 @@ from typing import NamedTuple
 import typer
 
 from holdsvc import errors
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.commands.item_file import GoodRow, ItemFile, RefusedFile, RefusedRow
 from holdsvc.commands.output import Progress
 from holdsvc.commands.target import CommandError, lacks_schema, run

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from holdsvc.api.auth.keyring import key_id_of, make_key
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError

@@ -70,7 +70,7 @@ FEED_LAG = Gauge(
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
 
-_STREAMS = {"WatchInventory", "StreamEvents"}
+STREAMS = {"WatchInventory", "StreamEvents"}
 
 
 class Metrics:
@@ -164,7 +164,7 @@ def _call(method: str) -> tuple[Any, Any]:
 
 def _labels(method: str) -> tuple[str, str, str]:
     _, service, name = method.split("/")
-    return ("server_stream" if name in _STREAMS else "unary", service, name)
+    return ("server_stream" if name in STREAMS else "unary", service, name)
 
 
 @cache

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from holdsvc import errors
 from holdsvc.api.auth.keyring import Keyring
-from holdsvc.api.auth.scopes import ALL_SCOPES
+from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.errors import HoldError
 from holdsvc.model import Caller
 

@@ -87,7 +87,7 @@ def status(refused: Refused) -> status_pb2.Status:
     if refused.violations:
         bad = _fitting([_field_violation(violation) for violation in refused.violations], room)
         details.insert(1, error_details_pb2.BadRequest(field_violations=bad))
-        _count_omitted(info, len(refused.violations) - len(bad))
+        _count_omitted(info, refused.omitted + len(refused.violations) - len(bad))
     for detail in details:
         packed: any_pb2.Any = answer.details.add()
         packed.Pack(detail)
