@@ -21,6 +21,7 @@ def test_a_change_that_is_repeatable_by_request_id_takes_one() -> None:
         fields = {field.name for field in method.input_type.fields}
         if RPCS[path].entries:
             [entries] = [field for field in method.input_type.fields if field.name == RPCS[path].entries]
+            assert entries.message_type is not None
             fields = {field.name for field in entries.message_type.fields}
         assert ("request_id" in fields) == (RPCS[path].effect is Effect.CHANGE_BY_REQUEST_ID), path
 
