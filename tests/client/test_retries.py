@@ -1,5 +1,6 @@
 """The blocking client's logic, on a channel whose far end is the test: no server, no real time."""
 
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -82,7 +83,8 @@ def test_a_retry_has_the_request_id_that_the_client_made(far_end: FarEnd) -> Non
     call = far_end.start(lambda: far_end.client.reserve({"seat": 1}))
     metadata, first, rpc = far_end.take("ReservationService.Reserve")
     assert ("x-api-key", "k") in metadata
-    assert len(first.request_id) == 36
+    assert uuid.UUID(first.request_id).version == 4
+    assert str(uuid.UUID(first.request_id)) == first.request_id
     fail(rpc, grpc.StatusCode.UNAVAILABLE)
     _, second, rpc = far_end.take("ReservationService.Reserve")
     assert second == first

@@ -11,13 +11,16 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
+from google.protobuf.message import Message
 
 from holdsvc.client import errors, messages
 from holdsvc.client.background import Background, Sleep
+from holdsvc.client.coalescing import ALONE, PAIRS, Done, Lanes
 from holdsvc.client.connection import PROBE_S, TIMEOUT_S, Connection, Connections, Tls, call_metadata
 from holdsvc.client.messages import ConfirmFields, Lines, ReserveFields, Time
 from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy, shipped_policy
 from holdsvc.client.stubs import AdminStub, EventStub, InventoryStub, ReservationStub
+from holdsvc.client.wire import Wire
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -30,7 +33,7 @@ _RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 
 
 class _Calls:
-    """Stands in for a channel in the generated stubs: calls are retried, and fail with a `CallError`."""
+    """Stands in for a channel in the generated stubs: calls are shared, retried, and fail with a `CallError`."""
 
     def __init__(
         self,
@@ -38,8 +41,10 @@ class _Calls:
         api_key: str | None,
         policy: RetryPolicy,
         budget: RetryBudget,
+        *,
         timeout_s: float,
         sleep: Sleep,
+        coalesce: bool,
         on_lost: Callable[[str, Any], None],
     ) -> None:
         self._connections = connections
@@ -49,9 +54,17 @@ class _Calls:
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._on_lost = on_lost
+        self._stubs: dict[str, Mapping[str, Any]] = {}
+        self._wire = Wire()
+        self._lanes = Lanes(PAIRS if coalesce else {}, self._wire, self._send_shared)
+
+    def reset(self) -> None:
+        """Forgets the calls under way."""
+        self._lanes.reset()
 
     def unary_unary(self, path: str, **stub: Any) -> Callable[..., Any]:
         safe = self._policy.is_safe(path)
+        self._stubs[path] = stub
 
         def call(request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
             sent = messages.with_request_id(request)
@@ -62,7 +75,7 @@ class _Calls:
                 while True:
                     connection = self._connections.current()
                     try:
-                        answer = self._attempt(connection, path, stub, sent, attempts, metadata, more)
+                        answer = self._attempt(connection, path, sent, attempts, metadata, more)
                     except errors.CallError as error:
                         pause_s = attempts.pause_s(error)
                         if pause_s is None:
@@ -72,31 +85,63 @@ class _Calls:
                         return answer
                     self._sleep(pause_s)
             except BaseException as error:
-                if sent is not request and errors.leaves_outcome_open(error):
+                if sent is not request and attempts.sent and errors.leaves_outcome_open(error):
                     self._on_lost(path, sent)
                 raise
 
         return call
 
     def _attempt(
-        self,
-        connection: Connection,
-        path: str,
-        stub: Mapping[str, Any],
-        request: Any,
-        attempts: Attempts,
-        metadata: Any,
-        more: Any,
+        self, connection: Connection, path: str, request: Any, attempts: Attempts, metadata: Any, more: Any
     ) -> Any:
+        """One attempt: alone where its lane is idle, else with the calls that wait there."""
+        lane = None if more else self._lanes.lane(path, metadata)
+        if lane is None:
+            return self._send(connection, path, request, attempts, metadata, more)
+        if lane.enters_alone():
+            try:
+                return self._send(connection, path, request, attempts, metadata, more)
+            finally:
+                lane.leave_alone()
+        entry = lane.join(request, attempts.remaining_s)
         try:
-            send = connection.method(path, **stub)
+            answer = self._wire.answer(entry.promise, attempts.remaining_s)
+        except errors.CallError as error:
+            raise self._explained(connection, error) from None
+        finally:
+            attempts.sent = attempts.sent or entry.sent
+        if answer is ALONE:
+            return self._send(connection, path, request, attempts, metadata, more)
+        return answer
+
+    def _send(
+        self, connection: Connection, path: str, request: Any, attempts: Attempts, metadata: Any, more: Any
+    ) -> Any:
+        attempts.sent = True
+        send = connection.method(path, **self._stubs[path])
+        try:
             return send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
         except grpc.RpcError as error:
-            raise self._failure(connection, error) from error
+            raise self._explained(connection, errors.from_rpc(error)) from error
 
-    def _failure(self, connection: Connection, error: grpc.RpcError) -> errors.CallError:
-        """The error of an attempt; a connection whose server stops is left."""
-        failure = errors.from_rpc(error)
+    def _send_shared(self, path: str, request: Any, timeout_s: float, metadata: Any, done: Done) -> None:
+        """Sends what a lane has ready: a message alone, or the bytes of a batch."""
+        try:
+            connection = self._connections.current()
+        except errors.CallError as error:
+            done(None, error)
+            return
+        send = connection.method(path, **self._stubs[path] if isinstance(request, Message) else {})
+
+        def ended(answer: Any, error: errors.CallError | None) -> None:
+            if isinstance(error, errors.ShuttingDown):
+                self._connections.leave(connection)
+            done(answer, error)
+
+        self._wire.send(send, request, timeout_s, metadata, ended)
+
+    def _explained(self, connection: Connection, failure: errors.CallError) -> errors.CallError:
+        """The failure of an attempt, or a missing connection as its cause; where a server stops it is left."""
         if isinstance(failure, errors.ShuttingDown):
             self._connections.leave(connection)
         if failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED or not connection.replaceable:
@@ -123,7 +168,7 @@ class _Calls:
                 for message in stream:
                     yield message
             except grpc.RpcError as error:
-                raise self._failure(connection, error) from error
+                raise self._explained(connection, errors.from_rpc(error)) from error
             finally:
                 stream.cancel()
 
@@ -134,7 +179,8 @@ class Client:
     """Calls holdsvc. Close it, or use it as a context manager.
 
     `reservations`, `inventory`, `events` and `admin` are the generated
-    stubs: every rpc with its messages. A change gets a request_id unless the request has one, so it is retried safely
+    stubs: every rpc with its messages. Calls that are made at the same time travel together as a batch, unless
+    `coalesce` is False. A change gets a request_id unless the request has one, so it is retried safely
     within its deadline. Failures are raised as `CallError`, one class for each reason.
     """
 
@@ -148,6 +194,7 @@ class Client:
         retry_policy: RetryPolicy | None = None,
         options: Mapping[str, Any] | None = None,
         channel: Any = None,
+        coalesce: bool = True,
         sleep: Sleep = time.sleep,
     ) -> None:
         policy = retry_policy or shipped_policy()
@@ -155,7 +202,17 @@ class Client:
         self._background = Background()
         self._connections = Connections(target, tls, options, channel, self._reset)
         self._sleep = sleep
-        calls: Any = _Calls(self._connections, api_key, policy, self._budget, timeout_s, sleep, self._lost)
+        self._calls = _Calls(
+            self._connections,
+            api_key,
+            policy,
+            self._budget,
+            timeout_s=timeout_s,
+            sleep=sleep,
+            coalesce=coalesce,
+            on_lost=self._lost,
+        )
+        calls: Any = self._calls
         self.reservations: ReservationStub = ReservationStub(calls)
         self.inventory: InventoryStub = InventoryStub(calls)
         self.events: EventStub = EventStub(calls)
@@ -177,6 +234,7 @@ class Client:
     def _reset(self) -> None:
         """Forgets what belonged to an event loop that has ended, or to the parent of a forked process."""
         self._background.reset()
+        self._calls.reset()
         self._budget.renew()
 
     def _lost(self, path: str, request: Any) -> None:

@@ -224,5 +224,5 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def call_metadata(api_key: str | None, metadata: Any) -> tuple[tuple[str, str | bytes], ...] | None:
     """The caller's metadata with the API key."""
-    given = tuple(metadata) if metadata is not None else ()
+    given = tuple((key, value) for key, value in metadata) if metadata is not None else ()
     return (*given, ("x-api-key", api_key)) if api_key else given or None

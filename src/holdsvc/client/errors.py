@@ -285,6 +285,21 @@ def deadline_exceeded() -> CallError:
     return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 
+def interrupted(cause: BaseException) -> CallError:
+    """The error of a call that this process ended before its answer."""
+    return CallError(grpc.StatusCode.CANCELLED, f"the call was ended in this process: {type(cause).__name__}")
+
+
+def malformed_batch() -> CallError:
+    """The error of a batch whose answer has not one result for each call."""
+    return CallError(grpc.StatusCode.INTERNAL, "the answer of the batch does not have a result for each call")
+
+
+def copy_of(error: CallError) -> CallError:
+    """The same error for another call: each is raised with a traceback of its own."""
+    return type(error)(error.code, error.message, reason=error.reason, metadata=error.metadata, details=error.details)
+
+
 def no_connection(target: str, cause: str) -> CallError:
     """The error of a call whose deadline has passed while there was no connection."""
     return NoConnection(

@@ -106,7 +106,7 @@ def _seconds(text: str) -> float:
 class Attempts:
     """The attempts of one call: what is left of its deadline, and the pause before the next one."""
 
-    __slots__ = ("_attempt", "_budget", "_clock", "_connection_lost", "_end", "_policy", "_safe")
+    __slots__ = ("_attempt", "_budget", "_clock", "_connection_lost", "_end", "_policy", "_safe", "sent")
 
     def __init__(
         self,
@@ -122,6 +122,8 @@ class Attempts:
         self._clock = clock
         self._end = clock() + timeout_s
         self._attempt = 0
+        self.sent = False
+        """Whether the request may have reached the service."""
         self._connection_lost = False
 
     @property
