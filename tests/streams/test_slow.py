@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from holdsvc.streams import events as event_log
+from holdsvc.streams import events
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as reservations
@@ -27,8 +27,8 @@ async def test_two_hundred_watchers_of_a_hot_item_all_end_on_its_final_state(ser
     async with asyncio.timeout(100):
         assert all(item == final for item in await asyncio.gather(*following))
     # All of them are one topic, which remembers one state.
-    [topic] = service.service.streams.watch._topics.values()
-    assert len(topic.changes) == 1
+    [topic] = service.service.streams.watch._topics
+    assert len(topic._changes) == 1
     for call in calls:
         call.cancel()
 
@@ -62,14 +62,14 @@ async def test_a_watcher_that_falls_behind_what_is_remembered_reads_the_present_
 async def test_a_consumer_that_does_not_read_holds_nobody_up_and_misses_nothing(
     service: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_log, "KEPT_MAX", 500)
+    monkeypatch.setattr(events, "KEPT_BYTES", 200_000)
     await service.create_item("hot", 100_000)
     async with consuming(service) as slow, consuming(service) as quick:
         for number in range(12):
             await service.reservations.BatchReserve(BATCH)
             await quick.take(200 * (number + 1))
         # Kept in memory is the newest part alone; the rest it gets from the database.
-        [log] = service.service.streams.events._logs.values()
-        assert len(log._kept) <= 1000
-        events = await slow.take(2400)
-        assert [event.event_id for event in events] == [event.event_id for event in quick.events]
+        [group] = service.service.streams.events._groups.values()
+        assert len(group._ids) <= 1000
+        told = await slow.take(2400)
+        assert [event.event_id for event in told] == [event.event_id for event in quick.events]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
-from holdsvc.streams.topic import Update
+from holdsvc.streams.subscriptions import Update
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_pb2,

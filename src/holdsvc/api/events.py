@@ -9,8 +9,9 @@ from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
 from holdsvc.errors import HoldError
-from holdsvc.ledger.feed import Position
-from holdsvc.streams.events import Batch, Subscription
+from holdsvc.ledger.feed import Filter, Position
+from holdsvc.model import Caller
+from holdsvc.streams.events import Batch
 from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import event_service_pb2 as pb
 
@@ -26,22 +27,28 @@ class EventServicer:
         """Streams events, first of all the token of where the stream begins."""
         validation.check(request)
         with self._streams.admitted():
-            identity = await self._hub.identity()
+            identity = await self._hub.identity(call.caller.tenant)
             tokens = Tokens(identity, call.caller.tenant)
+            start: Position | None
             if request.resume_token:
                 start = tokens.read(request.resume_token)
-                if start.event_id > await self._hub.last_event_id():
+                if start.event_id > await self._hub.last_event_id(call.caller.tenant):
                     # A database that was put back without telling so: it will draw the same ids for other events.
                     raise HoldError(errors.resume_token_foreign())
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
             else:
-                start = await self._hub.end()
+                while (start := await self._hub.begin(call.caller.tenant, identity.epoch)) is None:
+                    yield pb.StreamEventsResponse(heartbeat=True).SerializeToString()
             yield _message(tokens, Batch([], start))
-            subscription = Subscription(call.caller, frozenset(request.types))
-            async with aclosing(self._hub.stream(subscription, start)) as batches:
+            async with aclosing(self._hub.stream(_filter(call.caller, request), start, identity.epoch)) as batches:
                 async for batch in batches:
                     yield _message(tokens, batch)
+
+
+def _filter(caller: Caller, request: pb.StreamEventsRequest) -> Filter:
+    client = None if caller.reads_all else caller.client
+    return Filter(caller.tenant, client, frozenset(request.types), caller.pools)
 
 
 def _message(tokens: Tokens, batch: Batch) -> bytes:

@@ -13,7 +13,7 @@ from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import items
 from holdsvc.model import ItemKey, Violation
 from holdsvc.streams.hub import Streams
-from holdsvc.streams.topic import Wanted
+from holdsvc.streams.subscriptions import Selection
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 
@@ -193,7 +193,7 @@ class InventoryServicer:
         validation.check(request)
         for key in request.items:
             check_pool(call.caller, key.sku, key.pool)
-        wanted = Wanted(
+        selection = Selection(
             call.caller.tenant,
             frozenset([ItemKey(key.sku, key.pool) for key in request.items]),
             None if request.items and not request.sku_prefix else request.sku_prefix,
@@ -203,6 +203,6 @@ class InventoryServicer:
         if request.HasField("min_interval"):
             interval_s = validation.microseconds_of(request.min_interval) / 1_000_000
         with self._streams.admitted():
-            async with aclosing(self._streams.watch.watch(wanted, interval_s, call.write)) as messages:
+            async with aclosing(self._streams.watch.watch(selection, interval_s)) as messages:
                 async for message in messages:
                     yield message

@@ -37,6 +37,8 @@ class EventRow(NamedTuple):
     held: int | None
     confirmed: int | None
     oversell_limit: int | None
+    filters: list[int] | None
+    """Of the reader's filters, those that want it."""
 
 
 _LIST = bind("list_reservation_events", EventRow, "tenant", "reservation_id", "after", "limit")

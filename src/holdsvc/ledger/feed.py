@@ -1,17 +1,24 @@
 """The feed of events: how far it is complete, and reading it, for streams, watchers and the relay."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from time import monotonic
 from typing import NamedTuple
 
 from holdsvc.ledger import arrays, items, reservations
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow, rebuild
-from holdsvc.model import Event, Item, ItemKey
+from holdsvc.model import Event, Item, ItemKey, Reservation
 
-SPAN_MAX = 50_000
-"""Event ids that one statement looks at: a tenant's few among many of others are not found by an index."""
+SPAN_MAX = 20_000
+"""Event ids that one statement looks at: few events among many that no filter wants are not found by an index."""
+
+LINES_MAX = 2000
+"""Lines of the events that one read returns, with those of the last event."""
+
+SUBJECTS_MAX = 50
+"""Reservations that one statement reads: each may have a hundred lines."""
 
 
 class Identity(NamedTuple):
@@ -34,10 +41,17 @@ class Poll(NamedTuple):
     mark: str | None
     """A new mark for `last_event_id`."""
     read_time: datetime
+    epoch: str
+    """Which history of events this is."""
+    feed_day: date
+    """The feed's day: new events have it."""
 
 
 class Position(NamedTuple):
-    """A place in the feed: after this event. No later one is of a day before the one before `day`."""
+    """A place in the feed: after this event, when `day` was the feed's day or had been before.
+
+    No later event has an earlier day than the feed had before `day`.
+    """
 
     event_id: int
     day: date
@@ -47,12 +61,101 @@ UNKNOWN = Position(-1, date.min)
 """Before every event."""
 
 
+class Look(NamedTuple):
+    """What one look at the end of the feed found."""
+
+    epoch: str
+    """Which history of events this is."""
+    fence: Position | None
+    """The last event up to which the feed is complete; None while transactions from before the first look still run."""
+    complete_id: int
+    """The feed is complete up to this id, which may belong to no event; -1 without a fence."""
+    last_event_id: int
+    """The last id drawn. Between `complete_id` and it there may be ids whose transactions still run."""
+    day: date
+    """That of the position `complete_id`; without a fence, of `last_event_id`."""
+    feed_day: date
+    read_time: datetime
+    """When this was; what is read after it is not older."""
+
+
+class _Mark(NamedTuple):
+    """Once no transaction from before `mark` runs, the feed is complete up to `event_id`."""
+
+    event_id: int
+    day: date
+    mark: str
+    since: float
+
+
+class End:
+    """The end of the feed, as one look after another finds it."""
+
+    def __init__(self) -> None:
+        self.look: Look | None = None
+        """The latest look; None before the first one."""
+        self._mark: _Mark | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """For how long open transactions have kept the feed from becoming complete."""
+        return monotonic() - self._mark.since if self._mark else 0.0
+
+    async def find(self, connection: Connection) -> Look:
+        """Looks again."""
+        before, mark = self.look, self._mark
+        known_id = mark.event_id if mark else before.complete_id if before else -1
+        fence = (before.fence if before else None) or UNKNOWN
+        seen = await poll(connection, known_id, mark.mark if mark else None, fence)
+        self.look = self._judged(seen)
+        return self.look
+
+    def _judged(self, seen: Poll) -> Look:
+        """Moves the fence when the mark has been reached, and keeps the next mark."""
+        before, mark = self.look, self._mark
+        if before is not None and before.epoch != seen.epoch:
+            # Ids and marks of another history mean nothing: the next look begins anew.
+            self._mark = None
+            return _without_fence(seen)
+        look = before or _without_fence(seen)
+        if mark is not None and seen.passed:
+            assert seen.complete_event_id is not None
+            fence = Position(seen.complete_event_id, mark.day)
+            look = look._replace(fence=fence, complete_id=mark.event_id, day=mark.day)
+            self._mark = None
+        elif mark is None and seen.mark is None and look.fence is not None:
+            # No id has been drawn since the last look.
+            look = look._replace(fence=Position(look.fence.event_id, seen.feed_day), day=seen.feed_day)
+        if seen.mark is not None:
+            self._mark = _Mark(seen.last_event_id, seen.feed_day, seen.mark, monotonic())
+        return look._replace(last_event_id=seen.last_event_id, feed_day=seen.feed_day, read_time=seen.read_time)
+
+
+def _without_fence(seen: Poll) -> Look:
+    return Look(seen.epoch, None, -1, seen.last_event_id, seen.feed_day, seen.feed_day, seen.read_time)
+
+
+class Filter(NamedTuple):
+    """Which events a reader is told."""
+
+    tenant: str | None
+    """None: of all tenants."""
+    client: str | None = None
+    """Of reservations, those of this client only."""
+    types: frozenset[int] = frozenset()
+    """Empty: all types."""
+    pools: frozenset[str] = frozenset()
+    """Only what lies in these pools altogether; empty: in any."""
+
+
 class FeedEvent(NamedTuple):
     """An event with whose it is and where it lies."""
 
     tenant: str
     day: date
     event: Event
+    filters: Sequence[int] = ()
+    """Of the filters that it was read for, those that want it."""
 
 
 class Changed(NamedTuple):
@@ -96,7 +199,9 @@ _LIST_WATCHED = bind(
     items.ItemAnswer,
     *("tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit"),
 )
-_READ = bind("read_events", EventRow, "tenant", "after", "upto", "day", "types", "limit")
+_READ = bind(
+    "read_events", EventRow, *("tenant", "client", "types", "pools", "after", "upto", "day", "limit")
+)
 _RELAY = bind_out("relay_position", _RelayPosition, "name")
 _SAVE_RELAY = bind_scalar("save_relay_position", _Nothing, "name", "epoch", "event_id", "event_day")
 
@@ -167,34 +272,39 @@ async def last(connection: Connection) -> Poll:
 
 
 async def read(
-    connection: Connection,
-    tenant: str | None,
-    after: Position,
-    upto: Position,
-    *,
-    types: Sequence[int] | None = None,
-    limit: int = 500,
+    connection: Connection, filters: Sequence[Filter], after: Position, upto: Position, *, limit: int
 ) -> tuple[list[FeedEvent], Position]:
-    """The next events up to `upto`, to which the feed must be complete, of a tenant or all; and how far that reaches.
+    """The next events up to `upto` that at least one filter wants, and how far that reaches.
 
-    It may reach further than the last of the events, and there may be none although more follow.
+    The feed must be complete up to `upto`. It may reach further than the last of the events, and there may be none
+    although more follow.
     """
     reach = min(upto.event_id, after.event_id + SPAN_MAX)
     rows = await _READ.fetch(
         connection,
-        tenant=tenant,
+        tenant=arrays.texts(filter_.tenant for filter_ in filters),
+        client=arrays.texts(filter_.client for filter_ in filters),
+        types=arrays.texts(_joined(",", map(str, filter_.types)) for filter_ in filters),
+        pools=arrays.texts(_joined("\x1f", filter_.pools) for filter_ in filters),
         after=after.event_id,
         upto=reach,
         day=after.day,
-        types=None if types is None else arrays.plain(types),
         limit=limit,
     )
-    found = await rebuilt(connection, rows)
-    if len(found) == limit:
-        return found, Position(found[-1].event.event_id, found[-1].day)
-    if reach == upto.event_id:
-        return found, upto
-    return found, Position(reach, found[-1].day if found else after.day)
+    lines = count = 0
+    while count < len(rows) and lines < LINES_MAX:
+        lines += len(rows[count].line_sku)
+        count += 1
+    found = await rebuilt(connection, rows[:count])
+    if count < len(rows) or count == limit:
+        return found, Position(rows[count - 1].event_id, rows[count - 1].occur_day)
+    return found, upto if reach == upto.event_id else Position(reach, rows[-1].occur_day if rows else after.day)
+
+
+def _joined(separator: str, words: Iterable[str]) -> str | None:
+    """The words, each between separators; None: there are none."""
+    text = separator.join(sorted(words))
+    return f"{separator}{text}{separator}" if text else None
 
 
 async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEvent]:
@@ -203,16 +313,19 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
     for row in rows:
         if row.reservation_id is not None:
             ids.setdefault(row.tenant, {})[str(row.reservation_id)] = None
-    subjects = {}
+    subjects: dict[tuple[str, str], Reservation] = {}
     for tenant, wanted in ids.items():
-        for subject in await reservations.get(connection, tenant, list(wanted)):
-            if subject is not None:
-                subjects[tenant, subject.reservation_id] = subject
+        names = list(wanted)
+        for start in range(0, len(names), SUBJECTS_MAX):
+            for subject in await reservations.get(connection, tenant, names[start : start + SUBJECTS_MAX]):
+                if subject is not None:
+                    subjects[tenant, subject.reservation_id] = subject
     return [
         FeedEvent(
             row.tenant,
             row.occur_day,
             rebuild(row, subjects[row.tenant, str(row.reservation_id)] if row.reservation_id is not None else None),
+            row.filters or (),
         )
         for row in rows
     ]

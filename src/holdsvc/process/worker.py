@@ -19,8 +19,8 @@ from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.settings import Settings
-from holdsvc.streams.encoding import Encoding
 from holdsvc.streams.hub import Streams
+from holdsvc.streams.subscriptions import Encoding
 from holdsvc.telemetry import metrics, tracing
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class Service:
         encoding = Encoding(
             convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
         )
-        self.streams = Streams(settings, self.database, self.engine, self._observer, encoding)
+        self.streams = Streams(settings, self.database, self.engine, encoding)
         self._set_use = SetUse(self.database)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -15,11 +15,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 from holdsvc.engine import tasks
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.ledger.feed import Position
+from holdsvc.ledger.feed import Filter, Look, Position
 from holdsvc.relay import metrics
 from holdsvc.relay.broker import Broker, BrokerDown, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
-from holdsvc.streams.follower import End, Feed
+from holdsvc.streams.follower import Follower
 
 log = structlog.get_logger(__name__)
 
@@ -52,64 +52,63 @@ class Relay:
         self._broker = broker
         self._name = name
         self._from_now = from_now
-        self._feed = Feed(database, self)
+        self._follower = Follower(database)
         self._epoch = ""
         self._position: Position | None = None
         self._failure: RelayError | None = None
         self._stopped = asyncio.Event()
         self._open = False
         self._told = 0.0
-        self._feed.add(self)
-
-    @property
-    def active(self) -> bool:
-        """Always: the relay is its own listener."""
-        return True
-
-    def feed_failed(self) -> None:
-        """The feed logs it."""
-
-    def restart(self) -> None:
-        """Another history, or the first look at one: the place is read anew."""
-        self._position = None
 
     async def run(self) -> None:
         """Runs until it is cancelled; raises RelayError where going on would skip events."""
-        following = asyncio.create_task(self._feed.run())
+        loops = [asyncio.create_task(self._follower.run()), asyncio.create_task(tasks.forever("relay", self._step))]
         try:
-            await self._stopped.wait()
+            with self._follower.listening():
+                await self._stopped.wait()
         finally:
-            await tasks.end([following])
+            await tasks.end(loops)
             await self._broker.close()
         if self._failure is not None:
             raise self._failure
 
-    async def step(self, connection: Connection, end: End) -> None:
+    async def _step(self) -> float:
         """Publishes what has become complete."""
-        if not end.certain or self._failure is not None:
-            return
+        look = await self._follower.next_look()
+        if look.fence is None or self._failure is not None:
+            return 0.0
         try:
-            if self._position is None:
-                self._position = await self._place(connection, end)
-            while self._position.event_id < end.fence.event_id:
-                found, reached = await feed.read(connection, None, self._position, end.fence, limit=BATCH_MAX)
-                if (await feed.identity(connection)).floor > self._position.event_id:
-                    raise RelayError(f"relay {self._name}: retention has dropped events that it had not published")
-                self._tell(end, found[0].event.occur_time if found else None)
-                await self._publish([cloud_event(event, self._epoch) for event in found])
-                await feed.save_relay_position(connection, self._name, self._epoch, reached)
-                self._position = reached
-            self._tell(end, None)
+            async with self._database.connection() as connection:
+                await self._read_on(connection, look, look.fence)
         except RelayError as failure:
             self._failure = failure
             self._stopped.set()
+        return 0.0
 
-    async def _place(self, connection: Connection, end: End) -> Position:
+    async def _read_on(self, connection: Connection, look: Look, fence: Position) -> None:
+        if self._position is None or self._epoch != look.epoch:
+            self._position = await self._place(connection, fence)
+        while self._position.event_id < fence.event_id:
+            found, reached = await feed.read(connection, [Filter(None)], self._position, fence, limit=BATCH_MAX)
+            identity = await feed.identity(connection)
+            if identity.epoch != self._epoch:
+                # Not published: the next look reads the place anew.
+                self._position = None
+                return
+            if identity.floor > self._position.event_id:
+                raise RelayError(f"relay {self._name}: retention has dropped events that it had not published")
+            self._tell(look, found[0].event.occur_time if found else None)
+            await self._publish([cloud_event(event, self._epoch) for event in found])
+            await feed.save_relay_position(connection, self._name, self._epoch, reached)
+            self._position = reached
+        self._tell(look, None)
+
+    async def _place(self, connection: Connection, fence: Position) -> Position:
         identity = await feed.identity(connection)
         self._epoch = identity.epoch
         known = await feed.relay_position(connection, self._name)
         if known is None:
-            return end.fence if self._from_now else Position(identity.floor, date.min)
+            return fence if self._from_now else Position(identity.floor, date.min)
         epoch, position = known
         if epoch != identity.epoch:
             raise RelayError(
@@ -143,10 +142,10 @@ class Relay:
         for event in refused:
             log.error("relay.refused", id=event.id, tenant=event.tenant, kind=event.kind)
 
-    def _tell(self, end: End, oldest: datetime | None) -> None:
+    def _tell(self, look: Look, oldest: datetime | None) -> None:
         assert self._position is not None
         lag_s = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
-        behind = end.last_event_id - self._position.event_id if oldest else 0
+        behind = look.last_event_id - self._position.event_id if oldest else 0
         metrics.BEHIND.set(behind)
         metrics.LAG.set(lag_s)
         now = asyncio.get_running_loop().time()

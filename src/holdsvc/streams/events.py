@@ -1,302 +1,272 @@
-"""Streaming events: what has become complete is read once for the process, made into bytes once, kept for a while.
+"""Streaming events: what has become complete is read once for all streams, filtered by the database, encoded once.
 
-Who stands within the part that is kept takes from there; who is further behind (a resumed stream, a slow one) reads
-from the database at its own pace. So no stream has a queue, and a slow one holds nobody up.
+Streams with the same filter share the newest of their events in memory. A stream that is further behind (a resumed one,
+a slow one) reads pages of the past, which it shares with streams at the same place. No stream has a queue.
 """
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from holdsvc import errors
-from holdsvc.engine.engine import Engine
+from holdsvc.engine import tasks
 from holdsvc.errors import HoldError
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.feed import FeedEvent, Identity, Position
-from holdsvc.model import Caller, Event
-from holdsvc.streams.follower import End, Feed
+from holdsvc.ledger.feed import UNKNOWN, FeedEvent, Filter, Identity, Look, Position
+from holdsvc.streams.pacer import Turn
+from holdsvc.streams.sharing import SharedReads
+from holdsvc.streams.subscriptions import Means, fitting
 
-T = TypeVar("T")
+KEPT_BYTES = 32 * 1024 * 1024
+"""Events that all streams of a process share in memory; each filter has its part."""
 
-KEPT_MAX = 5000
-"""Events of a tenant that are kept in memory while somebody streams."""
+EVENT_OVERHEAD_BYTES = 100
+"""What an event in memory takes besides its payload."""
 
 READ_MAX = 200
-"""Events that one statement reads; making them into bytes keeps the loop for some 10 ms."""
+"""Events that one statement reads."""
 
-CHUNKS_MAX = 5
-"""Statements of one step: watchers wait for the same reader."""
+ENCODE_MAX = 25
+"""Events that are encoded without a pause: 2 ms, or 25 ms where each has a hundred lines."""
 
-BATCH_MAX = 200
-"""Events of one message."""
+BEGIN_WAIT_S = 0.5
+"""How long a new stream waits for transactions in flight, so that it is told nothing of before."""
+
+IDENTIFY_WAIT_S = 2.0
+"""How long a new stream waits for the follower to see the history that the stream's own look has found."""
 
 READ_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class Subscription:
-    """Which events a stream gets."""
-
-    caller: Caller
-    types: frozenset[int]
-
-    def wants(self, logged: "Logged") -> bool:
-        """Whether the event is asked for and may be seen."""
-        if self.types and logged.type not in self.types:
-            return False
-        if logged.owner is not None and logged.owner != self.caller.client and not self.caller.reads_all:
-            return False
-        return not self.caller.pools or logged.pools <= self.caller.pools
-
-
-class Logged(NamedTuple):
-    """An event as streams need it."""
-
-    position: Position
-    type: int
-    owner: str | None
-    """The client whose reservation it is about."""
-    pools: frozenset[str]
-    payload: bytes
-
-
 class Batch(NamedTuple):
-    """What a stream is told at once: events, none in a heartbeat, and where it stands after them."""
+    """One message to a stream: events, none in a heartbeat, and its place after them."""
 
-    payloads: list[bytes]
+    payloads: Sequence[bytes]
     position: Position
 
 
-class Log:
-    """The newest events of a tenant."""
+class Group:
+    """The streams with one filter, and the newest of their events: all of those after `start`."""
 
     def __init__(self, start: Position) -> None:
-        self.start = start
-        self.end = start
-        """Every event after `start` up to `end` is kept."""
         self.streams = 0
-        self._kept: list[Logged] = []
+        self.waiting: set[Turn] = set()
+        self.start = start
         self._ids: list[int] = []
+        self._payloads: list[bytes] = []
+        self._bytes = 0
 
-    def begin(self, position: Position) -> None:
-        """Keeps what comes after this position."""
-        self.start = self.end = position
+    def extend(self, event_ids: Sequence[int], payloads: Sequence[bytes], bytes_max: int) -> None:
+        """Adds events and forgets the oldest, down to half of what is allowed."""
+        self._ids += event_ids
+        self._payloads += payloads
+        self._bytes += sum(map(_size, payloads))
+        if self._bytes <= bytes_max:
+            return
+        cut = 0
+        while self._bytes > bytes_max // 2:
+            self._bytes -= _size(self._payloads[cut])
+            cut += 1
+        # Its day stays that of an earlier event: no later event has an earlier one.
+        self.start = Position(self._ids[cut - 1], self.start.day)
+        del self._ids[:cut], self._payloads[:cut]
 
-    def extend(self, events: Sequence[Logged], end: Position) -> None:
-        """Adds events; forgets old ones, many at a time."""
-        self._kept += events
-        self._ids += [logged.position.event_id for logged in events]
-        self.end = end
-        if len(self._kept) > 2 * KEPT_MAX:
-            cut = len(self._kept) - KEPT_MAX
-            self.start = self._kept[cut - 1].position
-            del self._kept[:cut], self._ids[:cut]
+    def after(self, position: Position, end: Position) -> Batch:
+        """The next events that one message takes, up to `end`, where everything is known."""
+        first = bisect_right(self._ids, position.event_id)
+        count = fitting(self._payloads[first : first + READ_MAX])
+        if first + count == len(self._ids):
+            return Batch(self._payloads[first:], max(position, end))
+        last = Position(self._ids[first + count - 1], position.day)
+        return Batch(self._payloads[first : first + count], last)
 
-    def after(self, event_id: int, limit: int) -> tuple[list[Logged], bool]:
-        """The next events after an id, and whether they are all."""
-        first = bisect_right(self._ids, event_id)
-        return self._kept[first : first + limit], first + limit >= len(self._kept)
+
+def _size(payload: bytes) -> int:
+    return len(payload) + EVENT_OVERHEAD_BYTES
 
 
 class EventHub:
-    """Reads complete events and hands them to the streams."""
+    """Reads complete events and hands them to the streams. `run` it for as long as the process serves."""
 
-    def __init__(self, engine: Engine, feed_: Feed, encode: Callable[[Event], bytes], heartbeat_s: float) -> None:
-        self._engine = engine
-        self._feed = feed_
-        self._encode = encode
-        self._heartbeat_s = heartbeat_s
-        self._logs: dict[str, Log] = {}
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._groups: dict[Filter, Group] = {}
+        self._epoch = ""
         self._end: Position | None = None
-        self._moved = asyncio.Event()
-        self._epochs = 0
-        self._looked = False
-        self._closing = False
-        feed_.add(self)
-
-    # The feed's side.
-
-    @property
-    def active(self) -> bool:
-        """Whether anybody streams."""
-        return bool(self._logs)
+        """Events up to here have been handed to the groups."""
+        self._reads: SharedReads[tuple[str, Filter, int], Batch] = SharedReads()
 
     @property
     def streams(self) -> int:
         """How many streams there are."""
-        return sum(log.streams for log in self._logs.values())
+        return sum(group.streams for group in self._groups.values())
 
-    def restart(self) -> None:
-        """Another history: streams of the one before end. The first ends none: it is that of all there are."""
-        if self._looked:
-            self._epochs += 1
-            self._logs.clear()
-        self._looked = True
-        self._end = None
-        self._pulse()
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        await tasks.forever("events", self._step)
 
-    async def step(self, connection: Connection, end: End) -> None:
-        """Reads the events that have become complete."""
-        if not end.certain:
+    # Reading.
+
+    async def _step(self) -> float:
+        look = await self._means.follower.next_look()
+        if look.epoch != self._epoch:
+            self._begin_history(look.epoch)
+        if look.fence is None:
+            return 0.0
+        if self._end is None or not self._groups:
+            self._end = look.fence
+            for group in self._groups.values():
+                group.start = look.fence
+                self._means.pacer.wake(group.waiting)
+        async with self._means.database.connection() as connection:
+            while self._end.event_id < look.fence.event_id and self._epoch == look.epoch:
+                await self._read_on(connection, look, self._end, look.fence)
+        return 0.0
+
+    def _begin_history(self, epoch: str) -> None:
+        """Ends the streams of another history: opened again, they are told what their token is worth."""
+        self._epoch, self._end = epoch, None
+        groups, self._groups = self._groups, {}
+        self._reads.clear()
+        for group in groups.values():
+            self._means.pacer.wake(group.waiting)
+
+    async def _read_on(self, connection: Connection, look: Look, after: Position, upto: Position) -> None:
+        groups = dict(self._groups)
+        filters = list(groups)
+        found, reached = await self._read(connection, look.epoch, filters, after, upto)
+        payloads = await self._encoded(found)
+        if self._epoch != look.epoch:
             return
-        if not self._logs or self._end is None:
-            self._end = end.fence
-            for log in self._logs.values():
-                log.begin(self._end)
-            self._pulse()
-            return
-        for _ in range(CHUNKS_MAX):
-            if self._end.event_id >= end.fence.event_id:
-                return
-            await self._read_on(connection, self._end, end.fence)
-            # A long way to catch up must not keep the loop from serving calls.
-            await asyncio.sleep(0)
-        self._feed.wake()
-
-    async def _read_on(self, connection: Connection, after: Position, upto: Position) -> None:
-        logs = dict(self._logs)
-        tenant = next(iter(logs)) if len(logs) == 1 else None
-        found, reached = await feed.read(connection, tenant, after, upto, limit=READ_MAX)
-        by_tenant: dict[str, list[Logged]] = {}
-        for event in found:
-            if event.tenant in logs:
-                by_tenant.setdefault(event.tenant, []).append(self._logged(event))
-        for name, log in self._logs.items():
-            if logs.get(name) is log:
-                log.extend(by_tenant.get(name, ()), reached)
-            else:
-                # It came while this was read.
-                log.begin(reached)
         self._end = reached
-        self._pulse()
+        bytes_max = KEPT_BYTES // max(1, len(groups))
+        for index, filter_ in enumerate(filters):
+            chosen = [number for number, event in enumerate(found) if index in event.filters]
+            if chosen:
+                group = groups[filter_]
+                ids = [found[number].event.event_id for number in chosen]
+                group.extend(ids, [payloads[number] for number in chosen], bytes_max)
+                self._means.pacer.wake(group.waiting)
+        for filter_, group in self._groups.items():
+            if filter_ not in groups:
+                # It came while this was read.
+                group.start = reached
 
-    def _logged(self, found: FeedEvent) -> Logged:
-        event = found.event
-        if event.reservation is not None:
-            owner, lines = event.reservation.client, event.reservation.lines
-            pools = frozenset(line.pool for line in lines)
-        else:
-            assert event.item is not None
-            owner, pools = None, frozenset((event.item.pool,))
-        position = Position(event.event_id, found.day)
-        return Logged(position, int(event.type), owner, pools, self._encode(event))
+    async def _encoded(self, found: Sequence[FeedEvent]) -> list[bytes]:
+        payloads = []
+        for start in range(0, len(found), ENCODE_MAX):
+            payloads += [self._means.encoding.event(event.event) for event in found[start : start + ENCODE_MAX]]
+            await asyncio.sleep(0)
+        return payloads
 
-    def _pulse(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
-
-    # The streams' side.
-
-    def close(self) -> None:
-        """Ends every stream with SHUTTING_DOWN."""
-        self._closing = True
-        self._pulse()
-
-    def _check_open(self, epochs: int) -> None:
-        if self._closing:
-            raise HoldError(errors.shutting_down())
-        if epochs != self._epochs:
-            # Opened again with its token, it is told RESUME_TOKEN_FOREIGN where that is so.
+    async def _read(
+        self, connection: Connection, epoch: str, filters: Sequence[Filter], after: Position, upto: Position
+    ) -> tuple[list[FeedEvent], Position]:
+        """The next events; makes sure afterwards that none was dropped and that this is still the same history."""
+        answer = await feed.read(connection, filters, after, upto, limit=READ_MAX)
+        identity = await feed.identity(connection)
+        if identity.epoch != epoch:
             raise HoldError(errors.database_unavailable())
-
-    async def identity(self) -> Identity:
-        """Which history the tokens of a new stream must be of."""
-        if self._closing:
-            raise HoldError(errors.shutting_down())
-        return await self._read(feed.identity)
-
-    async def end(self) -> Position:
-        """Where a stream that starts now begins."""
-        return await self._feed.end()
-
-    async def last_event_id(self) -> int:
-        """The last id that anybody drew."""
-        return (await self._read(feed.last)).last_event_id
-
-    async def stream(self, subscription: Subscription, start: Position) -> AsyncGenerator[Batch]:
-        """Tells every event after `start`, in order, with heartbeats between.
-
-        Raises RESUME_TOKEN_EXPIRED where retention overtakes it, SHUTTING_DOWN in the end.
-        """
-        self._check_open(self._epochs)
-        epochs = self._epochs
-        log = self._join(subscription.caller.tenant)
-        loop = asyncio.get_running_loop()
-        last_sent = loop.time()
-        position = start
-        try:
-            while True:
-                self._check_open(epochs)
-                moved = self._moved
-                batch = await self._next(log, subscription, position)
-                position = batch.position
-                if batch.payloads or loop.time() >= last_sent + self._heartbeat_s:
-                    last_sent = loop.time()
-                    yield batch
-                elif position.event_id >= log.end.event_id:
-                    await _wait(moved, last_sent + self._heartbeat_s - loop.time())
-        finally:
-            log.streams -= 1
-            if not log.streams and self._logs.get(subscription.caller.tenant) is log:
-                del self._logs[subscription.caller.tenant]
-
-    def _join(self, tenant: str) -> Log:
-        log = self._logs.get(tenant)
-        if log is None:
-            log = self._logs[tenant] = Log(self._end or feed.UNKNOWN)
-        log.streams += 1
-        self._feed.wake()
-        return log
-
-    async def _next(self, log: Log, subscription: Subscription, position: Position) -> Batch:
-        """The next events of a stream, from memory or else from the database; perhaps none although there are more."""
-        if position.event_id >= log.start.event_id and log.end != feed.UNKNOWN:
-            found, all_ = log.after(position.event_id, BATCH_MAX)
-            reached = log.end if all_ else found[-1].position
-            if reached.event_id < position.event_id:
-                reached = position
-        else:
-            events, reached = await self._catch_up(subscription, position)
-            found = [self._logged(event) for event in events]
-        return Batch([logged.payload for logged in found if subscription.wants(logged)], reached)
-
-    async def _catch_up(self, subscription: Subscription, position: Position) -> tuple[list[FeedEvent], Position]:
-        fence = self._feed.fence
-        if fence is None or fence.event_id <= position.event_id:
-            return [], position
-        answer = await self._read(
-            partial(
-                _read_kept,
-                tenant=subscription.caller.tenant,
-                after=position,
-                upto=fence,
-                types=sorted(subscription.types) or None,
-            )
-        )
-        if answer is None:
+        if identity.floor > after.event_id:
             raise HoldError(errors.resume_token_expired())
         return answer
 
-    async def _read(self, run: Callable[[Connection], Awaitable[T]]) -> T:
-        return await self._engine.read("", run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+    # Streams.
 
+    async def identity(self, tenant: str) -> Identity:
+        """Which history a new stream is of; the streams' own reading has come to it."""
+        identity = await self._means.engine.read(tenant, feed.identity, self._deadline())
+        try:
+            async with asyncio.timeout(IDENTIFY_WAIT_S):
+                while self._means.follower.look is None or self._means.follower.look.epoch != identity.epoch:
+                    await self._means.follower.next_look()
+        except TimeoutError:
+            raise HoldError(errors.database_unavailable()) from None
+        if self._epoch != identity.epoch:
+            self._begin_history(identity.epoch)
+        return identity
 
-async def _read_kept(
-    connection: Connection, *, tenant: str, after: Position, upto: Position, types: Sequence[int] | None
-) -> tuple[list[FeedEvent], Position] | None:
-    """The next events of a tenant; None where some were dropped before they were read."""
-    answer = await feed.read(connection, tenant, after, upto, types=types, limit=BATCH_MAX)
-    # Looked at afterwards: what was dropped meanwhile is noticed.
-    return answer if after.event_id >= (await feed.identity(connection)).floor else None
+    async def last_event_id(self, tenant: str) -> int:
+        """The last id that was drawn."""
+        return (await self._means.engine.read(tenant, feed.last, self._deadline())).last_event_id
 
+    async def begin(self, tenant: str, epoch: str) -> Position | None:
+        """Where a stream that starts now begins: after everything that has been committed.
 
-async def _wait(moved: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(max(0.0, timeout_s)):
-            await moved.wait()
-    except TimeoutError:
-        pass
+        A transaction that runs for long hides where that is. Then the stream begins at the fence, and is told some of
+        what was committed before. None: there is no fence yet.
+        """
+        last = await self._means.engine.read(tenant, feed.last, self._deadline())
+        with self._means.follower.listening(), suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_WAIT_S):
+                while not (look := self._means.follower.look) or look.complete_id < last.last_event_id:
+                    await self._means.follower.next_look()
+        look = self._means.follower.look
+        if look is None or look.epoch != epoch or look.fence is None:
+            return None
+        if look.complete_id < last.last_event_id:
+            return look.fence
+        return Position(min(look.fence.event_id, last.last_event_id), min(look.fence.day, last.day))
+
+    async def stream(self, filter_: Filter, start: Position, epoch: str) -> AsyncGenerator[Batch]:
+        """Tells every event after `start`, in order, and heartbeats.
+
+        Raises RESUME_TOKEN_EXPIRED where retention overtakes it, DATABASE_UNAVAILABLE where another history begins, and
+        SHUTTING_DOWN when the process stops.
+        """
+        self._check(epoch)
+        group = self._groups.get(filter_)
+        if group is None:
+            group = self._groups[filter_] = Group(self._end or UNKNOWN)
+        group.streams += 1
+        loop = asyncio.get_running_loop()
+        sent_at, position = loop.time(), start
+        try:
+            with self._means.follower.listening():
+                while True:
+                    batch = await self._next(filter_, group, epoch, position)
+                    position = batch.position
+                    beat_at = sent_at + self._means.heartbeat_s
+                    if batch.payloads or loop.time() >= beat_at:
+                        sent_at = loop.time()
+                        yield batch
+                        await self._means.pacer.turn()
+                    elif self._end is None or position.event_id >= self._end.event_id:
+                        await self._means.pacer.turn(beat_at, group.waiting)
+                    self._check(epoch)
+        finally:
+            group.streams -= 1
+            if not group.streams and self._groups.get(filter_) is group:
+                del self._groups[filter_]
+
+    def _check(self, epoch: str) -> None:
+        if self._epoch != epoch:
+            raise HoldError(errors.database_unavailable())
+
+    async def _next(self, filter_: Filter, group: Group, epoch: str, position: Position) -> Batch:
+        """The next events of a stream, from memory or else from the database; perhaps none although there are more."""
+        if self._end is not None and position.event_id >= group.start.event_id:
+            return group.after(position, self._end)
+        fence = self._means.follower.look.fence if self._means.follower.look else None
+        if fence is None or fence.event_id <= position.event_id:
+            return Batch([], position)
+        read = partial(self._past, filter_, epoch, position, fence)
+        return await self._reads.get((epoch, filter_, position.event_id), read, lambda _: True)
+
+    async def _past(self, filter_: Filter, epoch: str, after: Position, upto: Position) -> Batch:
+        """Reads what one message takes of the events after a place."""
+        async with self._means.pacer.page():
+            read = partial(self._read, epoch=epoch, filters=[filter_], after=after, upto=upto)
+            found, reached = await self._means.engine.read(filter_.tenant or "", read, self._deadline())
+            payloads = await self._encoded(found)
+        count = fitting(payloads)
+        if count < len(found):
+            reached = Position(found[count - 1].event.event_id, after.day)
+        return Batch(payloads[:count], reached)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + READ_TIMEOUT_S

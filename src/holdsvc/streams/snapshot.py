@@ -1,61 +1,94 @@
-"""The present state of what a watcher asks for, read in pages."""
+"""The present state of a selection, read in pages that watchers of the same selection share."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple
 
-from holdsvc.engine.engine import Engine
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.model import ItemKey
-from holdsvc.streams.topic import BATCH_MAX, Wanted
+from holdsvc.streams.sharing import SharedReads
+from holdsvc.streams.subscriptions import Means, Selection
 
-T = TypeVar("T")
+PAGE_MAX = 500
+"""Items that one statement reads; encoding them keeps the loop for some 5 ms."""
 
 READ_TIMEOUT_S = 30.0
 
-Page = tuple[list[feed.Watched], datetime]
-"""States, and a time since which they are not older."""
+Place = int | ItemKey
+"""Where a page begins: at this one of the items that were named, or after this item of the prefix."""
 
 
-async def pages(engine: Engine, wanted: Wanted) -> AsyncGenerator[Page]:
-    """Reads what matches, deleted items too."""
-    names = sorted(wanted.keys)
-    for start in range(0, len(names), BATCH_MAX):
-        part = names[start : start + BATCH_MAX]
-        yield await read(engine, _timed(partial(feed.watch_items, tenant=wanted.tenant, keys=part)))
-    if wanted.prefix is None:
-        return
-    pools = sorted(wanted.pools) or None
-    after = ItemKey("", "")
-    while True:
-        listed = partial(
-            feed.list_watched,
-            tenant=wanted.tenant,
-            prefix=wanted.prefix,
-            pools=pools,
-            after=after,
-            limit=BATCH_MAX,
-        )
-        page, read_time = await read(engine, _timed(listed))
-        yield page, read_time
-        if len(page) < BATCH_MAX:
-            return
-        after = ItemKey(page[-1].item.sku, page[-1].item.pool)
+class Page(NamedTuple):
+    """A part of a snapshot."""
+
+    number: int
+    """The latest change when the read began."""
+    items: list[tuple[ItemKey, bytes, bool]]
+    """Items as bytes, and whether they are deleted."""
+    read_time: datetime
+    """The states are not older."""
+    next: Place | None
+    """Where the next page begins; None: this is the last."""
 
 
-async def read(engine: Engine, run: Callable[[Connection], Awaitable[T]]) -> T:
-    """Reads within the time that a stream may wait."""
-    return await engine.read("", run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+class Snapshots:
+    """Reads snapshots for all watchers of a process."""
+
+    def __init__(self, means: Means, number: Callable[[], int], settled: Callable[[], Awaitable[None]]) -> None:
+        """`number` tells the latest change; after `settled`, what was read before has become changes."""
+        self._means = means
+        self._number = number
+        self._settled = settled
+        self._reads: SharedReads[tuple[Selection, Place], Page] = SharedReads()
+
+    def forget(self) -> None:
+        """Forgets what was read of another history."""
+        self._reads.clear()
+
+    async def pages(self, selection: Selection, oldest: Callable[[], int]) -> AsyncGenerator[Page]:
+        """Reads what matches, deleted items too; no page is older than the change `oldest` at the time."""
+        place: Place | None = 0 if selection.keys else ItemKey("", "")
+        while place is not None:
+            read = partial(self._read, selection, place)
+            page = await self._reads.get((selection, place), read, lambda page: page.number >= oldest())
+            yield page
+            place = page.next
+
+    async def _read(self, selection: Selection, place: Place) -> Page:
+        means = self._means
+        async with means.pacer.page():
+            number = self._number()
+            deadline = asyncio.get_running_loop().time() + READ_TIMEOUT_S
+            read = partial(_states, selection, place)
+            states, read_time, following = await means.engine.read(selection.tenant, read, deadline)
+            # A state that was read before this page and becomes a change after it would take a revision back.
+            await self._settled()
+            items = []
+            for item, deleted in states:
+                key = ItemKey(item.sku, item.pool)
+                if not selection.pools or key.pool in selection.pools:
+                    payload = means.encoding.deleted_item(key) if deleted else means.encoding.item(item)
+                    items.append((key, payload, deleted))
+        return Page(number, items, read_time, following)
 
 
-def _timed(run: Callable[[Connection], Awaitable[T]]) -> Callable[[Connection], Awaitable[tuple[T, datetime]]]:
-    """Reads the time, then the rest: the state is at least that new."""
-
-    async def timed(connection: Connection) -> tuple[T, datetime]:
-        read_time = await feed.clock(connection)
-        return await run(connection), read_time
-
-    return timed
+async def _states(
+    selection: Selection, place: Place, connection: Connection
+) -> tuple[list[feed.Watched], datetime, Place | None]:
+    """Reads the time, then one page: the states are at least that new."""
+    read_time = await feed.clock(connection)
+    if isinstance(place, int):
+        names = sorted(selection.keys)
+        end = place + PAGE_MAX
+        found = await feed.watch_items(connection, selection.tenant, names[place:end])
+        of_prefix = None if selection.prefix is None else ItemKey("", "")
+        return found, read_time, end if end < len(names) else of_prefix
+    assert selection.prefix is not None
+    pools = sorted(selection.pools) or None
+    found = await feed.list_watched(connection, selection.tenant, selection.prefix, pools, place, PAGE_MAX)
+    if len(found) < PAGE_MAX:
+        return found, read_time, None
+    return found, read_time, ItemKey(found[-1].item.sku, found[-1].item.pool)

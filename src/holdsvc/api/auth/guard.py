@@ -1,22 +1,26 @@
 """Open streams whose key has ended.
 
-A call brings its key once and a stream may stay open for days: without this a revoked key would go on listening.
+A call brings its key once, and a stream may stay open for days: without this, a revoked key would go on listening.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from holdsvc.engine import tasks
 from holdsvc.errors import HoldError
 from holdsvc.model import Caller
 
 T = TypeVar("T")
 
 CHECK_S = 0.5
-"""How often the keys of open streams are looked at, in the keyring's memory."""
+"""Time between two checks of the keys of open streams; most are answered from the keyring's memory."""
+
+CHECKS_MAX = 50
+"""Keys that are checked at the same time."""
 
 Recheck = Callable[[], Awaitable[object]]
-"""Finds a stream's caller anew; raises what a new call would be refused with."""
+"""Finds a stream's caller again; raises what a new call would be refused with."""
 
 
 class _Stream:
@@ -24,16 +28,16 @@ class _Stream:
 
     __slots__ = ("error", "recheck", "task", "waiting")
 
-    def __init__(self, recheck: Recheck, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, recheck: Recheck, task: "asyncio.Task[object]") -> None:
         self.recheck = recheck
         self.task = task
         self.waiting = False
-        """Whether the task waits for the handler's next message: the only place where it may be cancelled. In a write
-        of gRPC's a cancel would end the call without a status."""
+        """Whether the task waits for the handler's next message: the only place where it may be cancelled. During a
+        write of gRPC's a cancel would end the call without a status."""
         self.error: HoldError | None = None
 
     def end(self, error: HoldError) -> None:
-        """Ends it with this error: at once, or when its message has been written."""
+        """Ends the stream with this error: at once, or when its message has been written."""
         if self.error is None:
             self.error = error
             if self.waiting:
@@ -41,21 +45,20 @@ class _Stream:
 
 
 class StreamGuard:
-    """Ends streams when their key does. A key is looked at once for all of its streams: it may have thousands."""
+    """Ends streams when their key does. A key is checked once for all of its streams: it may have thousands."""
 
     def __init__(self) -> None:
         self._streams: dict[Caller, set[_Stream]] = {}
         self._checks: asyncio.Task[None] | None = None
 
     async def watch(self, messages: AsyncIterator[T], caller: Caller, recheck: Recheck) -> AsyncGenerator[T]:
-        """Yields the messages until the key has ended, then raises UNAUTHENTICATED; a message pays nothing for it."""
+        """Yields the messages until the key has ended, then raises UNAUTHENTICATED; a message costs nothing more."""
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
-        streams = self._streams.setdefault(caller, set())
-        streams.add(stream)
+        self._streams.setdefault(caller, set()).add(stream)
         if self._checks is None:
-            self._checks = asyncio.ensure_future(self._check())
+            self._checks = asyncio.create_task(tasks.forever("stream_keys", self._check))
         try:
             while True:
                 stream.waiting = True
@@ -73,26 +76,37 @@ class StreamGuard:
                     raise stream.error.with_traceback(None)
                 yield message
         finally:
-            streams.discard(stream)
-            if not streams:
-                self._streams.pop(caller, None)
+            self._leave(caller, stream)
 
-    async def _check(self) -> None:
-        while self._streams:
-            for streams in list(self._streams.values()):
-                await self._check_one(streams)
-            await asyncio.sleep(CHECK_S)
-        self._checks = None
+    def _leave(self, caller: Caller, stream: _Stream) -> None:
+        streams = self._streams[caller]
+        streams.discard(stream)
+        if not streams:
+            del self._streams[caller]
+        if not self._streams and self._checks is not None:
+            self._checks.cancel()
+            self._checks = None
 
-    async def _check_one(self, streams: set[_Stream]) -> None:
-        """Looks at the key of these streams."""
-        stream = next(iter(streams), None)
-        if stream is None:
+    async def _check(self) -> float:
+        failures = []
+        callers = list(self._streams)
+        for start in range(0, len(callers), CHECKS_MAX):
+            checks = (self._check_one(caller) for caller in callers[start : start + CHECKS_MAX])
+            results = await asyncio.gather(*checks, return_exceptions=True)
+            failures += [result for result in results if isinstance(result, Exception)]
+        if failures:
+            # The other keys have been checked; the loop logs and counts this one.
+            raise failures[0]
+        return CHECK_S
+
+    async def _check_one(self, caller: Caller) -> None:
+        streams = self._streams.get(caller)
+        if not streams:
             return
         try:
-            await stream.recheck()
+            await next(iter(streams)).recheck()
         except HoldError as error:
-            # Anything else than a bad key, such as a database that does not answer, is the stream's own business.
+            # What says nothing about the key, as a database that does not answer, does not end the stream.
             if error.reason == "UNAUTHENTICATED":
-                for each in streams:
-                    each.end(error)
+                for stream in streams:
+                    stream.end(error)

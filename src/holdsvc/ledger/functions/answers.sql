@@ -68,7 +68,8 @@ CREATE TYPE recount_answer AS (
   deleted boolean
 );
 
--- An event as readers get it: the columns of its row that callers see.
+-- An event as readers get it: the columns of its row that callers see, and for which of the reader's filters (from 0)
+-- it was read; null where there are none.
 CREATE TYPE event_answer AS (
   event_id bigint,
   occur_day date,
@@ -94,7 +95,8 @@ CREATE TYPE event_answer AS (
   remaining bigint,
   held bigint,
   confirmed bigint,
-  oversell_limit bigint
+  oversell_limit bigint,
+  filters integer[]
 );
 
 -- Events that changed the same items.

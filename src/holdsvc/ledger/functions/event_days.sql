@@ -1,11 +1,18 @@
--- Makes the event table's daily partitions (UTC) from yesterday to _days_ahead days from today, where they are missing.
--- A missing partition would fail every write, so the service calls this at start and then every hour, a week ahead.
--- Locks: SHARE UPDATE EXCLUSIVE on event for an instant, only when a partition is missing.
+-- Makes the event table's daily partitions (UTC) from yesterday to _days_ahead days from today, where they are missing,
+-- and moves the feed's day on to today. The service calls it every ten minutes, and at once when the day has changed.
+-- The feed's day is that of the partition which new events go to. It never goes back, whatever the clock does, and its
+-- partition is there before it begins; so no change fails for want of a partition, and readers leave out earlier days
+-- safely. It moves only when no transaction runs that may still write events of the day before the present one: the
+-- transaction id `mark` was taken after the present day had been committed, and none from before it runs any more.
+-- A mark beyond all transaction ids comes from another cluster, by a restore, and is taken anew.
+-- Locks: SHARE UPDATE EXCLUSIVE on event for an instant, only when a partition is missing; feed_state's row.
 CREATE FUNCTION create_event_partitions(_days_ahead integer DEFAULT 7) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
   _today date := (wall_clock() AT TIME ZONE 'UTC')::date;
   _day date;
+  _present date;
+  _mark xid8;
   _name text;
   _made integer := 0;
 BEGIN
@@ -23,12 +30,21 @@ BEGIN
       WHEN duplicate_table OR unique_violation THEN NULL;
     END;
   END LOOP;
+  PERFORM 1 FROM feed_state FOR UPDATE SKIP LOCKED;
+  IF FOUND THEN
+    SELECT d.day, d.mark::xid8 INTO _present, _mark FROM feed_day d ORDER BY d.day DESC LIMIT 1;
+    IF _mark IS NULL OR _mark > pg_snapshot_xmax(pg_current_snapshot()) THEN
+      UPDATE feed_day d SET mark = pg_current_xact_id()::text WHERE d.day = _present;
+    ELSIF _today > _present AND pg_snapshot_xmin(pg_current_snapshot()) >= _mark THEN
+      INSERT INTO feed_day (day) VALUES (_today);
+    END IF;
+  END IF;
   RETURN _made;
 END
 $$;
 
 -- Retention: detaches and drops the oldest daily partition of events that lies wholly more than _days_kept days back, or
--- none; events are never deleted row by row. Returns its day. One a call: a transaction each. Remembers the highest event
+-- none; events are never deleted row by row. Never that of the feed's day, nor one whose last event is younger. Returns its day. One a call: a transaction each. Remembers the highest event
 -- id dropped, in the same transaction, so that a reader who has not come so far is refused.
 -- Locks: feed_state's row (whoever does not get it at once does nothing), then ACCESS EXCLUSIVE on event for an instant.
 -- While that waits for transactions in flight every new one waits behind it, hence the short lock_timeout: on a miss the
@@ -40,6 +56,7 @@ DECLARE
   _name text;
   _day date;
   _last bigint;
+  _last_time timestamptz;
 BEGIN
   IF _days_kept < 1 THEN
     RAISE 'at least a day of events is kept, not %', _days_kept;
@@ -51,12 +68,16 @@ BEGIN
   SELECT c.relname, to_date(substr(c.relname, 7), 'YYYYMMDD') INTO _name, _day
   FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
   WHERE h.inhparent = 'holdsvc.event'::regclass AND c.relname ~ '^event_\d{8}$'
-    AND to_date(substr(c.relname, 7), 'YYYYMMDD') < _before
+    AND to_date(substr(c.relname, 7), 'YYYYMMDD') < least(_before, (SELECT max(d.day) FROM feed_day d))
   ORDER BY 2 LIMIT 1;
   IF _name IS NULL THEN
     RETURN NULL;
   END IF;
-  EXECUTE format('SELECT max(event_id) FROM holdsvc.%I', _name) INTO _last;
+  EXECUTE format('SELECT event_id, occur_time FROM holdsvc.%I ORDER BY event_id DESC LIMIT 1', _name)
+    INTO _last, _last_time;
+  IF (_last_time AT TIME ZONE 'UTC')::date >= _before THEN
+    RETURN NULL;
+  END IF;
   EXECUTE format('ALTER TABLE holdsvc.event DETACH PARTITION holdsvc.%I', _name);
   EXECUTE format('DROP TABLE holdsvc.%I', _name);
   UPDATE feed_state SET floor_event_id = greatest(floor_event_id, _last);
@@ -97,7 +118,7 @@ BEGIN
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.written_off_quantity, e.display_name, e.capacity, e.remaining, e.held,
-         e.confirmed, e.oversell_limit
+         e.confirmed, e.oversell_limit, NULL::integer[]
   FROM event e
   WHERE e.occur_day = _day AND e.event_id > _after
   ORDER BY e.event_id

@@ -11,25 +11,39 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   FROM feed_state s
 $$;
 
--- Tells how far the feed has come. Event ids are drawn after the row locks, so a transaction that drew one has an xid;
--- hence: read the sequence, then take a transaction id as the mark; once no transaction before the mark is running, every
--- event id up to what the sequence said is there or never will be. (xmax of a snapshot as the mark loses events.)
--- _previous_value and _previous_mark are those of the call before, passed whether the mark is reached, mark a new one, taken only when the
--- last is reached and there are ids beyond _previous_value. With passed comes _complete_event_id: the highest event beyond _fence
--- (-1: unknown) up to _previous_value, else _fence. Not _previous_value itself: ids of transactions that were undone may be drawn again
--- after a crash, and a reader must never stand behind such a one; one that is visible is flushed.
+-- The earliest day that an event after a position may have, for a position with this day; -infinity: any. That is the
+-- feed's day before _day: a transaction may have read it just before _day began. Two days back is impossible, see
+-- create_event_partitions.
+CREATE FUNCTION first_day_after(_day date) RETURNS date
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT coalesce((SELECT d.day FROM feed_day d WHERE d.day < _day ORDER BY d.day DESC LIMIT 1), '-infinity'::date)
+$$;
+
+-- Tells how far the feed has come. Event ids are drawn after the row locks, so a transaction that drew one has a
+-- transaction id. Hence: read the sequence, then take a transaction id as the mark; once no transaction from before the
+-- mark is running, every event id up to what the sequence said is there or never will be. (The xmax of a snapshot as the
+-- mark loses events.) _previous_value and _previous_mark are those of the call before; _passed says whether that mark is
+-- reached. _mark is a new one, taken only when the previous one is reached and there are ids beyond _previous_value.
+-- With _passed comes _complete_event_id: the highest event beyond _fence (-1: unknown) up to _previous_value, else
+-- _fence. Not _previous_value itself: ids of undone transactions may be drawn again after a crash, and a reader must
+-- never stand behind such an id; an event that is visible is flushed. _feed_day is the feed's day, _day that of _fence.
 -- For all tenants: it reads none of their data. Locks nothing; a transaction that writes nothing costs no flush.
 CREATE FUNCTION poll_feed(
   _previous_value bigint, _previous_mark text, _fence bigint, _day date,
-  OUT _last_event_id bigint, OUT _passed boolean, OUT _complete_event_id bigint, OUT _mark text, OUT _read_time timestamptz
+  OUT _last_event_id bigint, OUT _passed boolean, OUT _complete_event_id bigint, OUT _mark text,
+  OUT _read_time timestamptz, OUT _epoch text, OUT _feed_day date
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+  _from date := first_day_after(_day);
 BEGIN
+  SELECT i._epoch INTO _epoch FROM feed_identity() i;
+  SELECT d.day INTO _feed_day FROM feed_day d ORDER BY d.day DESC LIMIT 1;
   _passed := _previous_mark IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= _previous_mark::xid8;
   IF _passed THEN
     SELECT e.event_id INTO _complete_event_id FROM event e
-    WHERE e.event_id > _fence AND e.event_id <= _previous_value AND e.occur_day >= coalesce(_day - 1, '-infinity'::date)
+    WHERE e.event_id > _fence AND e.event_id <= _previous_value AND e.occur_day >= _from
     ORDER BY e.event_id DESC LIMIT 1;
     IF _complete_event_id IS NULL THEN
       _complete_event_id := CASE WHEN _fence < 0 THEN (SELECT s.floor_event_id FROM feed_state s) ELSE _fence END;
@@ -47,12 +61,14 @@ $$;
 -- that an earlier call did not find: their transactions were running). In order of event_id, _limit of them. A partial
 -- confirm also moves units of lines that its event does not name, so its items are those of the reservation.
 -- For all tenants, by the one reader of a process: it yields names of items, which the tenant's own function then reads.
--- Days before the one before _day are pruned: nobody draws an id a day after reading the clock. Locks nothing.
+-- _day is that of a position before all of these events. Locks nothing.
 CREATE FUNCTION read_item_changes(_after bigint, _missing bigint[], _day date, _limit integer)
 RETURNS SETOF item_change_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+  _from date := first_day_after(_day);
 BEGIN
   RETURN QUERY
   SELECT array_agg(c.event_id), c.tenant, c.line_sku, c.line_pool
@@ -62,10 +78,10 @@ BEGIN
            CASE WHEN e.type = 2 THEN l.pool ELSE e.line_pool END AS line_pool
     FROM (
       (SELECT v.event_id, v.tenant, v.type, v.reservation_id, v.line_sku, v.line_pool
-       FROM event v WHERE v.event_id > _after AND v.occur_day >= _day - 1 ORDER BY v.event_id LIMIT _limit)
+       FROM event v WHERE v.event_id > _after AND v.occur_day >= _from ORDER BY v.event_id LIMIT _limit)
       UNION ALL
       SELECT v.event_id, v.tenant, v.type, v.reservation_id, v.line_sku, v.line_pool
-      FROM event v WHERE v.event_id = ANY (_missing) AND v.occur_day >= _day - 1
+      FROM event v WHERE v.event_id = ANY (_missing) AND v.occur_day >= _from
     ) e
     LEFT JOIN LATERAL (
       SELECT array_agg(m.sku) AS sku, array_agg(m.pool) AS pool FROM reservation_line m
@@ -76,24 +92,41 @@ BEGIN
 END
 $$;
 
--- The events with _after < event_id <= _upto in order, _limit of them, of a tenant or (null) of all: those of all are for
--- the one reader of a process, which hands each tenant its own, and for the relay. The caller has made sure that the feed
--- is complete up to _upto, keeps that range short (a tenant with few events among others' many is not found by an index)
--- and looks at the floor afterwards. Days before the one before _day are pruned, null: none. Locks nothing.
+-- The events with _after < event_id <= _upto in order, _limit of them, that at least one filter wants. A filter is one
+-- element of each array: the tenant (null: all, for the relay), the client whose reservations it shows (null: all), the
+-- types, each between commas (null: all), and the pools, as sees_reservation takes them (null: all).
+-- The caller has made sure that the feed is complete up to _upto, keeps that range short (few events among many that no
+-- filter wants are not found by an index) and looks at the floor afterwards. _day is that of the position _after.
+-- For the one reader of a process, which hands each tenant its own. Locks nothing.
 CREATE FUNCTION read_events(
-  _tenant text, _after bigint, _upto bigint, _day date, _types smallint[], _limit integer
+  _tenant text[], _client text[], _types text[], _pools text[], _after bigint, _upto bigint, _day date, _limit integer
 ) RETURNS SETOF event_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+  _from date := first_day_after(_day);
 BEGIN
   RETURN QUERY
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.written_off_quantity, e.display_name, e.capacity, e.remaining, e.held,
-         e.confirmed, e.oversell_limit
+         e.confirmed, e.oversell_limit, w.filters
   FROM event e
-  WHERE e.event_id > _after AND e.event_id <= _upto AND e.occur_day >= coalesce(_day - 1, '-infinity'::date)
-    AND (_tenant IS NULL OR e.tenant = _tenant) AND (_types IS NULL OR e.type = ANY (_types))
+  CROSS JOIN LATERAL (
+    SELECT array_agg(f.number::integer - 1) AS filters
+    FROM unnest(_tenant, _client, _types, _pools) WITH ORDINALITY f (tenant, client, types, pools, number)
+    WHERE (f.tenant IS NULL OR f.tenant = e.tenant)
+      AND (f.types IS NULL OR strpos(f.types, ',' || e.type || ',') > 0)
+      AND (f.client IS NULL OR e.reservation_id IS NULL OR f.client = (
+        SELECT r.client FROM reservation r
+        WHERE r.reservation_id = e.reservation_id AND r.tenant = e.tenant LIMIT 1
+      ))
+      AND (f.pools IS NULL OR CASE
+        WHEN e.reservation_id IS NULL THEN strpos(f.pools, chr(31) || e.line_pool[1] || chr(31)) > 0
+        ELSE sees_reservation(e.tenant, f.pools, e.reservation_id)
+      END)
+  ) w
+  WHERE e.event_id > _after AND e.event_id <= _upto AND e.occur_day >= _from AND w.filters IS NOT NULL
   ORDER BY e.event_id
   LIMIT _limit;
 END

@@ -1,5 +1,6 @@
--- The audit trail of one reservation, oldest first, after the event _after. Its events lie in the partitions from the day
--- of its creation on.
+-- The audit trail of one reservation, oldest first, after the event _after. Its events lie in the partitions from the
+-- feed's day at its creation on: the day of create_time, or an earlier one where the clock had just jumped ahead or a
+-- long transaction kept the feed's day back; a month covers that.
 CREATE FUNCTION list_reservation_events(_tenant text, _reservation_id uuid, _after bigint, _limit integer)
 RETURNS SETOF event_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
@@ -8,11 +9,11 @@ BEGIN
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.written_off_quantity, e.display_name, e.capacity, e.remaining, e.held,
-         e.confirmed, e.oversell_limit
+         e.confirmed, e.oversell_limit, NULL::integer[]
   FROM event e
   WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after
     AND e.occur_day >= (
-      SELECT (v.create_time AT TIME ZONE 'UTC')::date FROM reservation v
+      SELECT (v.create_time AT TIME ZONE 'UTC')::date - 31 FROM reservation v
       WHERE v.reservation_id = _reservation_id AND v.tenant = _tenant
     )
   ORDER BY e.event_id

@@ -161,7 +161,7 @@ BEGIN
       line_sku, line_pool, line_quantity, written_off_quantity,
       reservation_id, from_state, state, expire_time, refunded_quantity
     )
-    SELECT (_now AT TIME ZONE 'UTC')::date, _tenant, 5, _client[m.ix], _key_id[m.ix], _request_id[m.ix], _reason[m.ix],
+    SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, 5, _client[m.ix], _key_id[m.ix], _request_id[m.ix], _reason[m.ix],
            _now, v.revision, m.sku, m.pool, m.quantity, CASE WHEN _write_off[m.ix] THEN m.written_off END,
            _id[m.ix], 2, v.state, v.expire_time, l.refunded
     FROM (

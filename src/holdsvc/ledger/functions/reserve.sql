@@ -190,7 +190,7 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time
   )
-  SELECT (_judge_time AT TIME ZONE 'UTC')::date, _tenant, 1, _client[x.request], _key_id[x.request],
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, 1, _client[x.request], _key_id[x.request],
          _request_id[x.request], _judge_time, 1, x.sku, x.pool, x.quantity,
          _reservation_id[x.request], 0, 1, _judge_time + _ttl_us[x.request] * interval '1 microsecond'
   FROM (

@@ -303,7 +303,7 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time
   )
-  SELECT (_now AT TIME ZONE 'UTC')::date, _tenant, _state, coalesce(_client[x.ix], ''), coalesce(_key_id[x.ix], ''),
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _state, coalesce(_client[x.ix], ''), coalesce(_key_id[x.ix], ''),
          _request_id[x.ix], _reason[x.ix], _now, _revision[x.ix] + 1,
          x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, _state, _expire_time[x.ix]
   FROM (
@@ -332,7 +332,7 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit
   )
-  SELECT (_now AT TIME ZONE 'UTC')::date, _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
          ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit
   FROM item i WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
@@ -351,7 +351,7 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time
   )
-  SELECT (_now AT TIME ZONE 'UTC')::date, _tenant, _type, x.client, x.key_id, x.request_id, x.reason, _now, r.revision,
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, x.client, x.key_id, x.request_id, x.reason, _now, r.revision,
          l.sku, l.pool, l.quantity, x.id, 1, r.state, r.expire_time
   FROM unnest(_reservation_id, _client, _key_id, _request_id, _reason) x (id, client, key_id, request_id, reason)
   CROSS JOIN LATERAL (

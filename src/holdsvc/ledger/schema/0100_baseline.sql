@@ -137,6 +137,7 @@ CREATE INDEX request_by_time ON holdsvc.request USING brin (create_time) WITH (p
 CREATE SEQUENCE holdsvc.event_id AS bigint CACHE 1;
 CREATE TABLE holdsvc.event (
   event_id bigint NOT NULL DEFAULT nextval('holdsvc.event_id'),
+  -- The feed's day, which the clock cannot put back: not always the day of occur_time.
   occur_day date NOT NULL,
   tenant text COLLATE "C" NOT NULL,
   type smallint NOT NULL,
@@ -196,6 +197,14 @@ CREATE TABLE holdsvc.feed_state (
   token_key text NOT NULL DEFAULT gen_random_uuid()::text || gen_random_uuid()::text
 );
 INSERT INTO holdsvc.feed_state DEFAULT VALUES;
+
+-- The feed's days, one row for each that the feed has had: the latest is the day of the partition which new events go
+-- to. It follows the clock forward and never goes back. mark: see create_event_partitions.
+CREATE TABLE holdsvc.feed_day (
+  day date PRIMARY KEY,
+  mark text
+);
+INSERT INTO holdsvc.feed_day (day) VALUES ((clock_timestamp() AT TIME ZONE 'UTC')::date);
 
 -- How far each relay has come.
 CREATE TABLE holdsvc.relay (

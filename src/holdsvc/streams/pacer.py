@@ -1,0 +1,131 @@
+"""What streams may use of the machine while calls are served.
+
+Sending: after each slice of messages the loop belongs to others for OTHERS times as long as the slice took, or until it
+has had nothing else to do. Reading for a single stream (a snapshot, events of the past): one page at a time in the
+process, and while callers make changes a pause of PAGE_PAUSE times as long as the page took.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import thread_time
+
+from holdsvc import errors
+from holdsvc.engine import tasks
+from holdsvc.errors import HoldError
+
+Turn = asyncio.Future[None]
+"""Done when its stream may send."""
+
+SLICE = 32
+"""Streams that send in one slice: some 4 ms of work."""
+
+OTHERS = 8.0
+"""A thousand watchers of a hot item then take less than a quarter from callers at full load."""
+
+TICK_S = 0.002
+"""A loop that wakes within half of this after a sleep of this length has had nothing else to do."""
+
+PAGE_PAUSE = 4.0
+"""A page uses one connection and one core of the database: beside calls, streams have a fifth of those."""
+
+
+class Pacer:
+    """Gives streams their turns. `run` it for as long as the process serves."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Turn] = deque()
+        self._asked = asyncio.Event()
+        self._turns: set[Turn] = set()
+        self._page = asyncio.Lock()
+        self._page_due = 0.0
+        self._closed = False
+
+    async def turn(self, due: float = 0.0, waiting: set[Turn] | None = None) -> None:
+        """Returns when a stream may send: not before `due` on the loop's clock, unless `waiting` is woken before.
+
+        Raises SHUTTING_DOWN when the process stops.
+        """
+        self._check_open()
+        turn = self._loop.create_future()
+        self._turns.add(turn)
+        timer = self._loop.call_at(due, self._ask, turn) if due > self._loop.time() else None
+        if timer is None:
+            self._ask(turn)
+        elif waiting is not None:
+            waiting.add(turn)
+        try:
+            await turn
+        finally:
+            self._turns.discard(turn)
+            if timer is not None:
+                timer.cancel()
+            if waiting is not None:
+                waiting.discard(turn)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HoldError(errors.shutting_down())
+
+    def wake(self, waiting: set[Turn]) -> None:
+        """Gives a turn to streams that wait for something to send."""
+        for turn in waiting:
+            self._ask(turn)
+        waiting.clear()
+
+    def _ask(self, turn: Turn) -> None:
+        self._queue.append(turn)
+        self._asked.set()
+
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[None]:
+        """Lets one page be read; raises SHUTTING_DOWN when the process stops."""
+        async with self._page:
+            await asyncio.sleep(self._page_due - self._loop.time())
+            self._check_open()
+            began = self._loop.time()
+            try:
+                yield
+            finally:
+                ended = self._loop.time()
+                self._page_due = ended + (PAGE_PAUSE * (ended - began) if self._busy() else 0.0)
+
+    def close(self) -> None:
+        """Ends all waiting, now and later, with SHUTTING_DOWN."""
+        self._closed = True
+        for turn in self._turns:
+            if not turn.done():
+                turn.set_result(None)
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        await tasks.forever("stream_turns", self._step)
+
+    async def _step(self) -> float:
+        await self._asked.wait()
+        began = thread_time()
+        given = 0
+        while self._queue and given < SLICE:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                given += 1
+        if not self._queue:
+            self._asked.clear()
+        if given:
+            # Twice, so that the streams have run up to where gRPC takes their messages.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await self._leave_to_others(OTHERS * (thread_time() - began))
+        return 0.0
+
+    async def _leave_to_others(self, seconds: float) -> None:
+        end = self._loop.time() + seconds
+        while (now := self._loop.time()) < end:
+            await asyncio.sleep(TICK_S)
+            if self._loop.time() < now + 1.5 * TICK_S:
+                return
