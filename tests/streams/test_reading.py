@@ -6,8 +6,8 @@ import pytest
 
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import NothingRan
-from tests.harness import Harness, refused
 from tests.streams.readers import consuming, watching
+from tests.support.harness import Harness, refused
 
 
 async def test_a_refused_call_tells_watchers_nothing(service: Harness) -> None:

@@ -24,8 +24,10 @@ DAY = timedelta(days=1)
 async def next_day(service: Harness) -> None:
     """Puts the clock a day forward and does what the service does every ten minutes."""
     service.clock.advance(DAY)
+    [[today]] = service.sql("SELECT (holdsvc.wall_clock() AT TIME ZONE 'UTC')::date")
     async with service.service.database.connection() as connection:
-        await upkeep.create_event_partitions(connection)
+        while service.sql("SELECT max(day) FROM holdsvc.feed_day") != [(today,)]:
+            await upkeep.create_event_partitions(connection)
 
 
 async def drop_old(service: Harness) -> int:

@@ -199,9 +199,7 @@ _LIST_WATCHED = bind(
     items.ItemAnswer,
     *("tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit"),
 )
-_READ = bind(
-    "read_events", EventRow, *("tenant", "client", "types", "pools", "after", "upto", "day", "limit")
-)
+_READ = bind("read_events", EventRow, *("tenant", "client", "types", "pools", "after", "upto", "day", "limit"))
 _RELAY = bind_out("relay_position", _RelayPosition, "name")
 _SAVE_RELAY = bind_scalar("save_relay_position", _Nothing, "name", "epoch", "event_id", "event_day")
 

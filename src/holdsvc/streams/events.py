@@ -210,7 +210,7 @@ class EventHub:
             return None
         if look.complete_id < last.last_event_id:
             return look.fence
-        return Position(min(look.fence.event_id, last.last_event_id), min(look.fence.day, last.day))
+        return Position(min(look.fence.event_id, last.last_event_id), min(look.fence.day, last.feed_day))
 
     async def stream(self, filter_: Filter, start: Position, epoch: str) -> AsyncGenerator[Batch]:
         """Tells every event after `start`, in order, and heartbeats.

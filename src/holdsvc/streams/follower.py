@@ -7,11 +7,12 @@ throughput.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 
 import structlog
 
 from holdsvc.engine import tasks
-from holdsvc.ledger import feed
+from holdsvc.ledger import feed, upkeep
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.feed import Look
 
@@ -26,6 +27,9 @@ POLL_IDLE_S = 1.0
 READY_S = 1.0
 """How long a new stream waits for the first fence of a process that has just started."""
 
+DAY_S = 1.0
+"""Time between two attempts to move the feed's day on to the clock's."""
+
 
 class Follower:
     """Looks at the end of the feed again and again. `run` it for as long as the process serves."""
@@ -36,6 +40,7 @@ class Follower:
         self._looked = asyncio.Event()
         self._wake = asyncio.Event()
         self._listeners = 0
+        self._day_due = 0.0
 
     @property
     def look(self) -> Look | None:
@@ -78,6 +83,9 @@ class Follower:
         before = self.look
         async with self._database.connection() as connection:
             look = await self._end.find(connection)
+            if look.read_time.date() > look.feed_day and monotonic() >= self._day_due:
+                self._day_due = monotonic() + DAY_S
+                await upkeep.create_event_partitions(connection)
         if before is not None and look.epoch != before.epoch:
             log.warning("feed.epoch_changed", epoch=look.epoch)
         looked, self._looked = self._looked, asyncio.Event()
