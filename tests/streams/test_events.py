@@ -247,3 +247,30 @@ async def test_a_stream_that_was_opened_before_the_feed_had_an_end_is_told_when_
         async with consuming(other, from_oldest=True) as consumer:
             await transaction.commit()
             assert names(await consumer.take(2)) == ["ITEM_CREATED", "CAPACITY_ADJUSTED"]
+
+
+async def test_an_event_of_an_unknown_type_and_state_passes_through_as_numbers(service: Harness) -> None:
+    await service.create_item("a", 10)
+    async with consuming(service) as live:
+        held = await service.reserve({"a": 1})
+        service.sql("ALTER TABLE holdsvc.reservation DROP CONSTRAINT reservation_state_check")
+        service.sql("UPDATE holdsvc.reservation SET state = 77")
+        service.sql(
+            "INSERT INTO holdsvc.event (occur_day, tenant, type, client, key_id, occur_time, revision,"
+            " line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time)"
+            " SELECT occur_day, tenant, 88, client, key_id, occur_time, 2,"
+            " line_sku, line_pool, line_quantity, reservation_id, 1, 77, expire_time"
+            " FROM holdsvc.event WHERE reservation_id IS NOT NULL"
+        )
+        await service.create_item("b", 1)
+        events = await live.take(3)
+    async with consuming(service, from_oldest=True) as old:
+        assert (await old.take(4))[1:] == events
+    reserved, unknown, created = events
+    assert reserved.reservation.reservation_id == unknown.reservation.reservation_id == held.reservation_id
+    assert (int(unknown.type), int(unknown.reservation.state)) == (88, 77)
+    assert created.item.sku == "b"
+    listed = await service.reservations.ListReservationEvents(
+        reservations.ListReservationEventsRequest(reservation_id=held.reservation_id)
+    )
+    assert [int(event.type) for event in listed.events] == [event_pb2.EVENT_TYPE_RESERVED, 88]

@@ -37,6 +37,7 @@ BOUNDED = {
     "grpc_method",
     "grpc_code",
     "lane",
+    "loop",
     "reason",
     "transition",
     "why",

@@ -322,7 +322,7 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
         FeedEvent(
             row.tenant,
             row.occur_day,
-            rebuild(row, subjects[row.tenant, str(row.reservation_id)] if row.reservation_id is not None else None),
+            rebuild(row, subjects.get((row.tenant, str(row.reservation_id)))),
             row.filters or (),
         )
         for row in rows

@@ -119,6 +119,7 @@ class Service:
         metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
         metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
         metrics.FEED_LAG.set(self.streams.lag_s)
+        metrics.FEED_DAYS_BEHIND.set(self.streams.days_behind)
         pool = self.database.pool_use()
         metrics.POOL_SIZE.set(pool.size)
         metrics.POOL_MAX.set(pool.size_max)

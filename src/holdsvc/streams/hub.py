@@ -42,6 +42,12 @@ class Streams:
         """Events that are younger may not be complete yet."""
         return self._follower.lag_s
 
+    @property
+    def days_behind(self) -> int:
+        """By how many days the partition for new events is behind the database's clock."""
+        look = self._follower.look
+        return max(0, (look.read_time.date() - look.feed_day).days) if look else 0
+
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Counts a stream while it lasts; raises OVERLOADED when there are too many."""

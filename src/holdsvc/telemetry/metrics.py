@@ -53,7 +53,6 @@ SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
-FEED_FAILURES = Counter("holdsvc_feed_failures_total", "Looks at the feed of events that failed.")
 POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
 POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that nobody uses.", multiprocess_mode="livesum")
@@ -66,6 +65,11 @@ STREAM_WATCHERS = Gauge(
 )
 FEED_LAG = Gauge(
     "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
+)
+FEED_DAYS_BEHIND = Gauge(
+    "holdsvc_feed_days_behind",
+    "Days by which the partition for new events is behind the database's clock.",
+    multiprocess_mode="livemax",
 )
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
@@ -123,10 +127,6 @@ class Metrics:
         SWEPT_UNITS.inc(released_quantity)
         self.expired(expired_count)
 
-    def feed_failed(self) -> None:
-        """The feed could not be read."""
-        FEED_FAILURES.inc()
-
     def sweep_failed(self) -> None:
         """A background sweep has failed."""
         SWEEP_FAILURES.inc()
@@ -135,10 +135,11 @@ class Metrics:
 def labels_by_name() -> dict[str, tuple[str, ...]]:
     """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
     # Not before somebody asks: in a worker the relay's gauges would say that there is one, and that it is in time.
+    from holdsvc.engine import tasks
     from holdsvc.relay import metrics as relay
 
     found: dict[str, tuple[str, ...]] = {}
-    for metric in _declared(globals(), vars(relay)):
+    for metric in _declared(globals(), vars(relay), vars(tasks)):
         name, labels = str(metric._name), tuple(metric._labelnames)  # noqa: SLF001 - the library shows them nowhere else
         if metric._type == "histogram":  # noqa: SLF001
             found.update({f"{name}_{part}": labels for part in ("bucket", "sum", "count")})
