@@ -1,12 +1,14 @@
 """AdminService: API keys and the recount of the ledger."""
 
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import partial
 
 from holdsvc import errors
-from holdsvc.api import convert, pages, validation
+from holdsvc.api import convert, validation
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.calls import Call
+from holdsvc.api.pages import Pages, Position
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import keys, upkeep
@@ -20,8 +22,9 @@ DRIFTS_MAX = 1000
 class AdminServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pages: Pages) -> None:
         self._engine = engine
+        self._pages = pages
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Creates a key with no more rights than the caller's."""
@@ -56,17 +59,21 @@ class AdminServicer:
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         """Lists the tenant's keys, newest first."""
         tenant = call.caller.tenant
-        position, violation = pages.read(tenant, request, request.page_token)
+        start, violation = await self._pages.position(request, call)
         validation.check(request, violation)
-        before = (datetime.fromisoformat(position[0]), position[1]) if position else None
-        size = validation.page_size(request.page_size)
-        found = await self._engine.read(
-            tenant, lambda connection: keys.list_page(connection, tenant, before, size + 1), call.deadline
+        response = pb.ListApiKeysResponse()
+
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[ApiKey]]:
+            before = (datetime.fromisoformat(after[0]), after[1]) if after else None
+            return keys.list_page(connection, tenant, before, limit)
+
+        def add(found: ApiKey) -> pb.ApiKey:
+            response.api_keys.append(convert.api_key(found))
+            return response.api_keys[-1]
+
+        response.next_page_token = await self._pages.fill(
+            request, call, start, read, add, lambda found: [found.create_time.isoformat(), found.key_id]
         )
-        response = pb.ListApiKeysResponse(api_keys=[convert.api_key(key) for key in found[:size]])
-        if len(found) > size:
-            last = found[size - 1]
-            response.next_page_token = pages.write(tenant, request, [last.create_time.isoformat(), last.key_id])
         return response
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.RevokeApiKeyResponse:

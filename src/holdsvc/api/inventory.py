@@ -1,16 +1,18 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 from holdsvc import errors, model
-from holdsvc.api import convert, pages, validation
+from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
+from holdsvc.api.pages import Pages, Position
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import items
+from holdsvc.ledger.database import Connection
 from holdsvc.model import ItemKey, Violation
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Selection
@@ -26,8 +28,9 @@ _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 class InventoryServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine, streams: Streams) -> None:
+    def __init__(self, engine: Engine, streams: Streams, pages: Pages) -> None:
         self._engine = engine
+        self._pages = pages
         self._streams = streams
 
     async def CreateItem(self, request: pb.CreateItemRequest, call: Call) -> pb.CreateItemResponse:
@@ -77,22 +80,24 @@ class InventoryServicer:
     async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Lists items in order of sku and pool."""
         caller = call.caller
-        position, violation = pages.read(caller.tenant, request, request.page_token)
+        start, violation = await self._pages.position(request, call)
         validation.check(request, violation)
-        after = ItemKey(*position) if position else ItemKey("", "")
         pools: list[str] | None = sorted(caller.pools) or None
         if request.HasField("pool"):
             pools = [request.pool] if caller.sees_pool(request.pool) else []
-        size = validation.page_size(request.page_size)
-        found = await self._engine.read(
-            caller.tenant,
-            lambda connection: items.list_page(connection, caller.tenant, request.sku_prefix, pools, after, size + 1),
-            call.deadline,
+        response = pb.ListItemsResponse()
+
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[model.Item]]:
+            key = ItemKey(*after) if after else ItemKey("", "")
+            return items.list_page(connection, caller.tenant, request.sku_prefix, pools, key, limit)
+
+        def add(found: model.Item) -> item_pb2.Item:
+            response.items.append(convert.item(found))
+            return response.items[-1]
+
+        response.next_page_token = await self._pages.fill(
+            request, call, start, read, add, lambda found: [found.sku, found.pool]
         )
-        response = pb.ListItemsResponse(items=[convert.item(item) for item in found[:size]])
-        if len(found) > size:
-            last = found[size - 1]
-            response.next_page_token = pages.write(caller.tenant, request, [last.sku, last.pool])
         return response
 
     async def UpdateItem(self, request: pb.UpdateItemRequest, call: Call) -> pb.UpdateItemResponse:

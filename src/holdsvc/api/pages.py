@@ -1,49 +1,156 @@
-"""Page tokens: opaque, bound to the call, its filters and the tenant.
+"""Pages of lists: their tokens, and as many rows as an answer can carry."""
 
-They carry a position and a checksum; forging one gains nothing, for a list shows a caller only what it may see anyway.
-"""
-
-import binascii
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from hashlib import blake2b
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from time import monotonic
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from holdsvc.api.calls import Call
+from holdsvc.api.tokens import seal, unseal
+from holdsvc.api.turns import Turns
+from holdsvc.engine.engine import Engine
+from holdsvc.ledger import feed
+from holdsvc.ledger.database import Connection
 from holdsvc.model import Violation
+from inventoryhold.v1 import admin_service_pb2, inventory_service_pb2, reservation_service_pb2
 
-_CHECKSUM_BYTES = 8
+Listed = (
+    reservation_service_pb2.ListReservationsRequest
+    | reservation_service_pb2.ListReservationEventsRequest
+    | inventory_service_pb2.ListItemsRequest
+    | admin_service_pb2.ListApiKeysRequest
+)
+
+R = TypeVar("R")
+
+Position = list[str]
+"""Where a page begins: after the row with this key."""
+
+PAGE_BYTES_MAX = 3 * 1024 * 1024
+"""Bytes from which on a page ends. gRPC's clients take 4 MiB, and no row is larger than a third of one."""
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 1000
+
+ROWS_FIRST = 50
+READ_BYTES = 512 * 1024
+"""Rows of a page's first read, and how many bytes the later ones are made to bring."""
+
+KEY_TRUST_S = 60.0
+KEY_RETRY_S = 1.0
+"""Age from which on the key of the tokens is read again, and the same for a token that does not fit it."""
+
+_VERSION = 1
+_NOT_FILTERS = ("page_size", "page_token", "include_total")
+
+TOKEN_CHARS_MAX = 2048
+"""As in the protos."""
 
 
-def _checksum(tenant: str, request: Message, position: bytes) -> bytes:
+class Pages:
+    """Reads and writes page tokens, and fills pages. Construct it on the loop that will serve.
+
+    A token is bound to the rpc, its filters and the tenant.
+    """
+
+    def __init__(self, engine: Engine, turns: Turns) -> None:
+        self._engine = engine
+        self._turns = turns
+        self._key = ""
+        self._key_time = float("-inf")
+
+    async def position(self, request: Listed, call: Call) -> tuple[Position | None, Violation | None]:
+        """The position of the request's token, None without one, and what is wrong with it."""
+        token = request.page_token
+        if not token:
+            return None, None
+        data = None
+        if len(token) <= TOKEN_CHARS_MAX:
+            context = _context(call.caller.tenant, request)
+            data = unseal(await self._token_key(call, KEY_TRUST_S), "page", context, token)
+            if data is None:
+                # It may have been signed with a newer key.
+                data = unseal(await self._token_key(call, KEY_RETRY_S), "page", context, token)
+        version, *position = json.loads(data) if data else (0,)
+        if version != _VERSION:
+            return None, Violation(
+                "page_token",
+                "does not belong to this call with these filters: send those of the page before, or start without one",
+                "PAGE_TOKEN",
+            )
+        return position, None
+
+    async def _token(self, request: Listed, position: Position, call: Call) -> str:
+        # As UTF-8: escaped, 128 characters outside the Basic Multilingual Plane would be 1,536 bytes.
+        data = json.dumps([_VERSION, *position], separators=(",", ":"), ensure_ascii=False).encode()
+        key = await self._token_key(call, KEY_TRUST_S)
+        return seal(key, "page", _context(call.caller.tenant, request), data)
+
+    async def _token_key(self, call: Call, age_max_s: float) -> str:
+        if monotonic() >= self._key_time + age_max_s:
+            identity = await self._engine.look_up(feed.identity, call.deadline)
+            self._key, self._key_time = identity.token_key, monotonic()
+        return self._key
+
+    async def fill(
+        self,
+        request: Listed,
+        call: Call,
+        start: Position | None,
+        read: Callable[[Connection, Position | None, int], Awaitable[Sequence[R]]],
+        add: Callable[[R], Message],
+        position: Callable[[R], Position],
+    ) -> str:
+        """Fills a page after `start`; returns the token of the next one, empty where there is none.
+
+        `read` returns the rows after a position, at most so many; `add` adds a row to the answer.
+        """
+        after, left, room = start, page_size(request.page_size), PAGE_BYTES_MAX
+        count = ROWS_FIRST
+        while True:
+            count = min(count, left)
+            rows = await self._engine.read(call.caller.tenant, partial(_read, read, after, count + 1), call.deadline)
+            added, used = await self._turns.run(_add(rows[:count], add, room))
+            if len(rows) <= added:
+                return ""
+            after, left, room = position(rows[added - 1]), left - added, room - used
+            if left == 0 or room <= 0:
+                return await self._token(request, after, call)
+            count = max(1, min(PAGE_SIZE_MAX, READ_BYTES * added // max(1, used)))
+
+
+async def _read(
+    read: Callable[[Connection, Position | None, int], Awaitable[Sequence[R]]],
+    after: Position | None,
+    limit: int,
+    connection: Connection,
+) -> Sequence[R]:
+    return await read(connection, after, limit)
+
+
+def _add(rows: Sequence[R], add: Callable[[R], Message], room: int) -> Generator[None, None, tuple[int, int]]:
+    """Adds rows until `room` bytes are used; returns how many, and their bytes."""
+    used = 0
+    for number, row in enumerate(rows, 1):
+        used += add(row).ByteSize()
+        if used >= room:
+            return number, used
+        yield
+    return len(rows), used
+
+
+def _context(tenant: str, request: Message) -> bytes:
     filters = type(request)()
     filters.CopyFrom(request)
-    for name in ("page_size", "page_token", "include_total"):
+    for name in _NOT_FILTERS:
         if name in filters.DESCRIPTOR.fields_by_name:
             filters.ClearField(name)
-    content = f"{filters.DESCRIPTOR.full_name}\0{tenant}".encode() + filters.SerializeToString(deterministic=True)
-    return blake2b(content + b"\0" + position, digest_size=_CHECKSUM_BYTES, person=b"holdsvc page").digest()
+    return f"{filters.DESCRIPTOR.full_name}\0{tenant}\0".encode() + filters.SerializeToString(deterministic=True)
 
 
-def write(tenant: str, request: Message, position: list[str]) -> str:
-    """The token of the page after `position`."""
-    data = json.dumps(position, separators=(",", ":")).encode()
-    return urlsafe_b64encode(_checksum(tenant, request, data) + data).decode().rstrip("=")
-
-
-def read(tenant: str, request: Message, token: str) -> tuple[list[str] | None, Violation | None]:
-    """The position of a token, None without one, and what is wrong with it: another call's, or other filters."""
-    if not token:
-        return None, None
-    try:
-        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    except (binascii.Error, ValueError):
-        raw = b""
-    checksum, data = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
-    if not data or checksum != _checksum(tenant, request, data):
-        return None, Violation(
-            "page_token",
-            "is not of this call with these filters: send those of the page before, or start without one",
-            "PAGE_TOKEN",
-        )
-    return [str(part) for part in json.loads(data)], None
+def page_size(requested: int) -> int:
+    """Rows of a page: 0 reads as 50, above 1,000 as 1,000."""
+    return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)

@@ -1,23 +1,26 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 from google.rpc import status_pb2
 
 from holdsvc import errors, model
-from holdsvc.api import batches, convert, pages, validation
+from holdsvc.api import batches, convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
+from holdsvc.api.pages import Pages, Position
 from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import events, reservations
-from holdsvc.model import Answer, Refused, Reservation, ReservationLine, Violation
+from holdsvc.ledger.database import Connection
+from holdsvc.model import Answer, Event, Refused, Reservation, ReservationLine, Violation
 from holdsvc.settings import Settings
+from inventoryhold.v1 import event_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -33,9 +36,10 @@ CLEANUP_MAX = 10_000
 class ReservationServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, settings: Settings, engine: Engine, turns: Turns) -> None:
+    def __init__(self, settings: Settings, engine: Engine, turns: Turns, pages: Pages) -> None:
         self._engine = engine
         self._turns = turns
+        self._pages = pages
         self._ttl = validation.TtlRule(settings)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
 
@@ -182,7 +186,7 @@ class ReservationServicer:
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""
         caller = call.caller
-        before, violation = pages.read(caller.tenant, request, request.page_token)
+        start, violation = await self._pages.position(request, call)
         validation.check(request, violation)
         response = pb.ListReservationsResponse()
         client = request.client or None
@@ -200,20 +204,20 @@ class ReservationServicer:
             order_id=request.order_id or None,
             pools=sorted(caller.pools) or None,
         )
-        size = validation.page_size(request.page_size)
-        found = await self._engine.read(
-            caller.tenant,
-            lambda connection: reservations.list_page(
-                connection, caller.tenant, wanted, before[0] if before else None, size + 1
-            ),
-            call.deadline,
-        )
-        for reservation in found[:size]:
+
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Reservation]]:
+            return reservations.list_page(connection, caller.tenant, wanted, after[0] if after else None, limit)
+
+        def add(found: Reservation) -> pb.ListReservationsResponse | reservation_pb2.Reservation:
             # It may have changed between the search and the reading of its row.
-            if not request.states or int(reservation.state) in request.states:
-                convert.set_reservation(response.reservations.add(), reservation)
-        if len(found) > size:
-            response.next_page_token = pages.write(caller.tenant, request, [found[size - 1].reservation_id])
+            if request.states and int(found.state) not in request.states:
+                return pb.ListReservationsResponse()
+            convert.set_reservation(message := response.reservations.add(), found)
+            return message
+
+        response.next_page_token = await self._pages.fill(
+            request, call, start, read, add, lambda found: [found.reservation_id]
+        )
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
             response.total_count = await self._engine.read(
@@ -226,22 +230,23 @@ class ReservationServicer:
     ) -> pb.ListReservationEventsResponse:
         """Lists what happened to a reservation."""
         tenant = call.caller.tenant
-        after, violation = pages.read(tenant, request, request.page_token)
+        start, violation = await self._pages.position(request, call)
         validation.check(request, violation)
         subject = await self._find(request.reservation_id, call)
         if subject is None:
             raise HoldError(errors.reservation_not_found(request.reservation_id, None))
-        size = validation.page_size(request.page_size)
-        found = await self._engine.read(
-            tenant,
-            lambda connection: events.list_of_reservation(
-                connection, tenant, subject, int(after[0]) if after else 0, size + 1
-            ),
-            call.deadline,
+        response = pb.ListReservationEventsResponse()
+
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Event]]:
+            return events.list_of_reservation(connection, tenant, subject, int(after[0]) if after else 0, limit)
+
+        def add(found: Event) -> event_pb2.Event:
+            response.events.append(convert.event(found))
+            return response.events[-1]
+
+        response.next_page_token = await self._pages.fill(
+            request, call, start, read, add, lambda found: [str(found.event_id)]
         )
-        response = pb.ListReservationEventsResponse(events=[convert.event(event) for event in found[:size]])
-        if len(found) > size:
-            response.next_page_token = pages.write(tenant, request, [str(found[size - 1].event_id)])
         return response
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:

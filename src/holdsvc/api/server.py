@@ -15,6 +15,7 @@ from holdsvc.api.calls import CallObserver, Calls
 from holdsvc.api.events import EventServicer
 from holdsvc.api.health import Health
 from holdsvc.api.inventory import InventoryServicer
+from holdsvc.api.pages import Pages
 from holdsvc.api.reflection import Reflection
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
@@ -85,11 +86,12 @@ class Server:
         # Without keys everybody is a stranger.
         bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
         calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
+        pages = Pages(engine, calls.turns)
         servicers: dict[str, Any] = {
-            "ReservationService": ReservationServicer(settings, engine, calls.turns),
-            "InventoryService": InventoryServicer(engine, streams),
+            "ReservationService": ReservationServicer(settings, engine, calls.turns, pages),
+            "InventoryService": InventoryServicer(engine, streams, pages),
             "EventService": EventServicer(streams),
-            "AdminService": AdminServicer(engine),
+            "AdminService": AdminServicer(engine, pages),
         }
         # Bodies of calls without a key are counted by themselves, so that they are never in the way of the others.
         keyless = Bodies(KEYLESS_INCOMPLETE_MAX, KEYLESS_BYTES_MAX)

@@ -1,6 +1,6 @@
-"""Resume tokens: where a stream of events stands, opaque, signed with the database's key, bound to tenant and epoch.
+"""Tokens that callers bring back: opaque, signed with the database's key, bound to what they are for.
 
-The key lies in the database, so every worker and replica reads the others' tokens.
+The key is in the database, so every worker and replica reads the others' tokens, and no caller can make one.
 """
 
 import binascii
@@ -18,32 +18,44 @@ _SIGNATURE_BYTES = 16
 _VERSION = 1
 
 
+def seal(key: str, purpose: str, context: bytes, data: bytes) -> str:
+    """The token of `data`; it is valid for this purpose (at most 8 characters) and context only."""
+    return urlsafe_b64encode(_signature(key, purpose, context, data) + data).decode().rstrip("=")
+
+
+def unseal(key: str, purpose: str, context: bytes, token: str) -> bytes | None:
+    """The data of a token, or None when it was not made by `seal` with the same arguments."""
+    try:
+        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except (binascii.Error, ValueError):
+        return None
+    signature, data = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
+    return data if data and hmac.compare_digest(signature, _signature(key, purpose, context, data)) else None
+
+
+def _signature(key: str, purpose: str, context: bytes, data: bytes) -> bytes:
+    content = context + b"\0" + data
+    person = b"holdsvc " + purpose.encode()
+    return blake2b(content, digest_size=_SIGNATURE_BYTES, key=key.encode()[:64], person=person).digest()
+
+
 class Tokens:
-    """Writes and reads the tokens of a tenant's streams."""
+    """Writes and reads the resume tokens of a tenant's streams: where a stream stands, in which epoch."""
 
     def __init__(self, identity: Identity, tenant: str) -> None:
         self._identity = identity
         self._tenant = tenant
 
-    def _signature(self, data: bytes) -> bytes:
-        key = self._identity.token_key.encode()[:64]
-        content = self._tenant.encode() + b"\0" + data
-        return blake2b(content, digest_size=_SIGNATURE_BYTES, key=key, person=b"holdsvc resume").digest()
-
     def write(self, position: Position) -> str:
         """The token of a position."""
         content = [_VERSION, self._identity.epoch, position.event_id, position.day.toordinal()]
         data = json.dumps(content, separators=(",", ":")).encode()
-        return urlsafe_b64encode(self._signature(data) + data).decode().rstrip("=")
+        return seal(self._identity.token_key, "resume", self._tenant.encode(), data)
 
     def read(self, token: str) -> Position:
         """The position of a token; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
-        try:
-            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        except (binascii.Error, ValueError):
-            raw = b""
-        signature, data = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-        if not data or not hmac.compare_digest(signature, self._signature(data)):
+        data = unseal(self._identity.token_key, "resume", self._tenant.encode(), token)
+        if data is None:
             raise HoldError(errors.resume_token_foreign())
         version, epoch, event_id, day = json.loads(data)
         if version != _VERSION or epoch != self._identity.epoch:

@@ -25,9 +25,6 @@ _MICROSECOND = timedelta(microseconds=1)
 
 HasTtl = reservation_service_pb2.ReserveRequest | reservation_service_pb2.ExtendRequest
 
-PAGE_SIZE_DEFAULT = 50
-PAGE_SIZE_MAX = 1000
-
 VIOLATIONS_MAX = 50
 """Bad fields that an error names; the others are counted where they are known."""
 
@@ -252,8 +249,3 @@ class TtlRule:
 def microseconds_of(duration: duration_pb2.Duration) -> int:
     """Whole microseconds of a duration."""
     return duration.seconds * 1_000_000 + duration.nanos // 1000
-
-
-def page_size(requested: int) -> int:
-    """Rows of a page: 0 reads as 50, above 1,000 as 1,000."""
-    return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
