@@ -1,10 +1,10 @@
-"""Follows every change, once each: what an order system, a search index or a data warehouse does.
+"""Follows every change exactly once, as an order system, a search index or a data warehouse does.
 
     python examples/consume_events.py --state place.json
 
-The place in the stream is written with what the events did, here the units sold of each item, in one step: so a crash
-never counts an event twice nor loses one. Needs `pip install holdsvc`; the key, where the service wants one, is in
-HOLDSVC_API_KEY.
+The position in the stream is written together with the effect of the events, here the units sold of each item, in one
+step, so a crash neither counts an event twice nor loses one. Needs `pip install holdsvc`; if the service requires a
+key, set HOLDSVC_API_KEY.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PAUSE_S = 0.5
 
 
 class Sold:
-    """Units sold of each item, and up to which place of the stream they are counted."""
+    """Units sold of each item, and the position of the stream up to which they are counted."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -32,13 +32,13 @@ class Sold:
         self.sold: dict[str, int] = state["sold"]
 
     def count(self, event: event_pb2.Event) -> None:
-        """Adds what an event sold or took back."""
+        """Adds the units that an event sold or refunded."""
         sign = {event_pb2.EVENT_TYPE_CONFIRMED: 1, event_pb2.EVENT_TYPE_REFUNDED: -1}.get(event.type, 0)
         for line in event.lines:
             self.sold[line.sku] = self.sold.get(line.sku, 0) + sign * line.quantity
 
     def save(self, token: str) -> None:
-        """Writes the counts and the place together, or neither."""
+        """Writes the counts and the position together, or neither."""
         self.token = token
         part = self._file.with_name(self._file.name + ".part")
         part.write_text(json.dumps({"token": self.token, "sold": self.sold}))
@@ -46,7 +46,7 @@ class Sold:
 
 
 def follow(address: str, state: Sold, until_sold: int) -> None:
-    """Counts for ever, or until that many units are sold."""
+    """Counts until `until_sold` units are sold; 0: without end."""
     key = os.environ.get("HOLDSVC_API_KEY")
     metadata = (("x-api-key", key),) if key else ()
     while sum(state.sold.values()) < until_sold or not until_sold:
@@ -65,17 +65,17 @@ def follow(address: str, state: Sold, until_sold: int) -> None:
                     if until_sold and sum(state.sold.values()) >= until_sold:
                         return
             except grpc.RpcError as error:
-                # OUT_OF_RANGE and INVALID_ARGUMENT would mean: this place is gone, begin anew from the present state.
+                # OUT_OF_RANGE and INVALID_ARGUMENT: the position is gone; start again from the current state.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
                 time.sleep(PAUSE_S)
 
 
 def main() -> int:
-    """Prints what is sold when it ends."""
+    """Prints the units sold at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", default=os.environ.get("HOLDSVC_LISTEN", "127.0.0.1:50051"))
-    parser.add_argument("--state", type=Path, required=True, help="file that keeps the place and the counts")
+    parser.add_argument("--state", type=Path, required=True, help="file for the position and the counts")
     parser.add_argument("--until-sold", type=int, default=0, help="end when that many units are sold; 0: never")
     args = parser.parse_args()
     state = Sold(args.state)

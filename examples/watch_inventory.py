@@ -1,10 +1,10 @@
-"""Shows the live stock of some items, for as long as you let it: a shop window, a dashboard.
+"""Prints the live stock of some items, as for a shop window or a dashboard.
 
     python examples/watch_inventory.py --sku mug --sku cup
     python examples/watch_inventory.py --prefix concert-2026- --until-sold-out
 
-A watcher needs no memory of its own: when the stream breaks it opens it again, and the snapshot bridges the gap. Needs
-`pip install holdsvc`; the key, where the service wants one, is in HOLDSVC_API_KEY.
+A watcher stores nothing: when the stream breaks it opens a new one, which starts with a snapshot. Needs `pip install
+holdsvc`; if the service requires a key, set HOLDSVC_API_KEY.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PAUSE_S = 0.5
 
 
 def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) -> Iterator[dict[str, item_pb2.Item]]:
-    """Yields the items that are known after each message, by `sku` or `sku@pool`; never ends by itself."""
+    """Yields the known items after each message, by `sku` or `sku@pool`, without end."""
     key = os.environ.get("HOLDSVC_API_KEY")
     metadata = (("x-api-key", key),) if key else ()
     while True:
@@ -34,19 +34,19 @@ def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) ->
                     items.update((name(item.sku, item.pool), item) for item in message.items)
                     for deleted in message.deleted_items:
                         items.pop(name(deleted.sku, deleted.pool), None)
-                    # What is missing from a whole snapshot is gone; before its end nobody can tell.
+                    # Items missing from a complete snapshot do not exist; before its end they may still follow.
                     complete = complete or message.snapshot_complete
                     if complete:
                         yield items
             except grpc.RpcError as error:
-                # A server that drains ends its streams like this: another one answers.
+                # A draining server ends its streams with UNAVAILABLE; another one answers.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
                 time.sleep(PAUSE_S)
 
 
 def name(sku: str, pool: str) -> str:
-    """What people read."""
+    """The name that is printed."""
     return f"{sku}@{pool}" if pool else sku
 
 

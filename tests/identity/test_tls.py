@@ -33,6 +33,13 @@ async def start_with(start_service: StartService, folder: Path, **settings: obje
     return await start_service(auth="api-key", tls_cert=certificate, tls_key=key, **settings)
 
 
+async def start_asking_for_certificates(start_service: StartService, folder: Path) -> tuple[Harness, Path]:
+    """A service that asks callers for a certificate, and the file of the authorities that it accepts."""
+    authorities = folder / "callers.pem"
+    authorities.write_bytes(CALLERS.certificate)
+    return await start_with(start_service, folder, tls_client_ca=authorities), authorities
+
+
 async def list_items(channel: grpc.aio.Channel, secret: str) -> object:
     return await Partner(channel, secret).inventory.ListItems(inventory.ListItemsRequest(), timeout=60)
 
@@ -68,9 +75,7 @@ async def test_a_caller_does_not_trust_another_authoritys_certificate(
 async def test_client_certificates_are_asked_for_and_checked_and_do_not_replace_the_key(
     start_service: StartService, tmp_path: Path
 ) -> None:
-    authorities = tmp_path / "callers.pem"
-    authorities.write_bytes(CALLERS.certificate)
-    service = await start_with(start_service, tmp_path, tls_client_ca=authorities)
+    service, _ = await start_asking_for_certificates(start_service, tmp_path)
     secret = await new_secret(service, "partner")
     for client in (None, AUTHORITY.issue("of another authority")):
         async with channel_to(service, client=client) as channel:
@@ -118,9 +123,7 @@ async def test_files_that_do_not_fit_together_leave_the_old_certificate_in_use(
 async def test_a_renewed_authority_of_the_callers_counts_for_new_connections(
     start_service: StartService, tmp_path: Path
 ) -> None:
-    authorities = tmp_path / "callers.pem"
-    authorities.write_bytes(CALLERS.certificate)
-    service = await start_with(start_service, tmp_path, tls_client_ca=authorities)
+    service, authorities = await start_asking_for_certificates(start_service, tmp_path)
     secret = await new_secret(service, "partner")
     later = Authority("authority of its callers, renewed")
     async with channel_to(service, client=CALLERS.issue("partner")) as old:

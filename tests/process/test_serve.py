@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.support.polling import wait_until
 from tests.support.program import WAIT_S, Client, Program, Watched, command
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
@@ -90,16 +90,19 @@ def test_a_killed_database_is_restarted_and_calls_go_on(data_dir: Path) -> None:
 
 
 def reserve_until_served(client: Client) -> reservation_pb2.Reservation:
-    """A caller's own retries: UNAVAILABLE is the one code that is retried."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
+    """A caller's own retries: UNAVAILABLE is the only code that is retried."""
+    held: list[reservation_pb2.Reservation] = []
+
+    def answered() -> bool:
         try:
-            return client.reserve("seat", 1, "after")
+            held.append(client.reserve("seat", 1, "after"))
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAVAILABLE:
                 raise
-            time.sleep(0.1)
-    raise AssertionError("the service did not come back")
+        return bool(held)
+
+    wait_until(answered, timeout_s=WAIT_S, pause_s=0.1)
+    return held[0]
 
 
 def test_a_second_service_on_one_data_dir_says_so_and_ends(data_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stream that says one thing and then nothing, served by the real way of a call."""
+"""Streams that send one message and then nothing, served through the interceptors of real calls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,13 +37,13 @@ class _Deaf:
 
 
 class EndlessStreams:
-    """Opens streams on the ledger of a service."""
+    """Opens such streams."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
 
     async def open(self, secret: str) -> Any:
-        """Opens one and reads the one thing that it says."""
+        """Opens one and reads its only message."""
         stream = Partner(self._channel, secret).events.StreamEvents(events.StreamEventsRequest())
         assert (await stream.read()).heartbeat
         return stream

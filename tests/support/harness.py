@@ -1,4 +1,4 @@
-"""What tests of the running service share: a real server on a free port, over a real wire, on a real PostgreSQL."""
+"""A running service for tests: a server on a free port, a client on the wire, PostgreSQL."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,13 +50,13 @@ AS $$ SELECT clock_timestamp() + (SELECT ahead FROM public.test_clock) $$;
 
 
 class Clock:
-    """The ledger's clock in a test's database: it runs, and it can be put forward."""
+    """The ledger's clock in a test's database; it runs, and a test can advance it."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
     def advance(self, time: timedelta) -> None:
-        """Puts the clock forward."""
+        """Advances the clock."""
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute("UPDATE public.test_clock SET ahead = ahead + %s", (time,))
 
@@ -89,7 +89,7 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
 
 
 async def refused(call: Awaitable[Any]) -> Refusal:
-    """Awaits a call that must fail, and returns how it did."""
+    """Awaits a call that must fail; returns its refusal."""
     try:
         answer = await call
     except grpc.RpcError as error:
@@ -98,7 +98,7 @@ async def refused(call: Awaitable[Any]) -> Refusal:
 
 
 async def outcome(call: Awaitable[Any]) -> Any:
-    """The answer of a call, or its reason where it is refused."""
+    """The answer of a call, or the reason of its refusal."""
     try:
         return await call
     except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""Stock and holds as the ledger's own functions take them, for tests below the wire."""
+"""Arguments of the ledger's functions: items and reserve requests, for tests below the wire."""
 
 from collections.abc import Iterable
 from hashlib import sha256
@@ -12,12 +12,12 @@ new_id = Uuid7()
 
 
 def stock(skus: Iterable[str]) -> list[Item]:
-    """Items of which there is plenty."""
+    """Items with more units than a test takes."""
     return [Item(sku, "", "", 10**9, 0, 0, 0, 0, 0, None, None) for sku in skus]  # type: ignore[arg-type]
 
 
 def reserves(skus: Iterable[str], *, ttl_us: int = 3_600_000_000) -> list[Reserve]:
-    """One unit of each, with request ids of their own."""
+    """A request for one unit of each item, with its own request id."""
     return [_reserve(sku, new_id(), ttl_us) for sku in skus]
 
 

@@ -1,4 +1,4 @@
-"""How long a test's own loop kept things waiting, by the wall clock and by the work of its thread."""
+"""How late the event loop of a test was, by the wall clock and by the processor time of its thread."""
 
 import asyncio
 from time import thread_time
@@ -9,10 +9,10 @@ TICK_S = 0.01
 
 
 class Lag:
-    """Watches the running loop while the block runs.
+    """Measures the running loop during the block.
 
-    `worst_s` is the longest that it was late, for whatever cause; `worst_work_s` the most processor time of its thread
-    between two rounds: how long one piece of work kept the loop, whatever else the machine does.
+    `worst_s` is the largest delay of any cause; `worst_work_s` is the largest processor time of the thread between two
+    ticks: how long one piece of work blocked the loop, whatever else the machine did.
     """
 
     def __init__(self, tick_s: float = TICK_S) -> None:

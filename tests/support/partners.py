@@ -1,4 +1,4 @@
-"""Callers with API keys of their own, made as an operator makes them."""
+"""Callers with API keys, created as an operator creates them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class _Keyed:
-    """A channel on which every call brings the same metadata."""
+    """A channel that adds the same metadata to every call."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._channel = channel
@@ -33,7 +33,7 @@ class _Keyed:
 
 
 class Partner:
-    """A client with a key: the stubs of the services, whose every call brings it."""
+    """A client with a key: stubs that send it with every call."""
 
     def __init__(self, channel: grpc.aio.Channel, secret: str, header: str = "x-api-key") -> None:
         self.secret = secret
@@ -55,7 +55,7 @@ async def new_secret(
     pools: str = "",
     lifetime: timedelta | None = None,
 ) -> str:
-    """Makes a key by what `holdsvc keys create` does."""
+    """Creates a key with the code of `holdsvc keys create`."""
     return await asyncio.to_thread(create_key, service.owner_dsn, tenant, client, ",".join(scopes), pools, lifetime)
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
     reservation_service_pb2_grpc,
 )
+from tests.support.polling import wait_until
 
 WAIT_S = 120.0
 
@@ -212,10 +212,10 @@ class Program:
 
     def wait_for_child(self, name: str) -> None:
         """Returns when a process below it has `name` in its command line."""
-        deadline = time.monotonic() + WAIT_S
-        while not self.children(name):
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.01)
+        try:
+            wait_until(lambda: self.children(name), timeout_s=WAIT_S)
+        except TimeoutError:
+            raise AssertionError(f"no {name} within {WAIT_S} s:\n{self.output}") from None
 
     def children(self, name: str) -> list[int]:
         """Descendants whose command line contains `name`.

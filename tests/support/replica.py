@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.polling import wait_until
 from tests.support.ports import free_port
 
 START_TIMEOUT_S = 120.0
@@ -52,14 +52,16 @@ class Replica:
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> float:
         """Waits until health is SERVING; returns the seconds that took."""
-        start = time.monotonic()
-        while time.monotonic() - start < timeout_s:
+
+        def is_serving() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.log_tail()
-            if self.health() == health_pb2.HealthCheckResponse.SERVING:
-                return time.monotonic() - start
-            time.sleep(0.05)
-        raise AssertionError(f"not serving after {timeout_s} s:\n{self.log_tail()}")
+            return bool(self.health() == health_pb2.HealthCheckResponse.SERVING)
+
+        try:
+            return wait_until(is_serving, timeout_s=timeout_s, pause_s=0.05)
+        except TimeoutError:
+            raise AssertionError(f"not serving after {timeout_s} s:\n{self.log_tail()}") from None
 
     def health(self) -> int:
         """The status of the health service; 0 without an answer."""
