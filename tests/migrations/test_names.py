@@ -148,7 +148,8 @@ async def of_the_background(service: Any) -> None:
         await stock.oldest_transactions(connection)
         await feed.identity(connection)
         end = feed.Position((await feed.last(connection)).last_event_id, date.max)
-        found, _ = await feed.read(connection, None, feed.Position(0, date(2026, 1, 1)), end)
+        everything, start = [feed.Filter(None)], feed.Position(0, date(2026, 1, 1))
+        found, _ = await feed.read(connection, everything, start, end, limit=100)
         assert await feed.item_changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
         await feed.save_relay_position(connection, "relay", "epoch", feed.Position(1, date(2026, 1, 1)))
         assert await feed.relay_position(connection, "relay") is not None
