@@ -128,7 +128,7 @@ async def test_a_turn_that_is_cancelled_gives_its_place_to_the_next() -> None:
     await settled()
     waiting.cancel()
     await settled()
-    # The slot is given and taken away in the same round: the one after it gets it.
+    # The slot is given and its taker cancelled in the same round: the one after it gets it.
     first.cancel()
     await asyncio.sleep(0)
     chosen.cancel()
@@ -136,3 +136,17 @@ async def test_a_turn_that_is_cancelled_gives_its_place_to_the_next() -> None:
     assert work.running == ["b2"]
     await work.end("b2")
     await last
+
+
+async def test_a_turn_that_is_cancelled_in_the_round_in_which_a_slot_becomes_free_is_passed_over() -> None:
+    work = Work(FairQueue(1, 1, 100))
+    first = work.start("a1")
+    await settled()
+    waiting = [work.start(name) for name in ("a2", "b1", "b2")]
+    await settled()
+    for task in (first, waiting[0], waiting[1]):
+        task.cancel()
+    await settled()
+    assert work.running == ["b2"]
+    await work.end("b2")
+    await waiting[2]

@@ -62,17 +62,13 @@ class FairQueue:
         try:
             await slot
         except asyncio.CancelledError:
-            if slot.done() and not slot.cancelled():
+            if not slot.cancelled():
                 self._leave(tenant)
-            else:
-                self._forget(tenant, slot)
+            elif (still := self._waiting.get(tenant)) is not None and slot in still:
+                still.remove(slot)
+                if not still:
+                    del self._waiting[tenant]
             raise
-
-    def _forget(self, tenant: str, slot: asyncio.Future[None]) -> None:
-        waiting = self._waiting[tenant]
-        waiting.remove(slot)
-        if not waiting:
-            del self._waiting[tenant]
 
     def _may_run(self, tenant: str) -> bool:
         average_s = self._averages_s.get(tenant, 0.0)
@@ -95,6 +91,9 @@ class FairQueue:
                 self._waiting.move_to_end(following)
             else:
                 del self._waiting[following]
+            if slot.cancelled():
+                # Its task has been cancelled and has not run since.
+                continue
             self._take(following)
             slot.set_result(None)
 
