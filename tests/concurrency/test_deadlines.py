@@ -110,7 +110,7 @@ async def test_a_reserve_whose_deadline_passed_while_it_waited_takes_nothing(sta
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         running = asyncio.ensure_future(service.reserve({"ticket": 1}))
         await sessions.until_blocked(service.owner_dsn)
-        # These wait for the batch that the lock holds; by its end nobody waits for them any more.
+        # These wait for the batch that the lock holds; by its end their callers have gone.
         request = pb.ReserveRequest(lines=[{"sku": "ticket", "quantity": 1}])
         late = await asyncio.gather(*(hurried(service.reservations.Reserve, request) for _ in range(20)))
         assert late == [None] * 20

@@ -47,7 +47,7 @@ def dsn_of(data_dir: Path) -> str:
 
 
 def has_ended(pidfd: int, seconds: float) -> bool:
-    """Waits for the end of a process that is nobody's child here."""
+    """Waits for the end of a process that is not a child of this one."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

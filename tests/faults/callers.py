@@ -20,7 +20,7 @@ from tests.support.harness import refusal_of
 from tests.support.polling import until
 
 MAYBE = {"", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED"}
-"""Reasons after which the same call is made again: with its request_id that is safe. Empty: nobody answered."""
+"""Reasons after which the same call is repeated, which is safe with its request_id. Empty: no answer."""
 
 RETRY_PAUSE_S = 0.05
 DEADLINE_S = 3.0

@@ -102,7 +102,7 @@ class History:
                 occurred_s = by_request[call.request_id][0][8]
                 assert call.called_s - CLOCK_SLACK_S <= occurred_s <= call.returned_s + CLOCK_SLACK_S, call
             elif call.reason and call.request_id in remembered:
-                # An earlier try, which nobody answered, may still have been on its way and have come after the last.
+                # An earlier try that was not answered may still have been in flight and have arrived after the last.
                 occurred_s = by_request[call.request_id][0][8]
                 assert call.tries > 1, f"refused, yet it took effect: {call}"
                 assert occurred_s > call.last_try_s, f"it had taken effect, yet it was refused: {call}"

@@ -1,6 +1,6 @@
-"""Calls that come at a steady rate, come what may: a process of its own, so that it keeps no service waiting.
+"""Calls at a fixed rate, answered or not, in a process of its own so that it does not delay the service.
 
-`open_loop.py ADDRESS RATE SECONDS DEADLINE` prints as JSON what came of the calls of Reserve.
+`open_loop.py ADDRESS RATE SECONDS DEADLINE` prints the outcomes of the Reserve calls as JSON.
 """
 
 import asyncio

@@ -60,7 +60,7 @@ class Proxy:
         self._open.set()
 
     def heal_for_new_connections(self) -> None:
-        """Whoever connects from now on gets through; the frozen connections stay silent for ever."""
+        """Forwards new connections; the frozen ones stay silent."""
         self._open = asyncio.Event()
         self._open.set()
 

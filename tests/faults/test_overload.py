@@ -28,7 +28,7 @@ from tests.support.lag import Lag
 BATCH_MAX = 4
 SLEEP_S = 0.06
 DEADLINE_S = 3.0
-"""Far above what a queued call waits: a hiccup of the machine makes nobody late."""
+"""Far above what a queued call waits, so that a short stall of the machine makes no call late."""
 WAIT_MAX = "500ms"
 REFUSED_WITHIN_MS = 50
 TURNS_MAX = 8
@@ -76,7 +76,7 @@ class Closed:
 
 
 class Opened(NamedTuple):
-    """What came of calls that nobody waited for."""
+    """Outcomes of calls made at a fixed rate."""
 
     codes: dict[str, int]
     goodput: float

@@ -416,5 +416,5 @@ async def test_revoking_twice_changes_nothing_and_the_last_admin_may_go(guarded:
     assert first == second
     refusal = await refused(boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id="0" * 12)))
     assert (refusal.reason, refusal.metadata) == ("API_KEY_NOT_FOUND", {"key_id": "0" * 12})
-    # Nobody is locked out: an operator makes keys beside the service.
+    # An operator can still create keys with the command.
     await list_items(guarded, ("x-api-key", await new_secret(guarded, "boss")))

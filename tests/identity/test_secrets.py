@@ -98,7 +98,7 @@ def everything(talk: Talk, secret: str, new_secrets: list[str]) -> None:
     assert isinstance(made, admin.CreateApiKeyResponse)
     new_secrets.append(made.secret)
     call(talk.inventory.ListItems, inventory.ListItemsRequest(), (("x-api-key", made.secret),))
-    # Whoever finds a key somewhere may name the whole of it to have it revoked.
+    # A person who finds a key may pass the whole key to have it revoked.
     revoked = call(talk.admin.RevokeApiKey, admin.RevokeApiKeyRequest(key_id=made.secret))
     assert isinstance(revoked, admin.RevokeApiKeyResponse)
     unknown = f"holdsvc_{'0' * 12}_{secret[-43:]}"

@@ -159,7 +159,7 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
     assert not slower, slower
     assert query(fresh_dsn, SCANNED) == []
 
-    # Sessions tell their counts at their end: this one plans anew on large tables, as one after a restart does.
+    # Sessions report their counts at their end; this one plans on large tables, as after a restart.
     query(fresh_dsn, "SELECT pg_stat_reset()")
     async with session(fresh_dsn) as restarted:
         for choose in (hot, uniform):

@@ -1,4 +1,4 @@
-"""The sweep and items that somebody keeps locked."""
+"""The sweep and items that another session keeps locked."""
 
 from datetime import timedelta
 

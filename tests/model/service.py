@@ -72,7 +72,7 @@ class StillService:
         self._owner.execute("UPDATE public.still_clock SET at = %s", (self.now,))
 
     def new_tenant(self, clients: list[Client]) -> dict[str, str]:
-        """Keys of a tenant that nobody has seen, by client."""
+        """Keys of a new tenant, by client."""
         self._owner.execute(f"SELECT {SET_NAME}.create_event_partitions()")
         tenant, secrets = f"t{next(self._tenants)}", {}
         for client in clients:

@@ -230,7 +230,7 @@ def test_sigterm_during_the_start_ends_it_cleanly(data_dir: Path) -> None:
 
 
 def test_sigterm_while_the_database_is_not_ready_ends_it_cleanly(data_dir: Path) -> None:
-    # A standby that nobody may ask is alive and never ready, as one that recovers for long.
+    # A standby that refuses queries is alive and never ready, like one that recovers for long.
     (data_dir / "pgdata" / "standby.signal").touch()
     with (data_dir / "pgdata" / "postgresql.auto.conf").open("a") as file:
         file.write("hot_standby = off\n")

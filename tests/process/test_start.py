@@ -17,7 +17,7 @@ HOLDSVC = Path(sys.executable).with_name("holdsvc")
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port where nobody listens and which nobody else gets."""
+    """A free port that no other process gets."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]

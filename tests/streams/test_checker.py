@@ -176,7 +176,7 @@ def _id() -> str:
 
 
 class Follower:
-    """Reads the whole stream and opens it anew at random points with its last token."""
+    """Reads the whole stream and reopens it at random points with its last token."""
 
     def __init__(self, address: str, seed: int) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""How changes are read for watchers: once, again where a read failed, and anew in another history."""
+"""How changes are read for watchers: once, again where a read failed, and from the start in another history."""
 
 from typing import Any
 

@@ -137,7 +137,7 @@ async def test_a_full_queue_counts_as_overloaded(start_service: StartService, be
     with sessions.transaction(service.owner_dsn) as lock:
         lock.execute("SELECT 1 FROM holdsvc.item FOR UPDATE")
         calls = [asyncio.ensure_future(outcome(service.reservations.Reserve(_reserve("seat", 1)))) for _ in range(8)]
-        # Whoever is answered now was refused.
+        # A call that is answered now was refused.
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     answers = await asyncio.gather(*calls)
     assert (_transitions() - before)["reserve", "OVERLOADED"] == answers.count("OVERLOADED")
@@ -223,7 +223,7 @@ SOLD: set[object] = {
     "holdsvc_sweep_runs_total",
     ("holdsvc_active_holds", "default"),
 }
-"""What moves in a sale: nothing lapses there, and nobody asks for more time."""
+"""Metrics that move in a sale, where no hold expires or is extended."""
 AT_REST = {
     "holdsvc_sweep_failures_total": 0,
     "holdsvc_units": 200_001,
