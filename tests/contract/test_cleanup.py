@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.contract.callers import new_caller
 from tests.support.harness import Harness, StartService, refused
+from tests.support.partners import new_caller
 
 
 async def _lapse(service: Harness, count: int) -> None:

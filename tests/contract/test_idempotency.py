@@ -13,8 +13,8 @@ from holdsvc.ledger import upkeep
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.contract.callers import new_caller
 from tests.support.harness import Harness, StartService, refused
+from tests.support.partners import new_caller
 
 Reservation = reservation_pb2.Reservation
 RPCS = ("Reserve", "Confirm", "Cancel", "Refund", "Extend", "AdjustCapacity", "TransferCapacity")
