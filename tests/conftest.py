@@ -24,6 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
+from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 from tests.support.harness import TEST_CLOCK, Harness, StartService
@@ -99,6 +100,15 @@ def ledger_dsn(server_dsn: str, _template: str) -> Iterator[str]:
     name = _create(server_dsn, _template)
     yield make_conninfo(server_dsn, dbname=name)
     _drop(server_dsn, name)
+
+
+@pytest.fixture
+async def database(ledger_dsn: str, settings: Settings) -> AsyncIterator[Database]:
+    """An open pool on the test's database; the file or its folder has the fixture `settings`."""
+    pool = Database(settings, ledger_dsn)
+    await pool.open()
+    yield pool
+    await pool.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The pool: what an error of the database means for a change, and what it does when the database is not there."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
@@ -16,14 +15,6 @@ from holdsvc.settings import Settings
 @pytest.fixture
 def settings() -> Settings:
     return Settings.load(pool_size=2, pool_timeout="200ms", auth="off")
-
-
-@pytest.fixture
-async def database(ledger_dsn: str, settings: Settings) -> AsyncIterator[Database]:
-    pool = Database(settings, ledger_dsn)
-    await pool.open()
-    yield pool
-    await pool.close()
 
 
 async def fail(connection: Connection, sqlstate: str) -> None:
