@@ -3,23 +3,30 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nats
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nats.js import JetStreamContext
 
-from holdsvc.relay.cloud_event import CloudEvent, escaped
-from holdsvc.relay.relay import RelayError, open_broker, waves
+from holdsvc.relay.broker import RelayError
+from holdsvc.relay.cloud_event import CloudEvent, escaped, item_key
+from holdsvc.relay.relay import open_broker, waves
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.faults.proxy import Proxy
 from tests.support.harness import Harness
 from tests.support.polling import success
 from tests.support.ports import free_port
@@ -60,23 +67,31 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @contextmanager
-def relaying(service: Harness, to: str, *arguments: str, stdout: Any = subprocess.DEVNULL) -> Iterator[Any]:
+def relaying(
+    service: Harness,
+    to: str,
+    *arguments: str,
+    stdout: Any = subprocess.DEVNULL,
+    stderr: Any = subprocess.DEVNULL,
+    dsn: str = "",
+) -> Iterator[Any]:
     """A relay process, killed at the end if it still runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
-    environment["HOLDSVC_DSN"] = service.owner_dsn
+    environment["HOLDSVC_DSN"] = dsn or service.owner_dsn
     process = subprocess.Popen(
         [sys.executable, "-m", "holdsvc", "relay", "--to", to, *arguments],
         env=environment,
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
     try:
         yield process
     finally:
         process.kill()
         process.wait()
-        if process.stdout:
-            process.stdout.close()
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
 
 
 @asynccontextmanager
@@ -212,6 +227,78 @@ def test_names_become_one_word_of_a_subject() -> None:
     assert escaped("") == "%"
 
 
-def test_an_unknown_broker_is_refused() -> None:
-    with pytest.raises(RelayError, match="kafka"):
-        open_broker("kafka://x", "holdsvc")
+NAMES = (
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+    | st.text("ab/%:", max_size=6)
+    | st.uuids().map(str)
+)
+
+
+@given(st.lists(st.tuples(NAMES.filter(bool), NAMES), min_size=2, unique=True))
+def test_an_items_key_can_be_read_back_one_way_only_and_is_no_reservations(items: list[tuple[str, str]]) -> None:
+    keys = [item_key(sku, pool) for sku, pool in items]
+    assert len({*keys}) == len(items)
+    for key, (sku, pool) in zip(keys, items, strict=True):
+        assert key.count("/") == bool(pool)
+        assert tuple(unquote(part) for part in (*key.split("/"), "")[:2]) == (sku, pool)
+        assert key.isascii()
+        assert not re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", key)
+
+
+@pytest.mark.parametrize("events_follow", [True, False])
+async def test_the_relay_ends_when_the_reader_of_its_standard_output_has_ended(
+    service: Harness, events_follow: bool
+) -> None:
+    await service.create_item("a", 10)
+    with relaying(service, "stdout", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as relay:
+        await _lines(relay, 1)
+        if events_follow:
+            for _ in range(3):
+                await service.reserve({"a": 1})
+        relay.stdout.close()
+        relay.stdout = None
+        _, errors = await asyncio.to_thread(relay.communicate, None, 60)
+        assert relay.returncode == 0
+        assert b"Traceback" not in errors
+        assert b"BrokenPipe" not in errors
+
+
+async def test_a_relay_that_starts_before_its_database_waits_for_it(service: Harness) -> None:
+    await service.create_item("a", 10)
+    proxy = Proxy(service.owner_dsn)
+    with relaying(service, "stdout", stdout=subprocess.PIPE, stderr=subprocess.PIPE, dsn=proxy.dsn) as relay:
+        while b"relay.database_awaited" not in await asyncio.to_thread(relay.stderr.readline):
+            assert relay.poll() is None
+        async with proxy:
+            [line] = await _lines(relay, 1)
+            assert line["type"] == "inventoryhold.v1.item_created"
+            relay.terminate()
+            assert await asyncio.to_thread(relay.wait, 60) == 0
+
+
+async def test_a_brokers_password_is_in_no_log(service: Harness) -> None:
+    await service.create_item("a", 10)
+    with relaying(service, "nats://me:hunter2@127.0.0.1:1", stderr=subprocess.PIPE) as relay:
+        errors = b""
+        while errors.count(b"ConnectionRefusedError") < 2:
+            errors += await asyncio.to_thread(relay.stderr.readline)
+        assert b"hunter2" not in errors
+
+
+@pytest.mark.parametrize("to", ["kafka://me:hunter2@x", "kafka:hunter2@x", "hunter2", ""])
+def test_an_unknown_broker_is_refused_without_a_password(to: str) -> None:
+    with pytest.raises(RelayError, match="no broker: write stdout or nats://host:port") as refusal:
+        open_broker(to, "holdsvc")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_an_address_for_metrics_that_cannot_be_used_is_one_line(service: Harness) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for address, message in (
+            ("nowhere", b"--metrics-listen: 'nowhere' is not an address"),
+            (f"127.0.0.1:{taken.getsockname()[1]}", b"--metrics-listen: cannot listen on 127.0.0.1:"),
+        ):
+            with relaying(service, "stdout", "--metrics-listen", address, stderr=subprocess.PIPE) as relay:
+                _, errors = relay.communicate(timeout=60)
+                assert (relay.returncode, len(errors.splitlines())) == (1, 1)
+                assert message in errors

@@ -1,25 +1,31 @@
 """`holdsvc relay`: publish every event to a broker, as it happens."""
 
 import asyncio
+import os
 import signal
+import stat
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
+import structlog
 import typer
 from prometheus_client import start_http_server
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.target import CommandError
 from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
-from holdsvc.ledger.database import Database
+from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
-from holdsvc.relay.relay import Relay, RelayError, open_broker
-from holdsvc.settings import Settings, split_address
+from holdsvc.relay.broker import Broker, OutputClosed, RelayError, Stdout
+from holdsvc.relay.relay import Relay, open_broker
+from holdsvc.settings import Settings, join_address, split_address
 from holdsvc.telemetry import logs
+
+log = structlog.get_logger(__name__)
 
 
 def relay(
@@ -39,42 +45,78 @@ def relay(
 ) -> None:
     """Publish every event as CloudEvents JSON, at least once, until SIGTERM."""
     settings = target.settings_of(dsn, data_dir)
+    address = read("--metrics-listen", split_address, metrics_listen) if metrics_listen else None
     with target.opened(dsn, data_dir) as owner:
         # Standard output is for the events.
         logs.configure(settings.log_level, sys.stderr)
-        if metrics_listen:
-            host, port = split_address(metrics_listen)
-            start_http_server(port, addr=host)
         try:
-            asyncio.run(
-                _publish(
-                    settings,
-                    owner,
-                    lambda database: Relay(database, open_broker(to, prefix), name, from_now=from_now),
-                )
-            )
-        except RelayError as error:
+            broker = open_broker(to, prefix)
+            if address:
+                _serve_metrics(*address)
+            asyncio.run(_publish(settings, owner, broker, name, from_now=from_now))
+        except OutputClosed:
+            pass
+        except (RelayError, SetTooOld) as error:
             raise CommandError(str(error)) from error
+        if to == "stdout":
+            # What is left in the buffer is published again; without this the interpreter fails over it at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def _publish(settings: Settings, dsn: str, make: Callable[[Database], Relay]) -> None:
+def _serve_metrics(host: str, port: int) -> None:
+    try:
+        start_http_server(port, addr=host)
+    except OSError as error:
+        raise CommandError(
+            f"--metrics-listen: cannot listen on {join_address(host, port)}: {error.strerror}"
+        ) from error
+
+
+def _is_pipe(descriptor: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+
+async def _publish(settings: Settings, dsn: str, broker: Broker, name: str, *, from_now: bool) -> None:
+    """Relays until SIGTERM, Ctrl-C or, where it writes to a pipe, the end of the pipe's reader."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     database = Database(settings, dsn)
-    working = make(database)
-    await database.open()
+    working = Relay(database, broker, name, from_now=from_now)
+    ends_with_reader = isinstance(broker, Stdout) and _is_pipe(sys.stdout.fileno())
+    if ends_with_reader:
+        # The writing end of a pipe becomes readable when its reading end is closed.
+        loop.add_reader(sys.stdout.fileno(), task.cancel)
     use = SetUse(database)
-    try:
-        await use.begin()
-        touching = asyncio.create_task(use.keep())
-        with suppress(asyncio.CancelledError):
+    touching: list[asyncio.Task[NoReturn]] = []
+    with suppress(asyncio.CancelledError):
+        try:
+            await _connect(database, use)
+            touching.append(asyncio.create_task(use.keep()))
             await working.run()
-        await tasks.end([touching])
-        await use.end()
-    except SetTooOld as error:
-        raise CommandError(str(error)) from error
-    finally:
-        await database.close()
+        finally:
+            if ends_with_reader:
+                loop.remove_reader(sys.stdout.fileno())
+            await tasks.end(touching)
+            if touching:
+                await use.end()
+            await database.close()
+
+
+async def _connect(database: Database, use: SetUse) -> None:
+    """Returns when the database answers; a start before the database waits for it."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type((NothingRan, Unknown, Conflict)),
+        wait=wait_exponential(multiplier=0.1, max=5),
+        before_sleep=_say_what_is_awaited,
+    ):
+        with attempt:
+            await database.open()
+            await use.begin()
+
+
+def _say_what_is_awaited(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("relay.database_awaited", attempt=state.attempt_number, error=type(error).__name__)

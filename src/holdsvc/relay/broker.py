@@ -8,19 +8,27 @@ from holdsvc.relay.cloud_event import CloudEvent
 
 
 class BrokerDown(Exception):
-    """The broker does not take anything now: try again later."""
+    """The broker takes nothing at present: the relay tries again later."""
+
+
+class RelayError(Exception):
+    """The relay cannot go on, however often it tries; the message says what to do."""
+
+
+class OutputClosed(RelayError):
+    """The program that read standard output has ended."""
 
 
 class Broker(Protocol):
-    """Takes events and keeps them. To add one, write these three and name it in `relay.open_broker`."""
+    """Takes events and keeps them. To add one, write these three methods and name it in `relay.open_broker`."""
 
     async def open(self) -> None:
         """Connects; raises BrokerDown."""
 
     async def publish(self, events: Sequence[CloudEvent]) -> list[CloudEvent]:
-        """Returns once the broker keeps all of them; the ones returned it refused for good, and keeps as dead letters.
+        """Returns once the broker keeps all of them; those returned it refuses for good and keeps as dead letters.
 
-        No two are of one key, so their order does not matter. Raises BrokerDown when some may not be kept.
+        No two have the same key, so their order does not matter. Raises BrokerDown when some may not be kept.
         """
 
     async def close(self) -> None:
@@ -34,9 +42,14 @@ class Stdout:
         """Needs nothing."""
 
     async def publish(self, events: Sequence[CloudEvent]) -> list[CloudEvent]:
-        """Writes each as a line."""
-        sys.stdout.buffer.writelines(event.encode() + b"\n" for event in events)
-        sys.stdout.buffer.flush()
+        """Writes each as a line; raises OutputClosed."""
+        try:
+            sys.stdout.buffer.writelines(event.encode() + b"\n" for event in events)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed("standard output is closed") from error
+        except OSError as error:
+            raise BrokerDown(f"standard output: {error.strerror}") from error
         return []
 
     async def close(self) -> None:

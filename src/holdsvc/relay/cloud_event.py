@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from google.protobuf.json_format import MessageToDict
 
@@ -11,6 +12,10 @@ from holdsvc.api import convert
 from holdsvc.ledger.feed import FeedEvent
 
 CONTENT_TYPE = "application/cloudevents+json"
+REASON_MAX = 500
+"""Characters of a broker's reason that a dead letter carries."""
+
+_RESERVATION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,12 @@ class CloudEvent:
     """What a broker gets."""
 
     id: str
-    """The same for the same event for ever: brokers drop repeats by it."""
+    """The same whenever the same event is published: brokers drop repeats by it."""
     tenant: str
     kind: str
     """As in reserved or item_created."""
     key: str
-    """What it is about: events of one key keep their order."""
+    """The reservation or item that it is about; events of one key keep their order."""
     attributes: dict[str, Any]
 
     def encode(self) -> bytes:
@@ -33,7 +38,7 @@ class CloudEvent:
     def refused(self, why: str) -> bytes:
         """The event without its data, for the dead letters: it may have been too large for the broker."""
         attributes = {name: value for name, value in self.attributes.items() if name not in ("data", "datacontenttype")}
-        return json.dumps({**attributes, "holdsvcerror": why[:500]}, separators=(",", ":")).encode()
+        return json.dumps({**attributes, "holdsvcerror": why[:REASON_MAX]}, separators=(",", ":")).encode()
 
 
 def as_json(found: FeedEvent) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def cloud_event(found: FeedEvent, epoch: str) -> CloudEvent:
         key = event.reservation.reservation_id
     else:
         assert event.item is not None
-        key = f"{event.item.sku}/{event.item.pool}" if event.item.pool else event.item.sku
+        key = item_key(event.item.sku, event.item.pool)
     # CloudEvents want id to be unique within source; event ids are so within an epoch.
     id_ = f"{epoch}-{event.event_id}"
     attributes = {
@@ -67,6 +72,18 @@ def cloud_event(found: FeedEvent, epoch: str) -> CloudEvent:
     return CloudEvent(id_, found.tenant, kind, key, attributes)
 
 
+def item_key(sku: str, pool: str) -> str:
+    """An item as one string: `sku`, or `sku/pool` outside the default pool, each percent-encoded as in a URL.
+
+    It can be read back one way only, and it is never a reservation's id: where a sku has the form of one, its first
+    character is encoded too.
+    """
+    text = quote(sku, safe="")
+    if _RESERVATION_ID.fullmatch(sku):
+        text = f"%{ord(sku[0]):02X}{sku[1:]}"
+    return f"{text}/{quote(pool, safe='')}" if pool else text
+
+
 def escaped(name: str) -> str:
-    """A name as one word of a subject or a path: every other character as %XX."""
+    """A name as one word of a NATS subject or a path, where a dot separates words: other characters as %XX."""
     return re.sub(rb"[^A-Za-z0-9_-]", lambda match: b"%%%02X" % match[0][0], name.encode()).decode() or "%"

@@ -1,7 +1,8 @@
-"""NATS JetStream: a message each event, its `Nats-Msg-Id` drops repeats, dead letters go to subjects of their own."""
+"""NATS JetStream: one message for each event, with a `Nats-Msg-Id` by which it drops repeats; dead letters apart."""
 
 import asyncio
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import nats
 import structlog
@@ -25,11 +26,12 @@ NAME_IN_USE = 10058
 class Nats:
     """Publishes to `<prefix>.<tenant>.<type>`, dead letters to `<prefix>-dead-letters.<tenant>.<type>`.
 
-    The streams are made when no stream takes those subjects yet; an operator's own stays as it is.
+    The streams are made where no stream takes those subjects yet; a stream of the operator's stays as it is.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
         self._url = url
+        self._address = urlsplit(url).netloc.rpartition("@")[2]
         self._prefix = prefix
         self._client: Client | None = None
 
@@ -48,10 +50,10 @@ class Nats:
                         raise
         except (Error, OSError, TimeoutError) as error:
             await self.close()
-            raise BrokerDown(f"{self._url}: {error!r}") from error
+            raise BrokerDown(f"{self._address}: {error!r}") from error
 
     async def publish(self, events: Sequence[CloudEvent]) -> list[CloudEvent]:
-        """Publishes at once and waits for every acknowledgement."""
+        """Publishes all of them at once and waits for every acknowledgement."""
         answers = await asyncio.gather(*(self._send(event) for event in events), return_exceptions=True)
         refused = []
         for event, answer in zip(events, answers, strict=True):

@@ -1,7 +1,7 @@
 """The relay: reads complete events and publishes them, at least once, in order for each reservation and item.
 
-How far it has come lies in the database, under the relay's name, and is written after the broker has taken the events:
-after a kill it publishes some again, with the same ids.
+Its position in the feed is in the database, under the relay's name, and is written after the broker has taken the
+events: after a kill it publishes some again, with the same ids.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Filter, Look, Position
 from holdsvc.relay import metrics
-from holdsvc.relay.broker import Broker, BrokerDown, Stdout
+from holdsvc.relay.broker import Broker, BrokerDown, RelayError, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event
 from holdsvc.streams.follower import Follower
 
@@ -25,10 +25,6 @@ log = structlog.get_logger(__name__)
 
 BATCH_MAX = 200
 LAG_LOG_S = 10.0
-
-
-class RelayError(Exception):
-    """The relay cannot go on; the message says what to do."""
 
 
 def open_broker(url: str, prefix: str) -> Broker:
@@ -39,9 +35,12 @@ def open_broker(url: str, prefix: str) -> Broker:
         try:
             from holdsvc.relay.nats import Nats
         except ImportError as error:
-            raise RelayError("NATS needs a package more: pip install 'holdsvc[server,relay]'") from error
+            raise RelayError("NATS needs another package: pip install 'holdsvc[server,relay]'") from error
         return Nats(url, prefix)
-    raise RelayError(f"{url!r} is no broker: write stdout or nats://host:port")
+    scheme, separator, _ = url.partition("://")
+    # The rest may hold a password.
+    named = f"{scheme}://… is no broker" if separator else "this is no broker"
+    raise RelayError(f"--to: {named}: write stdout or nats://host:port")
 
 
 class Relay:
@@ -157,7 +156,7 @@ class Relay:
 
 
 def waves(events: Sequence[CloudEvent]) -> Iterator[list[CloudEvent]]:
-    """Cuts events into runs in which no key comes twice: those may be published at once, one after the other's end."""
+    """Cuts events into runs in which no key comes twice: a run is published at once, the next one after its end."""
     wave: list[CloudEvent] = []
     keys: set[tuple[str, str]] = set()
     for event in events:
