@@ -54,6 +54,13 @@ def masked_dsn(dsn: str) -> str:
     return make_conninfo("", **{name: "***" if _SECRET.search(name) else value for name, value in parameters.items()})
 
 
+def without_password(dsn: str) -> tuple[str, str | None]:
+    """The DSN without its password, and the password: other users can read a program's arguments."""
+    parameters = conninfo_to_dict(dsn)
+    password = parameters.pop("password", None)
+    return make_conninfo("", **parameters), None if password is None else str(password)
+
+
 def check_version(server_version: int) -> None:
     """Raises ValueError for a server that is too old; `server_version` is libpq's number, as in 150004."""
     major = server_version // 10_000

@@ -25,6 +25,8 @@ ON_A_DATABASE = [
     ("events", "begin-epoch"),
     ("relay", "--to", "stdout"),
     ("verify",),
+    ("psql",),
+    ("dump", "never-written"),
 ]
 MALFORMED = "postgresql://me:hunter@2word@db/holds"
 

@@ -7,6 +7,7 @@ import typer
 
 from holdsvc import __version__, errors
 from holdsvc.commands import events, items, keys, migrate
+from holdsvc.commands.database import dump, psql, restore
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
 from holdsvc.commands.relay import relay
@@ -48,6 +49,9 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(items.app, name="items")
 app.add_typer(events.app, name="events")
 app.command("relay")(relay)
+app.command("psql")(psql)
+app.command("dump")(dump)
+app.command("restore")(restore)
 app.command("verify")(verify)
 
 

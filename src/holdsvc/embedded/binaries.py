@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def find(bin_dir: Path | None, wanted_major: int | None) -> Path:
     if chosen < OLDEST_MAJOR:
         raise EmbeddedServerError(f"{majors[chosen]} has PostgreSQL {chosen}: {OLDEST_MAJOR} or newer is needed")
     return majors[chosen]
+
+
+def client_program(name: str, bin_dir: Path | None) -> str:
+    """Returns the path of `psql`, `pg_dump` or `pg_restore`: of the named folder, else the newest of the package.
+
+    A newer client works with an older server. Raises EmbeddedServerError.
+    """
+    folders = [*([bin_dir] if bin_dir else []), *_package_folders()]
+    found = next((str(folder / name) for folder in folders if os.access(folder / name, os.X_OK)), shutil.which(name))
+    if found is None:
+        raise EmbeddedServerError(f"There is no {name} here: name a folder that has it in HOLDSVC_PG_BIN")
+    return found
 
 
 def major(bin_dir: Path) -> int:

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors
 
 from holdsvc.ledger import features, function_set, schema_files
+from holdsvc.ledger.database import SERVICE_ROLE
 from holdsvc.ledger.features import Feature
 from holdsvc.ledger.function_set import FunctionSet, Installed
 from holdsvc.ledger.schema_files import (
@@ -223,6 +224,16 @@ def activate(dsn: str, feature: str) -> None:
     """Turns a feature on; see `features.activate`."""
     with _connect(dsn) as connection, _locked(connection):
         features.activate(connection, feature)
+
+
+def create_service_role(dsn: str) -> None:
+    """Creates the service's role where the cluster does not have it: a dump carries no roles."""
+    with _connect(dsn) as connection, connection.transaction():
+        if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (SERVICE_ROLE,)).fetchone() is not None:
+            return
+        connection.execute(f"CREATE ROLE {SERVICE_ROLE} NOLOGIN".encode())
+        if connection.execute("SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper").fetchone() is None:
+            connection.execute(f"GRANT {SERVICE_ROLE} TO current_user".encode())
 
 
 @contextmanager
