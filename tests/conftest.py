@@ -6,11 +6,6 @@ import os
 # child before it was PostgreSQL (epoll_wait: Bad file descriptor).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-# The listener that the workers have; the supervisor's module imports no gRPC.
-from holdsvc.process.supervisor import GRPC_EXPERIMENTS
-
-os.environ["GRPC_EXPERIMENTS"] = GRPC_EXPERIMENTS
-
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

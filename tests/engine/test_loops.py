@@ -16,6 +16,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
+from holdsvc.telemetry.counters import LOOP_FAILURES
 from tests.engine.lanes import Observed, soon
 from tests.engine.test_sweeper import Swept
 from tests.support import sessions
@@ -39,7 +40,7 @@ class Failing:
 
 
 def failures(loop: str) -> float:
-    return float(tasks.LOOP_FAILURES.labels(loop)._value.get())
+    return float(LOOP_FAILURES.labels(loop)._value.get())
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import pytest
 
 from holdsvc.engine import tasks
 from holdsvc.ledger.database import NothingRan, Unknown
+from holdsvc.telemetry.counters import LOOP_FAILURES
 
 
 async def test_a_task_that_loses_a_cancel_ends_all_the_same() -> None:
@@ -52,4 +53,4 @@ async def test_a_loop_whose_step_raises_counts_it_and_runs_the_next_step(monkeyp
         await reached.wait()
         await tasks.end([loop])
     assert loop.cancelled()
-    assert tasks.LOOP_FAILURES.labels("test")._value.get() == 3
+    assert LOOP_FAILURES.labels("test")._value.get() == 3

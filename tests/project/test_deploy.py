@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from holdsvc import settings
-from holdsvc.process import supervisor
+from holdsvc.process import workforce
 from holdsvc.telemetry import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +228,7 @@ def test_a_pod_gets_time_to_drain(manifests: dict[str, Any], container: Any) -> 
     pod = manifests["Deployment/holdsvc"]["spec"]["template"]["spec"]
     grace = settings.parse_duration(manifests["ConfigMap/holdsvc"]["data"]["HOLDSVC_DRAIN_GRACE"]).total_seconds()
     before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > before + grace + supervisor.KILL_AFTER_S
+    assert pod["terminationGracePeriodSeconds"] > before + grace + workforce.KILL_AFTER_S
 
 
 def test_a_pod_may_do_nothing_that_it_needs_not(
@@ -267,4 +267,4 @@ def test_the_checks_of_deploy_pass_and_say_when_they_are_skipped() -> None:
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "fit Kubernetes" in done.stdout
-    assert "alerts' tests are good" in done.stdout or "SKIPPED" in done.stderr
+    assert "tests of the alerts pass" in done.stdout or "SKIPPED" in done.stderr

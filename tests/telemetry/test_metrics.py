@@ -41,6 +41,8 @@ BOUNDED = {
     "reason",
     "transition",
     "why",
+    "version",
+    "python_version",
     "state",
     "le",
     "cause",

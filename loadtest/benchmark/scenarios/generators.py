@@ -14,7 +14,6 @@ from benchmark import load, messages, stage
 from benchmark.context import Bench
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
-from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 
 def run(bench: Bench) -> None:
@@ -22,7 +21,7 @@ def run(bench: Bench) -> None:
     results = bench.results
     # Without a request id, because h2load sends the same body in every call.
     message = messages.reserve([messages.HOT], with_request_id=False)
-    with stage.baseline("empty_service", bench.folder, GRPC_EXPERIMENTS=GRPC_EXPERIMENTS) as empty:
+    with stage.baseline("empty_service", bench.folder) as empty:
         before = _children_s()
         outcome = bench.calls(empty, [message], connections=CONNECTIONS)
         cost_us = (_children_s() - before) / outcome.calls * 1e6

@@ -4,7 +4,6 @@ from benchmark import messages, rivals, stage
 from benchmark.context import Bench
 from benchmark.load import Outcome
 from benchmark.results import median, quotient
-from holdsvc.process.supervisor import GRPC_EXPERIMENTS
 
 CLIENTS = 100
 CONNECTIONS = 4
@@ -21,7 +20,7 @@ def run(bench: Bench) -> None:
     with (
         bench.ledger() as ledger,
         bench.service(ledger) as service,
-        stage.baseline("empty_service", bench.folder, GRPC_EXPERIMENTS=GRPC_EXPERIMENTS) as empty,
+        stage.baseline("empty_service", bench.folder) as empty,
         stage.baseline("plain_service", bench.folder, dsn) as plain,
     ):
         for _ in range(bench.rounds):

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import structlog
 import typer
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from holdsvc.commands import target
@@ -22,8 +22,9 @@ from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.broker import Broker, OutputClosed, RelayError, Stdout
 from holdsvc.relay.relay import Relay, open_broker
-from holdsvc.settings import Settings, join_address, split_address
-from holdsvc.telemetry import logs
+from holdsvc.settings import Settings, split_address
+from holdsvc.telemetry import counters, logs
+from holdsvc.telemetry.page import MetricsPage
 
 log = structlog.get_logger(__name__)
 
@@ -45,15 +46,16 @@ def relay(
 ) -> None:
     """Publish every event as CloudEvents JSON, at least once, until SIGTERM."""
     settings = target.settings_of(dsn, data_dir)
-    address = read("--metrics-listen", split_address, metrics_listen) if metrics_listen else None
+    if metrics_listen:
+        read("--metrics-listen", split_address, metrics_listen)
     with target.opened(dsn, data_dir) as owner:
         # Standard output is for the events.
         logs.configure(settings.log_level, sys.stderr)
+        logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
         try:
             broker = open_broker(to, prefix)
-            if address:
-                _serve_metrics(*address)
-            asyncio.run(_publish(settings, owner, broker, name, from_now=from_now))
+            page = _metrics_page(metrics_listen) if metrics_listen else None
+            asyncio.run(_publish(settings, owner, broker, name, page, from_now=from_now))
         except OutputClosed:
             pass
         except (RelayError, SetTooOld) as error:
@@ -63,20 +65,20 @@ def relay(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _serve_metrics(host: str, port: int) -> None:
+def _metrics_page(address: str) -> MetricsPage:
     try:
-        start_http_server(port, addr=host)
+        return MetricsPage(address, REGISTRY)
     except OSError as error:
-        raise CommandError(
-            f"--metrics-listen: cannot listen on {join_address(host, port)}: {error.strerror}"
-        ) from error
+        raise CommandError(f"--metrics-listen: cannot listen on {address}: {error.strerror}") from error
 
 
 def _is_pipe(descriptor: int) -> bool:
     return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
 
-async def _publish(settings: Settings, dsn: str, broker: Broker, name: str, *, from_now: bool) -> None:
+async def _publish(
+    settings: Settings, dsn: str, broker: Broker, name: str, page: MetricsPage | None, *, from_now: bool
+) -> None:
     """Relays until SIGTERM, Ctrl-C or, where it writes to a pipe, the end of the pipe's reader."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -90,6 +92,7 @@ async def _publish(settings: Settings, dsn: str, broker: Broker, name: str, *, f
         # The writing end of a pipe becomes readable when its reading end is closed.
         loop.add_reader(sys.stdout.fileno(), task.cancel)
     use = SetUse(database)
+    serving = [asyncio.create_task(page.serve())] if page else []
     touching: list[asyncio.Task[NoReturn]] = []
     with suppress(asyncio.CancelledError):
         try:
@@ -99,7 +102,7 @@ async def _publish(settings: Settings, dsn: str, broker: Broker, name: str, *, f
         finally:
             if ends_with_reader:
                 loop.remove_reader(sys.stdout.fileno())
-            await tasks.end(touching)
+            await tasks.end([*touching, *serving])
             if touching:
                 await use.end()
             await database.close()

@@ -5,13 +5,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import NoReturn
 
 import structlog
-from prometheus_client import Counter
 
 from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+from holdsvc.telemetry.counters import LOOP_FAILURES
 
 log = structlog.get_logger(__name__)
-
-LOOP_FAILURES = Counter("holdsvc_loop_failures", "Steps of background loops that failed; the loop goes on.", ["loop"])
 
 PAUSE_MIN_S = 0.1
 PAUSE_MAX_S = 5.0

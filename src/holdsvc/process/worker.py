@@ -1,9 +1,16 @@
-"""One serving process: database, engine and server, from start to drain."""
+"""A worker: the process that serves calls, from its first import to its drain."""
 
 import asyncio
+import ctypes
+import gc
+import os
+import signal
+import sys
 from contextlib import suppress
+from ctypes import c_uint64
 
 import structlog
+import uvloop
 from google.protobuf.message import Message
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_delay, wait_exponential
 
@@ -11,6 +18,7 @@ from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
+from holdsvc.api.tls import CertificateError
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.set_use import SetUse
@@ -18,15 +26,22 @@ from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
+from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
 from holdsvc.settings import Settings
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Encoding
-from holdsvc.telemetry import metrics, tracing
+from holdsvc.telemetry import counters, logs, metrics, tracing
 
 log = structlog.get_logger(__name__)
 
 HEALTH_INTERVAL_S = 1.0
+GAUGES_INTERVAL_S = 1.0
 START_TIMEOUT_S = 60.0
+
+GC_THRESHOLD = 50_000
+"""New objects after which a worker looks for cycles among the youngest; a call leaves none behind."""
+
+_PR_SET_PDEATHSIG = 1
 
 
 class _Calls(metrics.Metrics):
@@ -92,7 +107,8 @@ class Service:
             self._tasks.append(asyncio.create_task(sweeper.run()))
         self._tasks.append(asyncio.create_task(self._set_use.keep()))
         await self._check_health()
-        self._tasks.append(asyncio.create_task(self._watch_health()))
+        self._tasks.append(asyncio.create_task(tasks.forever("health", self._check_health)))
+        self._tasks.append(asyncio.create_task(tasks.forever("gauges", self._show_gauges)))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
     async def _point_to_keys(self) -> None:
@@ -105,7 +121,8 @@ class Service:
         if self._server is not None:
             self._server.reload_certificates()
 
-    async def _check_health(self) -> None:
+    async def _check_health(self) -> float:
+        """Asks the database, and tells health and metrics; returns the pause until the next time."""
         assert self._server is not None
         try:
             await self.database.ping()
@@ -114,6 +131,10 @@ class Service:
             alive = False
             log.warning("database.unreachable", error=type(error).__name__)
         metrics.DATABASE_UP.set(alive)
+        self._server.set_serving(alive)
+        return HEALTH_INTERVAL_S
+
+    async def _show_gauges(self) -> float:
         for lane, depth in self.engine.queue_depths().items():
             metrics.QUEUE_DEPTH.labels(lane).set(depth)
         metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
@@ -125,12 +146,7 @@ class Service:
         metrics.POOL_MAX.set(pool.size_max)
         metrics.POOL_IDLE.set(pool.idle)
         metrics.POOL_WAITING.set(pool.waiting)
-        self._server.set_serving(alive)
-
-    async def _watch_health(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_INTERVAL_S)
-            await self._check_health()
+        return GAUGES_INTERVAL_S
 
     async def stop(self) -> None:
         """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
@@ -149,3 +165,79 @@ class Service:
         await self._set_use.end()
         await self.database.close()
         log.info("stopped")
+
+
+def main(settings: Settings, dsn: str, parent: int, beat: c_uint64) -> None:
+    """Runs a worker to its end; `parent` is the supervisor, which watches `beat`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    logs.configure(settings.log_level)
+    logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
+    tracing.configure(settings)
+    structlog.contextvars.bind_contextvars(pid=os.getpid())
+    code = uvloop.run(_run(settings, dsn, beat))
+    logs.drain()
+    sys.exit(code)
+
+
+async def _run(settings: Settings, dsn: str, beat: c_uint64) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unhandled)
+    beating = asyncio.create_task(tasks.forever("heartbeat", Heartbeat(beat).step))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = Service(settings, dsn)
+    if settings.tls_cert is not None:
+        loop.add_signal_handler(signal.SIGHUP, service.reload_certificates)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
+    starting, stopping = asyncio.create_task(service.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # It waits for the database and has served no call: nothing is left to do, and to take a pool apart in the
+        # middle of a connection may last for ever.
+        logs.drain()
+        os._exit(0)
+    code = await _outcome(starting, settings)
+    if code == 0:
+        # What is there by now stays: without this 5 % of a busy worker's time went into looking for cycles among it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 50)
+        await stop.wait()
+        await service.stop()
+        tracing.close()
+    await tasks.end([beating])
+    return code
+
+
+class Heartbeat:
+    """A number in memory that the supervisor shares: it counts up as long as the loop runs."""
+
+    def __init__(self, beat: c_uint64) -> None:
+        self._beat = beat
+
+    async def step(self) -> float:
+        """Counts up, and returns the pause until the next time."""
+        self._beat.value += 1
+        return BEAT_INTERVAL_S
+
+
+async def _outcome(starting: asyncio.Task[None], settings: Settings) -> int:
+    """The exit code for a start that failed, 0 for one that did not."""
+    try:
+        await starting
+    except CertificateError as error:
+        log.error("tls.unusable", error=str(error))  # noqa: TRY400 - the message says it all
+        return 1
+    except SetTooOld as error:
+        log.error("database.newer", error=str(error))  # noqa: TRY400 - the message says it all
+        return EXIT_FINAL
+    except OSError as error:
+        log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
+        return EXIT_FINAL
+    return 0

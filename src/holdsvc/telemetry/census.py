@@ -4,16 +4,11 @@ The supervisor runs it, so that however many workers there are, each unit is cou
 bounded by settings. When the database does not answer, the series end: old figures would lie.
 """
 
-import asyncio
 import heapq
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from holdsvc.ledger import stock
@@ -21,11 +16,7 @@ from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
-from holdsvc.telemetry.families import Family
-
-log = structlog.get_logger(__name__)
-
-Series = CounterMetricFamily | GaugeMetricFamily
+from holdsvc.telemetry.families import Series, family
 
 PAUSE_FACTOR = 20.0
 """The pause is so many times as long as the count took, at least: a twentieth of a core of the database at most."""
@@ -45,52 +36,32 @@ class Count:
 
 
 class Census(Collector):
-    """Counts in a thread of its own between `start` and `stop`; the metrics page collects the last count."""
+    """Counts with each `step` of a background loop; the metrics page collects the last count."""
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         # One connection is enough.
         self._settings = settings.model_copy(update={"pool_size": 1})
         self._dsn = dsn
+        self._database: Database | None = None
         self._count: Count | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Starts counting."""
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="holdsvc census", daemon=True)
-        self._thread.start()
+    async def step(self) -> float:
+        """Counts once, and returns the pause until the next count; raises what the database raises."""
+        try:
+            if self._database is None:
+                self._database = await _opened(self._settings, self._dsn)
+            async with self._database.connection() as connection:
+                self._count = await self.count(connection)
+        except BaseException:
+            # No figures rather than old ones.
+            self._count = None
+            raise
+        return max(self._settings.census_interval.total_seconds(), self._count.took_s * PAUSE_FACTOR)
 
-    def stop(self) -> None:
-        """Ends the thread."""
-        if self._thread is None:
-            return
-        if self._loop is not None and self._stop is not None:
-            with suppress(RuntimeError):  # it has just ended
-                self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5.0)
-
-    async def _run(self) -> None:
-        self._stop = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        database = Database(self._settings, self._dsn)
-        opened = False
-        while not self._stop.is_set():
-            pause_s = self._settings.census_interval.total_seconds()
-            try:
-                if not opened:
-                    await database.open()
-                    opened = True
-                async with database.connection() as connection:
-                    self._count = await self.count(connection)
-                pause_s = max(pause_s, self._count.took_s * PAUSE_FACTOR)
-            except Exception as error:  # noqa: BLE001 - whatever it is, there are no figures and the next count tries again
-                self._count = None
-                log.warning("census.failed", error=type(error).__name__)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stop.wait()
-        await database.close()
+    async def close(self) -> None:
+        """Closes its connection."""
+        if self._database is not None:
+            await self._database.close()
 
     async def count(self, connection: Connection) -> Count:
         """Counts once."""
@@ -133,27 +104,14 @@ class Census(Collector):
         return ()
 
 
-class Workforce(Collector):
-    """How many workers there are, as the supervisor tells: living, wanted, died so far."""
-
-    def __init__(self, tell: Callable[[], tuple[int, int, int]]) -> None:
-        self._tell = tell
-
-    def collect(self) -> Iterator[Series]:
-        """The present numbers."""
-        for which, number in zip(
-            (families.WORKERS, families.WORKERS_WANTED, families.WORKER_DEATHS), self._tell(), strict=True
-        ):
-            yield family(which, [((), number)])
-
-
-def family(which: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> Series:
-    """A family's series from their labels and values."""
-    counts = which.name.endswith("_total")
-    made = (CounterMetricFamily if counts else GaugeMetricFamily)(which.name, which.description, labels=which.labels)
-    for labels, value in rows:
-        made.add_metric(labels, value)
-    return made
+async def _opened(settings: Settings, dsn: str) -> Database:
+    database = Database(settings, dsn)
+    try:
+        await database.open()
+    except BaseException:
+        await database.close()
+        raise
+    return database
 
 
 def _families(count: Count) -> Iterator[Series]:

@@ -3,7 +3,12 @@
 Apart from the metrics of the workers, which it must not import: in its process they would be one more worker's.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+Series = CounterMetricFamily | GaugeMetricFamily
 
 
 class Family(NamedTuple):
@@ -34,6 +39,9 @@ CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds w
 CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
 WORKERS = Family("holdsvc_workers", "Worker processes that live.")
 WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that there should be.")
+WORKER_HANGS = Family("holdsvc_worker_hangs_total", "Workers that were replaced because they no longer answered.")
+WORKER_START_FAILURES = Family("holdsvc_worker_start_failures_total", "Workers that could not be started.")
+BUILD_INFO = Family("holdsvc_build_info", "The version that runs; the value is 1.", ("version", "python_version"))
 WORKER_DEATHS = Family("holdsvc_worker_deaths_total", "Workers that have died since the service started.")
 
 FAMILIES = (
@@ -50,7 +58,19 @@ FAMILIES = (
     WORKERS,
     WORKERS_WANTED,
     WORKER_DEATHS,
+    WORKER_HANGS,
+    WORKER_START_FAILURES,
+    BUILD_INFO,
 )
 
 OTHER_TENANTS = "(other)"
 """Tenants beyond `metrics_tenants`, added up."""
+
+
+def family(which: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> Series:
+    """A family's series from their labels and values."""
+    counts = which.name.endswith("_total")
+    made = (CounterMetricFamily if counts else GaugeMetricFamily)(which.name, which.description, labels=which.labels)
+    for labels, value in rows:
+        made.add_metric(labels, value)
+    return made

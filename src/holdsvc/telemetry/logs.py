@@ -5,11 +5,19 @@ it is about, and with it customers and metadata.
 """
 
 import asyncio
+import atexit
+import json
 import logging
+import os
 import re
+import select
 import sys
+import threading
 import traceback
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -18,6 +26,12 @@ import structlog
 from holdsvc.telemetry import tracing
 
 log = structlog.get_logger(__name__)
+
+WAITING_BYTES_MAX = 1024 * 1024
+"""Of lines that wait for the log's reader; what comes then is dropped."""
+
+DRAIN_S = 1.0
+"""The longest that the end of a process waits for the log's reader."""
 
 _SQL_FUNCTION = re.compile(r"^PL/pgSQL function ([\w.]+)\(.*\) line (\d+)", re.MULTILINE)
 
@@ -62,27 +76,108 @@ _PROCESSORS: list[Any] = [
 ]
 
 
-class Patient:
-    """A stream that loses what it cannot write: a full disk under the log must not fail the calls."""
+class Outlet:
+    """Writes lines to a file descriptor from a thread of its own, so that a log that nobody reads stops only itself.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Lines that find no room are dropped and counted; once the reader takes lines again, one says how many. Lines that
+    the system refuses (a full disk) are lost.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._changed = threading.Condition()
+        self._writing = False
+        self._dropped = 0
+        self._count: Callable[[int], object] | None = None
+        threading.Thread(target=self._run, name="holdsvc log", daemon=True).start()
+
+    def count_with(self, count: Callable[[int], object]) -> None:
+        """Has dropped lines counted, those of before too."""
+        with self._changed:
+            self._count = count
+            count(self._dropped)
 
     def write(self, text: str) -> int:
-        """Writes, or loses it."""
-        with suppress(OSError):
-            return self._stream.write(text)
-        return 0
+        """Takes a line; never waits for its reader."""
+        line = text.encode(errors="backslashreplace")
+        with self._changed:
+            if self._size + len(line) > WAITING_BYTES_MAX:
+                self._dropped += 1
+                if self._count is not None:
+                    self._count(1)
+            else:
+                self._lines.append(line)
+                self._size += len(line)
+                self._changed.notify_all()
+        return len(text)
 
     def flush(self) -> None:
-        """Flushes, or loses it."""
+        """Does nothing: nothing is kept back."""
+
+    def drain(self) -> None:
+        """Waits until everything is written, for a short while: a process calls it before it ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, DRAIN_S)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                data = self._take()
+                self._writing = True
+            self._put(data)
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                if self._dropped and self._size < WAITING_BYTES_MAX // 2:
+                    self._lines.append(_dropped_line(self._dropped))
+                    self._dropped = 0
+
+    def _take(self) -> bytes:
+        """Whole lines, as many as the system writes in one piece: several processes share a pipe."""
+        data = self._lines.popleft()
+        while self._lines and len(data) + len(self._lines[0]) <= select.PIPE_BUF:
+            data += self._lines.popleft()
+        self._size = max(0, self._size - len(data))
+        return data
+
+    def _put(self, data: bytes) -> None:
         with suppress(OSError):
-            self._stream.flush()
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except BlockingIOError:
+                    select.select([], [self._descriptor], [])
+
+
+def _dropped_line(count: int) -> bytes:
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = {"count": count, "pid": os.getpid(), "event": "log.dropped", "level": "warning", "timestamp": time}
+    return json.dumps(line).encode() + b"\n"
+
+
+_outlets: list[Outlet] = []
+
+
+def count_dropped(count: Callable[[int], object]) -> None:
+    """Has dropped lines of this process counted, once its metrics may be imported."""
+    for outlet in _outlets:
+        outlet.count_with(count)
+
+
+def drain() -> None:
+    """Waits until everything is written, for a short while."""
+    for outlet in _outlets:
+        outlet.drain()
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Sends every log line of the process, those of libraries too, through structlog as JSON."""
-    output: Any = Patient(stream or sys.stdout)
+    output: Any = Outlet((stream or sys.stdout).fileno())
+    _outlets[:] = [output]
+    atexit.register(output.drain)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*_PROCESSORS, structlog.processors.JSONRenderer()],

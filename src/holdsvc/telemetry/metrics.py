@@ -135,11 +135,11 @@ class Metrics:
 def labels_by_name() -> dict[str, tuple[str, ...]]:
     """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
     # Not before somebody asks: in a worker the relay's gauges would say that there is one, and that it is in time.
-    from holdsvc.engine import tasks
     from holdsvc.relay import metrics as relay
+    from holdsvc.telemetry import counters
 
     found: dict[str, tuple[str, ...]] = {}
-    for metric in _declared(globals(), vars(relay), vars(tasks)):
+    for metric in _declared(globals(), vars(relay), vars(counters)):
         name, labels = str(metric._name), tuple(metric._labelnames)  # noqa: SLF001 - the library shows them nowhere else
         if metric._type == "histogram":  # noqa: SLF001
             found.update({f"{name}_{part}": labels for part in ("bucket", "sum", "count")})

@@ -1,0 +1,100 @@
+"""The background loops of a worker and of the supervisor go on after whatever their step raises."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ctypes import c_uint64
+from typing import Any
+
+import pytest
+
+from holdsvc.engine import tasks
+from holdsvc.ledger import stock
+from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+from holdsvc.process.worker import Heartbeat
+from holdsvc.settings import Settings
+from holdsvc.telemetry import metrics
+from holdsvc.telemetry.census import Census
+from holdsvc.telemetry.counters import LOOP_FAILURES
+from tests.support.harness import Harness
+from tests.support.polling import until
+
+FAULTS = [ValueError("a fault of ours"), NothingRan(), Unknown(), Conflict(), TimeoutError(), MemoryError()]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "PAUSE_MAX_S", 0.0)
+
+
+def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, after it has raised each fault once."""
+    faults = list(FAULTS)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return function(*arguments, **named)
+
+    return call
+
+
+def failures(loop: str) -> float:
+    return float(LOOP_FAILURES.labels(loop)._value.get())
+
+
+async def test_the_health_check_goes_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = service.service._server
+    assert server is not None
+    told: list[bool] = []
+    before = failures("health")
+    monkeypatch.setattr(server, "set_serving", failing(told.append))
+    await until(lambda: told)
+    assert failures("health") - before == len(FAULTS)
+
+
+async def test_the_gauges_go_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = failures("gauges")
+    monkeypatch.setattr(service.service.engine, "queue_depths", failing(lambda: {"reserve": 77}))
+    await until(lambda: metrics.QUEUE_DEPTH.labels("reserve")._value.get() == 77)
+    assert failures("gauges") - before == len(FAULTS)
+
+
+async def run_until(step: Callable[[], Awaitable[float]], loop: str, condition: Callable[[], object]) -> None:
+    before = failures(loop)
+    task = asyncio.create_task(tasks.forever(loop, step))
+    try:
+        await until(condition)
+        assert failures(loop) - before == len(FAULTS)
+    finally:
+        await tasks.end([task])
+
+
+async def test_the_census_goes_on(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    census = Census(Settings.load(census_interval="1s"), ledger_dsn)
+    monkeypatch.setattr(stock, "tenants", failing(stock.tenants))
+    try:
+        await run_until(census.step, "census", lambda: list(census.collect()))
+    finally:
+        await census.close()
+
+
+async def test_the_census_survives_a_start_without_a_database(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = failing(asyncio.sleep)
+    census = Census(Settings.load(census_interval="1s"), ledger_dsn)
+    real = Census.count
+
+    async def count(self: Census, connection: Any) -> Any:
+        await opened(0)
+        return await real(self, connection)
+
+    monkeypatch.setattr(Census, "count", count)
+    try:
+        await run_until(census.step, "census", lambda: list(census.collect()))
+    finally:
+        await census.close()
+
+
+async def test_the_heartbeat_goes_on() -> None:
+    beat = c_uint64(0)
+    heartbeat = Heartbeat(beat)
+    await run_until(failing(heartbeat.step), "heartbeat", lambda: beat.value)

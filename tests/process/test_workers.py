@@ -1,0 +1,104 @@
+"""Workers are replaced when they hang, and started again when they cannot be started."""
+
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from holdsvc.process.workforce import BEAT_INTERVAL_S, HANG_S
+from tests.support.polling import wait_until
+from tests.support.program import Client, Series, serving
+
+REPLACED_S = 15.0
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, prepared: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return sum(
+        found for (what, having), found in series.items() if what == name and labels.items() <= dict(having).items()
+    )
+
+
+def test_a_worker_that_hangs_is_replaced_and_counted(data_dir: Path) -> None:
+    assert HANG_S > 10 * BEAT_INTERVAL_S
+    with serving(workers=2, data_dir=data_dir) as program:
+        Client(program).create_item("seat", 10)
+        hung = program.children("spawn_main")[0]
+        start = time.monotonic()
+        os.kill(hung, signal.SIGSTOP)
+        assert program.wait_for("worker.hung")["pid"] == hung
+        program.serving()
+        assert time.monotonic() - start < REPLACED_S
+        assert hung not in program.children("spawn_main")
+        assert Client(program).reserve("seat").reservation_id
+        series = program.series()
+        assert value(series, "holdsvc_worker_hangs_total") == 1
+        assert value(series, "holdsvc_worker_deaths_total") == 0
+        assert value(series, "holdsvc_workers") == 2
+
+
+def test_a_supervisor_that_stood_still_blames_no_worker(data_dir: Path) -> None:
+    with serving(data_dir=data_dir) as program:
+        everyone = [program.pid, *program.children("spawn_main")]
+        for pid in everyone:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(HANG_S + 1)
+        for pid in reversed(everyone):
+            os.kill(pid, signal.SIGCONT)
+        Client(program).create_item("seat", 1)
+        assert value(program.series(), "holdsvc_worker_hangs_total") == 0
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_and_the_others_serve(data_dir: Path) -> None:
+    with serving(workers=2, data_dir=data_dir) as program:
+        Client(program).create_item("seat", 10)
+        limits = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
+        # Nothing that the supervisor has is taken from it; it cannot open more.
+        resource.prlimit(program.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        os.kill(program.children("spawn_main")[0], signal.SIGKILL)
+        assert "Too many open files" in program.wait_for("worker.not_started")["error"]
+        assert Client(program).reserve("seat").reservation_id
+        resource.prlimit(program.pid, resource.RLIMIT_NOFILE, limits)
+        program.serving()
+        assert value(program.series(), "holdsvc_worker_start_failures_total") >= 1
+        assert value(program.series(), "holdsvc_workers") == 2
+
+
+def test_the_page_shows_version_and_processes(data_dir: Path) -> None:
+    with serving(workers=2, data_dir=data_dir) as program:
+        series = program.series()
+        assert value(series, "holdsvc_build_info") == 1
+        for process in ("supervisor", "worker-0", "worker-1"):
+            for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "start_time_seconds"):
+                assert value(series, f"process_{name}", process=process) > 0, (name, process)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert value(series, "process_max_fds", process="worker-0") == hard
+
+
+def test_the_file_limit_is_raised_to_what_the_system_allows(data_dir: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        with serving(data_dir=data_dir) as program:
+            for pid in (program.pid, *program.children("spawn_main")):
+                assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_killed_worker_leaves_its_name_to_the_next(data_dir: Path) -> None:
+    with serving(workers=2, data_dir=data_dir) as program:
+        os.kill(program.children("spawn_main")[0], signal.SIGKILL)
+        program.wait_for("worker.died")
+        program.serving()
+        wait_until(lambda: value(program.series(), "holdsvc_workers") == 2)
+        names = {dict(labels).get("process") for name, labels in program.series() if name == "process_open_fds"}
+        assert names == {"supervisor", "worker-0", "worker-1"}

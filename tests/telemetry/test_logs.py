@@ -1,0 +1,125 @@
+"""Logs: a reader that does not read costs lines, and nothing else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import grpc
+import pytest
+
+from holdsvc.telemetry import logs
+from inventoryhold.v1 import inventory_service_pb2 as ipb
+from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from tests.support.polling import wait_until
+from tests.support.ports import free_port
+from tests.support.program import variables
+
+LINE = "x" * 199 + "\n"
+
+
+def test_a_log_that_is_not_read_drops_lines_counts_them_and_says_so_later() -> None:
+    reading, writing = os.pipe()
+    counted: list[int] = []
+    outlet = logs.Outlet(writing)
+    outlet.count_with(counted.append)
+    lines = 3 * logs.WAITING_BYTES_MAX // len(LINE)
+    start = time.monotonic()
+    for _ in range(lines):
+        outlet.write(LINE)
+    assert time.monotonic() - start < 5
+    assert sum(counted) > lines // 2
+    with os.fdopen(reading) as pipe:
+        said = 0
+        while said < sum(counted):
+            text = pipe.readline()
+            if text != LINE:
+                told = json.loads(text)
+                assert told["event"] == "log.dropped"
+                said += told["count"]
+        assert said == sum(counted)
+        outlet.write("and on\n")
+        assert any(text == "and on\n" for text in pipe)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 100_000])
+def test_lines_arrive_whole_and_in_order(size: int) -> None:
+    reading, writing = os.pipe()
+    outlet = logs.Outlet(writing)
+    for number in range(5):
+        outlet.write(f"{number}" * size + "\n")
+    with os.fdopen(reading) as pipe:
+        assert [pipe.readline() for _ in range(5)] == [f"{number}" * size + "\n" for number in range(5)]
+    outlet.drain()
+    os.close(writing)
+
+
+def test_a_process_whose_log_is_not_read_ends_all_the_same() -> None:
+    script = (
+        "import structlog\n"
+        "from holdsvc.telemetry import logs\n"
+        "logs.configure('info')\n"
+        "for _ in range(1000): structlog.get_logger().info('call', text='x' * 1000)\n"
+        "raise SystemExit(7)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == 7
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_calls_and_the_drain_go_on_while_nobody_reads_the_log(ledger_dsn: str) -> None:
+    port, metrics_port = free_port(), free_port()
+    settings = variables(
+        listen=f"127.0.0.1:{port}",
+        metrics_listen=f"127.0.0.1:{metrics_port}",
+        auth="off",
+        dsn=ledger_dsn,
+        log_calls_per_second=1_000_000,
+        drain_grace="5s",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdsvc", "serve"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **settings},
+    )
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = InventoryServiceStub(channel)
+
+            def calls(count: int) -> None:
+                asked = [
+                    stub.ListItems.future(ipb.ListItemsRequest(), timeout=60, wait_for_ready=True) for _ in range(count)
+                ]
+                for call in asked:
+                    call.result()
+
+            def dropped() -> bool:
+                calls(500)
+                return _dropped(metrics_port) > 0
+
+            wait_until(dropped)
+            start = time.monotonic()
+            calls(100)
+            assert time.monotonic() - start < 10
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        events = [json.loads(line)["event"] for line in process.stdout]
+        assert events.count("call") > 100
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _dropped(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("holdsvc_log_lines_dropped_total"))
