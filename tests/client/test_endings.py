@@ -16,7 +16,7 @@ from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
-from tests.support.harness import Harness
+from tests.support.harness import Harness, StartService
 from tests.support.ports import free_port
 
 
@@ -213,3 +213,31 @@ async def test_answers_larger_than_grpcs_default_are_read(service: Harness, clie
         await client.reservations.BatchReserve(pb.BatchReserveRequest(requests=[entry] * 100))
     answer = await client.reservations.ListReservations(pb.ListReservationsRequest(page_size=1000))
     assert answer.ByteSize() > 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("separate", [True, False], ids=["two addresses", "one address"])
+async def test_a_connection_is_left_while_its_server_still_drains(
+    start_service: StartService, ledger_dsn: str, separate: bool
+) -> None:
+    old = await start_service(drain_grace="60s")
+    await old.create_item("seat", 10)
+    await old.create_item("free", 1000)
+    async with AsyncClient(old.address, timeout_s=30) as client:
+        await client.reserve({"free": 1})
+        with sessions.transaction(ledger_dsn) as other:
+            other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
+            # A call in flight keeps the old server draining until the end of the test.
+            waiting = asyncio.create_task(client.reserve({"seat": 1}))
+            await sessions.until_blocked(ledger_dsn)
+            listen = "127.0.0.1:0" if separate else old.address
+            new = await start_service(listen=listen)
+            target = f"ipv4:{old.address},{new.address}" if separate else old.address
+            async with AsyncClient(target) as another:
+                stopping = asyncio.create_task(old.service.stop())
+                for caller in (another,) if separate else (another, client):
+                    for _ in range(5):
+                        await caller.inventory.GetItem(ipb.GetItemRequest(sku="free"))
+                assert not stopping.done()
+            other.rollback()
+        await waiting
+        await stopping
