@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
 from holdsvc.client import AsyncClient, Client, errors
 from inventoryhold.v1 import inventory_service_pb2 as ipb
-from inventoryhold.v1 import item_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
 from tests.support.harness import Harness, StartService
@@ -205,14 +206,21 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert (await service.item("seat")).held == 3
 
 
-async def test_answers_larger_than_grpcs_default_are_read(service: Harness, client: AsyncClient) -> None:
-    await service.create_item("seat", 1000)
-    metadata = {f"key-{number}": "x" * 512 for number in range(32)}
-    entry = pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="seat", quantity=1)], metadata=metadata)
-    for _ in range(3):
-        await client.reservations.BatchReserve(pb.BatchReserveRequest(requests=[entry] * 100))
-    answer = await client.reservations.ListReservations(pb.ListReservationsRequest(page_size=1000))
-    assert answer.ByteSize() > 4 * 1024 * 1024
+async def test_answers_larger_than_grpcs_default_are_read() -> None:
+    large = pb.ListReservationsResponse(next_page_token="x" * (5 * 1024 * 1024))
+    service = pb.DESCRIPTOR.services_by_name["ReservationService"].full_name
+
+    async def list_reservations(_request: bytes, _context: Any) -> bytes:
+        return large.SerializeToString()
+
+    server = grpc.aio.server()
+    handlers = {"ListReservations": grpc.unary_unary_rpc_method_handler(list_reservations)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        assert await client.reservations.ListReservations(pb.ListReservationsRequest()) == large
+    await server.stop(0)
 
 
 @pytest.mark.parametrize("separate", [True, False], ids=["two addresses", "one address"])
