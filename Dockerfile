@@ -7,9 +7,10 @@ RUN python -m venv /opt/holdsvc
 # Packages first, so that this layer is reused until their versions change.
 COPY constraints.txt pyproject.toml LICENSE ./
 RUN mkdir -p src/holdsvc generated/inventoryhold generated/buf protos/inventoryhold \
-    && touch src/holdsvc/__init__.py \
+    && touch src/holdsvc/__init__.py README.md \
     && /opt/holdsvc/bin/pip install -c constraints.txt '.[server,otel,relay]' \
     && /opt/holdsvc/bin/pip uninstall --yes holdsvc
+COPY README.md ./
 COPY src src
 COPY generated generated
 COPY protos protos

@@ -48,6 +48,17 @@ def test_the_version_is_that_of_the_package() -> None:
     assert holdsvc.__version__[0].isdigit()
 
 
+@pytest.mark.parametrize("package", ["typer", "pydantic_settings", "psycopg", "structlog"])
+def test_without_the_packages_of_the_server_the_program_says_what_to_install(package: str) -> None:
+    program = f"import runpy, sys; sys.modules['{package}'] = None; runpy.run_module('holdsvc', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"holdsvc: the command line needs the package {package}, which the base installation does not bring along: pip"
+        " install 'holdsvc[server]'\n"
+    )
+
+
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":50051", "host:port", "127.0.0.1:70000", "::1:5"])
 def test_health_tells_a_malformed_address_from_one_that_does_not_answer(address: str) -> None:
     done = command("health", "--address", address)
