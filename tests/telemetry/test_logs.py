@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -123,3 +124,36 @@ def _dropped(port: int) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
         lines = page.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("holdsvc_log_lines_dropped_total"))
+
+
+LOGGING = """
+import structlog
+from holdsvc.telemetry import logs
+logs.configure("info")
+structlog.get_logger("x").info("hold.made", sku="seat\\x1b[31m", count=3)
+try:
+    raise ValueError("secret words")
+except ValueError:
+    structlog.get_logger("x").exception("hold.failed")
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_lines_for_people_and_everything_else_json(terminal: bool) -> None:
+    reading, writing = os.openpty() if terminal else os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", LOGGING], stdout=writing, env={**os.environ, "NO_COLOR": "1"})
+    os.close(writing)
+    text = ""
+    with suppress(OSError):  # a terminal ends so when its last program has
+        while part := os.read(reading, 65536):
+            text += part.decode()
+    os.close(reading)
+    assert process.wait(60) == 0
+    assert "secret words" not in text
+    assert "\x1b" not in text
+    if terminal:
+        assert "hold.made" in text.splitlines()[0]
+        assert "count=3" in text.splitlines()[0]
+        assert "ValueError" in text
+    else:
+        assert [json.loads(line)["event"] for line in text.splitlines()] == ["hold.made", "hold.failed"]

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, on standard output.
+"""Logs, on standard output: one JSON object a line, or lines for people where it is a terminal.
 
 An exception is written as its kind and where it happened, never with its message: a database error quotes the row that
 it is about, and with it customers and metadata.
@@ -173,14 +173,23 @@ def drain() -> None:
         outlet.drain()
 
 
+def _renderer(descriptor: int) -> Any:
+    if os.isatty(descriptor):
+        # Values are quoted, so that none can send a control sequence to the terminal.
+        return structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, repr_native_str=True)
+    return structlog.processors.JSONRenderer()
+
+
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Sends every log line of the process, those of libraries too, through structlog as JSON."""
-    output: Any = Outlet((stream or sys.stdout).fileno())
+    """Sends every log line of the process, those of libraries too, through structlog."""
+    descriptor = (stream or sys.stdout).fileno()
+    output: Any = Outlet(descriptor)
+    renderer = _renderer(descriptor)
     _outlets[:] = [output]
     atexit.register(output.drain)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*_PROCESSORS, structlog.processors.JSONRenderer()],
+        processors=[*_PROCESSORS, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # Line and line end in one write: several processes share the output.
         logger_factory=structlog.WriteLoggerFactory(output),
@@ -192,7 +201,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_PROCESSORS],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
+                renderer,
             ],
         )
     )
