@@ -14,7 +14,7 @@ from inventoryhold.v1 import event_service_pb2 as pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as reservations
 from tests.streams.readers import consuming, open_adjustment, watching
-from tests.support.harness import Harness, Refusal, StartService, refused
+from tests.support.harness import Harness, Refusal, StartService, refusal_of, refused
 
 State = reservation_pb2.Reservation.State
 
@@ -274,3 +274,75 @@ async def test_an_event_of_an_unknown_type_and_state_passes_through_as_numbers(s
         reservations.ListReservationEventsRequest(reservation_id=held.reservation_id)
     )
     assert [int(event.type) for event in listed.events] == [event_pb2.EVENT_TYPE_RESERVED, 88]
+
+
+async def test_a_stream_from_now_begins_behind_a_long_transaction_and_loses_nothing(service: Harness) -> None:
+    await service.create_item("slow", 5)
+    await service.create_item("a", 5)
+    async with open_adjustment(service.owner_dsn, "slow", 1) as transaction:
+        first = await service.reserve({"a": 1})
+        async with consuming(service) as consumer:  # which reads the first message
+            second = await service.reserve({"a": 1})
+            await transaction.commit()
+            while not consumer.events or consumer.events[-1].reservation != second:
+                await consumer.read()
+    # It began at the fence: what was committed beyond it is told as well.
+    assert names(consumer.events[-3:]) == ["CAPACITY_ADJUSTED", "RESERVED", "RESERVED"]
+    assert consumer.events[-2].reservation == first
+
+
+async def test_a_stream_that_has_no_place_to_begin_yet_lives_and_is_told_of_a_stop(start_service: StartService) -> None:
+    one = await start_service()
+    await one.create_item("slow", 5)
+    async with open_adjustment(one.owner_dsn, "slow", 1):
+        other = await start_service(heartbeat_interval="50ms")
+        call: Any = other.events.StreamEvents(pb.StreamEventsRequest())
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                message = await call.read()
+                assert message.heartbeat
+                assert not message.resume_token
+            stopping = asyncio.create_task(other.service.stop())
+            while True:
+                try:
+                    await call.read()
+                except grpc.RpcError as error:
+                    assert refusal_of(error).reason == "SHUTTING_DOWN"
+                    break
+            await stopping
+
+
+@pytest.mark.parametrize("from_oldest", [True, False])
+async def test_no_message_is_larger_than_a_client_takes(service: Harness, from_oldest: bool) -> None:
+    skus = [f"{number:03}" + "\U00010400" * 120 for number in range(100)]
+    batch = [item_pb2.Item(sku=sku, pool="\U00010401" * 60, capacity=10_000) for sku in skus]
+    await service.inventory.BatchCreateItems(inventory.BatchCreateItemsRequest(items=batch))
+    lines = [(sku, "\U00010401" * 60, 1) for sku in skus]
+    metadata = {f"{number:02}" + "\U00010402" * 60: "\U00010403" * 500 for number in range(32)}
+    async with consuming(service) as live:
+        for _ in range(25):
+            await service.reserve(lines, metadata=metadata)
+        async with consuming(service, from_oldest=from_oldest) as old:
+            if from_oldest:
+                events = await old.take(125)
+                assert await live.take(25) == events[100:]
+        assert len(await live.take(25)) == 25
+    assert sum(event.ByteSize() for event in live.events) > 4 * 1024 * 1024
+
+
+async def test_a_stream_opened_after_a_restore_is_told_nothing_of_the_discarded_history(service: Harness) -> None:
+    await service.create_item("a", 10)
+    async with consuming(service) as before:
+        for _ in range(3):
+            await service.reserve({"a": 1})
+        await before.take(3)
+        # The database is put back to before the reservations, beside the running service, and the operator says so.
+        service.sql("DELETE FROM holdsvc.event WHERE type = 1")
+        service.sql("ALTER SEQUENCE holdsvc.event_id RESTART WITH 2")
+        service.sql("UPDATE holdsvc.feed_state SET restore_count = restore_count + 1")
+        async with consuming(service, from_oldest=True) as after:
+            await service.create_item("b", 10)
+            events = await after.take(2)
+            assert [event.item.sku for event in events] == ["a", "b"]
+        assert (await refused(before.call.read())).reason == "DATABASE_UNAVAILABLE"
+    assert (await refusal(service, resume_token=before.token)).reason == "RESUME_TOKEN_FOREIGN"
