@@ -7,8 +7,8 @@ import pytest
 
 from holdsvc.api.auth.guard import StreamGuard
 from holdsvc.engine import tasks
+from holdsvc.engine.pacer import Pacer
 from holdsvc.ledger import feed
-from holdsvc.streams.pacer import Pacer
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import READ_TIMEOUT_S, Consumer, consuming, watching

@@ -27,18 +27,18 @@ class EventServicer:
         """Streams events, first of all the token of where the stream begins."""
         validation.check(request)
         with self._streams.admitted():
-            identity = await self._hub.identity(call.caller.tenant)
+            identity, last = await self._hub.look(call.caller.tenant)
             tokens = Tokens(identity, call.caller.tenant)
             start: Position | None
             if request.resume_token:
                 start = tokens.read(request.resume_token)
-                if start.event_id > await self._hub.last_event_id(call.caller.tenant):
+                if start.event_id > last.last_event_id:
                     # A database that was put back without telling so: it will draw the same ids for other events.
                     raise HoldError(errors.resume_token_foreign())
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
             else:
-                while (start := await self._hub.begin(call.caller.tenant, identity.epoch)) is None:
+                while (start := await self._hub.begin(last)) is None:
                     yield pb.StreamEventsResponse(heartbeat=True).SerializeToString()
             yield _message(tokens, Batch([], start))
             async with aclosing(self._hub.stream(_filter(call.caller, request), start, identity.epoch)) as batches:

@@ -61,7 +61,10 @@ class Relay:
 
     async def run(self) -> None:
         """Runs until it is cancelled; raises RelayError where going on would skip events."""
-        loops = [asyncio.create_task(self._follower.run()), asyncio.create_task(tasks.forever("relay", self._step))]
+        loops = [
+            asyncio.create_task(tasks.forever(name, step))
+            for name, step in (("feed", self._follower.step), ("relay", self._step))
+        ]
         try:
             with self._follower.listening():
                 await self._stopped.wait()

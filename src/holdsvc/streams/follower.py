@@ -5,13 +5,12 @@ throughput.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 
 import structlog
 
-from holdsvc.engine import tasks
 from holdsvc.ledger import feed, upkeep
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.feed import Look
@@ -24,33 +23,23 @@ POLL_S = 0.05
 POLL_IDLE_S = 1.0
 """Time between two looks while no stream is open: a new stream finds a fence that is not old."""
 
-READY_S = 1.0
-"""How long a new stream waits for the first fence of a process that has just started."""
+BEGIN_WAIT_S = 0.5
+"""How long a new stream waits for what it had better begin with: ten looks; a long transaction may keep it away."""
 
 DAY_S = 1.0
 """Time between two attempts to move the feed's day on to the clock's."""
 
 
 class Follower:
-    """Looks at the end of the feed again and again. `run` it for as long as the process serves."""
+    """Looks at the end of the feed again and again. A loop runs `step` for as long as the process serves."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._end = feed.End()
+        self.end = feed.End()
         self._looked = asyncio.Event()
         self._wake = asyncio.Event()
         self._listeners = 0
         self._day_due = 0.0
-
-    @property
-    def look(self) -> Look | None:
-        """The latest look; None before the first one."""
-        return self._end.look
-
-    @property
-    def lag_s(self) -> float:
-        """For how long open transactions have kept the feed from becoming complete."""
-        return self._end.lag_s
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -65,31 +54,30 @@ class Follower:
     async def next_look(self) -> Look:
         """Waits for the next look and returns it."""
         await self._looked.wait()
-        assert self._end.look is not None
-        return self._end.look
+        assert self.end.look is not None
+        return self.end.look
 
-    async def ready(self) -> None:
-        """Waits until there is a fence, but not for long: a transaction that runs for long keeps the first one away."""
+    async def until(self, reached: Callable[[Look], bool]) -> Look | None:
+        """The latest look, once it has reached something or BEGIN_WAIT_S is over."""
         with self.listening(), suppress(TimeoutError):
-            async with asyncio.timeout(READY_S):
-                while self.look is None or self.look.fence is None:
+            async with asyncio.timeout(BEGIN_WAIT_S):
+                while self.end.look is None or not reached(self.end.look):
                     await self.next_look()
+        return self.end.look
 
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await tasks.forever("feed", self._step)
-
-    async def _step(self) -> float:
-        before = self.look
+    async def step(self) -> float:
+        """Looks once; returns when the next look is due."""
+        before = self.end.look
         async with self._database.connection() as connection:
-            look = await self._end.find(connection)
-            if look.read_time.date() > look.feed_day and monotonic() >= self._day_due:
-                self._day_due = monotonic() + DAY_S
-                await upkeep.create_event_partitions(connection)
+            look = await self.end.find(connection)
         if before is not None and look.epoch != before.epoch:
             log.warning("feed.epoch_changed", epoch=look.epoch)
         looked, self._looked = self._looked, asyncio.Event()
         looked.set()
+        if look.read_time.date() > look.feed_day and monotonic() >= self._day_due:
+            self._day_due = monotonic() + DAY_S
+            async with self._database.connection() as connection:
+                await upkeep.create_event_partitions(connection)
         if self._listeners or look.fence is None:
             return POLL_S
         self._wake.clear()

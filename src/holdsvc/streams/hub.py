@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from holdsvc import errors
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
+from holdsvc.engine.pacer import Pacer
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.streams.events import EventHub
 from holdsvc.streams.follower import Follower
-from holdsvc.streams.pacer import Pacer
 from holdsvc.streams.subscriptions import Encoding, Means
 from holdsvc.streams.watch import WatchHub
 
@@ -34,18 +34,19 @@ class Streams:
 
     def start(self) -> None:
         """Begins to follow the feed."""
-        loops = (self._follower.run(), self._pacer.run(), self.watch.run(), self.events.run())
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        steps = (self._follower.step, self.watch.step, self.events.step, self._pacer.step)
+        loops = zip(("feed", "watch", "events", "stream_turns"), steps, strict=True)
+        self._tasks = [asyncio.create_task(tasks.forever(name, step)) for name, step in loops]
 
     @property
     def lag_s(self) -> float:
         """Events that are younger may not be complete yet."""
-        return self._follower.lag_s
+        return self._follower.end.lag_s
 
     @property
     def days_behind(self) -> int:
         """By how many days the partition for new events is behind the database's clock."""
-        look = self._follower.look
+        look = self._follower.end.look
         return max(0, (look.read_time.date() - look.feed_day).days) if look else 0
 
     @contextmanager

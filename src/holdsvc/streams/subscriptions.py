@@ -1,16 +1,20 @@
 """Who watches which items, and what watchers of the same items share: the newest state of each item that changed."""
 
+import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from itertools import takewhile
+from typing import NamedTuple, TypeVar
 
 from holdsvc.engine.engine import Engine
-from holdsvc.ledger.database import Database
+from holdsvc.engine.pacer import Pacer, Turn
+from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Event, Item, ItemKey
 from holdsvc.streams.follower import Follower
-from holdsvc.streams.pacer import Pacer, Turn
+
+T = TypeVar("T")
 
 CHANGES_MAX = 10_000
 """Changed items that a topic remembers for watchers that are behind; one that is further behind reads a snapshot."""
@@ -18,8 +22,7 @@ CHANGES_MAX = 10_000
 CHANGES_MAX_IN_ALL = 200_000
 """The same for all topics of a process together, some 100 MB."""
 
-MESSAGES_KEPT = 8
-"""Encoded messages that a topic keeps: most watchers of a topic are at the same cursor."""
+READ_TIMEOUT_S = 30.0
 
 MESSAGE_PARTS_MAX = 1000
 """Items or events of one message."""
@@ -68,6 +71,10 @@ class Means:
     encoding: Encoding
     heartbeat_s: float
 
+    async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
+        """Reads for one stream of this tenant."""
+        return await self.engine.read(tenant, run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+
 
 class Change(NamedTuple):
     """The newest state of an item, as bytes, and its place among all changes."""
@@ -91,7 +98,8 @@ class Topic:
         """The highest number that is no longer remembered."""
         self._encode = encode
         self._changes: OrderedDict[ItemKey, Change] = OrderedDict()
-        self._messages: dict[int, tuple[bytes, int]] = {}
+        self._message: tuple[int, bytes, int] | None = None
+        """The latest one, and the cursors before and after it: most watchers of a topic are at the same place."""
 
     def put(self, key: ItemKey, change: Change, changes_max: int) -> bool:
         """Remembers the newest state of an item; False: it is known."""
@@ -100,7 +108,7 @@ class Topic:
             return False
         self._changes[key] = change
         self._changes.move_to_end(key)
-        self._messages.clear()
+        self._message = None
         self.last = change.number
         while len(self._changes) > changes_max:
             self.forgotten = self._changes.popitem(last=False)[1].number
@@ -109,7 +117,7 @@ class Topic:
     def forget(self, number: int) -> None:
         """Makes every watcher read a snapshot again."""
         self._changes.clear()
-        self._messages.clear()
+        self._message = None
         self.forgotten = self.last = number
 
     def changed(self, key: ItemKey, cursor: int) -> bool:
@@ -119,22 +127,14 @@ class Topic:
 
     def message(self, cursor: int, read_time: datetime | None) -> tuple[bytes, int]:
         """The changes after a cursor that one message takes, encoded once for all, and the cursor after them."""
-        known = self._messages.get(cursor)
-        if known is None:
-            changes = []
-            for change in reversed(self._changes.values()):
-                if change.number <= cursor:
-                    break
-                changes.append(change)
-            changes.reverse()
+        if self._message is None or self._message[0] != cursor:
+            newest_first = takewhile(lambda change: change.number > cursor, reversed(self._changes.values()))
+            changes = list(newest_first)[::-1]
             payloads = [change.payload for change in changes]
             count = fitting(payloads)
-            if len(self._messages) >= MESSAGES_KEPT:
-                self._messages.clear()
-            message = self._encode(Update(payloads[:count], read_time))
-            known = message, changes[count - 1].number if count < len(changes) else self.last
-            self._messages[cursor] = known
-        return known
+            end = changes[count - 1].number if count < len(changes) else self.last
+            self._message = cursor, self._encode(Update(payloads[:count], read_time)), end
+        return self._message[1:]
 
 
 def fitting(payloads: Iterable[bytes]) -> int:
@@ -153,28 +153,17 @@ class Topics:
 
     def __init__(self, encode: Callable[[Update], bytes]) -> None:
         self._encode = encode
-        self._topics: dict[Selection, Topic] = {}
+        self.by_selection: dict[Selection, Topic] = {}
         self._places: dict[tuple[str, str, str | None, bool], set[Topic]] = {}
         """By tenant, sku or prefix, pool (None: all pools), and whether it is a prefix."""
         self._prefix_lengths: dict[str, Counter[int]] = {}
         """Of each tenant, how many topics have a prefix of which length."""
 
-    def __len__(self) -> int:
-        return len(self._topics)
-
-    def __iter__(self) -> Iterator[Topic]:
-        return iter(self._topics.values())
-
-    @property
-    def changes_max(self) -> int:
-        """How many changes a topic may remember."""
-        return min(CHANGES_MAX, 1 + CHANGES_MAX_IN_ALL // max(1, len(self._topics)))
-
     def join(self, selection: Selection, number: int) -> Topic:
         """The topic of a selection, with one watcher more; a new one begins after the change `number`."""
-        topic = self._topics.get(selection)
+        topic = self.by_selection.get(selection)
         if topic is None:
-            topic = self._topics[selection] = Topic(selection, number, self._encode)
+            topic = self.by_selection[selection] = Topic(selection, number, self._encode)
             for place in _places(selection):
                 self._places.setdefault(place, set()).add(topic)
             if selection.prefix is not None:
@@ -188,7 +177,7 @@ class Topics:
         if topic.watchers:
             return
         selection = topic.selection
-        del self._topics[selection]
+        del self.by_selection[selection]
         for place in _places(selection):
             self._places[place].discard(topic)
             if not self._places[place]:
@@ -197,6 +186,10 @@ class Topics:
             lengths = self._prefix_lengths[selection.tenant]
             lengths[len(selection.prefix)] -= 1
             self._prefix_lengths[selection.tenant] = +lengths
+
+    def changes_max(self) -> int:
+        """How many changes each topic may remember."""
+        return min(CHANGES_MAX, 1 + CHANGES_MAX_IN_ALL // max(1, len(self.by_selection)))
 
     def of(self, tenant: str, key: ItemKey) -> set[Topic]:
         """The topics whose watchers asked for this item and may see it."""

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
 
-from holdsvc.engine import tasks
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Look, Position
@@ -23,21 +22,18 @@ EVENTS_MAX = 5000
 MISSING_MAX = 20_000
 """Ids of running transactions that are looked for one by one; with more, watchers read a snapshot again."""
 
-ITEMS_MAX = 500
-"""Items that one statement reads; encoding them keeps the loop for some 5 ms."""
-
 
 class WatchHub:
-    """Reads what changed and hands it to the watchers. `run` it for as long as the process serves."""
+    """Reads what changed and hands it to the watchers. A loop runs `step` for as long as the process serves."""
 
     def __init__(self, means: Means) -> None:
         self.means = means
         self._topics = Topics(means.encoding.update)
         self._number = 0
         """Of the latest change."""
-        self.snapshots = Snapshots(means, lambda: self._number, self._settled)
         self._reading = asyncio.Lock()
         """Held from the reading of states until they are changes of their topics."""
+        self.snapshots = Snapshots(means, lambda: self._number, self._reading)
         self._epoch = ""
         self.read_time: datetime | None = None
         """What was committed before then has been handed out, but for what `_lost_at` means."""
@@ -51,23 +47,20 @@ class WatchHub:
     @property
     def watchers(self) -> int:
         """How many streams there are."""
-        return sum(topic.watchers for topic in self._topics)
-
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await tasks.forever("watch", self._step)
+        return sum(topic.watchers for topic in self._topics.by_selection.values())
 
     # Reading.
 
-    async def _step(self) -> float:
+    async def step(self) -> float:
+        """Reads what has changed since the last look."""
         look = await self.means.follower.next_look()
         if look.epoch != self._epoch:
             if self._epoch:
                 self._tail = None
-                self.snapshots.forget()
+                self.snapshots.reads.clear()
                 self._resync()
             self._epoch = look.epoch
-        if len(self._topics):
+        if self._topics.by_selection:
             if self._tail is None:
                 self._begin(look)
             async with self._reading, self.means.database.connection() as connection:
@@ -78,7 +71,7 @@ class WatchHub:
     def _resync(self) -> None:
         """Makes all watchers read a snapshot."""
         self._number += 1
-        for topic in self._topics:
+        for topic in self._topics.by_selection.values():
             topic.forget(self._number)
             self.means.pacer.wake(topic.waiting)
 
@@ -124,12 +117,12 @@ class WatchHub:
             wanted.setdefault(change.tenant, set()).update(watched)
         for tenant, keys in wanted.items():
             names = sorted(keys)
-            for start in range(0, len(names), ITEMS_MAX):
-                states = await feed.watch_items(connection, tenant, names[start : start + ITEMS_MAX])
+            for start in range(0, len(names), feed.PAGE_MAX):
+                states = await feed.watch_items(connection, tenant, names[start : start + feed.PAGE_MAX])
                 self._hand_out(tenant, states)
 
     def _hand_out(self, tenant: str, states: list[feed.Watched]) -> None:
-        encoding, changes_max = self.means.encoding, self._topics.changes_max
+        encoding, changes_max = self.means.encoding, self._topics.changes_max()
         for item, deleted in states:
             key = ItemKey(item.sku, item.pool)
             topics = self._topics.of(tenant, key)
@@ -141,10 +134,6 @@ class WatchHub:
                     if topic.put(key, change, changes_max):
                         self.means.pacer.wake(topic.waiting)
 
-    async def _settled(self) -> None:
-        async with self._reading:
-            pass
-
     # Streams.
 
     async def watch(self, selection: Selection, interval_s: float) -> AsyncGenerator[bytes]:
@@ -153,9 +142,8 @@ class WatchHub:
         A watcher that is further behind than its topic remembers gets a snapshot again. Raises SHUTTING_DOWN when the
         process stops.
         """
-        await self.means.follower.ready()
-        look = self.means.follower.look
-        if not len(self._topics) and look is not None:
+        look = await self.means.follower.until(lambda look: look.fence is not None)
+        if not self._topics.by_selection and look is not None:
             # From a look before the snapshot: what is committed after it is told as a change.
             self._begin(look)
         self._number += 1
@@ -164,12 +152,10 @@ class WatchHub:
         try:
             with self.means.follower.listening():
                 while True:
-                    async with aclosing(watcher.snapshot()) as messages:
-                        async for message in messages:
-                            yield message
-                    async with aclosing(watcher.changes(interval_s)) as messages:
-                        async for message in messages:
-                            yield message
+                    for messages in (watcher.snapshot(), watcher.changes(interval_s)):
+                        async with aclosing(messages):
+                            async for message in messages:
+                                yield message
         finally:
             self._topics.leave(topic)
 
@@ -203,8 +189,9 @@ class _Watcher:
                 ]
                 while payloads:
                     count = fitting(payloads)
-                    await self._turn()
-                    yield self._encode(Update(payloads[:count], read_time))
+                    message = self._encode(Update(payloads[:count], read_time))
+                    await self._hub.means.pacer.bulk(len(message))
+                    yield message
                     del payloads[:count]
         self._cursor, end = cursor, topic.last
         while not self._complete and topic.forgotten <= self._cursor:
@@ -213,7 +200,8 @@ class _Watcher:
                 self._complete = True
                 yield self._encode(Update([], read_time, complete=True))
             elif topic.forgotten <= self._cursor:
-                yield self._next()
+                message, self._cursor = topic.message(self._cursor, self._hub.read_time)
+                yield message
 
     async def changes(self, interval_s: float) -> AsyncGenerator[bytes]:
         """Yields what changes, until the topic no longer remembers what comes after the cursor."""
@@ -225,14 +213,10 @@ class _Watcher:
                 await self._turn(sent_at + heartbeat_s, topic.waiting)
             message = b""
             if topic.last > self._cursor >= topic.forgotten and loop.time() >= sent_at + interval_s:
-                message = self._next()
+                message, self._cursor = topic.message(self._cursor, self._hub.read_time)
             elif self._hub.read_time != told_time:
                 # Not while the database is silent: the watcher had better go to another replica.
                 message = self._encode(Update([], self._hub.read_time))
             told_time, sent_at = self._hub.read_time, loop.time()
             if message:
                 yield message
-
-    def _next(self) -> bytes:
-        message, self._cursor = self._topic.message(self._cursor, self._hub.read_time)
-        return message

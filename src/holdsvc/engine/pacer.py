@@ -1,8 +1,8 @@
 """What streams may use of the machine while calls are served.
 
 Sending: after each slice of messages the loop belongs to others for OTHERS times as long as the slice took, or until it
-has had nothing else to do. Reading for a single stream (a snapshot, events of the past): one page at a time in the
-process, and while callers make changes a pause of PAGE_PAUSE times as long as the page took.
+has had nothing else to do. Snapshots and events of the past, besides: one page is read at a time in the process, and
+while callers make changes, a pause of PAGE_PAUSE times as long follows, and no more than BULK_BYTES_S are sent.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from time import thread_time
 
 from holdsvc import errors
-from holdsvc.engine import tasks
 from holdsvc.errors import HoldError
 
 Turn = asyncio.Future[None]
@@ -30,9 +29,12 @@ TICK_S = 0.002
 PAGE_PAUSE = 4.0
 """A page uses one connection and one core of the database: beside calls, streams have a fifth of those."""
 
+BULK_BYTES_S = 4 * 1024 * 1024
+"""What forty readers of large snapshots need of the machine, their own work included, is then small."""
+
 
 class Pacer:
-    """Gives streams their turns. `run` it for as long as the process serves."""
+    """Gives streams their turns. A loop runs `step` for as long as the process serves."""
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         self._busy = busy
@@ -42,6 +44,7 @@ class Pacer:
         self._turns: set[Turn] = set()
         self._page = asyncio.Lock()
         self._page_due = 0.0
+        self._bulk = asyncio.Lock()
         self._closed = False
 
     async def turn(self, due: float = 0.0, waiting: set[Turn] | None = None) -> None:
@@ -94,6 +97,14 @@ class Pacer:
                 ended = self._loop.time()
                 self._page_due = ended + (PAGE_PAUSE * (ended - began) if self._busy() else 0.0)
 
+    async def bulk(self, size_bytes: int) -> None:
+        """Returns when a stream may send so much of a snapshot or of the past."""
+        async with self._bulk:
+            self._check_open()
+            if self._busy():
+                await asyncio.sleep(size_bytes / BULK_BYTES_S)
+        await self.turn()
+
     def close(self) -> None:
         """Ends all waiting, now and later, with SHUTTING_DOWN."""
         self._closed = True
@@ -101,11 +112,8 @@ class Pacer:
             if not turn.done():
                 turn.set_result(None)
 
-    async def run(self) -> None:
-        """Runs until it is cancelled."""
-        await tasks.forever("stream_turns", self._step)
-
-    async def _step(self) -> float:
+    async def step(self) -> float:
+        """Gives one slice its turns, and then the loop to others."""
         await self._asked.wait()
         began = thread_time()
         given = 0

@@ -1,4 +1,4 @@
-"""Reads that several streams ask for at about the same time are done once."""
+"""Reads that several readers ask for at about the same time are done once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -8,7 +8,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 KEPT_MAX = 8
-"""Results that are kept: streams that read the same pages are not quite at the same one."""
+"""Results that are kept: readers of the same pages are not quite at the same one."""
 
 
 class SharedReads(Generic[K, V]):
@@ -19,7 +19,7 @@ class SharedReads(Generic[K, V]):
         self._waiting: dict[asyncio.Future[V], int] = {}
 
     async def get(self, key: K, run: Callable[[], Awaitable[V]], usable: Callable[[V], bool]) -> V:
-        """What `run` returns, or a usable result of another stream's read; raises what the read raises."""
+        """What `run` returns, or a usable result of another reader's read; raises what the read raises."""
         while (read := self._reads.get(key)) is not None:
             if usable(result := await self._wait(key, read)):
                 return result
@@ -43,7 +43,7 @@ class SharedReads(Generic[K, V]):
             if not self._waiting[read]:
                 del self._waiting[read]
                 if not read.done() or read.cancelled() or read.exception():
-                    # No stream waits for it any more, or it failed: it is not kept.
+                    # No reader waits for it any more, or it failed: it is not kept.
                     read.cancel()
                     if self._reads.get(key) is read:
                         del self._reads[key]
