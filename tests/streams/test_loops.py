@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from holdsvc.api.auth.guard import StreamGuard
-from holdsvc.engine import tasks
 from holdsvc.engine.pacer import Pacer
 from holdsvc.ledger import feed
+from holdsvc.telemetry.counters import LOOP_FAILURES
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import READ_TIMEOUT_S, Consumer, consuming, watching
@@ -17,7 +17,7 @@ from tests.support.partners import new_partner
 
 
 def failures(loop: str) -> float:
-    return float(tasks.LOOP_FAILURES.labels(loop)._value.get())
+    return float(LOOP_FAILURES.labels(loop)._value.get())
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> asyncio.Event:
