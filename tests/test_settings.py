@@ -86,7 +86,10 @@ def test_an_empty_metrics_address_turns_metrics_off(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"auth": "off", "listen": "0.0.0.0:50051"}, "HOLDSVC_AUTH=off would open 0.0.0.0:50051 to everybody"),
+        (
+            {"auth": "off", "listen": "0.0.0.0:50051"},
+            "AUTH=off would open 0.0.0.0:50051 to callers without a key",
+        ),
         ({"listen": "50051"}, "HOLDSVC_LISTEN: '50051' is not an address"),
         ({"metrics_listen": "127.0.0.1:50051"}, "HOLDSVC_METRICS_LISTEN is the address of LISTEN"),
         ({"default_ttl": "25h"}, r"HOLDSVC_DEFAULT_TTL \(25h\) is above MAX_TTL \(24h\)"),

@@ -139,7 +139,9 @@ class Settings(BaseSettings):
     )
     tls_cert: File = Field(None, description="Certificate chain of the service, PEM file; needs TLS_KEY.")
     tls_key: File = Field(None, description="Private key of the certificate, PEM file; needs TLS_CERT.")
-    tls_client_ca: File = Field(None, description="Authorities, PEM file: callers must show a certificate of theirs.")
+    tls_client_ca: File = Field(
+        None, description="Certificate authorities, PEM file: callers must present a certificate of one of them."
+    )
     reflection: bool = Field(True, description="Answer server reflection (on | off).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug | info | warning | error."
@@ -147,19 +149,20 @@ class Settings(BaseSettings):
     log_calls_per_second: float = Field(
         20,
         ge=0,
-        description="Calls that went well that a worker logs per second at most, and as many refused ones; 0: none. "
+        description="Successful calls that each worker logs per second at most, and as many refused ones; 0: none. "
         "Failures are always logged.",
     )
     tracing: bool = Field(
-        False, description="Trace calls with OpenTelemetry (on | off); needs holdsvc[otel], OTEL_* say where to."
+        False,
+        description="Trace calls with OpenTelemetry (on | off); needs holdsvc[otel]; OTEL_* name the collector.",
     )
     census_interval: Duration = Field(
         timedelta(seconds=15),
         ge=timedelta(),
-        description="Pause between two counts of units and holds for the metrics; 0: never counted.",
+        description="Time between two counts of units and holds for the metrics; 0: no counts.",
     )
     census_tenants: int = Field(
-        50, ge=1, le=10_000, description="Tenants that the metrics show by name; the others are added up."
+        50, ge=1, le=10_000, description="Tenants that the metrics show by name; the others are summed up."
     )
     census_items: int = Field(
         20, ge=0, le=1000, description="Items that the metrics show by name: those with the most units held."
@@ -169,7 +172,8 @@ class Settings(BaseSettings):
         SecretStr(""), description="PostgreSQL to use (15 or newer); empty: an embedded one in DATA_DIR."
     )
     migrate_dsn: SecretStr = Field(
-        SecretStr(""), description="DSN of the schema's owner, for migrations, when DSN's role may not; empty: DSN."
+        SecretStr(""),
+        description="DSN of the schema's owner, for migrations, if the role of DSN may not run them; empty: DSN.",
     )
     data_dir: Path = Field(Path("data"), description="Folder of the embedded PostgreSQL; unused with a DSN.")
     pg_bin: File = Field(
@@ -198,7 +202,7 @@ class Settings(BaseSettings):
     sweep_interval: Duration = Field(
         timedelta(seconds=1),
         gt=timedelta(),
-        description="Pause between two sweeps that return the units of lapsed holds.",
+        description="Time between two sweeps that return the units of expired holds.",
     )
     sweep_batch: int = Field(
         1000, ge=1, le=100_000, description="Holds that one transaction of the sweep returns at most."
@@ -208,7 +212,7 @@ class Settings(BaseSettings):
         timedelta(seconds=30), gt=timedelta(), description="Deadline of a call that brings none; streams have none."
     )
     drain_grace: Duration = Field(
-        timedelta(seconds=10), description="Time that calls in flight get to end after SIGTERM."
+        timedelta(seconds=10), description="Time that calls in flight have to end after SIGTERM."
     )
     max_message_bytes: int = Field(
         4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024, description="Size of the largest request, in bytes."
@@ -225,8 +229,8 @@ class Settings(BaseSettings):
     queue_wait_max: Duration = Field(
         timedelta(seconds=2),
         gt=timedelta(),
-        description="The longest wait to expect for which a request is still queued; beyond it, or when it would miss"
-        " its deadline, it is refused at once with OVERLOADED.",
+        description="The longest expected wait at which a request is still queued; beyond it, or if it would miss its"
+        " deadline, it is refused at once with OVERLOADED.",
     )
     cleanup_rate_per_second: float = Field(
         10, gt=0, description="Cleanup calls per second of each tenant; more are refused with RATE_LIMITED."
@@ -244,7 +248,7 @@ class Settings(BaseSettings):
     heartbeat_interval: Duration = Field(
         timedelta(seconds=10),
         gt=timedelta(),
-        description="How long a stream may be quiet before it says that it lives.",
+        description="Time without a message after which a stream sends a heartbeat.",
     )
     streams_max: int = Field(
         10_000, ge=1, description="Streams that each worker serves (watches, events); more are refused with OVERLOADED."
@@ -254,7 +258,7 @@ class Settings(BaseSettings):
         timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
     )
     event_retention: Duration = Field(
-        timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: for ever."
+        timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: no limit."
     )
 
     @classmethod
@@ -290,7 +294,7 @@ class Settings(BaseSettings):
             raise ValueError("METRICS_LISTEN is the address of LISTEN: give the metrics a port of their own")
         if self.auth == "off" and not is_loopback(self.listen):
             raise ValueError(
-                f"AUTH=off would open {self.listen} to everybody: listen on 127.0.0.1, or set AUTH=api-key"
+                f"AUTH=off would open {self.listen} to callers without a key: listen on 127.0.0.1, or set AUTH=api-key"
                 " and make a key with `holdsvc keys create`"
             )
         return self
@@ -323,7 +327,7 @@ class Settings(BaseSettings):
             raise ValueError("LOCK_TIMEOUT is above STATEMENT_TIMEOUT and would never be reached: lower it")
         if timedelta() < self.event_retention < timedelta(days=1):
             raise ValueError(
-                "EVENT_RETENTION is under a day: events go by whole days, so set 24h or more, or 0 to keep all"
+                "EVENT_RETENTION is under a day: events go by whole days, so set 24h or more, or 0 for no limit"
             )
         return self
 

@@ -74,7 +74,7 @@ def test_bad_settings_are_one_line_each_and_exit_code_1(tmp_path: Path) -> None:
 def test_auth_off_beyond_loopback_is_refused() -> None:
     done = command("serve", environment={"HOLDSVC_AUTH": "off", "HOLDSVC_LISTEN": "0.0.0.0:0"})
     assert done.returncode == 1
-    assert "AUTH=off would open 0.0.0.0:0 to everybody" in done.stderr
+    assert "AUTH=off would open 0.0.0.0:0 to callers without a key" in done.stderr
 
 
 def test_a_misspelt_variable_is_named(program: Program) -> None:

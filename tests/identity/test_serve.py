@@ -26,7 +26,7 @@ CHANNELS = 12
 def test_auth_off_beyond_this_machine_does_not_start_and_says_why(tmp_path: Path, listen: str) -> None:
     done = command("serve", environment=variables(listen=listen, auth="off", data_dir=tmp_path))
     assert done.returncode == 1
-    assert f"AUTH=off would open {listen} to everybody" in done.stderr
+    assert f"AUTH=off would open {listen} to callers without a key" in done.stderr
     assert "holdsvc keys create" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

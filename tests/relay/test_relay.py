@@ -292,6 +292,12 @@ def test_an_unknown_broker_is_refused_without_a_password(to: str) -> None:
     assert "hunter2" not in str(refusal.value)
 
 
+def test_a_malformed_address_of_a_broker_is_refused_without_a_password() -> None:
+    with pytest.raises(RelayError, match="malformed") as refusal:
+        open_broker("nats://me:hunter2@[x", "holdsvc")
+    assert "hunter2" not in str(refusal.value)
+
+
 def test_an_address_for_metrics_that_cannot_be_used_is_one_line(service: Harness) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for address, message in (

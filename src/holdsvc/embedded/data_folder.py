@@ -25,7 +25,7 @@ class EmbeddedServerError(Exception):
 
 
 class StartGivenUp(EmbeddedServerError):
-    """Whoever waited for the server to be ready does not want it any more."""
+    """The start was given up before the server was ready."""
 
 
 class DataDirInUse(EmbeddedServerError):

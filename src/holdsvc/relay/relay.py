@@ -31,20 +31,24 @@ def open_broker(url: str, prefix: str) -> Broker:
     """The broker of a URL: `stdout` or `nats://host:port`."""
     if url == "stdout":
         return Stdout()
-    if urlsplit(url).scheme in ("nats", "tls"):
+    scheme, separator, _ = url.partition("://")
+    if scheme in ("nats", "tls") and separator:
+        try:
+            urlsplit(url)
+        except ValueError:
+            raise RelayError("--to: the address after nats:// is malformed: write nats://host:port") from None
         try:
             from holdsvc.relay.nats import Nats
         except ImportError as error:
             raise RelayError("NATS needs another package: pip install 'holdsvc[server,relay]'") from error
         return Nats(url, prefix)
-    scheme, separator, _ = url.partition("://")
     # The rest may hold a password.
     named = f"{scheme}://… is no broker" if separator else "this is no broker"
     raise RelayError(f"--to: {named}: write stdout or nats://host:port")
 
 
 class Relay:
-    """Publishes the feed from where this relay's name has come to; `run` it."""
+    """Publishes the feed from the position stored under the relay's name; `run` it."""
 
     def __init__(self, database: Database, broker: Broker, name: str, *, from_now: bool = False) -> None:
         self._database = database
@@ -98,7 +102,7 @@ class Relay:
                 self._position = None
                 return
             if identity.floor > self._position.event_id:
-                raise RelayError(f"relay {self._name}: retention has dropped events that it had not published")
+                raise RelayError(f"relay {self._name}: retention has dropped events before they were published")
             self._tell(look, found[0].event.occur_time if found else None)
             await self._publish([cloud_event(event, self._epoch) for event in found])
             await feed.save_relay_position(connection, self._name, self._epoch, reached)
@@ -114,8 +118,8 @@ class Relay:
         epoch, position = known
         if epoch != identity.epoch:
             raise RelayError(
-                f"relay {self._name} has come to a place in another database or timeline ({epoch}, here"
-                f" {identity.epoch}): nobody can tell what it has published of this one; start one under a new --name"
+                f"relay {self._name} has a position in another database or epoch ({epoch}, here {identity.epoch}),"
+                " which says nothing about the events of this one: start a relay under a new --name"
             )
         return position
 
