@@ -1,4 +1,4 @@
-"""Makes the blocking client of the asyncio one: `client/blocking.py` of `client/aio.py`.
+"""Makes the blocking client of the asyncio one, module by module.
 
 Text and comments of the source stay; `async` and `await` go, and names are replaced. What differs in more than that has
 two forms, `AsyncName` and `Name`, in the modules beside it.
@@ -15,13 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "src" / "holdsvc" / "client"
 
-HEADER = '''"""The blocking client, for any number of threads.
+MODULES = {"aio": "blocking", "async_calls": "calls"}
+"""The sources and what is made of them."""
 
-Generated from `aio.py` by scripts/generate_client.py: change that and run `make generate`.
-"""
-'''
+HEADER = '''"""{title}, for any number of threads.
+
+Generated from `{source}.py` by scripts/generate_client.py: change that and run `make generate`.
+"""'''
+
+TITLES = {"aio": "The blocking client", "async_calls": "How the blocking client calls"}
 
 NAMES = {
+    "async_calls": "calls",
     "asynccontextmanager": "contextmanager",
     "asyncio": "time",
     "__aenter__": "__enter__",
@@ -35,8 +40,9 @@ _AWAITABLE = re.compile(r"Awaitable\[(\w+)\]")
 _ASYNC_RULES = re.compile(r"  # noqa: ASYNC\d+")
 
 
-def blocking(source: str) -> str:
+def blocking(name: str) -> str:
     """The blocking form of a module, not yet formatted."""
+    source = (CLIENT / f"{name}.py").read_text()
     source = _ASYNC_RULES.sub("", _AWAITABLE.sub(r"\1", source))
     lines = source.splitlines(keepends=True)
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
@@ -44,7 +50,7 @@ def blocking(source: str) -> str:
     for token in reversed(tokens):
         text = _translated(token)
         if token is docstring:
-            text = HEADER.strip()
+            text = HEADER.format(title=TITLES[name], source=name)
         if text != token.string:
             (first, begin), (last, end) = token.start, token.end
             # Both words are followed by exactly one space.
@@ -64,11 +70,10 @@ def _translated(token: tokenize.TokenInfo) -> str:
     return text
 
 
-def formatted(source: str) -> str:
+def formatted(source: str, path: Path) -> str:
     """The source as the linter and the formatter leave it: imports sorted, unused ones removed."""
-    name = str(CLIENT / "blocking.py")
     for arguments in (["check", "--fix-only", "--quiet"], ["format", "--quiet"]):
-        command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", name, "-"]
+        command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
         source = subprocess.run(command, input=source, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     return source
 
@@ -78,14 +83,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the module is stale")
     options = parser.parse_args()
-    path = CLIENT / "blocking.py"
-    text = formatted(blocking((CLIENT / "aio.py").read_text()))
-    if not options.check:
-        path.write_text(text)
-    elif path.read_text() != text:
-        print(f"{path.relative_to(ROOT)} is stale: run 'make generate' and commit it.", file=sys.stderr)
-        return 1
-    return 0
+    stale = 0
+    for source, made in MODULES.items():
+        path = CLIENT / f"{made}.py"
+        text = formatted(blocking(source), path)
+        if not options.check:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"{path.relative_to(ROOT)} is stale: run 'make generate' and commit it.", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from tests.support.replica import Replica
 from tests.support.sessions import sql_of
 
 CALLERS = 8
-IN_FLIGHT = 200
-CALLERS_OF_THE_ONLY_SERVICE = 300
+IN_FLIGHT = 300
 
 
 @asynccontextmanager
@@ -69,7 +68,7 @@ def replicas(tmp_path: Path, database_dsn: str) -> Any:
         replica.terminate()
 
 
-async def test_a_rolling_restart_of_two_replicas_under_200_calls_fails_none(
+async def test_a_rolling_restart_of_two_replicas_under_300_callers_fails_no_call(
     replicas: list[Replica], database_dsn: str
 ) -> None:
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
@@ -141,7 +140,7 @@ async def test_a_restart_of_the_only_service_under_300_callers_fails_no_call(tmp
             async def work() -> None:
                 await client.reserve({"seat": 1})
 
-            async with calling(work, CALLERS_OF_THE_ONLY_SERVICE) as seen:
+            async with calling(work, IN_FLIGHT) as seen:
                 await progress(seen, 600)
                 await asyncio.to_thread(service.terminate)
                 await asyncio.to_thread(service.start)
