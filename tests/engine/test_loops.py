@@ -16,10 +16,10 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
-from holdsvc.telemetry.counters import LOOP_FAILURES
 from tests.engine.lanes import Observed, soon
 from tests.engine.test_sweeper import Swept
 from tests.support import sessions
+from tests.support.harness import loop_failures
 from tests.support.holds import CALLER, reserves, stock
 from tests.support.polling import until
 
@@ -37,10 +37,6 @@ class Failing:
         if self._faults:
             raise self._faults.pop()
         return self._function(*arguments, **named)
-
-
-def failures(loop: str) -> float:
-    return float(LOOP_FAILURES.labels(loop)._value.get())
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +67,9 @@ async def test_the_sweep_goes_on(
         await items.create(connection, CALLER, stock(("a",)))
         await reservations.reserve(connection, "default", reserves(["a"] * 3, ttl_us=1))
     monkeypatch.setattr(upkeep, "release_expired", Failing(upkeep.release_expired))
-    before = failures("sweep")
+    before = loop_failures("sweep")
     await run_until(sweeps.run(), lambda: sum(swept.counts) == 3)
-    assert swept.failures == failures("sweep") - before == len(FAULTS)
+    assert swept.failures == loop_failures("sweep") - before == len(FAULTS)
 
 
 async def test_the_upkeep_goes_on(
@@ -85,9 +81,9 @@ async def test_the_upkeep_goes_on(
     with psycopg.connect(ledger_dsn, autocommit=True) as owner:
         owner.execute(f"DROP TABLE {last}".encode())
     monkeypatch.setattr(upkeep, "create_event_partitions", Failing(upkeep.create_event_partitions))
-    before = failures("upkeep")
+    before = loop_failures("upkeep")
     await run_until(sweeps.run(), lambda: sql(f"SELECT to_regclass('{last}') IS NOT NULL") == [(True,)])
-    assert failures("upkeep") - before == len(FAULTS)
+    assert loop_failures("upkeep") - before == len(FAULTS)
 
 
 async def test_deadlines_are_kept(
@@ -99,7 +95,7 @@ async def test_deadlines_are_kept(
     engine = Engine(settings, database, observed)
     async with database.connection() as connection:
         await items.create(connection, CALLER, stock(("a",)))
-    before = failures("deadlines")
+    before = loop_failures("deadlines")
     engine.start()
     try:
         with sessions.transaction(ledger_dsn) as lock:
@@ -109,4 +105,4 @@ async def test_deadlines_are_kept(
     finally:
         await engine.close()
     assert refused.value.refused.metadata == {"cause": "DEADLINE_EXCEEDED"}
-    assert failures("deadlines") - before == len(FAULTS)
+    assert loop_failures("deadlines") - before == len(FAULTS)

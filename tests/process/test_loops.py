@@ -14,8 +14,7 @@ from holdsvc.process.worker import Heartbeat
 from holdsvc.settings import Settings
 from holdsvc.telemetry import metrics
 from holdsvc.telemetry.census import Census
-from holdsvc.telemetry.counters import LOOP_FAILURES
-from tests.support.harness import Harness
+from tests.support.harness import Harness, loop_failures
 from tests.support.polling import until
 
 FAULTS = [ValueError("a fault of ours"), NothingRan(), Unknown(), Conflict(), TimeoutError(), MemoryError()]
@@ -38,33 +37,29 @@ def failing(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def failures(loop: str) -> float:
-    return float(LOOP_FAILURES.labels(loop)._value.get())
-
-
 async def test_the_health_check_goes_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     server = service.service._server
     assert server is not None
     told: list[bool] = []
-    before = failures("health")
+    before = loop_failures("health")
     monkeypatch.setattr(server, "set_serving", failing(told.append))
     await until(lambda: told)
-    assert failures("health") - before == len(FAULTS)
+    assert loop_failures("health") - before == len(FAULTS)
 
 
 async def test_the_gauges_go_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = failures("gauges")
+    before = loop_failures("gauges")
     monkeypatch.setattr(service.service.engine, "queue_depths", failing(lambda: {"reserve": 77}))
     await until(lambda: metrics.QUEUE_DEPTH.labels("reserve")._value.get() == 77)
-    assert failures("gauges") - before == len(FAULTS)
+    assert loop_failures("gauges") - before == len(FAULTS)
 
 
 async def run_until(step: Callable[[], Awaitable[float]], loop: str, condition: Callable[[], object]) -> None:
-    before = failures(loop)
+    before = loop_failures(loop)
     task = asyncio.create_task(tasks.forever(loop, step))
     try:
         await until(condition)
-        assert failures(loop) - before == len(FAULTS)
+        assert loop_failures(loop) - before == len(FAULTS)
     finally:
         await tasks.end([task])
 

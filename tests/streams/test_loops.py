@@ -8,16 +8,11 @@ import pytest
 from holdsvc.api.auth.guard import StreamGuard
 from holdsvc.engine.pacer import Pacer
 from holdsvc.ledger import feed
-from holdsvc.telemetry.counters import LOOP_FAILURES
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import READ_TIMEOUT_S, Consumer, consuming, watching
-from tests.support.harness import Harness, StartService, refused
+from tests.support.harness import Harness, StartService, loop_failures, refused
 from tests.support.partners import new_partner
-
-
-def failures(loop: str) -> float:
-    return float(LOOP_FAILURES.labels(loop)._value.get())
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> asyncio.Event:
@@ -47,7 +42,7 @@ async def test_a_step_that_raises_ends_no_loop(
     service: Harness, monkeypatch: pytest.MonkeyPatch, loop: str, owner: Any, name: str
 ) -> None:
     await service.create_item("a", 10)
-    before = failures(loop)
+    before = loop_failures(loop)
     async with watching(service) as watch, consuming(service) as consumer:
         await service.reserve({"a": 1})
         await watch.until("a", held=1)
@@ -58,7 +53,7 @@ async def test_a_step_that_raises_ends_no_loop(
             await failed.wait()
         await watch.until("a", held=2)
         await consumer.take(2)
-    assert failures(loop) == before + 1
+    assert loop_failures(loop) == before + 1
 
 
 async def test_a_check_of_keys_that_raises_does_not_end_the_checks(
@@ -68,10 +63,10 @@ async def test_a_check_of_keys_that_raises_does_not_end_the_checks(
     boss, partner = await new_partner(service, "boss"), await new_partner(service, "partner")
     consumer = Consumer(partner.events.StreamEvents(pb.StreamEventsRequest()))
     await consumer.read()
-    before = failures("stream_keys")
+    before = loop_failures("stream_keys")
     failed = failing_once(monkeypatch, StreamGuard, "_check_one")
     async with asyncio.timeout(READ_TIMEOUT_S):
         await failed.wait()
     await boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=partner.key_id))
     assert (await refused(consumer.call.read())).reason == "UNAUTHENTICATED"
-    assert failures("stream_keys") > before
+    assert loop_failures("stream_keys") > before

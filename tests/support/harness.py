@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from holdsvc.ledger import function_set, upkeep
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
+from holdsvc.telemetry.counters import LOOP_FAILURES
 from inventoryhold.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -103,6 +104,11 @@ async def outcome(call: Awaitable[Any]) -> Any:
         return await call
     except grpc.RpcError as error:
         return refusal_of(error).reason or refusal_of(error).code.name
+
+
+def loop_failures(loop: str) -> float:
+    """How many steps of a background loop of this process have failed."""
+    return float(LOOP_FAILURES.labels(loop)._value.get())
 
 
 class Harness:
