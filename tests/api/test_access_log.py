@@ -94,12 +94,8 @@ async def test_no_line_holds_a_customer_metadata_or_a_key(start_service: StartSe
     assert [word for word in SECRETS if word in text] == []
 
 
-async def _no_stream(message: bytes) -> None:
-    raise AssertionError(f"a unary call has no stream to write {message!r} to")
-
-
 def _tell(log: AccessLog, reason: str, count: int) -> None:
-    call = Call("/x.Y/Z", Caller("t", "c", "k", frozenset()), 0.0, (), _no_stream)
+    call = Call("/x.Y/Z", Caller("t", "c", "k", frozenset()), 0.0, ())
     for _ in range(count):
         log.tell("/x.Y/Z", call, None, "OK", reason, 0.001)
 

@@ -5,7 +5,7 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -44,8 +44,6 @@ class Call:
     """On the loop's clock."""
     metadata: Sequence[tuple[str, str | bytes]] = field(repr=False)
     """As the caller sent it; it holds the key, so it is never logged or passed on."""
-    write: Callable[[bytes], Coroutine[Any, Any, None]] = field(repr=False)
-    """Writes a message to the stream, for who does not yield it: one at a time, and none while it yields."""
     large: bool = False
     """Whether the request is so large that its lists were counted before it was parsed."""
     bad_entries: Mapping[int, Sequence[Violation]] = field(default_factory=dict, repr=False)
@@ -107,7 +105,7 @@ class Calls:
         remaining = context.time_remaining()
         deadline = self._loop.time() + (remaining if remaining is not None else self._default_deadline_s)
         metadata = context.invocation_metadata()
-        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata, context.write)
+        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
 
     def _admit(self, call: Call, rpc: Rpc) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from holdsvc import errors
 from holdsvc.engine.job import Entry
-from holdsvc.engine.observer import Changed, Observer
+from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
@@ -47,14 +47,12 @@ class BatchRunner(Generic[R, V]):
         database: Database,
         queue: Queue[R, V],
         observer: Observer,
-        changed: Changed,
     ) -> None:
         self._kind = kind
         self._tenant = tenant
         self._database = database
         self._queue = queue
         self._observer = observer
-        self._changed = changed
 
     async def run(self, batch: list[Entry[R, V]]) -> None:
         """Runs a batch and answers its entries, or puts them back into the queue."""
@@ -78,7 +76,6 @@ class BatchRunner(Generic[R, V]):
             await self._attempt_each(batch, error)
         else:
             lapsed = self._settle_all(batch, outcomes)
-            self._changed(self._tenant, outcomes)
             if lapsed:
                 await self._sweep(lapsed)
 

@@ -13,7 +13,7 @@ from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.fairness import FairQueue
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import Lanes
-from holdsvc.engine.observer import Changed, Observer
+from holdsvc.engine.observer import Observer
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items, reservations, upkeep
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
@@ -98,7 +98,6 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._last_change = -BUSY_S
-        self._changed: Changed = lambda *_: None
         self._turned_away = 0
         share = PoolShare.of(settings.pool_size)
         self._reading = FairQueue(share.reads, max(1, share.reads - 1), READS_WAITING_MAX)
@@ -120,7 +119,7 @@ class Engine:
         self, name: str, execute: Callable[[Connection, str, Sequence[R]], Awaitable[list[Outcome[V]]]]
     ) -> Lanes[R, V]:
         kind = LaneKind(name, execute, self._settings.batch_max)
-        lanes = Lanes(kind, self._settings, self._database, self._observer, self._report_changed)
+        lanes = Lanes(kind, self._settings, self._database, self._observer)
         self._all_lanes.append(lanes)
         return lanes
 
@@ -155,13 +154,6 @@ class Engine:
         for lanes in self._all_lanes:
             lanes.expire()
         return DEADLINE_TICK_S
-
-    def on_change(self, call: Changed) -> None:
-        """Calls this after changes that were made through this process; set it before the first call comes."""
-        self._changed = call
-
-    def _report_changed(self, tenant: str, outcomes: Sequence[Outcome[object]]) -> None:
-        self._changed(tenant, outcomes)
 
     def queue_depths(self) -> dict[str, int]:
         """Requests that wait, by kind of change."""
@@ -215,9 +207,7 @@ class Engine:
             async with self._changing.turn(tenant):
                 return await _retried(partial(self._change, tenant, run))
 
-        answer = await self._detached(changing, deadline, changes=True)
-        self._changed(tenant, [answer])
-        return answer
+        return await self._detached(changing, deadline, changes=True)
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]]) -> Answer[V]:
         for _ in range(SWEEP_ROUNDS):

@@ -14,7 +14,7 @@ from holdsvc import errors
 from holdsvc.engine.admission import DEADLINE_SHARE, Pace
 from holdsvc.engine.batch import BatchRunner, LaneKind
 from holdsvc.engine.job import Entry
-from holdsvc.engine.observer import Changed, Observer
+from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
@@ -43,7 +43,6 @@ class Lane(Generic[R, V]):
         queue_max: int,
         observer: Observer,
         wait_max_s: float = float("inf"),
-        changed: Changed = lambda *_: None,
     ) -> None:
         self._kind = kind
         self._queue_max = queue_max
@@ -51,7 +50,7 @@ class Lane(Generic[R, V]):
         self._observer = observer
         self._pace = Pace(kind.batch_max)
         self._queue: Queue[R, V] = Queue(kind.name, observer)
-        self._runner = BatchRunner(kind, tenant, database, self._queue, observer, changed)
+        self._runner = BatchRunner(kind, tenant, database, self._queue, observer)
         self._worked_s, self._next_at = 0.0, 0.0
         """This thread's processor time when the last batch began, and when the next one may begin."""
         self._first: asyncio.Task[None] | None = None
@@ -160,14 +159,11 @@ class Lane(Generic[R, V]):
 class Lanes(Generic[R, V]):
     """The lanes of one kind of change, one for each tenant that makes such changes now."""
 
-    def __init__(
-        self, kind: LaneKind[R, V], settings: Settings, database: Database, observer: Observer, changed: Changed
-    ) -> None:
+    def __init__(self, kind: LaneKind[R, V], settings: Settings, database: Database, observer: Observer) -> None:
         self._kind = kind
         self._settings = settings
         self._database = database
         self._observer = observer
-        self._changed = changed
         self._by_tenant: dict[str, Lane[R, V]] = {}
 
     @property
@@ -197,7 +193,6 @@ class Lanes(Generic[R, V]):
                 self._settings.queue_max,
                 self._observer,
                 self._settings.queue_wait_max.total_seconds(),
-                self._changed,
             )
             self._by_tenant[tenant] = lane
         return lane.submit(requests, deadline)

@@ -1,12 +1,8 @@
-"""What the engine reports: to the metrics, and to the streams of this process."""
+"""What the engine reports to the metrics."""
 
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from holdsvc.model import Cause, Outcome
-
-Changed = Callable[[str, Sequence[Outcome[object]]], None]
-"""Called with a tenant and the outcomes of its requests when their transaction has been committed."""
+from holdsvc.model import Cause
 
 
 class Observer(Protocol):
