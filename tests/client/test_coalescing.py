@@ -26,7 +26,7 @@ from inventoryhold.v1.reservation_service_pb2_grpc import (
     add_ReservationServiceServicer_to_server,
 )
 from tests.support import sessions
-from tests.support.harness import Harness
+from tests.support.harness import Harness, StartService
 from tests.support.replica import Replica
 
 HELD = reservation_pb2.Reservation.STATE_HELD
@@ -332,6 +332,16 @@ async def test_a_service_without_the_batch_is_called_alone_from_then_on() -> Non
     assert (servicer.alone, servicer.batches) == (40, 1)
 
 
+async def test_a_batch_that_the_service_does_not_take_is_asked_for_call_by_call(start_service: StartService) -> None:
+    service = await start_service(max_message_bytes=65_536)
+    await service.create_item("seat", 100)
+    large = {f"key-{number}": "x" * 512 for number in range(16)}
+    async with AsyncClient(service.address) as client:
+        held = await asyncio.gather(*(client.reserve({"seat": 1}, holder=f"h{n}", metadata=large) for n in range(40)))
+    assert [one.holder for one in held] == [f"h{n}" for n in range(40)]
+    assert (await service.item("seat")).held == 40
+
+
 def locked(entries: Sequence[pb.ReserveRequest]) -> list[pb.BatchReserveResult]:
     results = [pb.BatchReserveResult(reservation={"holder": entry.holder}) for entry in entries]
     error = results[[entry.holder for entry in entries].index("locked")].error
@@ -356,3 +366,14 @@ async def test_a_batch_without_a_result_for_each_call_fails_them_all() -> None:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert outcomes[0].holder == "lone"  # type: ignore[union-attr]
         assert [outcome.code for outcome in outcomes[1:]] == [grpc.StatusCode.INTERNAL] * 2  # type: ignore[union-attr]
+
+
+def abridged(entries: Sequence[pb.ReserveRequest]) -> list[pb.BatchReserveResult]:
+    return [pb.BatchReserveResult(reservation={"holder": ""}, abridged=entry.holder == "b") for entry in entries]
+
+
+async def test_an_abridged_answer_is_asked_for_again_alone() -> None:
+    async with answering(abridged) as (client, servicer):
+        held = await asyncio.gather(*(client.reserve({"seat": 1}, holder=name) for name in ("lone", "a", "b", "c")))
+        assert [one.holder for one in held] == ["lone", "", "b", ""]
+    assert (servicer.alone, servicer.batches) == (2, 1)

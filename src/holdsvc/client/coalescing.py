@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -40,6 +40,13 @@ SHARED = ("Reserve", "Confirm", "Cancel", "Extend", "Refund", "Fulfil", "Modify"
 ALONE: Any = object()
 """In place of an answer: the batch did not have this call's, ask for it alone."""
 
+_BATCH_REFUSALS = (
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+)
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -53,7 +60,7 @@ class Pair:
     batch_response: type[Message]
     response: type[Message]
     flags: tuple[str, ...]
-    """Fields of a result, besides the reservation, that the response has too."""
+    """Truth values, as `replayed`, that both a result and the response have."""
     abridges: bool
     """Whether a result may be cut short, where the answer would be too large."""
 
@@ -63,13 +70,13 @@ class Pair:
 
     def answer(self, result: Any) -> Any:
         """What the rpc alone would have answered: its response, its CallError, or ALONE."""
+        if self.abridges and result.abridged:
+            return ALONE
         if result.WhichOneof("result") == "error":
             status = result.error
             failure = errors.from_status(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
             # An item stayed locked longer than the batch could wait; alone the call may wait as long as it likes.
             return ALONE if isinstance(failure, errors.Overloaded) else failure
-        if self.abridges and result.abridged:
-            return ALONE
         response: Any = self.response()
         response.reservation.CopyFrom(result.reservation)
         for flag in self.flags:
@@ -84,7 +91,7 @@ def pairs(service: ServiceDescriptor, names: tuple[str, ...] = SHARED) -> Mappin
     for name in names:
         batch = service.methods_by_name.get(f"Batch{name}")
         if batch is not None:
-            response = service.methods_by_name[name].output_type
+            response: Any = service.methods_by_name[name].output_type
             result: Any = batch.output_type.fields_by_name["results"].message_type
             found[f"/{service.full_name}/{name}"] = Pair(
                 path=f"/{service.full_name}/{name}",
@@ -92,7 +99,11 @@ def pairs(service: ServiceDescriptor, names: tuple[str, ...] = SHARED) -> Mappin
                 batch_request=GetMessageClass(batch.input_type),
                 batch_response=GetMessageClass(batch.output_type),
                 response=GetMessageClass(response),
-                flags=tuple(field for field in response.fields_by_name if field in result.fields_by_name)[1:],
+                flags=tuple(
+                    field.name
+                    for field in response.fields
+                    if field.type == FieldDescriptor.TYPE_BOOL and field.name in result.fields_by_name
+                ),
                 abridges="abridged" in result.fields_by_name,
             )
     return found
@@ -222,6 +233,7 @@ class Lane:
             if error.code is grpc.StatusCode.UNIMPLEMENTED:
                 # An older service: from now on each call goes alone.
                 self._shares = False
+            if _concerns_the_batch(error):
                 return [ALONE] * count
             return [errors.copy_of(error) for _ in range(count)]
         results = self._pair.batch_response.FromString(answer).results  # type: ignore[attr-defined]
@@ -239,6 +251,14 @@ class Lane:
         with self._lock:
             self._under_way.remove(size)
         self._start()
+
+
+def _concerns_the_batch(error: CallError) -> bool:
+    """Whether a batch was refused as such, for its size as an example, and says nothing of its calls."""
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # gRPC's own limits; RATE_LIMITED and OVERLOADED are answers to each call.
+        return not error.reason
+    return error.code in _BATCH_REFUSALS
 
 
 class Lanes:
