@@ -68,6 +68,7 @@ def follow(address: str, state: Sold, until_sold: int) -> None:
                 # OUT_OF_RANGE and INVALID_ARGUMENT: the position is gone; start again from the current state.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+                print(f"{address} does not answer: {error.details()}", file=sys.stderr, flush=True)
                 time.sleep(PAUSE_S)
 
 
@@ -85,4 +86,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

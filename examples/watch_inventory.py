@@ -19,21 +19,24 @@ from inventoryhold.v1 import inventory_service_pb2, inventory_service_pb2_grpc, 
 
 PAUSE_S = 0.5
 
+Key = tuple[str, str]
+"""The sku and pool of an item."""
 
-def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) -> Iterator[dict[str, item_pb2.Item]]:
-    """Yields the known items after each message, by `sku` or `sku@pool`, without end."""
+
+def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) -> Iterator[dict[Key, item_pb2.Item]]:
+    """Yields the known items after each message, without end."""
     key = os.environ.get("HOLDSVC_API_KEY")
     metadata = (("x-api-key", key),) if key else ()
     while True:
-        items: dict[str, item_pb2.Item] = {}
+        items: dict[Key, item_pb2.Item] = {}
         complete = False
         with grpc.insecure_channel(address) as channel:
             stub = inventory_service_pb2_grpc.InventoryServiceStub(channel)
             try:
                 for message in stub.WatchInventory(request, metadata=metadata):
-                    items.update((name(item.sku, item.pool), item) for item in message.items)
+                    items.update(((item.sku, item.pool), item) for item in message.items)
                     for deleted in message.deleted_items:
-                        items.pop(name(deleted.sku, deleted.pool), None)
+                        items.pop((deleted.sku, deleted.pool), None)
                     # Items missing from a complete snapshot do not exist; before its end they may still follow.
                     complete = complete or message.snapshot_complete
                     if complete:
@@ -42,6 +45,7 @@ def watch(address: str, request: inventory_service_pb2.WatchInventoryRequest) ->
                 # A draining server ends its streams with UNAVAILABLE; another one answers.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+                print(f"{address} does not answer: {error.details()}", file=sys.stderr, flush=True)
                 time.sleep(PAUSE_S)
 
 
@@ -61,16 +65,19 @@ def main() -> int:
     request = inventory_service_pb2.WatchInventoryRequest(
         items=[item_pb2.ItemKey(sku=sku) for sku in args.sku], sku_prefix=args.prefix
     )
-    shown: dict[str, int] = {}
+    shown: dict[Key, int] = {}
     for items in watch(args.address, request):
         for key, item in items.items():
             if shown.get(key) != item.revision:
                 shown[key] = item.revision
-                print(f"{key}: {item.remaining} remain, {item.held} held, {item.confirmed} sold", flush=True)
+                print(f"{name(*key)}: {item.remaining} remain, {item.held} held, {item.confirmed} sold", flush=True)
         if args.until_sold_out and items and all(item.remaining <= 0 for item in items.values()):
             return 0
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

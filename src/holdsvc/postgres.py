@@ -61,6 +61,12 @@ def without_password(dsn: str) -> tuple[str, str | None]:
     return make_conninfo("", **parameters), None if password is None else str(password)
 
 
+def with_connect_timeout(dsn: str, seconds: int) -> str:
+    """The DSN with a connect_timeout, in seconds, where it has none: libpq alone waits without end."""
+    parameters = conninfo_to_dict(dsn)
+    return make_conninfo("", **{"connect_timeout": seconds, **parameters})
+
+
 def check_version(server_version: int) -> None:
     """Raises ValueError for a server that is too old; `server_version` is libpq's number, as in 150004."""
     major = server_version // 10_000

@@ -108,7 +108,7 @@ def test_a_target_of_the_flags_replaces_the_one_of_the_environment(tmp_path: Pat
     absent = tmp_path / "absent"
     environment = {"HOLDSVC_DSN": "dbname=holds", "HOLDSVC_MIGRATE_DSN": "dbname=holds"}
     done = command("keys", "list", "--data-dir", str(absent), environment=environment)
-    assert f"no database: {absent} is empty" in done.stderr
+    assert f"{absent} holds no database" in done.stderr
     dsn = f"host={tmp_path} dbname=other"
     done = command("keys", "list", "--dsn", dsn, environment={**environment, "HOLDSVC_DATA_DIR": str(absent)})
     assert f'"{tmp_path}/.s.PGSQL.5432" failed' in done.stderr

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from pathlib import Path
 from typing import Annotated
 
 import grpc
@@ -9,6 +10,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.commands.options import read
+from holdsvc.commands.target import CommandError
 from holdsvc.settings import Settings, parse_duration, split_address
 
 
@@ -49,14 +51,21 @@ def ask(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -
 def _channel(settings: Settings, target: str, timeout_s: float) -> grpc.Channel:
     if settings.tls_cert is None or settings.tls_key is None:
         return grpc.insecure_channel(target)
-    certificate = settings.tls_cert.read_bytes()
+    certificate = _bytes_of(settings.tls_cert)
     # It trusts the very certificate that the service has, and shows it where callers must show one: that works where
     # TLS_CLIENT_CA has signed it.
-    pair = (settings.tls_key.read_bytes(), certificate) if settings.tls_client_ca else (None, None)
+    pair = (_bytes_of(settings.tls_key), certificate) if settings.tls_client_ca else (None, None)
     credentials = grpc.ssl_channel_credentials(certificate, *pair)
     return grpc.secure_channel(
         target, credentials, options=[("grpc.ssl_target_name_override", _name(settings, target, timeout_s))]
     )
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _name(settings: Settings, target: str, timeout_s: float) -> str:

@@ -18,7 +18,7 @@ from holdsvc.model import Answer, ApiKey
 from holdsvc.settings import parse_duration
 from inventoryhold.v1 import admin_service_pb2
 
-LIST_MAX = 100_000
+PAGE = 1000
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
@@ -102,8 +102,18 @@ def _split(text: str) -> list[str]:
 
 def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
     """A tenant's keys, newest first, without their hashes."""
-    found = target.run(dsn, lambda connection: keys.list_page(connection, tenant, None, LIST_MAX))
-    return [{name: value for name, value in asdict(key).items() if name != "secret_hash"} for key in found]
+
+    async def read_all(connection: Connection) -> list[ApiKey]:
+        found = page = await keys.list_page(connection, tenant, None, PAGE)
+        while len(page) == PAGE:
+            page = await keys.list_page(connection, tenant, (page[-1].create_time, page[-1].key_id), PAGE)
+            found = found + page
+        return found
+
+    return [
+        {name: value for name, value in asdict(key).items() if name != "secret_hash"}
+        for key in target.run(dsn, read_all)
+    ]
 
 
 def revoke_key(dsn: str, tenant: str, key: str) -> str:

@@ -15,9 +15,12 @@ from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
-from holdsvc.postgres import check_version
+from holdsvc.postgres import check_version, with_connect_timeout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
+
+CONNECT_TIMEOUT_S = 10
+"""The longest wait for a connection to each host of a DSN that says nothing else."""
 
 T = TypeVar("T")
 
@@ -58,11 +61,12 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
     """
     dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
     if dsn:
-        yield dsn
+        yield with_connect_timeout(dsn, CONNECT_TIMEOUT_S)
         return
     if not (settings.data_dir / "pgdata").exists():
         raise CommandError(
-            f"no database: {settings.data_dir} is empty and HOLDSVC_DSN is not set; start the service once"
+            f"{settings.data_dir} holds no database, and HOLDSVC_DSN is not set: name one with --data-dir or --dsn,"
+            " or start the service once"
         )
     server = EmbeddedServer(settings.data_dir, bin_dir=settings.pg_bin)
     try:
