@@ -73,8 +73,9 @@ fresh: $(READY)
 	@diff -r -x __pycache__ generated build/generated || { echo "generated/ is stale: run 'make generate' and commit it." >&2; exit 1; }
 	@$(PYTHON) scripts/generate_client.py --check
 
-released: fresh ## At a release: renew the image for 'buf breaking'
+released: fresh ## At a release: renew what the next protos and schema are compared with
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)
+	$(PYTHON) scripts/released_schema.py
 
 bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 minutes
 	$(PYTHON) loadtest/bench.py $(ARGS)
