@@ -34,7 +34,7 @@ class Snapshot:
 
     version: str
     columns: dict[str, dict[str, Column]]
-    checks: dict[str, str]
+    constraints: dict[str, str]
     """CHECKs, keys and other constraints by table and name, with their definitions."""
     sequences: list[str]
 
@@ -44,9 +44,9 @@ def take(connection: psycopg.Connection[Any], version: str) -> Snapshot:
     columns: dict[str, dict[str, Column]] = {}
     for table, name, type_, required, default in connection.execute(_COLUMNS):
         columns.setdefault(table, {})[name] = Column(type_, required, default)
-    checks = {f"{table}.{name}": definition for table, name, definition in connection.execute(_CONSTRAINTS)}
+    constraints = {f"{table}.{name}": definition for table, name, definition in connection.execute(_CONSTRAINTS)}
     sequences = [name for (name,) in connection.execute(_SEQUENCES)]
-    return Snapshot(version, columns, checks, sequences)
+    return Snapshot(version, columns, constraints, sequences)
 
 
 def as_text(snapshot: Snapshot) -> str:
@@ -61,7 +61,7 @@ def released() -> Snapshot:
         table: {name: Column(**column) for name, column in of_table.items()}
         for table, of_table in found["columns"].items()
     }
-    return Snapshot(found["version"], columns, found["checks"], found["sequences"])
+    return Snapshot(found["version"], columns, found["constraints"], found["sequences"])
 
 
 def widened(since: str, folder: Path = schema_files.FOLDER) -> set[str]:
@@ -71,38 +71,36 @@ def widened(since: str, folder: Path = schema_files.FOLDER) -> set[str]:
 
 
 def breaks(before: Snapshot, after: Snapshot, widened: set[str]) -> list[str]:
-    """What sets of the schema `before` cannot bear about the schema `after`, each in a sentence."""
-    found: list[str] = []
-    for table, columns in before.columns.items():
-        if table not in after.columns:
-            found.append(f"table {table} is gone")
-            continue
-        for name, column in columns.items():
-            now = after.columns[table].get(name)
-            if now is None:
-                found.append(f"column {table}.{name} is gone")
-            elif now.type != column.type:
-                found.append(f"column {table}.{name} was {column.type} and is {now.type}")
-            elif now.required and not column.required:
-                found.append(f"column {table}.{name} takes no NULL any more")
-            elif column.default and not now.default:
-                found.append(f"column {table}.{name} has lost its default")
+    """What a set of the schema `before` cannot work with in the schema `after`, each in a sentence."""
+    found = [f"table {table} is gone" for table in before.columns if table not in after.columns]
     for table, columns in after.columns.items():
-        for name, column in columns.items():
-            new = name not in before.columns.get(table, {}) and table in before.columns
-            if new and column.required and not column.default:
-                found.append(f"new column {table}.{name} is NOT NULL and has no default")
-    for key, definition in after.checks.items():
+        if table in before.columns:
+            found += _broken_columns(table, before.columns[table], columns)
+    for key, definition in after.constraints.items():
         table, _, name = key.partition(".")
-        if table in before.columns and before.checks.get(key) != definition and name not in widened:
-            found.append(
-                f"constraint {name} of {table} is new or another one: say `-- widens: {name}` if it only widens"
-            )
-    for key, definition in before.checks.items():
-        if key not in after.checks and not definition.startswith("CHECK") and key.partition(".")[0] in after.columns:
-            # ON CONFLICT of a released function names it.
+        if table in before.columns and before.constraints.get(key) != definition and name not in widened:
+            found.append(f"constraint {name} of {table} is new or changed: write `-- widens: {name}` if it only widens")
+    for key, definition in before.constraints.items():
+        # A CHECK that is gone only widens; a key may be one that ON CONFLICT of a released function names.
+        if key not in after.constraints and not definition.startswith("CHECK"):
             found.append(f"key {key} is gone")
     found += [f"sequence {name} is gone" for name in before.sequences if name not in after.sequences]
+    return found
+
+
+def _broken_columns(table: str, before: dict[str, Column], after: dict[str, Column]) -> list[str]:
+    found = [f"column {table}.{name} is gone" for name in before if name not in after]
+    for name, now in after.items():
+        column = before.get(name)
+        if column is None:
+            if now.required and not now.default:
+                found.append(f"new column {table}.{name} is NOT NULL and has no default")
+        elif now.type != column.type:
+            found.append(f"column {table}.{name} was {column.type} and is {now.type}")
+        elif now.required and not column.required:
+            found.append(f"column {table}.{name} takes no NULL any more")
+        elif column.default and not now.default:
+            found.append(f"column {table}.{name} has lost its default")
     return found
 
 

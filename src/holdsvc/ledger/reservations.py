@@ -203,7 +203,7 @@ async def _replayed(
     try:
         found = await get(connection, tenant, sorted(wanted))
     except (NothingRan, Unknown, Conflict, Failed):
-        # The batch's own reservations stand already: nobody but those who replay may ask again.
+        # The batch's own reservations are committed: only the requests that replay are repeated.
         return {}
     return {reservation.reservation_id: reservation for reservation in found if reservation is not None}
 

@@ -1,6 +1,7 @@
--- Adjusts: changes each request's item by a difference of capacity. Arrays of n requests of one tenant in order of
--- arrival. CAPACITY_IN_USE, SWEEP, RETRY: as elsewhere. CAPACITY_LIMIT: more than 10^15 units.
--- Locks: item rows in (sku, pool) order, request ids.
+-- Changes the capacity of each request's item by a difference. Takes arrays of n requests of one tenant in order of
+-- arrival. Outcomes: CAPACITY_IN_USE: fewer units are free than the change takes away. SWEEP: lapsed holds would make
+-- room; sweep them and call again. RETRY: call again. CAPACITY_LIMIT: more than 10^15 units.
+-- Locks: item rows in (sku, pool) order, then request ids in order.
 CREATE FUNCTION adjust_capacity(
   _tenant text, _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[],
   _sku text[], _pool text[], _delta bigint[], _reason text[]

@@ -1,4 +1,4 @@
--- What a function on items answers, a row each request.
+-- What a function on items answers: a row for each request.
 CREATE TYPE item_answer AS (
   ix integer,
   -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason.
@@ -18,7 +18,7 @@ CREATE TYPE item_answer AS (
   update_time timestamptz
 );
 
--- What a function on reservations answers, a row each request.
+-- What a function on reservations answers: a row for each request.
 CREATE TYPE reservation_answer AS (
   ix integer,
   -- Null: done. REPLAYED and RETRY are for the engine; anything else is an ErrorReason.
@@ -54,7 +54,7 @@ CREATE TYPE reservation_answer AS (
   revision bigint
 );
 
--- What verify_items answers, a row each item: what is stored, and what the reservations add up to.
+-- What verify_items answers: a row for each item, with what is stored and what the reservations add up to.
 CREATE TYPE recount_answer AS (
   sku text,
   pool text,
@@ -113,7 +113,7 @@ CREATE TYPE event_day_answer AS (
   size_bytes bigint
 );
 
--- An API key; outcome is null but for create_api_key, which may refuse.
+-- An API key. outcome is null, except where create_api_key refuses.
 CREATE TYPE api_key_answer AS (
   outcome text,
   key_id text,
@@ -127,7 +127,7 @@ CREATE TYPE api_key_answer AS (
   revoke_time timestamptz
 );
 
--- Makes the answers of a call on items: one row each element, with the item as it is now.
+-- Makes the answers of a call on items: one row for each element, with the item as it is now. Locks nothing.
 CREATE FUNCTION answer_items(
   _tenant text, _outcome text[], _sku text[], _pool text[], _requested bigint[], _available bigint[]
 ) RETURNS SETOF item_answer
@@ -140,14 +140,17 @@ BEGIN
   FROM unnest(_outcome, _sku, _pool, _requested, _available)
     WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)
   LEFT JOIN LATERAL (
-    SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
+    SELECT * FROM item v
+    WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL
+    LIMIT 1
   ) i ON true
   ORDER BY x.ix;
 END
 $$;
 
--- Makes the answers of a call: one row each element, with the reservation as it is now where _reservation_id has one.
--- A lapsed hold reads as EXPIRED: the caller has locked the row or knows that nobody confirms it any more.
+-- Makes the answers of a call on reservations: one row for each element, with the reservation as it is now where
+-- _reservation_id has one. A lapsed hold reads as EXPIRED. The caller has locked the row, or has made sure that no
+-- transaction is confirming it. Locks nothing.
 CREATE FUNCTION answer_reservations(
   _tenant text, _outcome text[], _reservation_id uuid[], _short_sku text[], _short_pool text[],
   _short_requested bigint[], _short_available bigint[], _other_id uuid[], _now timestamptz

@@ -1,5 +1,6 @@
--- Cancels: gives the held units of each request's reservation back. Arrays of n requests of one tenant in order of
--- arrival. Locks: reservations in id order, items in (sku, pool) order, request ids.
+-- Cancels: gives the held units of each request's reservation back. Takes arrays of n requests of one tenant in order
+-- of arrival.
+-- Locks: reservations in id order, items in (sku, pool) order, request ids in order.
 CREATE FUNCTION cancel(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
@@ -12,7 +13,6 @@ DECLARE
   _outcome text[];
   _id uuid[];
   _now timestamptz;
-  -- The requests that are accepted, as arrays.
   _r record;
 BEGIN
   -- find

@@ -1,7 +1,7 @@
 -- Confirms: sells the held units of each request's reservation, or the part that its lines name, and writes the order's
--- record. Arrays of n requests of one tenant in order of arrival; the lines of partial confirms are flat, sorted by
--- request, one line an item. _order_id is never empty; _minted tells which of them the service made.
--- Locks: reservations in id order, items in (sku, pool) order, request ids, order ids.
+-- record. Takes arrays of n requests of one tenant in order of arrival. The lines of partial confirms are flat arrays,
+-- sorted by request, one line for each item. _order_id is never empty; _minted tells which ids the service made.
+-- Locks: reservations in id order, items in (sku, pool) order, request ids in order, order ids in order.
 CREATE FUNCTION confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],

@@ -1,6 +1,6 @@
--- Creates items, all of them or none; all capacity is remaining. A deleted item comes back to life with its revision
--- going on. Answers one row each item, or, having created none, one row each item that is there already
--- (ITEM_ALREADY_EXISTS). Locks: item rows in (sku, pool) order.
+-- Creates all of the items or none; all capacity is remaining. A deleted item is created again with the next revision.
+-- Answers one row for each item, or, having created none, one row (ITEM_ALREADY_EXISTS) for each item that exists.
+-- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION create_items(
   _tenant text, _client text, _key_id text, _sku text[], _pool text[], _display_name text[], _capacity bigint[],
   _oversell_limit bigint[]

@@ -1,5 +1,6 @@
--- Deletes one item with nothing held or confirmed (else CAPACITY_IN_USE, or SWEEP where lapsed holds are all that is
--- held). The row stays, empty, to keep its revision. Locks: the item row.
+-- Deletes one item. Outcomes: CAPACITY_IN_USE: units are held or confirmed. SWEEP: only lapsed holds are held. The row
+-- stays, without capacity, to keep its revision.
+-- Locks: the item row.
 CREATE FUNCTION delete_item(_tenant text, _client text, _key_id text, _sku text, _pool text)
 RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT

@@ -1,5 +1,6 @@
--- Makes the operators' entrances: functions in `holdsvc` under stable names, for psql and for monitoring, which call the
--- functions of this set. Rights that an operator has granted on them stay. Called by the installer of a set.
+-- Makes the operators' entrances: functions in `holdsvc` under stable names, for psql and monitoring, which call this
+-- set. Rights that an operator has granted on them stay. The installer of a set calls this.
+-- Locks: the entrances' rows in pg_proc, until the end of the installation.
 CREATE FUNCTION point_entrances() RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

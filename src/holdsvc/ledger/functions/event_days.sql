@@ -20,7 +20,7 @@ BEGIN
     _name := 'event_' || to_char(_day, 'YYYYMMDD');
     CONTINUE WHEN to_regclass('holdsvc.' || _name) IS NOT NULL;
     BEGIN
-      -- A table of its own first, then attached: CREATE … PARTITION OF would lock out every writer.
+      -- A table of its own first, then attached: CREATE … PARTITION OF would stop every writer.
       EXECUTE format('CREATE TABLE holdsvc.%I (LIKE holdsvc.event INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', _name);
       EXECUTE format('ALTER TABLE holdsvc.event ATTACH PARTITION holdsvc.%I FOR VALUES FROM (%L) TO (%L)',
                      _name, _day, _day + 1);
@@ -43,12 +43,13 @@ BEGIN
 END
 $$;
 
--- Retention: detaches and drops the oldest daily partition of events that lies wholly more than _days_kept days back, or
--- none; events are never deleted row by row. Never that of the feed's day, nor one whose last event is younger. Returns its day. One a call: a transaction each. Remembers the highest event
--- id dropped, in the same transaction, so that a reader who has not come so far is refused.
--- Locks: feed_state's row (whoever does not get it at once does nothing), then ACCESS EXCLUSIVE on event for an instant.
--- While that waits for transactions in flight every new one waits behind it, hence the short lock_timeout: on a miss the
--- next call tries again.
+-- Retention: detaches and drops the oldest daily partition of events that lies more than _days_kept days back, and
+-- returns its day; null: there is none. Never that of the feed's day, nor one whose last event is younger. A call drops
+-- one, in a transaction of its own. It remembers the highest event id dropped, so that a reader who has not come so far is
+-- refused.
+-- Locks: feed_state's row (a call that does not get it at once does nothing), then ACCESS EXCLUSIVE on event for an
+-- instant. New transactions queue up behind a wait for that lock, so lock_timeout is short: after a miss the next call
+-- tries again.
 CREATE FUNCTION drop_event_partition(_days_kept integer) RETURNS date
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '200ms' SET enable_seqscan = off AS $$
 DECLARE
@@ -85,8 +86,8 @@ BEGIN
 END
 $$;
 
--- The days of which there are events, oldest first, with how many: for `holdsvc events`. For all tenants, by the owner.
--- Locks nothing.
+-- The days of which there are events, oldest first, with their number and size: for `holdsvc events`, by the owner. Of
+-- all tenants. Locks nothing.
 CREATE FUNCTION event_days() RETURNS SETOF event_day_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -108,8 +109,8 @@ BEGIN
 END
 $$;
 
--- The events of one day after the event _after in order, _limit of them: what `holdsvc events export` writes before
--- retention drops the day. For all tenants, by the owner. Locks nothing.
+-- The next _limit events of one day after the event _after, in order: for `holdsvc events export`, by the owner. Of all
+-- tenants. Locks nothing.
 CREATE FUNCTION read_events_of_day(_day date, _after bigint, _limit integer) RETURNS SETOF event_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
@@ -126,8 +127,8 @@ BEGIN
 END
 $$;
 
--- Says that this database was put back to an earlier state or copied: resume tokens and relay positions of before are
--- refused from now on. Where the timeline or the cluster changed the feed knows by itself. By the owner.
+-- Says that this database was restored or copied: resume tokens and relay positions of before are refused from now on.
+-- The feed itself notices another timeline or another cluster. By the owner.
 -- Locks: feed_state's row.
 CREATE FUNCTION begin_epoch() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$

@@ -1,10 +1,11 @@
--- Extends: gives each request's reservation until now + ttl, never earlier than before, at most its creation plus
--- _max_lifetime_us. Arrays of n requests of one tenant in order of arrival; times in microseconds.
--- Locks: reservations in id order, request ids. No item: nothing moves.
+-- Extends: gives each request's reservation time until now + ttl, never less than it had, and at most _max_lifetime_us
+-- after its creation. Takes arrays of n requests of one tenant in order of arrival; times in microseconds.
+-- Locks: reservations in id order, request ids in order; no item, for no unit moves.
 CREATE FUNCTION extend(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _ttl_us bigint[], _max_lifetime_us bigint
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
+  _ttl_us bigint[], _max_lifetime_us bigint
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off

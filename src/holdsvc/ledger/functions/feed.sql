@@ -1,7 +1,7 @@
--- Which history of the feed this is, the key that signs its resume tokens, and the highest event id that retention has
--- dropped. A copy, a failover to another timeline and a restore change the epoch: event ids of one epoch mean nothing in
--- another. The timeline is that of the WAL being written: the control file's is one checkpoint old after a promotion.
--- For all tenants: it reads none of their data. Locks nothing.
+-- Which history of events this database has, the key that signs its resume tokens, and the highest event id that
+-- retention has dropped. A copy, a failover to another timeline and a restore change the epoch: event ids of one epoch
+-- mean nothing in another. The timeline is that of the WAL being written; the control file's is out of date until the
+-- first checkpoint after a promotion. Reads no tenant's data. Locks nothing.
 CREATE FUNCTION feed_identity(OUT _epoch text, OUT _token_key text, OUT _floor bigint)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT (SELECT c.system_identifier FROM pg_control_system() c) || '-'

@@ -1,6 +1,6 @@
--- Says that a process uses this set, or (_ended) no longer. Returns the oldest schema version whose code may still serve
--- this database: a process whose set is older must not start.
--- Locks: the process's row and the set's row; waits while a migration or an activation asks which sets are in use.
+-- Says that a process uses this set, or (_ended) that it has ended. Returns the oldest schema version whose code may
+-- serve this database: a process of an older one must not start.
+-- Locks: the process's row, then the set's row. Waits while a migration or an activation asks which sets are in use.
 CREATE FUNCTION use_function_set(_process_id uuid, _ended boolean, OUT _compatible_since text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -24,8 +24,7 @@ BEGIN
 END
 $$;
 
--- Null when a feature is on, else the outcome of a request that asks for it: new values and new refusals wait until every
--- set in use knows them. Locks nothing.
+-- Null when a feature is active, else the outcome of a request that asks for it. Locks nothing.
 CREATE FUNCTION feature_refusal(_name text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN

@@ -1,5 +1,5 @@
--- What a key may do, by its readable part, of whatever tenant: the key is what tells the tenant. No row: there is none.
--- lives_s: seconds until it ends, on the ledger's clock; not above 0 when it has expired or is revoked. Locks nothing.
+-- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key.
+-- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked. Locks nothing.
 CREATE FUNCTION find_api_key(_key_id text)
 RETURNS TABLE (
   _tenant text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _lives_s double precision
@@ -13,9 +13,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   FROM api_key k WHERE k.key_id = _key_id
 $$;
 
--- Stores a new API key: the hash of its secret, never the secret. One row: outcome null and the key, or
--- EXPIRE_TIME_PAST, or CREATOR_ENDED: the key _creator_id, that asks for it (null: an operator), is revoked or expired.
--- A service may still believe in that one for some seconds; it must not use them to make itself another.
+-- Stores a new API key: the hash of its secret, never the secret. Answers the key, or an outcome: EXPIRE_TIME_PAST, or
+-- CREATOR_ENDED: the key _creator_id that asks for it (null: an operator) is revoked or has expired. A service may take
+-- that key for valid for some seconds more; it must not be able to make itself another in that time.
 -- Locks: the creator's row (FOR SHARE), so that a revocation comes before or after.
 CREATE FUNCTION create_api_key(
   _tenant text, _key_id text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _expire_time timestamptz,
@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
--- Lists a tenant's API keys, newest first, after the key created at _before_time with the id _before_id.
+-- Lists a tenant's API keys, newest first, after the key created at _before_time with the id _before_id. Locks nothing.
 CREATE FUNCTION list_api_keys(_tenant text, _before_time timestamptz, _before_id text, _limit integer)
 RETURNS SETOF api_key_answer
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -60,7 +60,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   LIMIT _limit
 $$;
 
--- Revokes a tenant's API key; one that is revoked keeps its time. No row: there is none.
+-- Revokes a tenant's API key; a revoked one keeps its time. No row: there is no such key. Locks: the key's row.
 CREATE FUNCTION revoke_api_key(_tenant text, _key_id text) RETURNS SETOF api_key_answer
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   UPDATE api_key AS k SET revoke_time = coalesce(k.revoke_time, wall_clock())

@@ -1,7 +1,7 @@
--- Builds the query behind lists and counts of reservations: ids in order, newest first, of those that match every filter
--- that is not null. The text is made of constants alone; values stand in it as $1 … $10:
--- tenant, client, states, sku, pool, holder, reference, order_id, pools, before (an id), and $11 is the time.
--- Each kind of filter drives from its own index, so that a page costs a page, not the table.
+-- Builds the query of lists and counts of reservations: the ids, newest first, of those that match every filter that is
+-- not null. The text consists of constants only; values stand in it as $1 … $12: tenant, client, states, sku, pool,
+-- holder, reference, order_id, pools, before (an id), time, limit. Each kind of filter reads its own index, so that a
+-- page costs a page and not the table. Locks nothing.
 CREATE FUNCTION reservation_query(
   _client text, _states smallint[], _sku text, _pool text, _holder text, _reference text, _order_id text,
   _pools text[], _before uuid, _limited boolean
@@ -71,8 +71,9 @@ BEGIN
 END
 $$;
 
--- Lists reservations, newest first, after the id _before: those that match every filter that is not null. See
--- reservation_query for the filters and get_reservations for the lock on lapsed ones.
+-- Lists reservations, newest first, after the id _before: those that match every filter that is not null (see
+-- reservation_query).
+-- Locks: lapsed ones, as get_reservations does.
 CREATE FUNCTION list_reservations(
   _tenant text, _client text, _states smallint[], _sku text, _pool text, _holder text, _reference text, _order_id text,
   _pools text[], _before uuid, _limit integer
@@ -93,7 +94,7 @@ BEGIN
 END
 $$;
 
--- Counts the reservations that match every filter that is not null. Reads them all.
+-- Counts the reservations that match every filter that is not null; reads all of them. Locks nothing.
 CREATE FUNCTION count_reservations(
   _tenant text, _client text, _states smallint[], _sku text, _pool text, _holder text, _reference text, _order_id text,
   _pools text[], OUT _total bigint

@@ -1,5 +1,5 @@
--- Forgets at most _max_count request ids older than _age, oldest first. Returns how many. For all tenants: it reads none
--- of their data.
+-- Forgets at most _max_count request ids older than _age, of all tenants, and returns how many.
+-- Locks: those rows; rows that another purge has locked are left out.
 CREATE FUNCTION purge_requests(_age interval, _max_count integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$

@@ -1,15 +1,16 @@
--- Reads items by name, one row each in order; capacity is null where there is none. Locks nothing.
+-- Reads items by name: one row for each, in order; capacity is null where there is no such item. Locks nothing.
 CREATE FUNCTION get_items(_tenant text, _sku text[], _pool text[]) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET jit = off AS $$
 BEGIN
-  RETURN QUERY SELECT * FROM answer_items(_tenant, array_fill(NULL::text, ARRAY[cardinality(_sku)]), _sku, _pool, NULL, NULL);
+  RETURN QUERY SELECT * FROM answer_items(
+    _tenant, array_fill(NULL::text, ARRAY[cardinality(_sku)]), _sku, _pool, NULL, NULL);
 END
 $$;
 
--- Lists items in order of sku and pool, after (_after_sku, _after_pool): of a sku prefix, of these pools (null: all).
--- Locks nothing.
+-- Lists items in order of sku and pool after (_after_sku, _after_pool): those of a sku prefix and of these pools (null:
+-- of all). Locks nothing.
 CREATE FUNCTION list_items(
   _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
 ) RETURNS SETOF item_answer
@@ -30,7 +31,7 @@ BEGIN
 END
 $$;
 
--- What can be had of each item, lapsed holds counted; null where there is no such item. Locks nothing.
+-- The available units of each item, lapsed holds counted; null where there is no such item. Locks nothing.
 CREATE FUNCTION check_availability(_tenant text, _sku text[], _pool text[], OUT _available bigint[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -53,8 +54,8 @@ BEGIN
 END
 $$;
 
--- Reads items by name as they are, one row each that there is or was: outcome DELETED for one that was deleted, with its
--- revision and nothing else of meaning. Locks nothing.
+-- Reads items by name for a watcher: one row for each that exists or existed. Of a deleted one (outcome DELETED) only
+-- the revision has a meaning. Locks nothing.
 CREATE FUNCTION watch_items(_tenant text, _sku text[], _pool text[]) RETURNS SETOF item_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -72,8 +73,8 @@ BEGIN
 END
 $$;
 
--- The present state for a watcher, in order of sku and pool after (_after_sku, _after_pool): items of a sku prefix, of
--- these pools (null: all). Outcome DELETED for one that was deleted: a watcher who reads again must hear of it.
+-- The present items for a watcher, in order of sku and pool after (_after_sku, _after_pool): those of a sku prefix and
+-- of these pools (null: of all). Deleted ones (outcome DELETED) too: a watcher that reads again must learn of them.
 -- Locks nothing.
 CREATE FUNCTION list_watched_items(
   _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer

@@ -1,6 +1,7 @@
--- Reads reservations by id, one row each in order; reservation_id is null where there is none. A lapsed hold is read
--- under its row lock (FOR SHARE, in id order), after whoever is confirming it has finished: no caller reads EXPIRED
--- first and CONFIRMED later.
+-- Reads reservations by id: one row for each, in order; reservation_id is null where there is none. A lapsed hold is
+-- read under its row lock, after the transaction that may be confirming it: a caller never reads EXPIRED first and
+-- CONFIRMED later.
+-- Locks: lapsed holds (FOR SHARE) in id order.
 CREATE FUNCTION get_reservations(_tenant text, _reservation_id uuid[]) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -22,7 +23,7 @@ END
 $$;
 
 -- The ids of a client's reservations with this reference that a key of these pools may see (see sees_reservation),
--- newest first, at most two: more than one is ambiguous.
+-- newest first, two at most: more than one is ambiguous. Locks nothing.
 CREATE FUNCTION find_reference(_tenant text, _client text, _pools text, _reference text, OUT _reservation_ids uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$

@@ -1,11 +1,13 @@
--- Refunds: takes back what is confirmed and not yet refunded of each request's reservation, or the part that its lines
--- name; into remaining, or out of the capacity (_write_off), which never falls below 0: what capacity cannot give is
--- restocked. Arrays of n requests of one tenant in order of arrival; the lines of partial refunds are flat, sorted by
--- request, one line an item. Locks: reservations in id order, items in (sku, pool) order, request ids.
+-- Refunds: takes back the confirmed units of each request's reservation that are not refunded yet, or the part that its
+-- lines name. They go into remaining, or (_write_off) out of the capacity; what would take capacity below 0 goes into
+-- remaining too. Takes arrays of n requests of one tenant in order of arrival. The lines of partial refunds are flat
+-- arrays, sorted by request, one line for each item.
+-- Locks: reservations in id order, items in (sku, pool) order, request ids in order.
 CREATE FUNCTION refund(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _write_off boolean[], _reason text[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
+  _write_off boolean[], _reason text[],
   _line_request integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT

@@ -1,13 +1,12 @@
--- How far a relay has come, by its name; no row: it has not begun. A relay serves all tenants; this reads none of their
--- data. Locks nothing.
+-- How far the relay of this name has come; no row: it has not begun. Reads no tenant's data. Locks nothing.
 CREATE FUNCTION relay_position(_name text, OUT _epoch text, OUT _event_id bigint, OUT _event_day date)
 RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT r.epoch, r.event_id, r.event_day FROM relay r WHERE r.name = _name
 $$;
 
--- Remembers how far a relay has come. Within an epoch it never goes back, also when two relays of one name run at once.
--- For all tenants: it touches none of their data. Locks: the relay's row.
+-- Remembers how far a relay has come. Within an epoch the position never decreases, also when two relays of one name
+-- run. Touches no tenant's data. Locks: the relay's row.
 CREATE FUNCTION save_relay_position(_name text, _epoch text, _event_id bigint, _event_day date) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   INSERT INTO relay AS r (name, epoch, event_id, event_day, update_time)

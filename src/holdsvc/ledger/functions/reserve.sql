@@ -1,13 +1,13 @@
--- Reserves: takes units of one or many items for each request, all of its lines or none.
--- Arrays of n requests of one tenant, n >= 1, in order of arrival; lines sorted by request, one line an item (the caller
--- has added repeated items up); _item_sku and _item_pool name every item once, _item_quantity says what all requests
--- together want of it, and _line_item points into them. _metadata and _duplicate_window_us are empty where no request
--- has any.
--- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a replay
--- or a duplicate names, and the short or missing lines with what can be had. SWEEP: lapsed holds would make room; sweep
--- the items and call again. RETRY: call again.
+-- Reserves: takes units of one or many items for each request, for all of its lines or for none.
+-- Takes arrays of n >= 1 requests of one tenant in order of arrival. Lines are sorted by request, one line for each
+-- item: the caller has added repeated items up. _item_sku and _item_pool name every item once, _item_quantity says how
+-- many units all requests together want of it, and _line_item points into them. _metadata and _duplicate_window_us are
+-- empty where no request has any.
+-- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
+-- replay or a duplicate names, and the short or missing lines with the units available. SWEEP: lapsed holds would make
+-- room; sweep the items and call again. RETRY: call again.
 -- Locks: item rows in (sku, pool) order, then request ids in order.
--- Arrays are read by subscript, for PL/pgSQL keeps them taken apart: unnest of as many cost 7 % of a hold.
+-- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
   _tenant text,
   _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[],
@@ -59,8 +59,8 @@ BEGIN
   ) i;
   _judge_time := wall_clock();
 
-  -- judge; where everything fits and nothing is special, there is nobody to tell apart, and the claim itself finds
-  -- whether a request id has taken effect before
+  -- judge: where everything fits, and no request looks for duplicates, no request is refused. The claim itself finds
+  -- request ids that have taken effect before.
   IF _fitting = _items AND cardinality(_duplicate_window_us) = 0 THEN
     _claimed := claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, _outcome, _judge_time);
   END IF;

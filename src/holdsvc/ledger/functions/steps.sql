@@ -1,5 +1,6 @@
--- Why a reservation in this state cannot make a transition from _wanted (1 HELD or 2 CONFIRMED); null: it can.
--- A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change.
+-- The refusal of a transition from _wanted (1 HELD or 2 CONFIRMED) for a reservation in this state; null: it may be
+-- made. A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change. It reads no
+-- table and has no search_path, so that it is inlined.
 CREATE FUNCTION state_refusal(_wanted smallint, _state smallint, _expire_time timestamptz, _now timestamptz)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE
@@ -12,8 +13,8 @@ RETURNS text LANGUAGE sql IMMUTABLE AS $$
   END
 $$;
 
--- Whether a key that may see these pools only may see a reservation: every line of it is in one of them.
--- _pools: null for all, else the pools, each between U+001F, which no name may contain. Locks nothing.
+-- Whether a key that may see these pools only may see a reservation: every line of it is in one of them. _pools: null
+-- for all, else the pools, each between U+001F, which no name may contain. Locks nothing.
 CREATE FUNCTION sees_reservation(_tenant text, _pools text, _reservation_id uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
@@ -25,8 +26,10 @@ BEGIN
 END
 $$;
 
--- Step "find" of every change: which request ids have taken effect before. By request: REPLAYED when rpc and fingerprint
--- are the same, else REQUEST_ID_REUSED, null for a new one or none; and the reservation it made or changed. Locks nothing.
+-- Step "find" of every change: which request ids have taken effect before. By request: REPLAYED when rpc and
+-- fingerprint are the same, else REQUEST_ID_REUSED; null for a new request id or none; and the reservation that it made
+-- or changed.
+-- Locks nothing.
 CREATE FUNCTION find_requests(
   _tenant text, _rpc text, _request_key uuid[], _fingerprint bytea[], OUT _outcome text[], OUT _reservation_id uuid[]
 )
@@ -51,10 +54,10 @@ BEGIN
 END
 $$;
 
--- Step "claim" of every change: takes the request ids of the requests that were accepted (outcome null). Returns false,
--- having taken none, when one of them is taken: by another transaction meanwhile, and then the caller answers RETRY and
--- the next round finds what the winner did; or before, where the caller has not looked. Sorted, and the last locks that a
--- change takes: two batches never wait for each other in a circle.
+-- Step "claim" of every change: stores the request ids of the accepted requests (outcome null). Returns false and
+-- stores none when one of them is stored already: by another transaction in the meantime, then the caller answers RETRY
+-- and the next round finds the result; or before, where the caller has not looked.
+-- Locks: request ids in order, as the last locks of a change, so that no two batches wait for each other.
 CREATE FUNCTION claim_requests(
   _tenant text, _rpc text, _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[], _outcome text[],
   _now timestamptz
@@ -74,7 +77,8 @@ EXCEPTION
 END
 $$;
 
--- Step "lock" of a change to items: these item rows, in (sku, pool) order, whether deleted or not.
+-- Step "lock" of a change to items: these item rows, deleted ones too.
+-- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION lock_items(_tenant text, _sku text[], _pool text[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -89,7 +93,8 @@ BEGIN
 END
 $$;
 
--- Step "lock" of a change to reservations: the item rows of all their lines, in (sku, pool) order.
+-- Step "lock" of a change to reservations: the items of all their lines.
+-- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -108,11 +113,12 @@ BEGIN
 END
 $$;
 
--- Step "find" of a change to reservations: replays by request id, references resolved, and every reservation named,
--- replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in order: outcome null where
--- the change may go on. _wanted is the state that the change starts from (1 HELD, 2 CONFIRMED): a reference must lead to
--- exactly one such reservation of the client; without one its newest reservation decides the refusal.
--- _pools bounds what the key may see: see sees_reservation.
+-- Step "find" of a change to reservations: finds replays by request id, resolves references, and locks every
+-- reservation named. Returns one row for each request, in order; outcome null where the change may go on. _wanted is
+-- the state that the change starts from (1 HELD, 2 CONFIRMED): a reference must lead to exactly one such reservation of
+-- the client; where it leads to none, the client's newest reservation with it decides the refusal. _pools: see
+-- sees_reservation.
+-- Locks: reservations (FOR NO KEY UPDATE) in id order, replayed ones too.
 CREATE FUNCTION find_targets(
   _tenant text, _rpc text, _wanted smallint,
   _client text[], _pools text[], _read_all boolean[], _write_all boolean[],
@@ -171,7 +177,7 @@ BEGIN
     LEFT JOIN LATERAL (
       SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) v ON true
-    -- Replays too: what another key of this client did, or this client while it had the right, is not shown to all.
+    -- Replays too: this key may lack the rights that the key had which made the change.
     WHERE x.outcome IS NULL OR x.outcome = 'REPLAYED'
   LOOP
     _outcome[_r.ix] := coalesce(_r.refusal, _outcome[_r.ix]);
@@ -181,8 +187,8 @@ BEGIN
 END
 $$;
 
--- Step "judge" of a change that starts from HELD and looks at nothing else (Cancel, Extend): the state's refusal, and
--- RETRY for every request after the first that changes the same reservation. The rows are locked.
+-- Step "judge" of Cancel and Extend, which start from HELD and look at nothing else: the refusal of the state, and
+-- RETRY for every request after the first that changes the same reservation. The caller has locked the rows.
 CREATE FUNCTION judge_held(_tenant text, _reservation_id uuid[], _outcome text[], _now timestamptz)
 RETURNS text[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -212,7 +218,7 @@ BEGIN
 END
 $$;
 
--- Units of an item's holds that have lapsed but are not yet swept: they can be had.
+-- The units of an item's holds that have lapsed but are not swept yet: they are available. Locks nothing.
 CREATE FUNCTION lapsed_units(_tenant text, _sku text, _pool text, _now timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -224,10 +230,11 @@ BEGIN
 END
 $$;
 
--- Step "apply" of what gives a hold back, as before but for its order: lines and reservations first, of which nobody else
--- has the locks, then the items, so that one which all want is locked for its own update and the events, no longer for
--- that of everything. Two sweeps beside each other release 45,000 holds a second so; they released 28,000, one 26,000.
--- CANCELLED comes with the _now of its caller, who has the items by then.
+-- Step "apply" of what gives holds back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The caller
+-- has locked these reservations and found them HELD. Client, key, request id and reason are arrays in their order, or
+-- empty for the service itself. Without _now the time is read once the items are locked. Returns the units.
+-- Lines and reservations, which the caller has locked, are updated first and the items last, so that a hot item is
+-- locked only for its own update and the events.
 -- Locks: items in (sku, pool) order.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
@@ -269,7 +276,8 @@ BEGIN
     ORDER BY x.ix, w.line_number
   ) l;
   -- They leave the index of held lines.
-  UPDATE reservation_line l SET expire_time = NULL FROM unnest(_line_place) x (place) WHERE l.ctid = x.place AND l.tenant = _tenant;
+  UPDATE reservation_line l SET expire_time = NULL FROM unnest(_line_place) x (place)
+  WHERE l.ctid = x.place AND l.tenant = _tenant;
   UPDATE reservation v SET
     state = _state,
     cancel_time = CASE WHEN _state = 3 THEN _now END,
@@ -321,7 +329,8 @@ BEGIN
 END
 $$;
 
--- The event of a change to one item, which the caller has applied: the item as it is now and the difference of capacity.
+-- Writes the event of a change to one item, which the caller has applied: the item as it is now and the difference of
+-- capacity.
 CREATE FUNCTION write_item_event(
   _tenant text, _type smallint, _sku text, _pool text, _delta bigint, _client text, _key_id text, _request_id text,
   _reason text, _now timestamptz
@@ -339,8 +348,8 @@ BEGIN
 END
 $$;
 
--- One event for each of these reservations, after the change was applied, with the lines that moved: of CONFIRMED (2)
--- the confirmed units, of CANCELLED (3) and EXPIRED (4) the held ones, of EXTENDED (6) none.
+-- Writes one event for each of these reservations, which the caller has changed, with the lines that moved: of
+-- CONFIRMED (2) the confirmed units, of EXTENDED (6) none.
 CREATE FUNCTION write_reservation_events(
   _tenant text, _type smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
   _reason text[], _now timestamptz

@@ -1,6 +1,6 @@
--- Which of these reservations of one tenant lie on items that nobody else has locked; the items of those are locked now.
--- So a sweep goes round an item that somebody forgot to let go, instead of waiting with the locks of all others in hand.
--- Locks: items that are free, never waiting.
+-- Which of these reservations of one tenant lie only on items that no other transaction has locked. A sweep leaves out
+-- an item that a session keeps locked, instead of waiting for it while it holds the locks of others.
+-- Locks: the items of the reservations returned; it never waits.
 CREATE FUNCTION on_free_items(_tenant text, _reservation_id uuid[]) RETURNS uuid[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -34,11 +34,13 @@ BEGIN
 END
 $$;
 
--- The sweep: expires at most max_count lapsed holds, of one tenant or of all, oldest first, and gives their units back.
--- The background sweep and Cleanup call it, and operators may, in SQL. SKIP LOCKED: any number of sweeps share the work.
--- Locks: reservations (those that nobody else has), then tenant by tenant the items in (sku, pool) order. It waits for
--- an item a quarter of a second at most, for it has the locks of others in hand: then it fails, and is called again with
--- skip_busy, which goes round such items and waits for none. A hot item would be passed over each time, so it waits first.
+-- The sweep: expires at most _max_count lapsed holds of one tenant or of all (null) and gives their units back. The
+-- background sweep and Cleanup call it, and operators through the entrance holdsvc.release_expired_reservations.
+-- It waits for an item a quarter of a second at most, for it holds the locks of others meanwhile: then it fails, and is
+-- called again with _skip_busy, which leaves such items out and does not wait. A hot item would be left out each time,
+-- so the first call waits.
+-- Locks: reservations that no other transaction has locked (SKIP LOCKED, so that any number of sweeps share the work),
+-- then, tenant by tenant, the items in (sku, pool) order.
 CREATE FUNCTION release_expired(
   _tenant text, _max_count integer, _skip_busy boolean,
   OUT _expired_count bigint, OUT _released_quantity bigint, OUT _more boolean
@@ -59,7 +61,7 @@ BEGIN
       SELECT v.tenant, v.reservation_id FROM reservation v
       WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
       ORDER BY v.expire_time
-      -- The oldest may all lie on the one item that is busy: look further then.
+      -- The oldest may all lie on one item that is locked.
       LIMIT _max_count * CASE WHEN _skip_busy THEN 10 ELSE 1 END
       FOR NO KEY UPDATE SKIP LOCKED
     ) l
@@ -79,9 +81,10 @@ BEGIN
 END
 $$;
 
--- The sweep on demand: expires at most _max_count lapsed holds that lie on these items, for a call that is short of
--- them. It waits for locks: with SKIP LOCKED it would pass over what the background sweep is just releasing, and the
--- sale would fail. Returns how many it expired. Locks: reservations in id order, items in (sku, pool) order.
+-- The sweep on demand: expires at most _max_count lapsed holds on these items, for a call that is short of units, and
+-- returns how many. It waits for locks: with SKIP LOCKED it would leave out what the background sweep is releasing, and
+-- the call would be refused.
+-- Locks: reservations in id order, items in (sku, pool) order.
 CREATE FUNCTION sweep_items(_tenant text, _sku text[], _pool text[], _max_count integer)
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT

@@ -1,4 +1,4 @@
--- The tenants that have items or keys, for commands and metrics that walk through all of them.
+-- The tenants that have items or keys, for commands and metrics that read all of them. Locks nothing.
 CREATE FUNCTION tenants() RETURNS SETOF text
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   WITH RECURSIVE t AS (
@@ -12,8 +12,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   ORDER BY 1
 $$;
 
--- What a tenant's stock adds up to, for the metrics: the totals of the next _limit items after (_after_sku, _after_pool)
--- and the _top of them with the most units held. A part a call, so that no snapshot stays open for long. Locks nothing.
+-- The totals of the next _limit items of a tenant after (_after_sku, _after_pool), for metrics, and the _top of these
+-- items with the most units held. It reads a part of the items, so that no snapshot stays open for long. Locks nothing.
 CREATE FUNCTION stock_totals(
   _tenant text, _after_sku text, _after_pool text, _limit integer, _top integer,
   OUT _items bigint, OUT _held bigint, OUT _confirmed bigint, OUT _remaining bigint,
@@ -57,9 +57,9 @@ BEGIN
 END
 $$;
 
--- How many holds run and how many have lapsed but are not yet swept, for the metrics: by tenant, of one or of all, those
--- that end after _after, at most about _limit (all that end at the same moment are counted together). last_expire_time is
--- where the next part begins; null: this was the last. Locks nothing.
+-- How many holds run, and how many have lapsed but are not swept yet, by tenant, for metrics: of one tenant or of all
+-- (null), of the holds that end after _after about _limit (all that end at the same moment are counted together).
+-- _last_expire_time is where the next part begins; null: this was the last. Locks nothing.
 CREATE FUNCTION hold_totals(
   _tenant text, _after timestamptz, _limit integer,
   OUT _tenants text[], OUT _active bigint[], OUT _lapsed bigint[], OUT _last_expire_time timestamptz
@@ -89,8 +89,8 @@ BEGIN
 END
 $$;
 
--- For how long the oldest hold that has lapsed, and that no sweep has returned yet, waits: of one tenant or of all. Null
--- when there is none. A sweep that works keeps it near the sweep's interval. Locks nothing.
+-- For how long the oldest lapsed hold of one tenant or of all (null) waits for a sweep; null when there is none. A
+-- sweep that works keeps it near the sweep's interval. Locks nothing.
 CREATE FUNCTION oldest_lapsed_hold_age(_tenant text) RETURNS interval
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
@@ -107,9 +107,9 @@ END
 $$;
 
 -- For how long the oldest writing transaction and the oldest snapshot of the cluster have been open, prepared
--- transactions too; null: none is. The oldest writer holds the fence behind which the event feed waits; the oldest
--- snapshot keeps dead versions of hot rows alive. As its owner sees them: other roles' sessions show only to a superuser
--- or a member of pg_read_all_stats. Locks nothing.
+-- transactions counted; null: there is none. The feed waits for the oldest writer; the oldest snapshot keeps dead
+-- versions of hot rows. Sessions of other roles show only if the owner is a superuser or a member of pg_read_all_stats.
+-- Locks nothing.
 CREATE FUNCTION oldest_transactions(OUT _writer_age interval, OUT _snapshot_age interval)
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT greatest(

@@ -1,7 +1,7 @@
--- Transfers: moves units of capacity that are neither held nor confirmed from one pool of a sku to another, which is
--- created when it is missing. Arrays of n requests of one tenant in order of arrival; answers 2n rows: the giving items,
--- then the taking ones. CAPACITY_IN_USE, SWEEP, RETRY: as elsewhere. CAPACITY_LIMIT: more than 10^15 units.
--- Locks: item rows in (sku, pool) order, request ids.
+-- Moves units of capacity that are neither held nor confirmed from one pool of a sku to another, which is created when
+-- it is missing. Takes arrays of n requests of one tenant in order of arrival; answers 2n rows: the giving items, then
+-- the taking ones. Outcomes as in adjust_capacity.
+-- Locks: item rows in (sku, pool) order, then request ids in order.
 CREATE FUNCTION transfer_capacity(
   _tenant text, _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[],
   _sku text[], _from_pool text[], _to_pool text[], _quantity bigint[], _reason text[]

@@ -1,6 +1,7 @@
--- Sets capacity, oversell limit and display name of one item, each where it is not null. A _revision other than 0 must be
--- the item's (REVISION_MISMATCH). CAPACITY_IN_USE with requested and available: the units that the change takes away and
--- the units that can be. SWEEP: lapsed holds would make room. Locks: the item row.
+-- Sets capacity, oversell limit and display name of one item, each where it is not null. A _revision other than 0 must
+-- be the item's (REVISION_MISMATCH). CAPACITY_IN_USE comes with the units that the change takes away and the units that
+-- are available. SWEEP: lapsed holds would make room.
+-- Locks: the item row.
 CREATE FUNCTION update_item(
   _tenant text, _client text, _key_id text, _sku text, _pool text, _display_name text, _capacity bigint,
   _oversell_limit bigint, _revision bigint

@@ -5,7 +5,7 @@
 -- compatible since: 0100
 
 -- migrate:up
--- Where an administrator has made the role, whoever migrates needs no right to make roles.
+-- Where an administrator has made the role, the role that migrates needs no right to make roles.
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'holdsvc_service') THEN
