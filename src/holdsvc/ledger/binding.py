@@ -70,6 +70,7 @@ def fields(row: type[tuple[Any, ...]]) -> tuple[str, ...]:
 
 def _bound(name: str, row: type[R], arguments: Sequence[str], select: str) -> Function[R]:
     named = ", ".join(f"_{argument} => %s" for argument in arguments)
-    function = Function(name, row, arguments, f"{select} {function_set.shipped().name}.{name}({named})")
+    # The name comes first, for lists of sessions that show the beginning of a statement.
+    function = Function(name, row, arguments, f"/* {name} */ {select} {function_set.shipped().name}.{name}({named})")
     FUNCTIONS[name] = function
     return function
