@@ -82,7 +82,7 @@ def _template(server_dsn: str) -> str:
     name = _create(server_dsn)
     dsn = make_conninfo(server_dsn, dbname=name)
     migrate.up(dsn)
-    if os.environ.get("HOLDSVC_TEST_WIDE_SCHEMA"):
+    if os.environ.get("TEST_WIDE_SCHEMA"):
         widen(dsn)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(TEST_CLOCK.encode())

@@ -69,7 +69,7 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     start_service: StartService, ledger_dsn: str, called: set[str]
 ) -> None:
     assert len(words()) > 200
-    if not os.environ.get("HOLDSVC_TEST_WIDE_SCHEMA"):
+    if not os.environ.get("TEST_WIDE_SCHEMA"):
         widen(ledger_dsn)
     service = await start_service()
     stub, items = service.reservations, service.inventory

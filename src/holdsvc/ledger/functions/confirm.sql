@@ -153,7 +153,7 @@ BEGIN
       SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
       WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
     ) p ON true
-    WHERE l.ctid = m.place AND l.tenant = _tenant
+    WHERE l.ctid = m.place AND l.tenant IS NOT DISTINCT FROM _tenant
     RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
   ), moved AS (
     SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed
@@ -169,7 +169,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
     ) k
-    WHERE i.ctid = k.place AND i.tenant = _tenant AND i.held >= m.quantity
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.held >= m.quantity
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
@@ -181,7 +181,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) k
-  WHERE v.ctid = k.place AND v.tenant = _tenant AND x.outcome IS NULL;
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 2::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

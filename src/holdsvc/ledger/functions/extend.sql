@@ -36,7 +36,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) k
-  WHERE v.ctid = k.place AND v.tenant = _tenant AND x.outcome IS NULL;
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
   UPDATE reservation_line l SET expire_time = v.expire_time
   FROM unnest(_id, _outcome) x (id, outcome)
   CROSS JOIN LATERAL (
@@ -45,7 +45,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) k
-  WHERE l.ctid = k.place AND l.tenant = _tenant AND x.outcome IS NULL;
+  WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
   PERFORM write_reservation_events(
     _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

@@ -12,7 +12,7 @@ BEGIN
     SELECT q.ctid AS place, q.tenant FROM request q
     WHERE q.create_time < _before LIMIT _max_count FOR UPDATE SKIP LOCKED
   ) x
-  WHERE r.ctid = x.place AND r.tenant = x.tenant;
+  WHERE r.ctid = x.place AND r.tenant IS NOT DISTINCT FROM x.tenant;
   GET DIAGNOSTICS _purged = ROW_COUNT;
   RETURN _purged;
 END

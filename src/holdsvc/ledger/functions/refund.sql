@@ -124,7 +124,7 @@ BEGIN
       SELECT w.ctid AS place FROM reservation_line w
       WHERE w.reservation_id = _id[m.ix] AND w.sku = m.sku AND w.pool = m.pool AND w.tenant = _tenant LIMIT 1
     ) k
-    WHERE l.ctid = k.place AND l.tenant = _tenant;
+    WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant;
     WITH moved AS (
       SELECT m.sku, m.pool, sum(m.quantity)::bigint AS quantity, sum(m.written_off)::bigint AS written_off
       FROM unnest(_move_sku, _move_pool, _move_quantity, _move_written_off) m (sku, pool, quantity, written_off)
@@ -140,7 +140,7 @@ BEGIN
       CROSS JOIN LATERAL (
         SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
       ) k
-      WHERE i.ctid = k.place AND i.tenant = _tenant AND i.confirmed >= m.quantity
+      WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.confirmed >= m.quantity
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
@@ -157,7 +157,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) k
-    WHERE v.ctid = k.place AND v.tenant = _tenant AND x.outcome IS NULL;
+    WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
     INSERT INTO event (
       occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
       line_sku, line_pool, line_quantity, written_off_quantity,

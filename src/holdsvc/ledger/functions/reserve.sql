@@ -165,7 +165,8 @@ BEGIN
     revision = v.revision + 1,
     update_time = _judge_time
   FROM unnest(_place, _take) x (place, take)
-  WHERE v.ctid = x.place AND v.tenant = _tenant AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
+  WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant
+    AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
   GET DIAGNOSTICS _updated = ROW_COUNT;
   IF _updated <> _taken THEN
     RAISE 'the items locked do not have the units judged: % of %', _updated, _taken;

@@ -277,14 +277,14 @@ BEGIN
   ) l;
   -- They leave the index of held lines.
   UPDATE reservation_line l SET expire_time = NULL FROM unnest(_line_place) x (place)
-  WHERE l.ctid = x.place AND l.tenant = _tenant;
+  WHERE l.ctid = x.place AND l.tenant IS NOT DISTINCT FROM _tenant;
   UPDATE reservation v SET
     state = _state,
     cancel_time = CASE WHEN _state = 3 THEN _now END,
     reason = _reason[x.ix],
     revision = v.revision + 1
   FROM unnest(_place) WITH ORDINALITY x (place, ix)
-  WHERE v.ctid = x.place AND v.tenant = _tenant;
+  WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant;
   SELECT array_agg(i.place), array_agg(k.quantity) INTO _item_place, _item_quantity
   FROM (
     SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
@@ -302,7 +302,7 @@ BEGIN
     revision = i.revision + 1,
     update_time = _now
   FROM unnest(_item_place, _item_quantity) x (place, quantity)
-  WHERE i.ctid = x.place AND i.tenant = _tenant AND i.held >= x.quantity;
+  WHERE i.ctid = x.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.held >= x.quantity;
   GET DIAGNOSTICS _updated = ROW_COUNT;
   IF _updated <> cardinality(_item_place) THEN
     RAISE 'held units do not cover the lines: % of % items', _updated, cardinality(_item_place);
