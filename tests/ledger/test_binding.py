@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 # They bind what they call.
-from holdsvc.ledger import events, feed, items, keys, reservations, retention, stock, upkeep  # noqa: F401
+from holdsvc.ledger import events, feed, items, keys, reservation_lists, reservations, retention, stock, upkeep  # noqa: F401
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
 from tests.support.harness import SET_NAME
 

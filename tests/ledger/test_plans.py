@@ -17,7 +17,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from holdsvc.embedded.server import EmbeddedServer
-from holdsvc.ledger import items, migrate, reservations, upkeep
+from holdsvc.ledger import items, migrate, reservation_lists, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
 from holdsvc.settings import Settings
@@ -215,8 +215,8 @@ async def list_pages(connection: Connection) -> None:
     """Reads a page by each filter that drives a list: half of all reservations are on the hot item."""
     everything = dict.fromkeys(("client", "states", "sku", "pool", "holder", "reference", "order_id", "pools"))
     for wanted in ({}, {"client": "dev"}, {"sku": hot()}, {"sku": hot(), "pool": ""}):
-        filter_ = reservations.Filter(**{**everything, **wanted})  # type: ignore[arg-type]
-        assert len(await reservations.list_page(connection, "default", filter_, None, PAGE)) == PAGE
+        filter_ = reservation_lists.Filter(**{**everything, **wanted})  # type: ignore[arg-type]
+        assert len(await reservation_lists.list_page(connection, "default", filter_, None, PAGE)) == PAGE
 
 
 async def compare(fresh: Connection, analysed: Connection) -> dict[str, list[float]]:

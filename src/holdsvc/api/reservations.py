@@ -16,7 +16,7 @@ from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
-from holdsvc.ledger import events, reservations
+from holdsvc.ledger import events, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, Event, Refused, Reservation, ReservationLine, Violation
 from holdsvc.settings import Settings
@@ -194,7 +194,7 @@ class ReservationServicer:
             if client not in (None, caller.client):
                 return response
             client = caller.client
-        wanted = reservations.Filter(
+        wanted = reservation_lists.Filter(
             client=client,
             states=list(request.states) or None,
             sku=request.sku or None,
@@ -206,7 +206,7 @@ class ReservationServicer:
         )
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Reservation]]:
-            return reservations.list_page(connection, caller.tenant, wanted, after[0] if after else None, limit)
+            return reservation_lists.list_page(connection, caller.tenant, wanted, after[0] if after else None, limit)
 
         def add(found: Reservation) -> pb.ListReservationsResponse | reservation_pb2.Reservation:
             # It may have changed between the search and the reading of its row.
@@ -221,7 +221,9 @@ class ReservationServicer:
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
             response.total_count = await self._engine.read(
-                caller.tenant, lambda connection: reservations.count(connection, caller.tenant, wanted), call.deadline
+                caller.tenant,
+                lambda connection: reservation_lists.count(connection, caller.tenant, wanted),
+                call.deadline,
             )
         return response
 

@@ -3,7 +3,7 @@
 A migration brings a feature with `INSERT INTO holdsvc_migrations.feature (name, since) VALUES ('name', 'NNNN')`, where
 NNNN is its own version: every set of that schema version or a newer one knows the feature. Functions ask
 `feature_refusal('name')`, whose answer is the outcome of the request until the feature is active. Activating it also
-raises the version from which on code is compatible: a set that does not know the feature must not start any more.
+raises the version from which on code is compatible: a set that does not know the feature must not start from then on.
 """
 
 from dataclasses import dataclass

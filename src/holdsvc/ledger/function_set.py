@@ -185,7 +185,7 @@ def drop(connection: psycopg.Connection, row: Installed) -> bool:
 
 
 def prune(connection: psycopg.Connection, own: FunctionSet) -> tuple[list[Installed], list[Installed]]:
-    """Drops the sets that are not needed any more; returns those dropped, and those kept because others depend on them.
+    """Drops the sets that are no longer needed; returns those dropped, and those kept because others depend on them.
 
     It keeps this code's set, those used within a day, the one that the entrances call, and the last used one of
     another release, so that a rollback finds it.

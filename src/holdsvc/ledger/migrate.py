@@ -214,7 +214,7 @@ def status(dsn: str, *, folder: Path = FOLDER) -> Status:
 
 
 def prune(dsn: str) -> tuple[list[Installed], list[Installed]]:
-    """Drops the function sets that are not needed any more; see `function_set.prune`."""
+    """Drops the function sets that are no longer needed; see `function_set.prune`."""
     with _connect(dsn) as connection, _locked(connection):
         function_set.become_owner(connection)
         return function_set.prune(connection, function_set.shipped())

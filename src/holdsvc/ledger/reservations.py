@@ -48,7 +48,7 @@ class _ReserveAnswer(NamedTuple):
     """None: there is no such item."""
 
 
-class _Answer(NamedTuple):
+class ReservationAnswer(NamedTuple):
     """A row of type reservation_answer; `outcome` None: done."""
 
     ix: int
@@ -86,14 +86,9 @@ class _Ids(NamedTuple):
     reservation_ids: list[UUID] | None
 
 
-class _Total(NamedTuple):
-    total: int
-
-
 _REQUEST = ("client", "key_id", "request_id", "request_key", "fingerprint")
 _TARGET = ("tenant", *_REQUEST, "pools", "read_all", "write_all", "target", "reference")
 _LINES = ("line_request", "line_sku", "line_pool", "line_quantity")
-_FILTER = ("tenant", "client", "states", "sku", "pool", "holder", "reference", "order_id", "pools")
 
 _RESERVE = bind_out(
     "reserve",
@@ -101,13 +96,13 @@ _RESERVE = bind_out(
     *("tenant", *_REQUEST, "reservation_id", "holder", "reference", "ttl_us", "metadata", "duplicate_window_us"),
     *("line_request", "line_number", "line_item", "line_quantity", "item_sku", "item_pool", "item_quantity"),
 )
-_CONFIRM = bind("confirm", _Answer, *_TARGET, "order_id", "minted", "customer_name", "customer_email", *_LINES)
-_CANCEL = bind("cancel", _Answer, *_TARGET, "reason")
-_REFUND = bind("refund", _Answer, *_TARGET, "write_off", "reason", *_LINES)
-_EXTEND = bind("extend", _Answer, *_TARGET, "ttl_us", "max_lifetime_us")
-_GET = bind("get_reservations", _Answer, "tenant", "reservation_id")
-_LIST = bind("list_reservations", _Answer, *_FILTER, "before", "limit")
-_COUNT = bind_out("count_reservations", _Total, *_FILTER)
+_CONFIRM = bind(
+    "confirm", ReservationAnswer, *_TARGET, "order_id", "minted", "customer_name", "customer_email", *_LINES
+)
+_CANCEL = bind("cancel", ReservationAnswer, *_TARGET, "reason")
+_REFUND = bind("refund", ReservationAnswer, *_TARGET, "write_off", "reason", *_LINES)
+_EXTEND = bind("extend", ReservationAnswer, *_TARGET, "ttl_us", "max_lifetime_us")
+_GET = bind("get_reservations", ReservationAnswer, "tenant", "reservation_id")
 _FIND_REFERENCE = bind_out("find_reference", _Ids, "tenant", "client", "pools", "reference")
 
 
@@ -314,11 +309,11 @@ def _lines(lines: Sequence[Sequence[Line]]) -> _LineColumns:
     }
 
 
-def _result(request: Targeted, row: _Answer, order_id: str = "") -> Result:
+def _result(request: Targeted, row: ReservationAnswer, order_id: str = "") -> Result:
     """What came of a change of an existing reservation."""
     outcome = row.outcome
     if outcome is None or outcome == "REPLAYED":
-        return Done(_reservation(row), replayed=outcome is not None)
+        return Done(reservation_of(row), replayed=outcome is not None)
     if outcome == "RETRY":
         return Again()
     if outcome == "RESERVATION_NOT_FOUND":
@@ -338,11 +333,11 @@ def _result(request: Targeted, row: _Answer, order_id: str = "") -> Result:
     refused = inactive_feature(outcome)
     if refused is not None:
         return refused
-    reservation = _reservation(row)
+    reservation = reservation_of(row)
     return errors.wrong_state(outcome, reservation.reservation_id, reservation.state.name, reservation.order_id)
 
 
-def _reservation(row: _Answer) -> Reservation:
+def reservation_of(row: ReservationAnswer) -> Reservation:
     """The reservation of a row that has one."""
     line_columns = (row.line_sku, row.line_pool, row.line_quantity, row.line_confirmed, row.line_refunded)
     return Reservation(
@@ -369,7 +364,7 @@ def _reservation(row: _Answer) -> Reservation:
 async def get(connection: Connection, tenant: str, ids: Sequence[str]) -> list[Reservation | None]:
     """Reads reservations by id, in order; None where there is none."""
     rows = await _GET.fetch(connection, tenant=tenant, reservation_id=arrays.plain(ids))
-    return [_reservation(row) if row.reservation_id is not None else None for row in rows]
+    return [reservation_of(row) if row.reservation_id is not None else None for row in rows]
 
 
 async def find_reference(connection: Connection, caller: Caller, reference: str) -> list[str]:
@@ -378,67 +373,3 @@ async def find_reference(connection: Connection, caller: Caller, reference: str)
         connection, tenant=caller.tenant, client=caller.client, pools=pool_list(caller), reference=reference
     )
     return [str(id_) for id_ in row.reservation_ids or []]
-
-
-class Filter:
-    """Which reservations a list shows; None leaves a filter out."""
-
-    __slots__ = ("client", "holder", "order_id", "pool", "pools", "reference", "sku", "states")
-
-    def __init__(
-        self,
-        *,
-        client: str | None,
-        states: Sequence[int] | None,
-        sku: str | None,
-        pool: str | None,
-        holder: str | None,
-        reference: str | None,
-        order_id: str | None,
-        pools: Sequence[str] | None,
-    ) -> None:
-        self.client = client
-        self.states = states
-        self.sku = sku
-        self.pool = pool
-        self.holder = holder
-        self.reference = reference
-        self.order_id = order_id
-        self.pools = pools
-
-    def arguments(self) -> "_FilterColumns":
-        """By the arguments of the SQL functions."""
-        return {
-            "client": self.client,
-            "states": None if self.states is None else arrays.plain(self.states),
-            "sku": self.sku,
-            "pool": self.pool,
-            "holder": self.holder,
-            "reference": self.reference,
-            "order_id": self.order_id,
-            "pools": None if self.pools is None else arrays.texts(self.pools),
-        }
-
-
-class _FilterColumns(TypedDict):
-    client: str | None
-    states: str | None
-    sku: str | None
-    pool: str | None
-    holder: str | None
-    reference: str | None
-    order_id: str | None
-    pools: str | None
-
-
-async def list_page(
-    connection: Connection, tenant: str, wanted: Filter, before: str | None, limit: int
-) -> list[Reservation]:
-    """One page, newest first, after the reservation `before`."""
-    rows = await _LIST.fetch(connection, tenant=tenant, **wanted.arguments(), before=before, limit=limit)
-    return [_reservation(row) for row in rows]
-
-
-async def count(connection: Connection, tenant: str, wanted: Filter) -> int:
-    """How many match; reads them all."""
-    return (await _COUNT.one(connection, tenant=tenant, **wanted.arguments())).total

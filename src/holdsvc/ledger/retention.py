@@ -35,7 +35,7 @@ _BEGIN_EPOCH = bind_scalar("begin_epoch", _Nothing)
 
 
 async def drop_day(connection: Connection, days_kept: int) -> date | None:
-    """Drops the oldest day of events that lies further back; None: there is none, or another process is at it."""
+    """Drops the oldest day of events that lies further back; None: there is none, or another process drops it."""
     return (await _DROP.one(connection, days_kept=days_kept)).day
 
 
