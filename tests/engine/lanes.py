@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import pytest
 
 from holdsvc.engine.batch import LaneKind
-from holdsvc.engine.lane import Lane
+from holdsvc.engine.lane import Lane, LaneLimits
 from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.locks import ItemLocks
 from holdsvc.model import Caller, Cause, Done, Outcome, Request
 from tests.support.holds import CALLER
 
@@ -79,7 +80,14 @@ def lane_of(
     batch_max: int = 500,
     queue_max: int = 1000,
 ) -> Lane[Request, str]:
-    return Lane(LaneKind("test", execute, batch_max), "default", database, queue_max, observed)
+    return Lane(
+        LaneKind("test", execute, ItemLocks(lambda _: []), batch_max),
+        "default",
+        database,
+        observed,
+        LaneLimits(queue_max),
+        asyncio.Semaphore(1),
+    )
 
 
 class LoopClock:

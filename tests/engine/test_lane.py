@@ -421,7 +421,7 @@ async def test_a_real_deadlock_of_two_lanes_costs_nobody_an_error(
         await sessions.until_blocked(ledger_dsn, 2)
     assert await asyncio.gather(*calls) == [[done("1")], [done("2")]]
     # Who was undone and is back before the other goes on is in its way once more.
-    assert set(observed.retries) == {"conflict"}
+    assert set(observed.retries) <= {"conflict", "locked"}
 
 
 async def test_twins_are_executed_once_and_answered_alike(database: Database, observed: Observed) -> None:

@@ -27,9 +27,9 @@ class Counting(Database):
 
     @asynccontextmanager
     async def connection(
-        self, lock_wait_s: float | None = None, *, reserved: bool = False
+        self, lock_wait_s: float | None = None, *, time_limit_s: float | None = None, reserved: bool = False
     ) -> AsyncIterator[Connection]:
-        async with super().connection(lock_wait_s, reserved=reserved) as connection:
+        async with super().connection(lock_wait_s, time_limit_s=time_limit_s, reserved=reserved) as connection:
             self._out += 1
             self.most = max(self.most, self._out)
             try:

@@ -12,11 +12,12 @@ from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.fairness import FairQueue
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.engine.lane import Lanes
+from holdsvc.engine.lane import LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
 from holdsvc.errors import HoldError
-from holdsvc.ledger import items, reservations, upkeep
+from holdsvc.ledger import items, locks, reservations, upkeep
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.ledger.locks import Locks
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
@@ -55,17 +56,19 @@ SWEEP_ROUNDS = 100
 
 
 class PoolShare(NamedTuple):
-    """How many connections of the pool each kind of work takes at most; lanes take what is left, at least a quarter."""
+    """How many connections of the pool each kind of work takes at most; lanes have the others to themselves."""
 
     reads: int
     changes: int
     """Changes without a lane."""
+    blocked: int
+    """Lanes that wait for the lock of an item."""
 
     @classmethod
     def of(cls, pool_size: int) -> Self:
-        """Divides a pool; a pool of two or three connections has too few to keep one for the lanes."""
+        """Divides a pool; one of less than five connections has none to keep for the lanes alone."""
         changes = max(1, pool_size // 4)
-        return cls(reads=max(1, pool_size // 2 - (pool_size < 4)), changes=changes)
+        return cls(reads=max(1, (3 * pool_size + 4) // 8), changes=changes, blocked=max(1, pool_size // 8))
 
 
 class _AnyLanes(Protocol):
@@ -106,20 +109,32 @@ class Engine:
         self._looking_up = asyncio.Semaphore(RESERVED_CONNECTIONS - 1)
         self.new_id = Uuid7()
         self._all_lanes: list[_AnyLanes] = []
+        self._lock_waits = asyncio.Semaphore(share.blocked)
         max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
-        self._reserves = self._lanes("reserve", self._run_reserves)
-        self._confirms = self._lanes("confirm", reservations.confirm)
-        self._cancels = self._lanes("cancel", reservations.cancel)
-        self._refunds = self._lanes("refund", reservations.refund)
-        self._extends = self._lanes("extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us))
-        self._adjusts = self._lanes("adjust", items.adjust)
-        self._transfers = self._lanes("transfer", items.transfer)
+        self._reserves = self._lanes("reserve", self._run_reserves, locks.RESERVES)
+        self._confirms = self._lanes("confirm", reservations.confirm, locks.TargetLocks())
+        self._cancels = self._lanes("cancel", reservations.cancel, locks.TargetLocks())
+        self._refunds = self._lanes("refund", reservations.refund, locks.TargetLocks())
+        self._extends = self._lanes(
+            "extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us), locks.TargetLocks()
+        )
+        self._adjusts = self._lanes("adjust", items.adjust, locks.ADJUSTS)
+        self._transfers = self._lanes("transfer", items.transfer, locks.TRANSFERS)
 
     def _lanes(
-        self, name: str, execute: Callable[[Connection, str, Sequence[R]], Awaitable[list[Outcome[V]]]]
+        self,
+        name: str,
+        execute: Callable[[Connection, str, Sequence[R]], Awaitable[list[Outcome[V]]]],
+        finder: Locks[R],
     ) -> Lanes[R, V]:
-        kind = LaneKind(name, execute, self._settings.batch_max)
-        lanes = Lanes(kind, self._settings, self._database, self._observer)
+        kind = LaneKind(name, execute, finder, self._settings.batch_max)
+        lanes = Lanes(
+            kind,
+            self._database,
+            self._observer,
+            LaneLimits.of(self._settings),
+            self._lock_waits,
+        )
         self._all_lanes.append(lanes)
         return lanes
 

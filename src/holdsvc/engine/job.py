@@ -29,6 +29,11 @@ class Job(Generic[V]):
         self._pending = size
 
     @property
+    def single(self) -> bool:
+        """Whether it is one request: nothing else waits for its answer."""
+        return len(self._answers) == 1
+
+    @property
     def untouched(self) -> bool:
         """Whether nothing of it has taken effect, and nothing is about to."""
         return self.running == 0 and self._pending == len(self._answers)
@@ -47,7 +52,7 @@ class Job(Generic[V]):
 class Entry(Generic[R, V]):
     """One request of a job on its way through the lane."""
 
-    __slots__ = ("entered", "index", "job", "request", "running", "twins")
+    __slots__ = ("alone", "entered", "index", "job", "lock_waits", "request", "running", "twins")
 
     def __init__(self, job: Job[V], index: int, request: R, entered: float) -> None:
         self.job = job
@@ -56,6 +61,10 @@ class Entry(Generic[R, V]):
         self.running = False
         self.entered = entered
         """When it was queued, on the loop's clock."""
+        self.alone = False
+        """Whether it must run in a batch of its own: one that it was part of ran too long."""
+        self.lock_waits = 0
+        """Batches that waited for a lock in vain while none of their items was locked."""
         self.twins: list[Entry[R, V]] | None = None
         """Entries with the same client and request_id that its batch left out: they get the same answer."""
 

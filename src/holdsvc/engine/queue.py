@@ -45,6 +45,8 @@ class Queue(Generic[R, V]):
         leaders: dict[tuple[str, str], Entry[R, V]] = {}
         now = self._loop.time()
         while self._entries and len(batch) < size_max:
+            if batch and (batch[0].alone or self._entries[0].alone):
+                break
             entry = self._entries.popleft()
             job = entry.job
             if job.future.done() or job.deadline <= now:
@@ -62,6 +64,19 @@ class Queue(Generic[R, V]):
             entry.start()
             batch.append(entry)
         return batch
+
+    def release(self, entry: Entry[R, V]) -> list[Entry[R, V]]:
+        """Gives up an entry and its twins, for another queue to adopt."""
+        entry.end()
+        released = [entry, *(entry.twins or ())]
+        entry.twins = None
+        self._jobs.difference_update(each.job for each in released)
+        return released
+
+    def adopt(self, entries: Sequence[Entry[R, V]]) -> None:
+        """Queues entries that another queue has released; each is the only one of its job."""
+        self._jobs.update(entry.job for entry in entries)
+        self._entries.extend(entries)
 
     def put_back(self, entries: Sequence[Entry[R, V]]) -> None:
         """Queues entries once more, in order of arrival, ahead of what came later."""

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,6 +27,9 @@ SILENCE_GRACE_S = 2.0
 """How much longer than `statement_timeout` an answer may take: after that the database is not slow but silent."""
 
 PING_TIMEOUT_S = 2.0
+
+CANCEL_TIMEOUT_S = 5.0
+"""The longest wait for the server to take note of a cancel."""
 
 RESERVED_CONNECTIONS = 2
 """Connections beside the pool, for health checks and for looking up keys: no other work keeps these two waiting."""
@@ -95,10 +98,13 @@ class Connection:
         connection: AsyncConnection[Row],
         silence_max_s: float | None = None,
         on_silence: Callable[[], None] = lambda: None,
+        time_limit_s: float | None = None,
     ) -> None:
         self._connection = connection
         self._silence_max_s = silence_max_s
         self._on_silence = on_silence
+        self._time_limit_s = time_limit_s
+        self._cancelling: asyncio.Task[None] | None = None
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
@@ -112,13 +118,32 @@ class Connection:
             return await self._fetch(sql, parameters)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        if self._silence_max_s is None:
-            return await self._execute(sql, parameters)
-        alarm = asyncio.get_running_loop().call_later(self._silence_max_s, self._hang_up)
+        loop = asyncio.get_running_loop()
+        alarms = []
+        if self._silence_max_s is not None:
+            alarms.append(loop.call_later(self._silence_max_s, self._hang_up))
+        if self._time_limit_s is not None:
+            alarms.append(loop.call_later(self._time_limit_s, self._cancel))
         try:
             return await self._execute(sql, parameters)
         finally:
-            alarm.cancel()
+            for alarm in alarms:
+                alarm.cancel()
+
+    def _cancel(self) -> None:
+        """Asks the server to end the statement, which raises STATEMENT_TIMEOUT unless it ends before."""
+        if self._cancelling is None:
+            self._cancelling = asyncio.create_task(self._connection.cancel_safe(timeout=CANCEL_TIMEOUT_S))
+
+    async def settle(self) -> None:
+        """Returns when no cancel is on its way to the server that could meet the next borrower's statement."""
+        if self._cancelling is None:
+            return
+        with suppress(psycopg.Error):
+            await self._cancelling
+        with suppress(NothingRan, Unknown):
+            # A cancel that came late meets this one.
+            await self._execute("SELECT 1", ())
 
     def _hang_up(self) -> None:
         """Ends a connection whose other side is silent, as if that side had closed it.
@@ -226,19 +251,24 @@ class Database:
 
     @asynccontextmanager
     async def connection(
-        self, lock_wait_s: float | None = None, *, reserved: bool = False
+        self, lock_wait_s: float | None = None, *, time_limit_s: float | None = None, reserved: bool = False
     ) -> AsyncIterator[Connection]:
         """Lends a connection; raises `NothingRan` when there is none in time.
 
-        Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. `reserved`
-        takes one of those for health checks and keys.
+        Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. After
+        `time_limit_s` a statement is cancelled in the database. `reserved` takes a connection of the health checks and
+        keys.
         """
         pool = self._reserved if reserved else self._pool
         connection = await self._borrow(pool)
         try:
             if lock_wait_s is not None and self._lock_waits_s.get(connection) != lock_wait_s:
                 await self._set_lock_wait(connection, lock_wait_s)
-            yield Connection(connection, self._silence_max_s, self._distrust)
+            lent = Connection(connection, self._silence_max_s, self._distrust, time_limit_s)
+            try:
+                yield lent
+            finally:
+                await lent.settle()
             self._answered_s = _now_s()
         finally:
             await pool.putconn(connection)

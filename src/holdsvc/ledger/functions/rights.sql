@@ -20,6 +20,8 @@ GRANT EXECUTE ON FUNCTION
   extend,
   feed_identity,
   find_api_key,
+  find_locked_items,
+  find_locked_targets,
   find_reference,
   get_items,
   get_reservations,
