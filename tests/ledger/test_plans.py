@@ -78,7 +78,7 @@ def cancels(ids: Sequence[str]) -> list[Cancel]:
 
 def done(results: Sequence[Any]) -> list[str]:
     assert all(type(result) is Done for result in results), results[0]
-    return [result.reservation.reservation_id for result in results]
+    return [result.value.reservation_id for result in results]
 
 
 async def stock_up(connection: Connection) -> None:
@@ -117,9 +117,11 @@ async def session(dsn: str) -> AsyncIterator[Connection]:
     """One connection of the service's pool, whose plans stay."""
     database = Database(Settings.load(pool_size=2, auth="off"), dsn)
     await database.open()
-    async with database.connection() as connection:
-        yield connection
-    await database.close()
+    try:
+        async with database.connection() as connection:
+            yield connection
+    finally:
+        await database.close()
 
 
 def query(dsn: str, sql: str) -> list[tuple[Any, ...]]:
