@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -209,6 +213,23 @@ def test_verify_runs_beside_a_service_and_finds_a_drift(program: Program, tmp_pa
     assert report["drifts"] == [drift]
 
 
+def at_a_terminal(*arguments: str, answer: str) -> tuple[int, str]:
+    """Runs a command on a terminal and answers its first question; returns the exit code and what it showed."""
+    terminal, its_side = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdsvc", *arguments], stdin=its_side, stdout=its_side, stderr=its_side
+    )
+    os.close(its_side)
+    shown = b""
+    with suppress(OSError):  # how a terminal ends when its last program has
+        while part := os.read(terminal, 65536):
+            shown += part
+            if b"[y/N]" in part:
+                os.write(terminal, f"{answer}\n".encode())
+    os.close(terminal)
+    return process.wait(60), shown.decode()
+
+
 def test_migrations_go_down_and_up_beside_a_running_database(copied: Path) -> None:
     environment = {"HOLDSVC_DATA_DIR": str(copied)}
 
@@ -217,6 +238,12 @@ def test_migrations_go_down_and_up_beside_a_running_database(copied: Path) -> No
         return [line.split()[1] for line in lines if line[:4].isdigit()]
 
     with EmbeddedServer(copied):
+        asked = command("migrate", "down", environment=environment)
+        assert asked.returncode == 1
+        assert "The data that they hold is deleted. There is no terminal to ask on: say --yes" in asked.stderr
+        code, answered = at_a_terminal("migrate", "down", "--data-dir", str(copied), answer="n")
+        assert (code, "nothing was taken back" in answered) == (1, True)
+        assert {*states()} == {"applied"}
         down = command("migrate", "down", "--yes", environment=environment)
         assert down.stdout.startswith("took back ")
         *older, newest = states()
