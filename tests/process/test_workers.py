@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from holdsvc.process.workforce import BEAT_INTERVAL_S, HANG_S
+from holdsvc.telemetry.page import CONNECTIONS_MAX
+from tests.faults import attackers
 from tests.support.polling import wait_until
 from tests.support.program import Client, Series, serving
 
@@ -70,6 +72,17 @@ def test_a_worker_that_cannot_be_started_is_tried_again_and_the_others_serve(dat
         program.serving()
         assert value(program.series(), "holdsvc_worker_start_failures_total") >= 1
         assert value(program.series(), "holdsvc_workers") == 2
+
+
+def test_idle_connections_to_the_metrics_port_keep_no_worker_from_being_replaced(data_dir: Path) -> None:
+    with serving(data_dir=data_dir) as program:
+        with attackers.attacking("idle_connections", program.metrics_port):
+            wait_until(lambda: value(program.series(), "process_open_fds", process="supervisor") > CONNECTIONS_MAX)
+            os.kill(program.children("spawn_main")[0], signal.SIGKILL)
+            program.serving()
+            series = program.series()
+        assert value(series, "holdsvc_workers") == 1
+        assert value(series, "process_open_fds", process="supervisor") < 4 * CONNECTIONS_MAX
 
 
 def test_the_page_shows_version_and_processes(data_dir: Path) -> None:

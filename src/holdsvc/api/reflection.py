@@ -18,7 +18,7 @@ from holdsvc.errors import HoldError
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
-STREAMS_MAX = 16
+STREAMS_MAX = 8
 """Streams that are open in a process; the next one is refused with RESOURCE_EXHAUSTED."""
 
 LIFE_S = 30.0

@@ -6,7 +6,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from holdsvc.api import health
+from holdsvc.api import health, reflection
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.auth.identity import authenticator, everybody
 from holdsvc.api.auth.keyring import Keyring
@@ -31,14 +31,15 @@ from inventoryhold.v1 import (
 )
 
 ACCEPTORS = 16
-"""gRPC servers of a process, on one port: the kernel deals the connections out to them.
+"""gRPC servers of a process, on one port: the kernel distributes connections over them, and each asks for its next call
+by itself (docs/decisions/0008-one-process-per-worker.md)."""
 
-grpc.aio asks for the next call when it has taken up the one before, by way of another thread: of 100 calls in flight 70
-waited for that while the loop was idle for 8 % of the time. Each server asks for itself. With 10 connections: a third
-more calls at 100 in flight, a sixth at 10, and a megabyte of memory.
-"""
+STREAMS_MAX = 2_000
+"""Calls and streams of one connection that are open; gRPC's clients hold back the next ones."""
 
-PENDING_MAX = 100_000
+PENDING_MAX = 2_000
+"""Calls of one server that have arrived and that the loop has not yet taken up. Each costs 12 kB."""
+
 PENDING_MAX_S = 300
 
 LIVENESS = "liveness"
@@ -67,7 +68,14 @@ INCOMPLETE_MAX = 64
 """Requests that callers with a key may have under way, incomplete, for longer than a moment."""
 
 KEYLESS_INCOMPLETE_MAX = 8
-"""The same for all others: health, reflection, and every call with AUTH=off."""
+"""The same for all callers with AUTH=off."""
+
+HEALTH_INCOMPLETE_MAX = 4
+HEALTH_AT_ONCE_MAX = 12
+"""Requests of health that are read at once; each may take MAX_MESSAGE_BYTES before it is known to be too large."""
+
+CANCEL_MAX_S = 0.5
+"""How long after its grace a stop waits for the calls that it has cancelled."""
 
 KEYLESS_BYTES_MAX = 4096
 """Size of the largest request of health and reflection."""
@@ -83,7 +91,6 @@ class Server:
         self.port = 0
         authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
         limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
-        # Without keys everybody is a stranger.
         bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
         calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
         pages = Pages(engine, calls.turns)
@@ -93,19 +100,21 @@ class Server:
             "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine, pages),
         }
-        # Bodies of calls without a key are counted by themselves, so that they are never in the way of the others.
-        keyless = Bodies(KEYLESS_INCOMPLETE_MAX, KEYLESS_BYTES_MAX)
+        # Counted apart, so that calls without a key are never in the way of the others.
+        about_health = Bodies(HEALTH_INCOMPLETE_MAX, size_max=KEYLESS_BYTES_MAX, at_once_max=HEALTH_AT_ONCE_MAX)
         names = [service.full_name for service in SERVICES]
-        self._health = Health(["", LIVENESS, *names], keyless)
+        self._health = Health(["", LIVENESS, *names], about_health)
         handlers = [calls.handlers(service, servicers[service.name]) for service in SERVICES]
         handlers.append(self._health.handlers())
         if settings.reflection:
-            handlers += Reflection([*names, health.SERVICE], keyless).handlers()
+            handlers += Reflection(
+                [*names, health.SERVICE], Bodies(reflection.STREAMS_MAX, size_max=KEYLESS_BYTES_MAX)
+            ).handlers()
         for server in self._servers:
             server.add_generic_rpc_handlers(handlers)
 
     async def start(self) -> None:
-        """Binds the address and serves; raises OSError when somebody else has it."""
+        """Binds the address and serves; raises OSError when it is taken."""
         listen = self._settings.listen
         host, self.port = split_address(listen)
         try:
@@ -141,7 +150,9 @@ class Server:
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, waits for those in flight, at most `grace_s`."""
         self._health.close()
-        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
+        stopping = [asyncio.create_task(server.stop(grace_s)) for server in self._servers]
+        # A connection that does not read keeps gRPC from ending its server, also when its calls have been cancelled.
+        await asyncio.wait(stopping, timeout=grace_s + CANCEL_MAX_S)
         # stop() does not wait for the finally blocks of handlers that it aborted (grpc#37239).
         await asyncio.sleep(0)
 
@@ -152,16 +163,15 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
         ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", 10_000),
+        ("grpc.max_concurrent_streams", STREAMS_MAX),
         # Without it a stream has room for 64 KiB until its message is read, and then for that message. With it every
         # stream has room for 4 MiB from the start.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX // ACCEPTORS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MAX_S * 1000),
         ("grpc.max_connection_idle_ms", IDLE_MAX_S * 1000),
-        # Calls that have arrived and that the loop has not yet taken up. Beyond 1,000 gRPC would answer some, beyond
-        # 3,000 or after 30 s all of them with CANCELLED, which says nothing to a caller: whom to refuse is the
-        # engine's to decide, and each call's deadline ends it anyway.
+        # By default gRPC answers some calls beyond 1,000, and all after 30 s, with CANCELLED, which says nothing to a
+        # caller: the engine decides what is refused, and each call's deadline ends it anyway.
         ("grpc.server.max_pending_requests", PENDING_MAX),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
         ("grpc.server_max_unrequested_time_in_server", PENDING_MAX_S),

@@ -107,6 +107,7 @@ class Service:
             self._tasks.append(asyncio.create_task(sweeper.run()))
         self._tasks.append(asyncio.create_task(self._set_use.keep()))
         await self._check_health()
+        await self._show_gauges()
         self._tasks.append(asyncio.create_task(tasks.forever("health", self._check_health)))
         self._tasks.append(asyncio.create_task(tasks.forever("gauges", self._show_gauges)))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
@@ -179,7 +180,8 @@ def main(settings: Settings, dsn: str, parent: int, beat: c_uint64) -> None:
     structlog.contextvars.bind_contextvars(pid=os.getpid())
     code = uvloop.run(_run(settings, dsn, beat))
     logs.drain()
-    sys.exit(code)
+    # Without the interpreter's own end: there gRPC waits for connections that do not read.
+    os._exit(code)
 
 
 async def _run(settings: Settings, dsn: str, beat: c_uint64) -> int:

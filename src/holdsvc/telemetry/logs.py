@@ -77,7 +77,7 @@ _PROCESSORS: list[Any] = [
 
 
 class Outlet:
-    """Writes lines to a file descriptor from a thread of its own, so that a log that nobody reads stops only itself.
+    """Writes lines to a file descriptor from a thread of its own, so that no caller waits for the log's reader.
 
     Lines that find no room are dropped and counted; once the reader takes lines again, one says how many. Lines that
     the system refuses (a full disk) are lost.

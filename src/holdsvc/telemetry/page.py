@@ -1,8 +1,8 @@
 """The metrics page: a small HTTP server on which nothing is unbounded.
 
 It answers GET and HEAD of /metrics and of /, one request a connection. Connections, the size of a request and its time
-are limited, and pages are made one at a time, with pauses: a scraper gets its page, and nobody else gets more of the
-processor than the pauses leave.
+are limited. Pages are made one at a time, with pauses between them, so that requests use a sixth of a processor at
+most.
 """
 
 import asyncio
@@ -58,7 +58,10 @@ class MetricsPage:
 
     async def serve(self) -> None:
         """Serves until it is cancelled."""
-        server = await asyncio.start_server(self._connected, sock=self._socket, limit=REQUEST_BYTES_MAX)
+        # The backlog is also how many connections asyncio accepts before it looks at them.
+        server = await asyncio.start_server(
+            self._connected, sock=self._socket, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
+        )
         try:
             await asyncio.get_running_loop().create_future()
         finally:
