@@ -34,7 +34,7 @@ def _fault(dsn: str) -> str:
         parameters = conninfo_to_dict(dsn)
     except (psycopg.Error, ValueError):
         return "libpq cannot read it"
-    if not parameters:
+    if not parameters and "://" not in dsn:
         return "it names nothing"
     if not _PORTS.fullmatch(str(parameters.get("port", ""))):
         return "its port is not a number"

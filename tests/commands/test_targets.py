@@ -112,3 +112,13 @@ def test_a_target_of_the_flags_replaces_the_one_of_the_environment(tmp_path: Pat
     dsn = f"host={tmp_path} dbname=other"
     done = command("keys", "list", "--dsn", dsn, environment={**environment, "HOLDSVC_DATA_DIR": str(absent)})
     assert f'"{tmp_path}/.s.PGSQL.5432" failed' in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("keys", "list", "--tenant"), ("keys", "create", "--client"), ("keys", "revoke"), ("items", "list", "--prefix")],
+)
+def test_an_argument_that_is_not_utf_8_is_one_line(prepared: Path, arguments: tuple[str, ...]) -> None:
+    done = command(*arguments, "caf\udce9", environment={"HOLDSVC_DATA_DIR": str(prepared)})
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("holdsvc: ")

@@ -34,6 +34,7 @@ WELL_FORMED = [
     "postgresql:///holds?host=/run/postgresql&user=me&password=hunter2word",
     "host=/run/postgresql user=me password='hunter 2word' dbname=a@b",
     "service=holds",
+    "postgresql://",
     "host=@abstract dbname=holds",
 ]
 

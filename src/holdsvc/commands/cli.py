@@ -66,3 +66,7 @@ def main() -> None:
     except (SettingsError, EmbeddedServerError, MigrationError, CommandError, errors.HoldError) as error:
         typer.echo(f"holdsvc: {error}", err=True)
         sys.exit(1)
+    except UnicodeEncodeError:
+        # Python keeps such bytes of an argument as lone surrogates.
+        typer.echo("holdsvc: an argument or a variable holds bytes that are not UTF-8", err=True)
+        sys.exit(1)
