@@ -22,7 +22,11 @@ log = structlog.get_logger(__name__)
 PATHS = {"/", "/metrics"}
 
 CONNECTIONS_MAX = 64
-"""Connections that are open; the oldest is closed for the next one."""
+"""Connections whose request is not complete: the oldest is closed for the next one. As many again are answered at once;
+the next request gets 503."""
+
+ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted in one round of the loop; a closed one is gone a few rounds later."""
 
 REQUEST_BYTES_MAX = 16 * 1024
 REQUEST_MAX_S = 5.0
@@ -51,22 +55,24 @@ class MetricsPage:
         self._socket = socket.create_server((host, port), family=family)
         self.port = int(self._socket.getsockname()[1])
         self._registry = registry
-        self._open: dict[asyncio.StreamWriter, None] = {}
+        self._asking: dict[asyncio.StreamWriter, None] = {}
+        self._answering: set[asyncio.StreamWriter] = set()
         self._coming: dict[str, asyncio.Task[bytes]] = {}
         self._making = asyncio.Lock()
         self._next_s = 0.0
 
     async def serve(self) -> None:
         """Serves until it is cancelled."""
-        # The backlog is also how many connections asyncio accepts before it looks at them.
+        # To asyncio the backlog is also how many connections it accepts before it looks at one of them.
         server = await asyncio.start_server(
-            self._connected, sock=self._socket, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
+            self._connected, sock=self._socket, limit=REQUEST_BYTES_MAX, backlog=ACCEPTED_AT_ONCE
         )
+        self._socket.listen(CONNECTIONS_MAX)
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             server.close()
-            for writer in list(self._open):
+            for writer in (*self._asking, *self._answering):
                 writer.transport.abort()
 
     def close(self) -> None:
@@ -74,13 +80,17 @@ class MetricsPage:
         self._socket.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open[writer] = None
-        if len(self._open) > CONNECTIONS_MAX:
-            next(iter(self._open)).transport.abort()
+        self._asking[writer] = None
+        if len(self._asking) > CONNECTIONS_MAX:
+            next(iter(self._asking)).transport.abort()
         try:
             async with asyncio.timeout(REQUEST_MAX_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-            answer = await self._answer(head)
+            # Who has asked is not closed for those who only connect.
+            del self._asking[writer]
+            full = len(self._answering) >= CONNECTIONS_MAX
+            self._answering.add(writer)
+            answer = _response(HTTPStatus.SERVICE_UNAVAILABLE) if full else await self._answer(head)
             async with asyncio.timeout(ANSWER_MAX_S):
                 writer.write(answer)
                 await writer.drain()
@@ -92,7 +102,8 @@ class MetricsPage:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             writer.transport.abort()
         finally:
-            self._open.pop(writer, None)
+            self._asking.pop(writer, None)
+            self._answering.discard(writer)
 
     async def _answer(self, head: bytes) -> bytes:
         request = _parse(head)
