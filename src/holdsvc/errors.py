@@ -74,7 +74,7 @@ def capacity_exceeded(shortfall: Sequence[ShortLine]) -> Refused:
 
 
 def item_not_found(sku: str, pool: str) -> Refused:
-    """Says which item there is not."""
+    """Says which item does not exist."""
     return Refused("ITEM_NOT_FOUND", f"no item {_item(sku, pool)}", {"sku": sku, "pool": pool})
 
 
@@ -108,7 +108,7 @@ def feature_not_active(feature: str) -> Refused:
 
 
 def reservation_not_found(reservation_id: str | None, reference: str | None) -> Refused:
-    """Says which reservation there is not."""
+    """Says which reservation does not exist."""
     if reference is not None:
         return Refused(
             "RESERVATION_NOT_FOUND", f"no reservation with reference {reference!r}", {"reference": reference}
@@ -119,10 +119,10 @@ def reservation_not_found(reservation_id: str | None, reference: str | None) -> 
 
 
 def reference_ambiguous(reference: str) -> Refused:
-    """Says that a reference does not tell which reservation is meant."""
+    """Says that several reservations have the reference."""
     return Refused(
         "REFERENCE_AMBIGUOUS",
-        f"several reservations bear the reference {reference!r}; name one by reservation_id",
+        f"several reservations have the reference {reference!r}; name one by reservation_id",
         {"reference": reference},
     )
 
@@ -163,7 +163,7 @@ def order_id_in_use(order_id: str, reservation_id: str) -> Refused:
 
 
 def duplicate_reservation(reservation_id: str) -> Refused:
-    """Says which reservation of the holder stands in the way."""
+    """Says which reservation the holder has already."""
     return Refused(
         "DUPLICATE_RESERVATION",
         f"the holder has reservation {reservation_id} on one of these items already",
@@ -191,7 +191,7 @@ def permission_denied(scope: str) -> Refused:
 
 
 def invalid_key() -> Refused:
-    """Says that the key is none, or none any more; which of it, nobody is told."""
+    """Says that the key does not work: it is unknown, expired or revoked, and callers do not learn which."""
     return unauthenticated("the API key is not valid")
 
 
@@ -201,7 +201,7 @@ def pool_denied(pool: str) -> Refused:
 
 
 def api_key_not_found(key_id: str) -> Refused:
-    """Says which key there is not."""
+    """Says which key does not exist."""
     return Refused("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})
 
 

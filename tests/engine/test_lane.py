@@ -252,7 +252,7 @@ async def test_a_deadline_that_passes_while_the_database_hangs_is_answered_by_wh
     assert execute.batches == [["1", "2"], ["4"]]
 
 
-async def test_of_a_job_that_ran_in_part_nobody_claims_that_nothing_ran(
+async def test_of_a_job_that_ran_in_part_no_answer_claims_that_nothing_ran(
     database: Database, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = LoopClock(monkeypatch)
@@ -362,7 +362,7 @@ async def test_after_a_fault_of_our_own_only_requests_with_an_id_run_again(
     assert ran == ["a", "b", "b"]
 
 
-async def test_a_batch_answered_with_too_few_results_leaves_nobody_waiting(
+async def test_a_batch_answered_with_too_few_results_leaves_no_call_waiting(
     database: Database, observed: Observed
 ) -> None:
     async def execute(_: Connection, __: str, requests: Sequence[Request]) -> list[Outcome[str]]:
@@ -403,7 +403,7 @@ async def test_endless_conflicts_end_in_overloaded(database: Database, observed:
     assert observed.retries == ["conflict"] * 7
 
 
-async def test_a_real_deadlock_of_two_lanes_costs_nobody_an_error(
+async def test_a_real_deadlock_of_two_lanes_causes_no_error(
     database: Database, observed: Observed, ledger_dsn: str
 ) -> None:
     with psycopg.connect(ledger_dsn, autocommit=True) as owner:
@@ -514,7 +514,7 @@ async def test_a_connection_lost_under_way_leaves_only_calls_without_request_id_
     assert observed.retries == ["connection"]
 
 
-async def test_connections_cut_while_idle_leave_nobody_in_doubt(
+async def test_connections_cut_while_idle_leave_no_outcome_unknown(
     database: Database, observed: Observed, ledger_dsn: str
 ) -> None:
     execute = Executor()

@@ -1,21 +1,17 @@
-"""How fast a lane goes: what tells, before a request is queued, whether it could be answered in time.
+"""Admission: whether a request could be answered in time, from the average time of its lane's batches.
 
-A queue that is only bounded by its length answers everybody too late once more comes than goes: each call waits, misses
-its deadline, and its place was wasted. Refused at once, the excess costs nothing and the others are answered.
+A queue that is bounded by its length alone answers every call too late once more calls come than are answered.
 """
 
 SLOWER_WEIGHT = 0.1
 FASTER_WEIGHT = 0.5
 """Weights of the latest batch in the average.
 
-One slow batch (a first plan, a checkpoint) is no reason to refuse anybody; a fast one shows what is possible.
+One slow batch (a first plan, a checkpoint) is no reason to refuse calls; a fast one shows what is possible.
 """
 
 DEADLINE_SHARE = 0.5
-"""Of a request's time, how much the wait may take.
-
-With 0.8 a hiccup of the machine made 6 % of the accepted calls late.
-"""
+"""The share of the time to its deadline that a request may wait."""
 
 
 class Pace:
@@ -26,7 +22,7 @@ class Pace:
         self._batch_s = 0.0
 
     def ran(self, seconds: float) -> None:
-        """A batch has run; of the time of one that had another beside it, half counts."""
+        """Takes the time of a batch; of one that ran beside another, half."""
         weight = SLOWER_WEIGHT if seconds > self._batch_s else FASTER_WEIGHT
         self._batch_s += weight * (seconds - self._batch_s)
 

@@ -17,7 +17,7 @@ class Uuid7:
 
     def __init__(self) -> None:
         self._offset_s = 0.0
-        # They must be unique, not secret: a system call for each would cost as much as all the rest.
+        # They must be unique, not secret; a system call for each would double the cost.
         self._random = random.Random(os.urandom(32))
 
     def observe(self, database_time_s: float) -> None:

@@ -10,7 +10,7 @@ from holdsvc.errors import HoldError
 BUCKETS_MAX = 100_000
 
 STREAM_RETRY_S = 5.0
-"""When to try again who has too many streams open: they end when they like, so nobody can tell."""
+"""When a caller with too many streams open may try again: a guess, for their end is not known."""
 
 
 class RateLimit:
@@ -36,7 +36,7 @@ class RateLimit:
 
 
 class OpenLimit:
-    """Lets `most` things of each key be open at once."""
+    """Limits how many things of each key are open at once to `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
