@@ -153,8 +153,10 @@ def quantity_exceeded(sku: str, pool: str, requested: int, available: int) -> Re
     )
 
 
-def order_id_in_use(order_id: str, reservation_id: str) -> Refused:
-    """Says to which reservation the order belongs."""
+def order_id_in_use(order_id: str, reservation_id: str | None) -> Refused:
+    """Says to which reservation the order belongs; None: one that the caller may not see."""
+    if reservation_id is None:
+        return Refused("ORDER_ID_IN_USE", f"order {order_id!r} belongs to another reservation", {"order_id": order_id})
     return Refused(
         "ORDER_ID_IN_USE",
         f"order {order_id!r} belongs to reservation {reservation_id}",
@@ -162,8 +164,10 @@ def order_id_in_use(order_id: str, reservation_id: str) -> Refused:
     )
 
 
-def duplicate_reservation(reservation_id: str) -> Refused:
-    """Says which reservation the holder has already."""
+def duplicate_reservation(reservation_id: str | None) -> Refused:
+    """Says which reservation of the holder is the reason; None: one that the caller may not see."""
+    if reservation_id is None:
+        return Refused("DUPLICATE_RESERVATION", "the holder has a reservation on one of these items already")
     return Refused(
         "DUPLICATE_RESERVATION",
         f"the holder has reservation {reservation_id} on one of these items already",

@@ -67,6 +67,11 @@ class Caller:
         """Whether the caller may see and take from this pool."""
         return not self.pools or pool in self.pools
 
+    def sees(self, reservation: "Reservation") -> bool:
+        """Whether the caller may read this reservation: its own, or all, and in its pools only."""
+        own = reservation.client == self.client or self.reads_all
+        return own and all(self.sees_pool(line.pool) for line in reservation.lines)
+
     @property
     def reads_all(self) -> bool:
         """Whether it may read other clients' reservations."""
@@ -182,6 +187,8 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    creator_key_id: str = ""
+    """The key that made it; empty: an operator."""
 
 
 class KeyRights(NamedTuple):

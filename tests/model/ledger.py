@@ -208,10 +208,18 @@ class Ledger:
             and other.client == client.name
             and other.create_time >= since
             and other.state(self.now) in (HELD, CONFIRMED)
-            and keys & {line.key for line in other.lines}
+            and keys & {line.key for line in other.lines if self._has_units(other, line)}
         ]
         if found:
-            raise Refused("DUPLICATE_RESERVATION", reservation_id=max(found))
+            raise Refused("DUPLICATE_RESERVATION", **self._named(client, max(found)))
+
+    def _has_units(self, reservation: Reservation, line: Line) -> bool:
+        return reservation.state(self.now) == HELD or line.confirmed > line.refunded
+
+    def _named(self, client: Client, reservation_id: str) -> dict[str, str]:
+        """How a refusal names another reservation: not at all where the client may not see it."""
+        seen = self.visible(client, self.reservations[reservation_id])
+        return {"reservation_id": reservation_id} if seen else {}
 
     def find(self, client: Client, request: Any, wanted: int | None) -> Reservation:
         """The reservation that a request names; `wanted` is the state that a change starts from, None for a read."""
@@ -260,7 +268,8 @@ class Ledger:
                 return reservation, True
         self._refuse_state(reservation, HELD)
         if request.order_id in self.orders:
-            raise Refused("ORDER_ID_IN_USE", order_id=request.order_id, reservation_id=self.orders[request.order_id])
+            named_id = self._named(client, self.orders[request.order_id])
+            raise Refused("ORDER_ID_IN_USE", order_id=request.order_id, **named_id)
         there = {line.key: line.quantity for line in reservation.lines}
         self._refuse_more(named, there)
         for line in reservation.lines:
@@ -308,9 +317,11 @@ class Ledger:
         self._refuse_state(reservation, HELD)
         ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else DEFAULT_TTL
         latest = reservation.create_time + MAX_LIFETIME
-        reservation.expire_time = max(reservation.expire_time, min(self.now + ttl, latest))
-        reservation.revision += 1
-        reservation.moved(6, [])
+        until = min(self.now + ttl, latest)
+        if until > reservation.expire_time:
+            reservation.expire_time = until
+            reservation.revision += 1
+            reservation.moved(6, [])
         self.claim(client, "Extend", request, reservation.reservation_id)
         return reservation, False
 

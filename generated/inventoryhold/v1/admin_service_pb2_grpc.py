@@ -66,7 +66,9 @@ class AdminServiceServicer:
     """
 
     def CreateApiKey(self, request, context):
-        """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
+        """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
+        caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
+        pools, the keys that it made end with its revocation.
 
         (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
         """
@@ -75,14 +77,16 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists the tenant's API keys, newest first, revoked ones included, never a secret.
+        """Lists the tenant's API keys, newest first, revoked ones included, never a secret. A key that is limited to pools sees
+        those keys only that are limited to some of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing.
+        """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing. With a key that is limited in
+        time or to pools all keys end that it made, and those that they made. A key that the caller may not see is not found.
 
         (NOT_FOUND, API_KEY_NOT_FOUND).
         """

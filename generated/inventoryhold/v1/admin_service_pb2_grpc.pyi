@@ -37,14 +37,19 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]
-    """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
+    """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
+    caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
+    pools, the keys that it made end with its revocation.
 
     (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListApiKeysRequest, _admin_service_pb2.ListApiKeysResponse]
-    """Lists the tenant's API keys, newest first, revoked ones included, never a secret."""
+    """Lists the tenant's API keys, newest first, revoked ones included, never a secret. A key that is limited to pools sees
+    those keys only that are limited to some of them.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeApiKeyRequest, _admin_service_pb2.RevokeApiKeyResponse]
-    """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing.
+    """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing. With a key that is limited in
+    time or to pools all keys end that it made, and those that they made. A key that the caller may not see is not found.
 
     (NOT_FOUND, API_KEY_NOT_FOUND).
     """
@@ -60,14 +65,19 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
+    """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
+    caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
+    pools, the keys that it made end with its revocation.
 
     (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListApiKeysRequest, _admin_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists the tenant's API keys, newest first, revoked ones included, never a secret."""
+    """Lists the tenant's API keys, newest first, revoked ones included, never a secret. A key that is limited to pools sees
+    those keys only that are limited to some of them.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeApiKeyRequest, _admin_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing.
+    """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing. With a key that is limited in
+    time or to pools all keys end that it made, and those that they made. A key that the caller may not see is not found.
 
     (NOT_FOUND, API_KEY_NOT_FOUND).
     """
@@ -86,7 +96,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateApiKeyResponse]]:
-        """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks.
+        """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
+        caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
+        pools, the keys that it made end with its revocation.
 
         (PERMISSION_DENIED, PERMISSION_DENIED) naming the scope, or as `required_pool` the pool, that the caller lacks.
         """
@@ -97,7 +109,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListApiKeysResponse, _abc.Awaitable[_admin_service_pb2.ListApiKeysResponse]]:
-        """Lists the tenant's API keys, newest first, revoked ones included, never a secret."""
+        """Lists the tenant's API keys, newest first, revoked ones included, never a secret. A key that is limited to pools sees
+        those keys only that are limited to some of them.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
@@ -105,7 +119,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeApiKeyResponse]]:
-        """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing.
+        """Revokes an API key: it stops working within 5 s everywhere. Revoking again changes nothing. With a key that is limited in
+        time or to pools all keys end that it made, and those that they made. A key that the caller may not see is not found.
 
         (NOT_FOUND, API_KEY_NOT_FOUND).
         """

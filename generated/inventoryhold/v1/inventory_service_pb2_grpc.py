@@ -130,7 +130,8 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateItem(self, request, context):
-        """Sets fields of an item. Scope `inventory.write`.
+        """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
+        `inventory.write`.
 
         (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH) when `revision` is set and the item has changed since;
         (FAILED_PRECONDITION, CAPACITY_IN_USE) when held and confirmed units no longer fit.

@@ -54,7 +54,8 @@ class InventoryServiceStub:
     ListItems: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ListItemsRequest, _inventory_service_pb2.ListItemsResponse]
     """Lists items in order of sku and pool. Scope `inventory.read`."""
     UpdateItem: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.UpdateItemRequest, _inventory_service_pb2.UpdateItemResponse]
-    """Sets fields of an item. Scope `inventory.write`.
+    """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
+    `inventory.write`.
 
     (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH) when `revision` is set and the item has changed since;
     (FAILED_PRECONDITION, CAPACITY_IN_USE) when held and confirmed units no longer fit.
@@ -114,7 +115,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     ListItems: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ListItemsRequest, _inventory_service_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists items in order of sku and pool. Scope `inventory.read`."""
     UpdateItem: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.UpdateItemRequest, _inventory_service_pb2.UpdateItemResponse]  # type: ignore[assignment]
-    """Sets fields of an item. Scope `inventory.write`.
+    """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
+    `inventory.write`.
 
     (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH) when `revision` is set and the item has changed since;
     (FAILED_PRECONDITION, CAPACITY_IN_USE) when held and confirmed units no longer fit.
@@ -201,7 +203,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.UpdateItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.UpdateItemResponse, _abc.Awaitable[_inventory_service_pb2.UpdateItemResponse]]:
-        """Sets fields of an item. Scope `inventory.write`.
+        """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
+        `inventory.write`.
 
         (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH) when `revision` is set and the item has changed since;
         (FAILED_PRECONDITION, CAPACITY_IN_USE) when held and confirmed units no longer fit.

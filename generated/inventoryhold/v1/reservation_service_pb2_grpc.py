@@ -174,7 +174,8 @@ class ReservationServiceServicer:
         """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
         the longest lifetime; the answer's `expire_time` tells.
 
-        HELD stays HELD; what has expired stays so. Scope `reserve`.
+        HELD stays HELD; what has expired stays so. A hold that would end no later is left as it is: no revision, no event.
+        Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
         """

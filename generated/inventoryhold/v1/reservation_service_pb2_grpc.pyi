@@ -85,7 +85,8 @@ class ReservationServiceStub:
     """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
     the longest lifetime; the answer's `expire_time` tells.
 
-    HELD stays HELD; what has expired stays so. Scope `reserve`.
+    HELD stays HELD; what has expired stays so. A hold that would end no later is left as it is: no revision, no event.
+    Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
@@ -164,7 +165,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
     the longest lifetime; the answer's `expire_time` tells.
 
-    HELD stays HELD; what has expired stays so. Scope `reserve`.
+    HELD stays HELD; what has expired stays so. A hold that would end no later is left as it is: no revision, no event.
+    Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
@@ -276,7 +278,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
         the longest lifetime; the answer's `expire_time` tells.
 
-        HELD stays HELD; what has expired stays so. Scope `reserve`.
+        HELD stays HELD; what has expired stays so. A hold that would end no later is left as it is: no revision, no event.
+        Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
         """

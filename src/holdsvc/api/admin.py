@@ -65,7 +65,7 @@ class AdminServicer:
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[ApiKey]]:
             before = (datetime.fromisoformat(after[0]), after[1]) if after else None
-            return keys.list_page(connection, tenant, before, limit)
+            return keys.list_page(connection, tenant, before, limit, _pools(call))
 
         def add(found: ApiKey) -> pb.ApiKey:
             response.api_keys.append(convert.api_key(found))
@@ -81,7 +81,7 @@ class AdminServicer:
         validation.check(request)
         tenant, key_id = call.caller.tenant, key_id_of(request.key_id)
         revoked = await self._engine.change(
-            tenant, lambda connection: keys.revoke(connection, tenant, key_id), call.deadline
+            tenant, lambda connection: keys.revoke(connection, tenant, key_id, _pools(call)), call.deadline
         )
         return pb.RevokeApiKeyResponse(api_key=convert.api_key(unwrap(revoked).value))
 
@@ -103,6 +103,11 @@ class AdminServicer:
                 response.drifts.add(**drift._asdict())
             after = step.last_sku
         return response
+
+
+def _pools(call: Call) -> list[str] | None:
+    """The pools that limit what the caller may see of keys; None: it may see all."""
+    return sorted(call.caller.pools) or None
 
 
 def _expire_time(request: pb.CreateApiKeyRequest) -> tuple[datetime | None, Violation | None]:

@@ -148,4 +148,5 @@ def api_key(key: model.ApiKey) -> admin_service_pb2.ApiKey:
         set_time(message.expire_time, key.expire_time)
     if key.revoke_time is not None:
         set_time(message.revoke_time, key.revoke_time)
+    message.creator_key_id = key.creator_key_id
     return message

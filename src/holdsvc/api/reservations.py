@@ -179,9 +179,7 @@ class ReservationServicer:
             lambda connection: reservations.get(connection, caller.tenant, [reservation_id]),
             call.deadline,
         )
-        if found is None or (found.client != caller.client and not caller.reads_all):
-            return None
-        return found if all(caller.sees_pool(line.pool) for line in found.lines) else None
+        return found if found is not None and caller.sees(found) else None
 
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""

@@ -1,10 +1,11 @@
 """API keys in the tables."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from holdsvc import errors
-from holdsvc.ledger import stock
+from holdsvc.ledger import arrays, stock
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, ApiKey, Done, KeyRights, Violation
@@ -21,6 +22,7 @@ class _KeyRow(NamedTuple):
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    creator_key_id: str | None
 
 
 class _Now(NamedTuple):
@@ -34,8 +36,8 @@ _CREATE = bind(
     *("tenant", "key_id", "client", "secret_hash", "scopes", "pools", "expire_time", "creator_id"),
 )
 _NOW = bind_scalar("ledger_time", _Now)
-_LIST = bind("list_api_keys", _KeyRow, "tenant", "before_time", "before_id", "limit")
-_REVOKE = bind("revoke_api_key", _KeyRow, "tenant", "key_id")
+_LIST = bind("list_api_keys", _KeyRow, "tenant", "caller_pools", "before_time", "before_id", "limit")
+_REVOKE = bind("revoke_api_key", _KeyRow, "tenant", "caller_pools", "key_id")
 
 
 async def find(connection: Connection, key_id: str) -> KeyRights | None:
@@ -56,7 +58,10 @@ async def create(
     expire_time: datetime | None,
     creator_id: str | None,
 ) -> Answer[ApiKey]:
-    """Stores a new key; refuses when `expire_time` has passed or the key `creator_id`, that asks for it, has ended."""
+    """Stores a new key; refuses when `expire_time` has passed or the key `creator_id`, that asks for it, has ended.
+
+    It ends with the creator's own time at the latest.
+    """
     row = await _CREATE.one(
         connection,
         tenant=tenant,
@@ -86,7 +91,12 @@ def _key(row: _KeyRow) -> ApiKey:
         create_time=row.create_time,
         expire_time=row.expire_time,
         revoke_time=row.revoke_time,
+        creator_key_id=row.creator_key_id or "",
     )
+
+
+def _pools(caller_pools: Sequence[str] | None) -> str | None:
+    return None if caller_pools is None else arrays.texts(caller_pools)
 
 
 async def now(connection: Connection) -> datetime:
@@ -95,11 +105,22 @@ async def now(connection: Connection) -> datetime:
 
 
 async def list_page(
-    connection: Connection, tenant: str, before: tuple[datetime, str] | None, limit: int
+    connection: Connection,
+    tenant: str,
+    before: tuple[datetime, str] | None,
+    limit: int,
+    caller_pools: Sequence[str] | None = None,
 ) -> list[ApiKey]:
-    """One page of a tenant's keys, newest first, after the key `before`."""
+    """One page of a tenant's keys, newest first, after the key `before`; for a caller with pools those it may see."""
     before_time, before_id = before or (None, None)
-    rows = await _LIST.fetch(connection, tenant=tenant, before_time=before_time, before_id=before_id, limit=limit)
+    rows = await _LIST.fetch(
+        connection,
+        tenant=tenant,
+        caller_pools=_pools(caller_pools),
+        before_time=before_time,
+        before_id=before_id,
+        limit=limit,
+    )
     return [_key(row) for row in rows]
 
 
@@ -111,7 +132,9 @@ async def any_made(connection: Connection) -> bool:
     return False
 
 
-async def revoke(connection: Connection, tenant: str, key_id: str) -> Answer[ApiKey]:
-    """Revokes a tenant's key."""
-    rows = await _REVOKE.fetch(connection, tenant=tenant, key_id=key_id)
+async def revoke(
+    connection: Connection, tenant: str, key_id: str, caller_pools: Sequence[str] | None = None
+) -> Answer[ApiKey]:
+    """Revokes a tenant's key; where it is limited in time or to pools, with it all keys that come from it."""
+    rows = await _REVOKE.fetch(connection, tenant=tenant, caller_pools=_pools(caller_pools), key_id=key_id)
     return Done(_key(rows[0]), replayed=False) if rows else errors.api_key_not_found(key_id)

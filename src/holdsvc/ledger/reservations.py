@@ -4,7 +4,7 @@ Every function takes a batch of one tenant and returns the outcome of each reque
 its place, never raised; `Sweep` and `Again` ask the engine to call once more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypedDict
 from uuid import UUID
@@ -25,6 +25,8 @@ from holdsvc.model import (
     Line,
     Outcome,
     Refund,
+    Refused,
+    Request,
     Reservation,
     ReservationLine,
     Reserve,
@@ -163,7 +165,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             results.append(Done(found, replayed=True) if found else Again())
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
-    return results
+    return await _without_hidden(connection, tenant, requests, results)
 
 
 _MISSING = -1
@@ -189,16 +191,46 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
     return refused
 
 
+async def _without_hidden(
+    connection: Connection, tenant: str, requests: Sequence[Request], results: list[Result]
+) -> list[Result]:
+    """The results; refusals name no reservation that their caller may not see."""
+    named: dict[int, str] = {}
+    for index, (request, result) in enumerate(zip(requests, results, strict=True)):
+        sees_all = request.caller.reads_all and not request.caller.pools
+        if isinstance(result, Refused) and result.reason in _NAMING and not sees_all:
+            named[index] = result.metadata["reservation_id"]
+    if not named:
+        return results
+    found = await _found(connection, tenant, set(named.values()))
+    for index, reservation_id in named.items():
+        reservation, result = found.get(reservation_id), results[index]
+        assert isinstance(result, Refused)
+        if reservation is None or not requests[index].caller.sees(reservation):
+            order_id = result.metadata.get("order_id")
+            results[index] = (
+                errors.duplicate_reservation(None) if order_id is None else errors.order_id_in_use(order_id, None)
+            )
+    return results
+
+
+_NAMING = ("DUPLICATE_RESERVATION", "ORDER_ID_IN_USE")
+"""Refusals that name another reservation than the request's own."""
+
+
 async def _replayed(
     connection: Connection, tenant: str, outcomes: Sequence[str | None], ids: Sequence[UUID | None]
 ) -> dict[str, Reservation]:
     wanted = {str(id_) for outcome, id_ in zip(outcomes, ids, strict=True) if outcome == "REPLAYED"}
-    if not wanted:
-        return {}
+    return await _found(connection, tenant, wanted) if wanted else {}
+
+
+async def _found(connection: Connection, tenant: str, ids: Collection[str]) -> dict[str, Reservation]:
+    """The reservations with these ids; none where the database does not answer."""
     try:
-        found = await get(connection, tenant, sorted(wanted))
+        found = await get(connection, tenant, sorted(ids))
     except (NothingRan, Unknown, Conflict, Failed):
-        # The batch's own reservations are committed: only the requests that replay are repeated.
+        # The batch is committed: an error here must not make all of it look undone.
         return {}
     return {reservation.reservation_id: reservation for reservation in found if reservation is not None}
 
@@ -228,7 +260,8 @@ async def confirm(connection: Connection, tenant: str, requests: Sequence[Confir
         customer_email=arrays.texts(r.customer_email for r in requests),
         **_lines([r.lines for r in requests]),
     )
-    return [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
+    results = [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
+    return await _without_hidden(connection, tenant, requests, results)
 
 
 async def cancel(connection: Connection, tenant: str, requests: Sequence[Cancel]) -> list[Result]:

@@ -124,7 +124,8 @@ CREATE TYPE api_key_answer AS (
   pools text[],
   create_time timestamptz,
   expire_time timestamptz,
-  revoke_time timestamptz
+  revoke_time timestamptz,
+  creator_key_id text
 );
 
 -- Makes the answers of a call on items: one row for each element, with the item as it is now. Locks nothing.

@@ -13,6 +13,7 @@ SET jit = off AS $$
 DECLARE
   _outcome text[];
   _id uuid[];
+  _moved uuid[];
   _now timestamptz;
 BEGIN
   -- find, lock
@@ -27,16 +28,19 @@ BEGIN
     SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
-  -- apply
-  UPDATE reservation v SET
-    expire_time = greatest(v.expire_time, least(_now + x.ttl_us * interval '1 microsecond',
-                                                v.create_time + _max_lifetime_us * interval '1 microsecond')),
-    revision = v.revision + 1
-  FROM unnest(_id, _ttl_us, _outcome) x (id, ttl_us, outcome)
-  CROSS JOIN LATERAL (
-    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-  ) k
-  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
+  -- apply; a hold that would end no later stays as it is, without a revision or an event
+  WITH moved AS (
+    UPDATE reservation v SET expire_time = k.until, revision = v.revision + 1
+    FROM unnest(_id, _ttl_us, _outcome) x (id, ttl_us, outcome)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place, least(_now + x.ttl_us * interval '1 microsecond',
+                                    w.create_time + _max_lifetime_us * interval '1 microsecond') AS until
+      FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL AND k.until > v.expire_time
+    RETURNING v.reservation_id
+  )
+  SELECT coalesce(array_agg(m.reservation_id), '{}') INTO _moved FROM moved m;
   UPDATE reservation_line l SET expire_time = v.expire_time
   FROM unnest(_id, _outcome) x (id, outcome)
   CROSS JOIN LATERAL (
@@ -45,12 +49,13 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) k
-  WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
+  WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL AND x.id = ANY (_moved);
   PERFORM write_reservation_events(
     _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
   FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
-  WHERE x.outcome IS NULL;
+  WHERE x.outcome IS NULL AND x.id = ANY (_moved)
+  HAVING count(*) > 0;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, NULL, NULL, NULL, NULL, NULL, _now);
 END

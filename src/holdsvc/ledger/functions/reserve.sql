@@ -116,6 +116,8 @@ BEGIN
               SELECT 1 FROM reservation_line l
               WHERE l.reservation_id = v.reservation_id AND l.sku = _item_sku[_line_item[x.line]]
                 AND l.pool = _item_pool[_line_item[x.line]] AND l.tenant = _tenant
+                -- What a partial confirm released, or a refund took back, is no longer the holder's.
+                AND (v.state = 1 OR l.confirmed_quantity > l.refunded_quantity)
               LIMIT 1
             ) l
           )

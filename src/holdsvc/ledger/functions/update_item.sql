@@ -16,7 +16,7 @@ DECLARE
   _free bigint;
   _lapsed bigint;
 BEGIN
-  SELECT i.sku, i.capacity, i.remaining, i.oversell_limit, i.revision INTO _item FROM item i
+  SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.revision INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
   _now := wall_clock();
@@ -35,7 +35,10 @@ BEGIN
       _free := _free + _lapsed;
     END IF;
   END IF;
-  IF _outcome IS NULL THEN
+  -- Equal values change nothing: no revision, no event.
+  IF _outcome IS NULL AND (
+    _display_name <> _item.display_name OR _capacity <> _item.capacity OR _oversell_limit <> _item.oversell_limit
+  ) THEN
     UPDATE item i SET
       display_name = coalesce(_display_name, i.display_name),
       capacity = coalesce(_capacity, i.capacity),

@@ -183,9 +183,12 @@ CREATE TABLE holdsvc.api_key (
   pools text[] NOT NULL,
   create_time timestamptz NOT NULL,
   expire_time timestamptz,
-  revoke_time timestamptz
+  revoke_time timestamptz,
+  -- The key that asked for it; null where an operator made it.
+  creator_key_id text COLLATE "C"
 );
 CREATE INDEX api_key_by_tenant ON holdsvc.api_key (tenant, create_time, key_id);
+CREATE INDEX api_key_by_creator ON holdsvc.api_key (creator_key_id) WHERE creator_key_id IS NOT NULL;
 
 -- One row: what the feed of events knows of itself. restore_count tells a restored copy of the database from its
 -- original. floor_event_id is the highest event id that retention has dropped: a reader who has not come so far is
