@@ -73,7 +73,7 @@ def test_a_process_whose_log_is_not_read_ends_all_the_same() -> None:
         assert process.stderr.read() == b""
 
 
-def test_calls_and_the_drain_go_on_while_nobody_reads_the_log(ledger_dsn: str) -> None:
+def test_calls_and_the_drain_go_on_while_the_log_is_not_read(ledger_dsn: str) -> None:
     port, metrics_port = free_port(), free_port()
     settings = variables(
         listen=f"127.0.0.1:{port}",

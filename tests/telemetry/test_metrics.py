@@ -121,7 +121,7 @@ async def test_transitions_are_counted_once_by_what_came_of_them(
     }
 
 
-async def test_expiry_counts_whoever_sweeps(service: Harness, before: Counter[tuple[str, str]]) -> None:
+async def test_expiry_is_counted_for_every_kind_of_sweep(service: Harness, before: Counter[tuple[str, str]]) -> None:
     await service.create_item("seat", 1)
     await service.reserve({"seat": 1}, ttl=Duration(seconds=1))
     service.clock.advance(Duration(seconds=5).ToTimedelta())

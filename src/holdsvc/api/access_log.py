@@ -11,7 +11,7 @@ from holdsvc.api.calls import Call
 log = structlog.get_logger("holdsvc.access")
 
 FAILURES = {"INTERNAL", "OUTCOME_UNKNOWN"}
-"""Reasons that are logged each time: somebody has to look."""
+"""Reasons that are logged each time, because they need attention."""
 
 REQUEST_ID_CHARS = 128
 """Characters of a request_id that are logged: no valid one is longer."""
@@ -30,7 +30,7 @@ class Sample:
         self._skipped = 0
 
     def take(self) -> int | None:
-        """How many lines were skipped since the last one, or None: skip this one too."""
+        """Returns the number of lines skipped since the last one, or None when this one is to be skipped too."""
         if self._rate == 0:
             return None
         now = monotonic()
@@ -45,7 +45,7 @@ class Sample:
 
 
 class AccessLog:
-    """Logs calls: what went well and what was refused, each up to a rate, and every failure."""
+    """Logs calls: successful and refused ones up to a rate each, and every failure."""
 
     def __init__(self, lines_per_second: float) -> None:
         self._good = Sample(lines_per_second)

@@ -23,7 +23,7 @@ class CertificateError(ValueError):
 
 
 class _Signature(NamedTuple):
-    """By what a file is known to have changed: also one that was swapped under the same name and time."""
+    """Shows whether a file has changed, also when it was replaced under the same name and time."""
 
     modified_ns: int
     size: int
@@ -59,7 +59,10 @@ class Certificates:
         given = 0
 
         def fresh() -> grpc.ServerCertificateConfiguration | None:
-            """What this server has not seen yet. gRPC frees what it is given: the same object twice would crash it."""
+            """Returns certificates that this server has not got yet.
+
+            gRPC frees what it is given: the same object given twice would crash it.
+            """
             nonlocal given
             self.reload()
             with self._lock:
@@ -79,7 +82,7 @@ class Certificates:
         )
 
     def reload(self) -> None:
-        """Takes up files that have changed. Those that do not fit together are reported once and not used."""
+        """Loads files that have changed. Files that do not fit together are reported once and not used."""
         with self._lock:
             try:
                 signatures = self._signatures()
@@ -88,7 +91,7 @@ class Certificates:
                 self._seen = signatures
                 current = self._read()
                 if self._signatures() != signatures:
-                    # Changed once more while they were read: the next handshake sees to it.
+                    # Changed once more while they were read: the next handshake reads them.
                     return
             except CertificateError as error:
                 log.error("tls.rejected", error=str(error))  # noqa: TRY400 - the message says it all

@@ -91,7 +91,7 @@ def _refuse_other_things(data_dir: Path) -> None:
 
 
 def release(file: IO[str]) -> None:
-    """Gives the folder back. The owner's name goes first: who waits then waits for the server only."""
+    """Releases the folder. The owner's process id goes first: a process that waits then waits for the server alone."""
     file.truncate(0)
     file.close()
 

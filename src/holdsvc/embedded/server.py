@@ -54,8 +54,8 @@ SERVER_SETTINGS: Mapping[str, str] = {
 }
 
 BUFFERS_MIN_MB, BUFFERS_MAX_MB = 128, 1024
-"""Of PostgreSQL's buffers, a quarter of the memory: with 5 million reservations beside 128 MB a hold's pages were read
-anew, which cost it a tenth. More than a gigabyte is for a server of its own."""
+"""Size of PostgreSQL's buffers: a quarter of the memory within these bounds. With 128 MB and 5 million reservations a
+hold cost a tenth more, because its pages were read again."""
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -139,7 +139,7 @@ class EmbeddedServer:
         return dsn
 
     def stop(self) -> None:
-        """Shuts the server down and waits for its end; sessions are cut, what was committed is kept."""
+        """Shuts the server down and waits for its end; sessions are cut, committed changes are kept."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)  # "fast": does not wait for the clients
@@ -155,7 +155,7 @@ class EmbeddedServer:
             self._lock = None
 
     def _initialise(self, bin_dir: Path, lock: IO[str]) -> None:
-        """Makes the cluster. It appears under its name only when complete, whatever is killed when."""
+        """Makes the cluster. It gets its name only when it is complete, also if a process is killed meanwhile."""
         unfinished = self.data_dir / "pgdata.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         command = [str(bin_dir / "initdb"), "-D", str(unfinished), "-U", OWNER, "--auth=trust", "--data-checksums"]
@@ -221,7 +221,7 @@ class EmbeddedServer:
 
 
 def _end_without_checkpoint(process: subprocess.Popen[bytes]) -> None:
-    """What was committed is in the log, and the next start recovers it."""
+    """Ends it at once; the next start recovers committed changes from the log."""
     _log.warning("the embedded PostgreSQL does not end: stopping it without a checkpoint")
     process.send_signal(signal.SIGQUIT)
     try:
@@ -263,7 +263,7 @@ def _major_of(cluster: Path) -> int | None:
 
 
 def _memory_mb() -> int:
-    """What this machine has, or this container may have."""
+    """Returns the memory of this machine, or the limit of this container."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [path.read_text().strip() for path in _MEMORY_LIMITS if path.exists()]
     return min([memory, *(int(limit) for limit in limits if limit != "max")]) >> 20
@@ -292,7 +292,7 @@ def _create_database(dsn: str) -> None:
 
 
 def _dying_with_parent() -> Callable[[], None] | None:
-    """Returns what makes a child shut down cleanly when its parent dies, however that happens; Linux only."""
+    """Returns a function that makes a child shut down when its parent dies, also by SIGKILL; Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -48,13 +48,13 @@ def serve(settings: Settings) -> int:
     if settings.tls_cert is not None:
         signal.signal(signal.SIGHUP, lambda *_: supervisor.request_reload())
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # There is nothing to reload: it is the terminal that goes away.
+        # Without certificates there is nothing to reload: the signal means that the terminal was closed.
         signal.signal(signal.SIGHUP, lambda *_: supervisor.request_stop())
     return supervisor.run()
 
 
 def _check_certificates(settings: Settings) -> None:
-    """Says what is wrong with them here, once, and not in each worker again and again."""
+    """Reports certificates that cannot be used once, before any worker starts."""
     if settings.tls_cert is None:
         return
     # Brings gRPC along, which this process needs for nothing else.
@@ -168,10 +168,10 @@ class Supervisor:
             log.info("database.functions_installed", set=done.function_set)
 
     def _claim_address(self) -> Settings:
-        """Refuses an address that somebody listens on, before anything is started.
+        """Refuses an address that is in use, before anything is started.
 
-        The servers of all workers share one port by SO_REUSEPORT, with which a second service would bind silently and
-        take a part of the calls. With port 0 a free one is taken here; it is kept as long as workers may be replaced.
+        The servers of all workers share one port by SO_REUSEPORT, with which a second service could bind
+        silently and get a part of the calls. With port 0 a free one is chosen here and kept for replaced workers.
         """
         listen = self._settings.listen
         host, port = split_address(listen)
@@ -221,6 +221,6 @@ class Supervisor:
 
 
 def _say_what_is_awaited(state: RetryCallState) -> None:
-    """Someone who sees nothing for a minute believes that the service hangs."""
+    """Logs why the start takes long."""
     error = state.outcome.exception() if state.outcome else None
     log.warning("database.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0])

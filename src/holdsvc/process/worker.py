@@ -94,7 +94,7 @@ class Service:
             with attempt:
                 await self.database.open()
                 await self._set_use.begin()
-                # Before the first answer shows it: this machine's clock may be an hour off.
+                # Identifiers follow the database's clock: this machine's may be an hour off.
                 self.engine.new_id.observe(await self.database.now_s())
         if self._settings.auth == "api-key":
             await self._point_to_keys()
@@ -155,7 +155,7 @@ class Service:
         log.info("draining")
         self._server.announce_stop()
         await tasks.end(self._tasks)
-        # Streams would last for ever: they end first, and their clients go on elsewhere.
+        # Streams do not end by themselves: they end first, and their clients reconnect elsewhere.
         await self.streams.close()
         end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
         with suppress(TimeoutError):
@@ -201,12 +201,13 @@ async def _run(settings: Settings, dsn: str, beat: c_uint64) -> int:
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         # It waits for the database and has served no call: nothing is left to do, and to take a pool apart in the
-        # middle of a connection may last for ever.
+        # middle of a connection may never end.
         logs.drain()
         os._exit(0)
     code = await _outcome(starting, settings)
     if code == 0:
-        # What is there by now stays: without this 5 % of a busy worker's time went into looking for cycles among it.
+        # Objects of the start live as long as the process: without this, looking for cycles among them took 5 % of a
+        # busy worker's time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 50)

@@ -1,7 +1,7 @@
-"""The census: what all stock and all holds add up to, counted now and then for the metrics page.
+"""The census: totals of all stock and all holds, counted periodically for the metrics page.
 
 The supervisor runs it, so that however many workers there are, each unit is counted once. The number of series is
-bounded by settings. When the database does not answer, the series end: old figures would lie.
+bounded by settings. While the database does not answer the series are absent, because old figures would be wrong.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from holdsvc.telemetry import families
 from holdsvc.telemetry.families import Series, family
 
 PAUSE_FACTOR = 20.0
-"""The pause is so many times as long as the count took, at least: a twentieth of a core of the database at most."""
+"""The pause is at least so many times as long as the count: it uses a twentieth of a core of the database at most."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Census(Collector):
         """Counts once."""
         began = time.monotonic()
         items = self._settings.census_items
-        # First, for it matters most: a sweep that is stuck shows here.
+        # First, because it matters most: it shows a sweep that is stuck.
         count = Count(oldest_lapsed_s=await stock.oldest_lapsed_hold_age_s(connection))
         count.oldest = await stock.oldest_transactions(connection)
         for tenant in await stock.tenants(connection):
@@ -128,7 +128,7 @@ def _families(count: Count) -> Iterator[Series]:
         ),
     )
     yield family(families.ITEMS, (((tenant,), total.items) for tenant, total in count.stocks.items()))
-    # A tenant without holds has a series too: 0 is a figure, an absent series is none.
+    # A tenant without holds has a series too: 0 differs from an absent series.
     yield family(families.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
     yield family(families.LAPSED_HOLDS, [((), count.holds.lapsed.total())])
     yield family(families.OLDEST_LAPSED_HOLD, [((), count.oldest_lapsed_s)])

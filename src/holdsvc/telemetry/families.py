@@ -1,6 +1,6 @@
-"""Metrics that the supervisor fills in: once, however many workers there are.
+"""Metrics that the supervisor collects: once, however many workers there are.
 
-Apart from the metrics of the workers, which it must not import: in its process they would be one more worker's.
+The supervisor must not import those of workers: in its process they would count as one more worker.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ Series = CounterMetricFamily | GaugeMetricFamily
 
 
 class Family(NamedTuple):
-    """What the supervisor fills in: a gauge or, where its name ends so, a counter."""
+    """A gauge or, if its name ends in `_total`, a counter."""
 
     name: str
     description: str
@@ -22,14 +22,12 @@ class Family(NamedTuple):
 UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("tenant", "state"))
 ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
 ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
-LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Holds whose time is over and that no sweep has returned yet.")
+LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Expired holds whose units no sweep has released yet.")
 OLDEST_LAPSED_HOLD = Family(
-    "holdsvc_oldest_lapsed_hold_age_seconds", "For how long the oldest lapsed hold waits for a sweep."
+    "holdsvc_oldest_lapsed_hold_age_seconds", "Time since the oldest of the lapsed holds expired."
 )
-FENCE_AGE = Family(
-    "holdsvc_fence_age_seconds", "For how long the oldest writer, which the event feed waits for, has been open."
-)
-SNAPSHOT_AGE = Family("holdsvc_oldest_snapshot_age_seconds", "For how long the oldest snapshot has been open.")
+FENCE_AGE = Family("holdsvc_fence_age_seconds", "Age of the oldest writing transaction; the event feed waits for it.")
+SNAPSHOT_AGE = Family("holdsvc_oldest_snapshot_age_seconds", "Age of the oldest snapshot.")
 TOP_ITEM_UNITS = Family(
     "holdsvc_top_item_units",
     "Units of the items with the most units held by where they are.",
@@ -37,8 +35,8 @@ TOP_ITEM_UNITS = Family(
 )
 CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
 CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
-WORKERS = Family("holdsvc_workers", "Worker processes that live.")
-WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that there should be.")
+WORKERS = Family("holdsvc_workers", "Worker processes that run.")
+WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that are configured.")
 WORKER_HANGS = Family("holdsvc_worker_hangs_total", "Workers that were replaced because they no longer answered.")
 WORKER_START_FAILURES = Family("holdsvc_worker_start_failures_total", "Workers that could not be started.")
 BUILD_INFO = Family("holdsvc_build_info", "The version that runs; the value is 1.", ("version", "python_version"))

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus. gRPC's have the names of go-grpc-middleware, so that dashboards out there fit.
+"""A worker's metrics for Prometheus; those of calls have the names of go-grpc-middleware, which dashboards know.
 
 With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the supervisor serves them all on one page.
-What only the database knows as a whole (units, holds) stands in `families`.
+`families` has what the supervisor collects, `counters` what every process counts.
 """
 
 import os
@@ -55,8 +55,8 @@ SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps h
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
 POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
-POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that nobody uses.", multiprocess_mode="livesum")
-POOL_WAITING = Gauge("holdsvc_pool_waiting", "Takers that wait for a connection.", multiprocess_mode="livesum")
+POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that are idle.", multiprocess_mode="livesum")
+POOL_WAITING = Gauge("holdsvc_pool_waiting", "Requests that wait for a connection.", multiprocess_mode="livesum")
 DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
 
 
@@ -134,7 +134,7 @@ class Metrics:
 
 def labels_by_name() -> dict[str, tuple[str, ...]]:
     """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
-    # Not before somebody asks: in a worker the relay's gauges would say that there is one, and that it is in time.
+    # Imported on demand: in a worker the relay's gauges would appear on the page.
     from holdsvc.relay import metrics as relay
     from holdsvc.telemetry import counters
 
@@ -153,11 +153,11 @@ def _declared(*modules: dict[str, Any]) -> Iterator[Any]:
         yield from (value for value in names.values() if isinstance(value, Counter | Gauge | Histogram))
 
 
-# Looking a child up by its labels costs more than counting; there are as many as methods, codes, lanes and reasons.
+# To look up a child by its labels costs more than to count; their number is bounded by methods, codes, lanes, reasons.
 @cache
 def _call(method: str) -> tuple[Any, Any]:
     labels = _labels(method)
-    # Prometheus sees the first increase of a series only when it has seen the series before: these wake somebody.
+    # Prometheus sees an increase only of a series that it has seen before; alerts watch these two.
     for reason in ("INTERNAL", "OUTCOME_UNKNOWN"):
         ERRORS.labels(labels[2], reason)
     return CALLS_STARTED.labels(*labels), CALL_SECONDS.labels(*labels)

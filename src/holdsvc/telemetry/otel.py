@@ -43,7 +43,7 @@ def from_environment() -> "OpenTelemetry":
 
 
 class OpenTelemetry:
-    """Makes the spans; see `holdsvc.tracing.Tracing`."""
+    """Makes the spans; see `telemetry.tracing.Tracing`."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider

@@ -1,6 +1,6 @@
 """Where spans are asked for. While `active` is None, as it is by default, no package of OpenTelemetry is imported.
 
-`holdsvc.otel` makes the spans; `api` asks for a call's, `engine` for a batch's, `ledger` for a statement's.
+`telemetry.otel` makes the spans; `api` asks for a call's, `engine` for a batch's, `ledger` for a statement's.
 """
 
 from collections.abc import Mapping, Sequence
