@@ -107,6 +107,8 @@ class BatchRules:
 
     def check(self, entry: Message, *more: Violation | None) -> None:
         """Raises INVALID_FIELD as `check` does."""
+        if self._known_valid and more == (None,) * len(more) and not _has_times(entry):
+            return
         first = self._named >= BATCH_VIOLATIONS_MAX
         found = violations(entry, *more, rules=not self._known_valid, first=first)
         if found.named:
@@ -200,6 +202,19 @@ def _times(descriptor: Descriptor) -> tuple[_Times, ...]:
         if rule or inner:
             found.append(_Times(field.name, field.is_repeated, rule, inner))
     return tuple(found)
+
+
+@cache
+def _time_names(descriptor: Descriptor) -> tuple[str, ...] | None:
+    """The fields in which times may be; None where lists may have some."""
+    found = _times(descriptor)
+    return None if any(field.repeated for field in found) else tuple(field.name for field in found)
+
+
+def _has_times(message: Message) -> bool:
+    """Whether a duration or timestamp may be set in it."""
+    names = _time_names(message.DESCRIPTOR)
+    return names is None or any(map(message.HasField, names))
 
 
 def _bad_times(message: Message, path: str) -> list[Violation]:
