@@ -15,7 +15,7 @@ from holdsvc.errors import HoldError
 
 @pytest.fixture
 async def pacer() -> AsyncIterator[Pacer]:
-    made = Pacer(lambda: True)
+    made = Pacer(lambda: True, lambda: False)
     loop = asyncio.create_task(tasks.forever("test_turns", made.step))
     yield made
     await tasks.end([loop])

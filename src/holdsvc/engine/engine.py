@@ -83,6 +83,9 @@ class _AnyLanes(Protocol):
     @property
     def depth(self) -> int: ...
 
+    @property
+    def pressed(self) -> bool: ...
+
     def expire(self) -> None: ...
 
 
@@ -173,6 +176,10 @@ class Engine:
     def queue_depths(self) -> dict[str, int]:
         """Requests that wait, by kind of change."""
         return {lanes.name: lanes.depth for lanes in self._all_lanes}
+
+    def pressed(self) -> bool:
+        """Whether a request waits for the next batch of its lane."""
+        return any(lanes.pressed for lanes in self._all_lanes)
 
     def busy(self) -> bool:
         """Whether callers make changes: background work gives way then."""

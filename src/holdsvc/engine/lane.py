@@ -260,6 +260,11 @@ class Lanes(Generic[R, V]):
         """Requests that wait."""
         return sum(lane.depth for lane in self._by_tenant.values())
 
+    @property
+    def pressed(self) -> bool:
+        """Whether a request waits."""
+        return any(lane.depth for lane in self._by_tenant.values())
+
     def submit(self, requests: Sequence[R], deadline: float) -> asyncio.Future[list[Answer[V]]]:
         """Queues requests of one tenant; see `Lane.submit`."""
         tenant = requests[0].caller.tenant

@@ -1,8 +1,9 @@
 """What streams may use of the machine while calls are served.
 
 Sending: after each slice of messages the loop belongs to others for OTHERS times as long as the slice took, or until it
-has had nothing else to do. Snapshots and events of the past, besides: one page is read at a time in the process, and
-while callers make changes, a pause of PAGE_PAUSE times as long follows, and no more than BULK_BYTES_S are sent.
+has nothing else to do and no call waits for a batch. Snapshots and events of the past, besides: one page is read at a
+time in the process, and while callers make changes, a pause of PAGE_PAUSE times as long follows, and no more than
+BULK_BYTES_S are sent.
 """
 
 import asyncio
@@ -20,8 +21,8 @@ Turn = asyncio.Future[None]
 SLICE = 32
 """Streams that send in one slice: some 4 ms of work."""
 
-OTHERS = 8.0
-"""A thousand watchers of a hot item then take less than a quarter from callers at full load."""
+OTHERS = 5.0
+"""Beside callers at full load streams so have a sixth of the loop's time."""
 
 TICK_S = 0.002
 """A loop that wakes within half of this after a sleep of this length has had nothing else to do."""
@@ -36,8 +37,10 @@ BULK_BYTES_S = 4 * 1024 * 1024
 class Pacer:
     """Gives streams their turns. A loop runs `step` for as long as the process serves."""
 
-    def __init__(self, busy: Callable[[], bool]) -> None:
+    def __init__(self, busy: Callable[[], bool], pressed: Callable[[], bool]) -> None:
+        """`busy`: callers make changes; `pressed`: some of them wait for a batch."""
         self._busy = busy
+        self._pressed = pressed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Turn] = deque()
         self._asked = asyncio.Event()
@@ -135,5 +138,5 @@ class Pacer:
         end = self._loop.time() + seconds
         while (now := self._loop.time()) < end:
             await asyncio.sleep(TICK_S)
-            if self._loop.time() < now + 1.5 * TICK_S:
+            if self._loop.time() < now + 1.5 * TICK_S and not self._pressed():
                 return

@@ -23,7 +23,7 @@ class Streams:
 
     def __init__(self, settings: Settings, database: Database, engine: Engine, encoding: Encoding) -> None:
         self._follower = Follower(database)
-        self._pacer = Pacer(engine.busy)
+        self._pacer = Pacer(engine.busy, engine.pressed)
         self._max = settings.streams_max
         self._open = 0
         self._tasks: list[asyncio.Task[None]] = []
