@@ -247,7 +247,7 @@ async def test_memory_of_keys_is_bounded(guarded: Harness, monkeypatch: pytest.M
 async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiting(
     guarded: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rings, "STRANGERS_WAITING_MAX", 10)
+    monkeypatch.setattr(rings, "UNKNOWN_WAITING_MAX", 10)
     secret = await new_secret(guarded, "partner")
     ring, asked, clock = ring_of(guarded)
     await ring.caller(secret, deadline())
@@ -265,7 +265,7 @@ async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiti
 
     asked.look_up = slow  # type: ignore[method-assign,assignment]
     tries = [asyncio.ensure_future(is_refused(ring, f"holdsvc_{n:012x}_{'A' * 43}")) for n in range(1, 11)]
-    while ring._strangers_waiting < 10 or inside < rings.STRANGERS_MAX:
+    while ring._unknown_waiting < 10 or inside < rings.UNKNOWN_MAX:
         await asyncio.sleep(0)
     asked.look_up = look_up  # type: ignore[method-assign]
     await ring.caller(secret, deadline())
@@ -275,7 +275,7 @@ async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiti
     asked.look_up = slow  # type: ignore[method-assign,assignment]
     go_on.set()
     assert all(await asyncio.gather(*tries))
-    assert most == rings.STRANGERS_MAX
+    assert most == rings.UNKNOWN_MAX
 
 
 async def test_a_revoked_key_ends_on_every_replica_within_five_seconds_and_its_streams_too(

@@ -111,7 +111,7 @@ def _pools(call: Call) -> list[str] | None:
 
 
 def _expire_time(request: pb.CreateApiKeyRequest) -> tuple[datetime | None, Violation | None]:
-    """When the key shall end, and what is wrong with that as far as one can see without the database's clock."""
+    """When the key is to end, and what is wrong with it as far as that is visible without the database's clock."""
     if not request.HasField("expire_time"):
         return None, None
     try:

@@ -31,7 +31,7 @@ from holdsvc.model import Caller, Cause, Violation
 from holdsvc.telemetry import tracing
 
 RECHECK_S = 1.0
-"""The longest to wait for the word on an open stream's key; then the next round asks again."""
+"""The longest to wait for the check of an open stream's key; the next round checks again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class InventoryServicer:
         )
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, call: Call) -> pb.DeleteItemResponse:
-        """Deletes an item that nobody has units of."""
+        """Deletes an item of which nothing is held or confirmed."""
         validation.check(request)
         check_pool(call.caller, request.sku, request.pool)
         key = ItemKey(request.sku, request.pool)

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from holdsvc.api import health, reflection
 from holdsvc.api.admin import AdminServicer
-from holdsvc.api.auth.identity import authenticator, everybody
+from holdsvc.api.auth.identity import authenticator, open_to_all
 from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.bodies import Bodies
 from holdsvc.api.calls import CallObserver, Calls
@@ -89,7 +89,7 @@ class Server:
         self._servers = [grpc.aio.server(options=_options(settings)) for _ in range(ACCEPTORS)]
         self._certificates = certificates_of(settings)
         self.port = 0
-        authenticate = everybody() if settings.auth == "off" else authenticator(Keyring(engine))
+        authenticate = open_to_all() if settings.auth == "off" else authenticator(Keyring(engine))
         limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
         bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
         calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())

@@ -14,7 +14,7 @@ Authenticate = Callable[[Metadata, float], Awaitable[Caller]]
 """Finds the caller by the call's metadata, until a deadline on the loop's clock; raises UNAUTHENTICATED."""
 
 CREDENTIAL_CHARS_MAX = 512
-"""Longer ones are no key of ours, whatever they are."""
+"""Longer credentials are not keys of this service."""
 
 
 def authenticator(keyring: Keyring) -> Authenticate:
@@ -26,7 +26,7 @@ def authenticator(keyring: Keyring) -> Authenticate:
     return authenticate
 
 
-def everybody() -> Authenticate:
+def open_to_all() -> Authenticate:
     """AUTH=off: every call is of the client `dev` of the tenant `default`, with all scopes."""
     caller = Caller("default", "dev", "", frozenset(ALL_SCOPES))
 
@@ -39,8 +39,8 @@ def everybody() -> Authenticate:
 def key_of(metadata: Metadata) -> str:
     """The one key of a call.
 
-    `x-api-key` goes over `authorization`, which a gateway may need for itself. A header that comes twice is refused:
-    two readers of such a call could take it for the calls of two.
+    `x-api-key` takes precedence over `authorization`, which a gateway may need for itself. A header that occurs twice is
+    refused: a gateway and this service could each read another one.
     """
     key: str | bytes | None = None
     authorization: str | bytes | None = None
@@ -64,5 +64,5 @@ def key_of(metadata: Metadata) -> str:
 
 def _text(value: str | bytes) -> str:
     if isinstance(value, bytes) or len(value) > CREDENTIAL_CHARS_MAX or not value.isascii():
-        raise HoldError(errors.unauthenticated("what was sent as API key is none"))
+        raise HoldError(errors.unauthenticated("the API key is not text of this service's form"))
     return value

@@ -24,25 +24,25 @@ from holdsvc.model import Caller
 V = TypeVar("V")
 
 REFRESH_S = 2.0
-"""Age of an answer from which on a call has it asked anew, without waiting for it."""
+"""Age of an answer from which on a call starts a new look-up, without waiting for it."""
 
 TRUST_S = 4.0
-"""Age of an answer from which on it is not used: a revoked key works no longer than this, anywhere."""
+"""Age of an answer from which on it is not used: in every process a revoked key stops working within this time."""
 
 BAD_S = 30.0
-"""How long a key that is not valid is remembered. None becomes valid: secrets are random and nothing is unrevoked."""
+"""How long an invalid key is remembered. It cannot become valid: secrets are random and no revocation is undone."""
 
 CACHE_MAX = 10_000
-"""Good keys, and as many bad ones, that are remembered."""
+"""Valid keys that are remembered, and as many invalid ones."""
 
 LOOK_UP_S = 5.0
 """The longest that a look-up may take, whatever the deadlines of the calls that wait for it."""
 
-STRANGERS_MAX = 2
-"""Keys never seen that are looked up at once: who tries keys out does not take the database from those who have one."""
+UNKNOWN_MAX = 2
+"""Unknown keys that are looked up at once, so that guessing keys does not slow down callers who have one."""
 
-STRANGERS_WAITING_MAX = 500
-"""Keys never seen that may wait for that."""
+UNKNOWN_WAITING_MAX = 500
+"""Unknown keys that may wait for their look-up."""
 
 _KEY = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", re.ASCII)
 
@@ -68,7 +68,7 @@ def hash_of(secret: str) -> bytes:
 
 
 def key_id_of(text: str) -> str:
-    """The readable part of a key, or else the text as it is: who finds a key lying about has the whole of it."""
+    """The readable part of a key, or else the text as it is: a leaked key is found as a whole."""
     return text.split("_", 2)[1] if _KEY.fullmatch(text) else text
 
 
@@ -81,22 +81,22 @@ class _Known(NamedTuple):
 
 
 class Keyring:
-    """Tells who calls with a key, from a bounded memory or else from the database.
+    """Finds the caller of a key, in a bounded cache or else in the database.
 
     Expiry is judged by the database's clock: a look-up brings the time that the key has left, and this process's
-    monotonic clock counts it down, so that a key ends on time whatever the machine's calendar says.
+    monotonic clock counts it down, so that a key ends on time whatever the machine's wall clock shows.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
         self._engine = engine
         self._clock = clock
-        # By the key itself, as the call brought it: a hash of each call's would cost more than all the rest here. The
-        # look-up compares in constant time; a dict's compares whole keys only where their seeded hashes are the same.
+        # By the key itself: hashing each call's key would cost more than everything else here. The database look-up
+        # compares in constant time; a dict compares whole keys only where their seeded hashes are equal.
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, float] = OrderedDict()
         self._looking: dict[str, asyncio.Task[Caller | None]] = {}
-        self._strangers = asyncio.Semaphore(STRANGERS_MAX)
-        self._strangers_waiting = 0
+        self._unknown = asyncio.Semaphore(UNKNOWN_MAX)
+        self._unknown_waiting = 0
 
     async def caller(self, secret: str, deadline: float) -> Caller:
         """Returns who calls with this key; raises UNAUTHENTICATED.
@@ -129,7 +129,7 @@ class Keyring:
         return look_up.result()
 
     def _look_up(self, secret: str) -> asyncio.Task[Caller | None]:
-        """Starts asking the database, or joins who is asking already."""
+        """Starts a look-up in the database, or joins the one that runs."""
         task = self._looking.get(secret)
         if task is None:
             task = asyncio.ensure_future(self._ask(secret))
@@ -140,21 +140,21 @@ class Keyring:
     def _looked_up(self, secret: str, task: asyncio.Task[Caller | None]) -> None:
         del self._looking[secret]
         if not task.cancelled():
-            # Also where no call waits: an error that nobody asks for would be written to the log.
+            # Read also where no call waits for it: asyncio would log it as never retrieved.
             task.exception()
 
     async def _ask(self, secret: str) -> Caller | None:
         key_id = key_id_of(secret)
         if secret in self._good:
             return await self._find(key_id, secret)
-        if self._strangers_waiting >= STRANGERS_WAITING_MAX:
+        if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
             raise HoldError(errors.overloaded())
-        self._strangers_waiting += 1
+        self._unknown_waiting += 1
         try:
-            async with self._strangers:
+            async with self._unknown:
                 return await self._find(key_id, secret)
         finally:
-            self._strangers_waiting -= 1
+            self._unknown_waiting -= 1
 
     async def _find(self, key_id: str, secret: str) -> Caller | None:
         digest = hash_of(secret)
