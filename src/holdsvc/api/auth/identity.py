@@ -39,8 +39,8 @@ def open_to_all() -> Authenticate:
 def key_of(metadata: Metadata) -> str:
     """The one key of a call.
 
-    `x-api-key` takes precedence over `authorization`, which a gateway may need for itself. A header that occurs twice is
-    refused: a gateway and this service could each read another one.
+    `x-api-key` takes precedence over `authorization`, which a gateway may need for itself. A header that occurs twice
+    is refused: a gateway and this service could each read another one.
     """
     key: str | bytes | None = None
     authorization: str | bytes | None = None
