@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from holdsvc.engine import lane
 from holdsvc.ledger import requests
 from holdsvc.model import Caller, Request
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -37,8 +38,12 @@ def claim_request_id(other: psycopg.Connection, request_id: str) -> None:
     )
 
 
-async def test_nobody_sees_expired_before_confirmed(start_service: StartService) -> None:
-    one, other = await start_service(), await start_service()
+async def test_no_caller_sees_expired_before_confirmed(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of these wait at the same time, in their transactions, until the lock goes.
+    monkeypatch.setattr(lane, "BATCH_LOCK_WAIT_S", 10.0)
+    one, other = await start_service(pool_size=24), await start_service(pool_size=24)
     await one.create_item("seat", 1)
     held = await one.reserve({"seat": 1}, ttl=TTL, reference="cart")
     with sessions.transaction(one.owner_dsn) as lock:
