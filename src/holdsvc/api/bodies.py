@@ -46,10 +46,10 @@ class _Body:
 class Bodies:
     """Reads the one message of a call. Construct it on the loop that will serve."""
 
-    def __init__(self, incomplete_max: int, *, size_max: int | None = None, at_once_max: int = 1_000_000) -> None:
+    def __init__(self, incomplete_max: int, *, size_max: int | None = None, at_once_max: int | None = None) -> None:
         self._incomplete_max = incomplete_max
         self._size_max = size_max
-        self._turns = asyncio.Semaphore(at_once_max)
+        self._turns = asyncio.Semaphore(at_once_max) if at_once_max else None
         self._waiting: dict[_Body, None] = {}
         self._loop = asyncio.get_running_loop()
         self._look: asyncio.TimerHandle | None = None
@@ -68,8 +68,11 @@ class Bodies:
 
     async def read_next(self, context: Reads) -> bytes | None:
         """Returns the next message of a stream of them, None after the last; raises as `read`."""
-        async with self._turns:
+        if self._turns is None:
             data = await self._read(context)
+        else:
+            async with self._turns:
+                data = await self._read(context)
         if data is not None and self._size_max is not None and len(data) > self._size_max:
             raise HoldError(errors.invalid_field("request", f"is larger than {self._size_max} bytes", "TOO_LARGE"))
         return data

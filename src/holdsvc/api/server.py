@@ -34,7 +34,7 @@ ACCEPTORS = 16
 """gRPC servers of a process, on one port: the kernel distributes connections over them, and each asks for its next call
 by itself (docs/decisions/0008-one-process-per-worker.md)."""
 
-STREAMS_MAX = 2_000
+STREAMS_MAX = 1_500
 """Calls and streams of one connection that are open; gRPC's clients hold back the next ones."""
 
 PENDING_MAX = 2_000
