@@ -153,6 +153,10 @@ async def of_the_background(service: Any) -> None:
         assert await feed.item_changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
         await feed.save_relay_position(connection, "relay", "epoch", feed.Position(1, date(2026, 1, 1)))
         assert await feed.relay_position(connection, "relay") is not None
+        await FUNCTIONS["find_locked_items"].fetch(connection, tenant="default", sku="{seat}", pool='{""}')
+        await FUNCTIONS["find_locked_targets"].fetch(
+            connection, tenant="default", client="{dev}", target="{NULL}", reference="{cart}"
+        )
         # Sweeps skip items that others keep locked.
         await upkeep._RELEASE.one(connection, tenant=None, max_count=10, skip_busy=True)
     async with await psycopg.AsyncConnection.connect(
