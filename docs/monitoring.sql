@@ -9,7 +9,7 @@ SET statement_timeout = '30s';
 -- reservations of a reference: the state of one order or cart
 SELECT v.reservation_id, v.client,
        CASE WHEN v.state = 1 AND v.expire_time <= clock_timestamp() THEN 'EXPIRED'
-            ELSE (ARRAY['HELD', 'CONFIRMED', 'CANCELLED', 'EXPIRED', 'REFUNDED'])[v.state] END AS state,
+            ELSE (ARRAY['HELD', 'CONFIRMED', 'CANCELLED', 'EXPIRED', 'REFUNDED', 'FULFILLED'])[v.state] END AS state,
        v.create_time, v.expire_time, v.order_id, v.reason
 FROM holdsvc.reservation v
 WHERE v.reference = :'reference' AND v.tenant = :'tenant'
@@ -22,7 +22,8 @@ SELECT v.reference,
        count(*) FILTER (WHERE v.state = 2) AS confirmed,
        count(*) FILTER (WHERE v.state = 3) AS cancelled,
        count(*) FILTER (WHERE v.state = 4 OR v.state = 1 AND v.expire_time <= clock_timestamp()) AS expired,
-       count(*) FILTER (WHERE v.state = 5) AS refunded
+       count(*) FILTER (WHERE v.state = 5) AS refunded,
+       count(*) FILTER (WHERE v.state = 6) AS fulfilled
 FROM holdsvc.reservation v
 WHERE v.tenant = :'tenant' AND v.reference <> ''
 GROUP BY v.reference
@@ -48,7 +49,7 @@ LIMIT 20;
 
 -- conversion by client: outcomes of the holds of the last day (scan)
 SELECT v.client, count(*) AS holds,
-       round(100.0 * count(*) FILTER (WHERE v.state IN (2, 5)) / count(*), 1) AS percent_confirmed,
+       round(100.0 * count(*) FILTER (WHERE v.state IN (2, 5, 6)) / count(*), 1) AS percent_confirmed,
        round(100.0 * count(*) FILTER (WHERE v.state = 3) / count(*), 1) AS percent_cancelled,
        round(100.0 * count(*) FILTER (WHERE v.state = 4 OR v.state = 1 AND v.expire_time <= clock_timestamp())
              / count(*), 1) AS percent_expired

@@ -102,6 +102,15 @@ def revision_mismatch(sku: str, pool: str, revision: int) -> Refused:
     )
 
 
+def reservation_revision_mismatch(reservation_id: str, revision: int) -> Refused:
+    """Says which revision the reservation has by now."""
+    return Refused(
+        "REVISION_MISMATCH",
+        f"reservation {reservation_id} has revision {revision} by now; read it again",
+        {"reservation_id": reservation_id, "revision": str(revision)},
+    )
+
+
 def feature_not_active(feature: str) -> Refused:
     """Says which feature is not turned on."""
     return Refused("FEATURE_NOT_ACTIVE", f"the feature {feature!r} is not active here yet", {"feature": feature})
@@ -131,6 +140,7 @@ _STATE_MESSAGES = {
     "RESERVATION_EXPIRED": "reservation {} has expired and its units are free again; reserve anew",
     "RESERVATION_ALREADY_CONFIRMED": "reservation {} is confirmed already",
     "RESERVATION_ALREADY_CANCELLED": "reservation {} is cancelled already",
+    "ALREADY_FULFILLED": "every confirmed unit of reservation {} is fulfilled or refunded already",
     "ALREADY_REFUNDED": "every confirmed unit of reservation {} is refunded already",
     "RESERVATION_NOT_CONFIRMED": "reservation {} is not confirmed",
 }

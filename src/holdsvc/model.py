@@ -34,6 +34,7 @@ class State(_Open):
     CANCELLED = 3
     EXPIRED = 4
     REFUNDED = 5
+    FULFILLED = 6
 
 
 class EventType(_Open):
@@ -50,6 +51,9 @@ class EventType(_Open):
     ITEM_DELETED = 9
     CAPACITY_ADJUSTED = 10
     CAPACITY_TRANSFERRED = 11
+    MODIFIED = 12
+    FULFILLED = 13
+    RESCUED = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class ReservationLine(NamedTuple):
     quantity: int
     confirmed_quantity: int = 0
     refunded_quantity: int = 0
+    fulfilled_quantity: int = 0
+    returned_quantity: int = 0
 
 
 class ShortLine(NamedTuple):
@@ -115,6 +121,15 @@ class ShortLine(NamedTuple):
     pool: str
     requested: int
     available: int
+
+
+class Original(NamedTuple):
+    """What Modify and a partial Cancel can change of a reservation, as it was at some time."""
+
+    lines: list[Line]
+    holder: str
+    reference: str
+    metadata: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -136,8 +151,16 @@ class Reservation:
     confirm_time: datetime | None = None
     cancel_time: datetime | None = None
     refund_time: datetime | None = None
+    fulfil_time: datetime | None = None
     reason: str = ""
     revision: int = 1
+    original: Original | None = None
+    """What it was before it was modified; None: it never was."""
+
+    @property
+    def rescued(self) -> bool:
+        """Whether it had expired and was taken anew by Confirm."""
+        return self.confirm_time is not None and self.confirm_time >= self.expire_time
 
 
 @dataclass(slots=True)
@@ -172,6 +195,7 @@ class Event:
     reservation: Reservation | None = None
     item: Item | None = None
     written_off_lines: list[Line] = field(default_factory=list)
+    returned_lines: list[Line] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -224,6 +248,11 @@ class Request:
     request_id: str
     fingerprint: bytes
 
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return 0
+
 
 @dataclass(slots=True)
 class Reserve(Request):
@@ -238,6 +267,11 @@ class Reserve(Request):
     metadata: dict[str, str]
     duplicate_window_us: int | None
 
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)
+
 
 @dataclass(slots=True)
 class Targeted(Request):
@@ -248,21 +282,57 @@ class Targeted(Request):
 
 
 @dataclass(slots=True)
+class Modify(Targeted):
+    """Change a hold in place; what is None stays. `lines` are the quantities to have, 0 for none."""
+
+    revision: int
+    lines: list[Line] | None
+    holder: str | None
+    new_reference: str | None
+    metadata: dict[str, str] | None
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines or ())
+
+
+@dataclass(slots=True)
 class Confirm(Targeted):
-    """Sell what is held, or `lines` of it."""
+    """Sell what is held, or `lines` of it; with `rescue` also what expired a while ago."""
 
     order_id: str
     minted: bool
     customer_name: str
     customer_email: str
     lines: list[Line]
+    rescue: bool = False
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)
 
 
 @dataclass(slots=True)
 class Cancel(Targeted):
-    """Give back what is held."""
+    """Give back what is held, or `lines` of it."""
 
     reason: str
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)
+
+
+class RefundUnits(IntEnum):
+    """Which units of a line a refund means, numbered as in the contract."""
+
+    ANY = 1
+    UNFULFILLED = 2
+    FULFILLED = 3
 
 
 @dataclass(slots=True)
@@ -272,6 +342,29 @@ class Refund(Targeted):
     lines: list[Line]
     write_off: bool
     reason: str
+    units: RefundUnits = RefundUnits.ANY
+    effective_time: datetime | None = None
+    """When the goods came back or were written off; None: now."""
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)
+
+
+@dataclass(slots=True)
+class Fulfil(Targeted):
+    """Take what is confirmed, or `lines` of it, out of the building."""
+
+    lines: list[Line]
+    reason: str
+    effective_time: datetime | None
+    """When the goods left; None: now."""
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)
 
 
 @dataclass(slots=True)

@@ -201,6 +201,11 @@ class Settings(BaseSettings):
     max_lifetime: Duration = Field(
         timedelta(hours=72), description="The longest that a hold may live, with all its extensions, from its creation."
     )
+    rescue_window: Duration = Field(
+        timedelta(hours=24),
+        ge=timedelta(),
+        description="How long after its end Confirm can rescue an expired hold.",
+    )
     sweep_interval: Duration = Field(
         timedelta(seconds=1),
         gt=timedelta(),
@@ -258,6 +263,11 @@ class Settings(BaseSettings):
 
     request_id_retention: Duration = Field(
         timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
+    )
+    count_max_age: Duration = Field(
+        timedelta(days=7),
+        gt=timedelta(),
+        description="How old a count of stock may be; movements of goods are kept that long to correct it.",
     )
     event_retention: Duration = Field(
         timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: no limit."

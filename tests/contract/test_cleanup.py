@@ -61,3 +61,24 @@ async def test_a_tenant_cleans_up_its_own_holds_only_at_its_own_rate(start_servi
     for metadata in callers.values():
         answer = await service.reservations.Cleanup(pb.CleanupRequest(), metadata=metadata)
         assert (answer.expired_count, answer.more) == (1, False)
+
+
+async def test_one_hold_that_contradicts_its_item_is_quarantined_and_the_others_are_swept(service: Harness) -> None:
+    await service.create_item("bed", 10)
+    await service.create_item("tour", 10)
+    bad = await service.reserve({"bed": 2}, ttl=timedelta(seconds=5))
+    for _ in range(3):
+        await service.reserve({"tour": 1}, ttl=timedelta(seconds=5))
+    # More than the item holds: as a fault, or a hand in the database, might leave it.
+    service.sql(
+        "UPDATE holdsvc.reservation_line SET quantity = 9 WHERE reservation_id = %s RETURNING 1", (bad.reservation_id,)
+    )
+    service.clock.advance(timedelta(seconds=10))
+    swept = await service.reservations.Cleanup(pb.CleanupRequest())
+    assert (swept.expired_count, swept.released_quantity, swept.more) == (3, 3, False)
+    [[quarantined, error]] = service.sql("SELECT reservation_id::text, error FROM holdsvc.quarantine")
+    assert quarantined == bad.reservation_id
+    assert "held units" in error
+    assert (await service.item("tour")).remaining == 10
+    again = await service.reservations.Cleanup(pb.CleanupRequest())
+    assert (again.expired_count, again.more) == (0, False)

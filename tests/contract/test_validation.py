@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc.api.server import SERVICES
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -25,6 +26,7 @@ BAD_LINE = {"sku": "", "pool": "p" * 65, "quantity": 0}
 BAD_LINE_FIELDS = {"sku", "pool", "quantity"}
 BAD_ITEM = {"sku": CONTROL, "pool": LONG, "display_name": LONG, "capacity": -1, "oversell_limit": 10**15 + 1}
 BAD_DURATION = Duration(seconds=-1)
+BAD_TIME = Timestamp(seconds=2**62)
 AGES = Duration(seconds=2**63 - 1)
 
 
@@ -72,6 +74,37 @@ BAD: list[tuple[Message, set[str]]] = [
     (pb.RefundRequest(reference=CONTROL), {"reference"}),
     (pb.ExtendRequest(reservation_id="x", request_id=LONG, ttl=AGES), {"reservation_id", "request_id", "ttl"}),
     (pb.ExtendRequest(reference="", ttl=BAD_DURATION), {"reference", "ttl"}),
+    (
+        pb.ModifyRequest(
+            reservation_id="x",
+            request_id=LONG,
+            revision=-1,
+            lines=[BAD_LINE | {"quantity": -1}, {"sku": "a"}, {"sku": "a"}],
+            holder=LONG,
+            new_reference=CONTROL,
+            metadata={"": "x"},
+            update_mask={"paths": ["lines", "state"]},
+        ),
+        {"reservation_id", "request_id", "revision", "holder", "new_reference", "metadata", "update_mask", "lines[2]"}
+        | _under("lines[0]", BAD_LINE_FIELDS),
+    ),
+    (pb.ModifyRequest(reference=LONG), {"reference", "update_mask"}),
+    (
+        pb.FulfilRequest(reservation_id="x", request_id=LONG, lines=[BAD_LINE], reason="\x00", effective_time=BAD_TIME),
+        {"reservation_id", "request_id", "reason", "effective_time"} | _under("lines[0]", BAD_LINE_FIELDS),
+    ),
+    (pb.FulfilRequest(reference=LONG), {"reference"}),
+    (pb.CancelRequest(reservation_id="x", lines=[BAD_LINE]), {"reservation_id"} | _under("lines[0]", BAD_LINE_FIELDS)),
+    (
+        pb.RefundRequest(reservation_id="x", units=9, effective_time=BAD_TIME),  # type: ignore[arg-type]
+        {"reservation_id", "units", "effective_time"},
+    ),
+    (pb.BatchModifyRequest(), {"requests"}),
+    (pb.BatchConfirmRequest(), {"requests"}),
+    (pb.BatchCancelRequest(), {"requests"}),
+    (pb.BatchRefundRequest(), {"requests"}),
+    (pb.BatchFulfilRequest(), {"requests"}),
+    (pb.BatchExtendRequest(), {"requests"}),
     (pb.GetReservationRequest(), {"target"}),
     (pb.GetReservationRequest(reservation_id="{}"), {"reservation_id"}),
     (pb.GetReservationRequest(reference=LONG), {"reference"}),
@@ -144,6 +177,7 @@ BAD: list[tuple[Message, set[str]]] = [
 
 CANNOT_BE_BAD = {
     "RefundRequest.write_off",
+    "ConfirmRequest.rescue",
     "ListReservationsRequest.include_total",
 }
 

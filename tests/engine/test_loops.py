@@ -13,7 +13,7 @@ from holdsvc.engine.engine import Engine
 from holdsvc.engine.lane import Lanes
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.errors import HoldError
-from holdsvc.ledger import items, reservations, upkeep
+from holdsvc.ledger import holds, items, upkeep
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed, soon
@@ -65,7 +65,7 @@ async def test_the_sweep_goes_on(
     sweeps, swept = sweeper
     async with database.connection() as connection:
         await items.create(connection, CALLER, stock(("a",)))
-        await reservations.reserve(connection, "default", reserves(["a"] * 3, ttl_us=1))
+        await holds.reserve(connection, "default", reserves(["a"] * 3, ttl_us=1))
     monkeypatch.setattr(upkeep, "release_expired", Failing(upkeep.release_expired))
     before = loop_failures("sweep")
     await run_until(sweeps.run(), lambda: sum(swept.counts) == 3)

@@ -8,7 +8,7 @@ import pytest
 
 from holdsvc.engine import tasks
 from holdsvc.engine.sweeper import SWEEPS_AT_ONCE, Sweeper
-from holdsvc.ledger import items, reservations, upkeep
+from holdsvc.ledger import holds, items, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Done
 from holdsvc.settings import Settings
@@ -52,6 +52,9 @@ class Swept:
         if self.units >= LAPSED:
             self.all.set()
 
+    def quarantined(self, count: int) -> None:
+        pass
+
     def sweep_failed(self) -> None:
         self.failures += 1
 
@@ -69,7 +72,7 @@ async def lapse(database: Database) -> None:
     async with database.connection() as connection:
         await items.create(connection, CALLER, stock(("hot", "a", "b")))
         lapsing = reserves([("hot", "a", "hot", "b")[number % 4] for number in range(LAPSED)], ttl_us=1)
-        assert all(type(one) is Done for one in await reservations.reserve(connection, "default", lapsing))
+        assert all(type(one) is Done for one in await holds.reserve(connection, "default", lapsing))
 
 
 async def sweep_all(database: Counting, *, busy: bool) -> Swept:

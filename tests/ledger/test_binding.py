@@ -12,6 +12,7 @@ import pytest
 # They bind what they call.
 from holdsvc.ledger import events, feed, items, keys, reservation_lists, reservations, retention, stock, upkeep  # noqa: F401
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
+from holdsvc.ledger.reservations import Snapshot
 from tests.support.harness import SET_NAME
 
 PYTHON_TYPES: dict[type, set[str]] = {
@@ -25,6 +26,8 @@ PYTHON_TYPES: dict[type, set[str]] = {
     timedelta: {"interval"},
     UUID: {"uuid"},
     dict: {"jsonb"},
+    list: {"jsonb"},
+    Snapshot: {"jsonb"},
     type(None): {"void"},
 }
 
@@ -68,7 +71,7 @@ def fits(annotation: Any, sql_type: str) -> bool:
     """Whether a field of this annotation may hold what comes as this type."""
     if isinstance(annotation, UnionType):
         return any(fits(part, sql_type) for part in typing.get_args(annotation) if part is not type(None))
-    if typing.get_origin(annotation) is list:
+    if typing.get_origin(annotation) is list and sql_type != "jsonb":
         return sql_type.startswith("_") and fits(typing.get_args(annotation)[0], sql_type[1:])
     plain = typing.get_origin(annotation) or annotation
     return sql_type in PYTHON_TYPES.get(plain, set())

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from holdsvc.ledger import items, locks, reservations
+from holdsvc.ledger import holds, items, locks
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.model import Adjust, Cancel, ItemKey, Reserve, Transfer
 from holdsvc.settings import Settings
@@ -52,7 +52,7 @@ async def test_requests_for_a_reservation_that_is_locked_or_lies_on_a_locked_ite
     targets = locks.TargetLocks[Cancel]()
     held = reserves("abc")
     held[1].reference = "cart-1"
-    await reservations.reserve(connection, "default", held)
+    await holds.reserve(connection, "default", held)
     ids = [one.reservation_id for one in held]
     wanted = [
         Cancel(CALLER, "", b"", ids[0], None, ""),

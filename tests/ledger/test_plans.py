@@ -17,8 +17,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from holdsvc.embedded.server import EmbeddedServer
-from holdsvc.ledger import items, migrate, reservation_lists, reservations, upkeep
+from holdsvc.ledger import changes, items, migrate, reservation_lists, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.holds import reserve
 from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
 from holdsvc.settings import Settings
 from tests.support import holds
@@ -93,7 +94,7 @@ async def fill(connection: Connection) -> None:
     """Makes the reservations: half of them on the hot item."""
     for start in range(0, RESERVATIONS, 1000):
         choose = hot if start % 2000 else uniform
-        done(await reservations.reserve(connection, "default", reserves(choose, 1000)))
+        done(await reserve(connection, "default", reserves(choose, 1000)))
 
 
 async def turn(connection: Connection, choose: Choose, times: dict[str, list[float]]) -> None:
@@ -105,11 +106,11 @@ async def turn(connection: Connection, choose: Choose, times: dict[str, list[flo
         times.setdefault(name, []).append(perf_counter() - start)
         return results
 
-    sold = done(await timed("reserve", reservations.reserve(connection, "default", reserves(choose, BATCH))))
-    done(await timed("confirm", reservations.confirm(connection, "default", confirms(sold))))
+    sold = done(await timed("reserve", reserve(connection, "default", reserves(choose, BATCH))))
+    done(await timed("confirm", changes.confirm(connection, "default", confirms(sold), rescue_window_us=0)))
     assert all(await timed("get", reservations.get(connection, "default", sold)))
-    kept = done(await timed("reserve", reservations.reserve(connection, "default", reserves(choose, BATCH))))
-    done(await timed("cancel", reservations.cancel(connection, "default", cancels(kept))))
+    kept = done(await timed("reserve", reserve(connection, "default", reserves(choose, BATCH))))
+    done(await timed("cancel", changes.cancel(connection, "default", cancels(kept))))
 
 
 @asynccontextmanager
@@ -190,7 +191,7 @@ async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(pl
     async with session(dsn) as connection:
         await items.create(connection, CALLER, holds.stock([hot()]))
         for _ in range(LAPSED // 1000):
-            done(await reservations.reserve(connection, "default", reserves(hot, 1000, ttl_us=1)))
+            done(await reserve(connection, "default", reserves(hot, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
     async with session(dsn) as sweeping:
         assert (await upkeep.release_expired(sweeping, None, BATCH)).expired_count == BATCH
@@ -205,10 +206,10 @@ async def test_tables_analysed_while_there_was_one_item_are_as_good_when_there_a
     async with session(dsn) as connection:
         await stock_up(connection)
         for _ in range(20):
-            done(await reservations.reserve(connection, "default", reserves(hot, 1000)))
+            done(await reserve(connection, "default", reserves(hot, 1000)))
         query(dsn, "VACUUM ANALYZE")
         for _ in range(20):
-            done(await reservations.reserve(connection, "default", reserves(uniform, 1000, ttl_us=1)))
+            done(await reserve(connection, "default", reserves(uniform, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
     async with session(dsn) as grown:
         for choose in (hot, uniform):

@@ -76,7 +76,7 @@ def test_a_changed_check_is_let_through_where_a_migration_says_that_it_widens(le
     after = taken(
         ledger_dsn,
         "ALTER TABLE holdsvc.reservation DROP CONSTRAINT reservation_state_check",
-        "ALTER TABLE holdsvc.reservation ADD CONSTRAINT reservation_state_check CHECK (state BETWEEN 1 AND 6)",
+        "ALTER TABLE holdsvc.reservation ADD CONSTRAINT reservation_state_check CHECK (state BETWEEN 1 AND 7)",
     )
     assert len(schema_snapshot.breaks(before, after, set())) == 1
     (tmp_path / "0101_state.sql").write_text("-- widens: reservation_state_check\n")

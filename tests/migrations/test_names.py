@@ -101,6 +101,7 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     ):
         assert (await stub.ListReservations(wanted)).reservations
     await stub.GetReservation(pb.GetReservationRequest(reference="cart"))
+    await of_holds_that_change(service)
     await stub.ListReservationEvents(pb.ListReservationEventsRequest(reservation_id=first.reservation_id))
     await items.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", delta=1))
     await items.TransferCapacity(inventory.TransferCapacityRequest(sku="seat", to_pool="web", quantity=1))
@@ -134,10 +135,27 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     assert {*FUNCTIONS} - called == set()
 
 
+async def of_holds_that_change(service: Any) -> None:
+    """Modify, a partial Cancel, a rescue, Fulfil and a return."""
+    stub = service.reservations
+    made = await service.reserve({"seat": 2}, reference="other", ttl=timedelta(seconds=5))
+    grown = pb.ModifyRequest(
+        reference="other", lines=[{"sku": "seat", "quantity": 3}], update_mask={"paths": ["lines"]}
+    )
+    await stub.Modify(grown)
+    part = [{"sku": "seat", "quantity": 1}]
+    await stub.Cancel(pb.CancelRequest(reservation_id=made.reservation_id, lines=part))
+    service.clock.advance(timedelta(seconds=6))
+    await stub.Confirm(pb.ConfirmRequest(reservation_id=made.reservation_id, rescue=True))
+    await stub.Fulfil(pb.FulfilRequest(reservation_id=made.reservation_id, lines=part))
+    await stub.Refund(pb.RefundRequest(reservation_id=made.reservation_id))
+
+
 async def of_the_background(service: Any) -> None:
     """What loops, commands and the relay call."""
     async with service.service.database.connection() as connection:
         await upkeep.purge_requests(connection, timedelta(0))
+        await upkeep.purge_stock_moves(connection, timedelta(0))
         await upkeep.create_event_partitions(connection)
         await retention.drop_day(connection, 1)
         await keys.find(connection, "none")

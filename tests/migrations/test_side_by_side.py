@@ -36,7 +36,7 @@ MIGRATION = """-- compatible since: 0100
 -- migrate:up
 ALTER TABLE holdsvc.reservation ADD COLUMN note text;
 ALTER TABLE holdsvc.reservation DROP CONSTRAINT reservation_state_check;
-ALTER TABLE holdsvc.reservation ADD CONSTRAINT reservation_state_check CHECK (state BETWEEN 1 AND 6);
+ALTER TABLE holdsvc.reservation ADD CONSTRAINT reservation_state_check CHECK (state BETWEEN 1 AND 7);
 INSERT INTO holdsvc_migrations.feature (name, since) VALUES ('parking', '0101'), ('banned_holders', '0101');
 -- migrate:down
 DELETE FROM holdsvc_migrations.feature WHERE since = '0101';
@@ -65,9 +65,9 @@ CANCEL = {
   END LOOP;
   -- claim
 """,
-    "3::smallint, _r.id": "CASE WHEN 'park' = ANY (_r.reason) THEN 6::smallint ELSE 3::smallint END, _r.id",
+    "3::smallint, _r.id": "CASE WHEN 'park' = ANY (_r.reason) THEN 7::smallint ELSE 3::smallint END, _r.id",
 }
-STEPS = {"_tenant, _state, coalesce(": "_tenant, CASE WHEN _state = 6 THEN 12 ELSE _state END, coalesce("}
+STEPS = {"_tenant, _state, coalesce(": "_tenant, CASE WHEN _state = 7 THEN 99 ELSE _state END, coalesce("}
 CHANGES = {"reserve.sql": RESERVE, "cancel.sql": CANCEL, "steps.sql": STEPS}
 
 
@@ -255,11 +255,11 @@ async def test_new_values_and_refusals_wait_for_their_activation_and_older_code_
             code, output = await asyncio.to_thread(migrate, database_dsn, newer, "activate", feature)
             assert (code, output) == (0, f"{feature} is active\n")
         # On: the new state and the new event type pass through code that has no name for them.
-        assert (await new.reservations.Cancel(park)).reservation.state == 6
+        assert (await new.reservations.Cancel(park)).reservation.state == 7
         listed = await new.reservations.ListReservations(pb.ListReservationsRequest())
-        assert 6 in {reservation.state for reservation in listed.reservations}
+        assert 7 in {reservation.state for reservation in listed.reservations}
         trail = pb.ListReservationEventsRequest(reservation_id=park.reservation_id)
-        assert [event.type for event in (await new.reservations.ListReservationEvents(trail)).events] == [1, 12]
+        assert [event.type for event in (await new.reservations.ListReservationEvents(trail)).events] == [1, 99]
         request = pb.ReserveRequest(lines=[{"sku": "sku-0", "quantity": 1}], holder="x")
         assert (await refused(new.reservations.Reserve(request))).reason == "DUPLICATE_RESERVATION"
     with Program(None, dsn=database_dsn, python_path=str(OLDER)) as program:

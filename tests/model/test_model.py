@@ -151,7 +151,7 @@ class Contract(RuleBasedStateMachine):
             return str(uuid.UUID(int=number))
         return ids[number % min(len(ids), 6)]
 
-    def target(self, number: int, by_reference: str) -> dict[str, str]:
+    def target(self, number: int, by_reference: str) -> dict[str, Any]:
         return {"reference": by_reference} if by_reference else {"reservation_id": self.pick(number)}
 
     # Time

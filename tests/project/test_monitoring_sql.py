@@ -50,7 +50,15 @@ async def test_a_lapsed_hold_counts_as_expired_before_it_is_swept(service: Harne
     service.clock.advance(timedelta(minutes=5))
     assert [row["state"] for row in _rows(service, "reservations of a reference")] == ["CONFIRMED", "HELD", "EXPIRED"]
     [row] = _rows(service, "references by state")
-    assert row == {"reference": "cart-42", "held": 1, "confirmed": 1, "cancelled": 0, "expired": 1, "refunded": 0}
+    assert row == {
+        "reference": "cart-42",
+        "held": 1,
+        "confirmed": 1,
+        "cancelled": 0,
+        "expired": 1,
+        "refunded": 0,
+        "fulfilled": 0,
+    }
     [late] = _rows(service, "lapsed holds")
     assert late["late"] > timedelta(minutes=4)
 

@@ -228,6 +228,7 @@ SOLD: set[object] = {
 """Metrics that move in a sale, where no hold expires or is extended."""
 AT_REST = {
     "holdsvc_sweep_failures_total": 0,
+    "holdsvc_quarantined_holds_total": 0,
     "holdsvc_units": 200_001,
     "holdsvc_queue_depth": 0,
     "holdsvc_pool_waiting": 0,

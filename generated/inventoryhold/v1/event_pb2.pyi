@@ -26,6 +26,9 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_ITEM_DELETED: _ClassVar[EventType]
     EVENT_TYPE_CAPACITY_ADJUSTED: _ClassVar[EventType]
     EVENT_TYPE_CAPACITY_TRANSFERRED: _ClassVar[EventType]
+    EVENT_TYPE_MODIFIED: _ClassVar[EventType]
+    EVENT_TYPE_FULFILLED: _ClassVar[EventType]
+    EVENT_TYPE_RESCUED: _ClassVar[EventType]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_RESERVED: EventType
 EVENT_TYPE_CONFIRMED: EventType
@@ -38,9 +41,12 @@ EVENT_TYPE_ITEM_UPDATED: EventType
 EVENT_TYPE_ITEM_DELETED: EventType
 EVENT_TYPE_CAPACITY_ADJUSTED: EventType
 EVENT_TYPE_CAPACITY_TRANSFERRED: EventType
+EVENT_TYPE_MODIFIED: EventType
+EVENT_TYPE_FULFILLED: EventType
+EVENT_TYPE_RESCUED: EventType
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines")
+    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +58,7 @@ class Event(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OCCUR_TIME_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_OFF_LINES_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LINES_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     type: EventType
     reservation: _reservation_pb2.Reservation
@@ -63,4 +70,5 @@ class Event(_message.Message):
     reason: str
     occur_time: _timestamp_pb2.Timestamp
     written_off_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
-    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ...) -> None: ...
+    returned_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
+    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., returned_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ...) -> None: ...

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Reservation(_message.Message):
-    __slots__ = ("reservation_id", "client", "holder", "reference", "state", "lines", "order_id", "customer", "metadata", "create_time", "expire_time", "confirm_time", "cancel_time", "refund_time", "reason", "revision")
+    __slots__ = ("reservation_id", "client", "holder", "reference", "state", "lines", "order_id", "customer", "metadata", "create_time", "expire_time", "confirm_time", "cancel_time", "refund_time", "reason", "revision", "fulfil_time")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Reservation.State]
@@ -20,12 +20,14 @@ class Reservation(_message.Message):
         STATE_CANCELLED: _ClassVar[Reservation.State]
         STATE_EXPIRED: _ClassVar[Reservation.State]
         STATE_REFUNDED: _ClassVar[Reservation.State]
+        STATE_FULFILLED: _ClassVar[Reservation.State]
     STATE_UNSPECIFIED: Reservation.State
     STATE_HELD: Reservation.State
     STATE_CONFIRMED: Reservation.State
     STATE_CANCELLED: Reservation.State
     STATE_EXPIRED: Reservation.State
     STATE_REFUNDED: Reservation.State
+    STATE_FULFILLED: Reservation.State
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class Reservation(_message.Message):
     REFUND_TIME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    FULFIL_TIME_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     client: str
     holder: str
@@ -65,21 +68,26 @@ class Reservation(_message.Message):
     refund_time: _timestamp_pb2.Timestamp
     reason: str
     revision: int
-    def __init__(self, reservation_id: _Optional[str] = ..., client: _Optional[str] = ..., holder: _Optional[str] = ..., reference: _Optional[str] = ..., state: _Optional[_Union[Reservation.State, str]] = ..., lines: _Optional[_Iterable[_Union[ReservationLine, _Mapping]]] = ..., order_id: _Optional[str] = ..., customer: _Optional[_Union[Customer, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confirm_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refund_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    fulfil_time: _timestamp_pb2.Timestamp
+    def __init__(self, reservation_id: _Optional[str] = ..., client: _Optional[str] = ..., holder: _Optional[str] = ..., reference: _Optional[str] = ..., state: _Optional[_Union[Reservation.State, str]] = ..., lines: _Optional[_Iterable[_Union[ReservationLine, _Mapping]]] = ..., order_id: _Optional[str] = ..., customer: _Optional[_Union[Customer, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confirm_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refund_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., fulfil_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ReservationLine(_message.Message):
-    __slots__ = ("sku", "pool", "quantity", "confirmed_quantity", "refunded_quantity")
+    __slots__ = ("sku", "pool", "quantity", "confirmed_quantity", "refunded_quantity", "fulfilled_quantity", "returned_quantity")
     SKU_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     CONFIRMED_QUANTITY_FIELD_NUMBER: _ClassVar[int]
     REFUNDED_QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    FULFILLED_QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_QUANTITY_FIELD_NUMBER: _ClassVar[int]
     sku: str
     pool: str
     quantity: int
     confirmed_quantity: int
     refunded_quantity: int
-    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., quantity: _Optional[int] = ..., confirmed_quantity: _Optional[int] = ..., refunded_quantity: _Optional[int] = ...) -> None: ...
+    fulfilled_quantity: int
+    returned_quantity: int
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., quantity: _Optional[int] = ..., confirmed_quantity: _Optional[int] = ..., refunded_quantity: _Optional[int] = ..., fulfilled_quantity: _Optional[int] = ..., returned_quantity: _Optional[int] = ...) -> None: ...
 
 class Customer(_message.Message):
     __slots__ = ("name", "email")

@@ -57,6 +57,11 @@ class ReservationServiceStub:
                 request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchReserveRequest.SerializeToString,
                 response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchReserveResponse.FromString,
                 _registered_method=True)
+        self.Modify = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/Modify',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyResponse.FromString,
+                _registered_method=True)
         self.Confirm = channel.unary_unary(
                 '/inventoryhold.v1.ReservationService/Confirm',
                 request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ConfirmRequest.SerializeToString,
@@ -72,10 +77,45 @@ class ReservationServiceStub:
                 request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.RefundRequest.SerializeToString,
                 response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.RefundResponse.FromString,
                 _registered_method=True)
+        self.Fulfil = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/Fulfil',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilResponse.FromString,
+                _registered_method=True)
         self.Extend = channel.unary_unary(
                 '/inventoryhold.v1.ReservationService/Extend',
                 request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendRequest.SerializeToString,
                 response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendResponse.FromString,
+                _registered_method=True)
+        self.BatchModify = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchModify',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyResponse.FromString,
+                _registered_method=True)
+        self.BatchConfirm = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchConfirm',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmResponse.FromString,
+                _registered_method=True)
+        self.BatchCancel = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchCancel',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelResponse.FromString,
+                _registered_method=True)
+        self.BatchRefund = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchRefund',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundResponse.FromString,
+                _registered_method=True)
+        self.BatchFulfil = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchFulfil',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilResponse.FromString,
+                _registered_method=True)
+        self.BatchExtend = channel.unary_unary(
+                '/inventoryhold.v1.ReservationService/BatchExtend',
+                request_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendResponse.FromString,
                 _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/inventoryhold.v1.ReservationService/GetReservation',
@@ -135,11 +175,26 @@ class ReservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Modify(self, request, context):
+        """Changes a hold in place: its lines, holder, reference and metadata, as `update_mask` names them.
+
+        HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
+        stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
+        possible, but one line must stay. Scope `reserve`.
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
+        short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Confirm(self, request, context):
         """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
-        From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed.
-        Scope `confirm`.
+        From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed. With
+        `rescue` also from EXPIRED, no longer ago than the service's rescue window: its units are taken anew, as by a new hold,
+        and sold. Scope `confirm`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
         REFERENCE_AMBIGUOUS).
@@ -149,9 +204,9 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Gives the held units back.
+        """Gives the held units back, all of them or those that `lines` name.
 
-        From HELD to CANCELLED. Scope `reserve`.
+        From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
         """
@@ -162,9 +217,22 @@ class ReservationServiceServicer:
     def Refund(self, request, context):
         """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
 
-        From CONFIRMED to REFUNDED once every confirmed unit is refunded, else it stays CONFIRMED. Scope `refund`.
+        From CONFIRMED or FULFILLED to REFUNDED once every confirmed unit is refunded, else to FULFILLED once no unit is open
+        and one was fulfilled, else it stays as it is. Units that were fulfilled come back as returns. Scope `refund`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_REFUNDED,
         QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fulfil(self, request, context):
+        """Takes confirmed units out of the building: `confirmed` and `capacity` of their items fall together.
+
+        From CONFIRMED to FULFILLED once every confirmed unit is fulfilled or refunded, else it stays CONFIRMED. Scope `fulfil`.
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_FULFILLED,
+        ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) where an oversold
+        item has fewer units than that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,6 +246,49 @@ class ReservationServiceServicer:
         Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchModify(self, request, context):
+        """Makes 1 to 1,000 Modify calls. Entries stand alone and are answered in the order of the request; entries that name the
+        same reservation take effect in that order. Scope `reserve`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchConfirm(self, request, context):
+        """Makes 1 to 1,000 Confirm calls, as BatchModify does. Scope `confirm`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCancel(self, request, context):
+        """Makes 1 to 1,000 Cancel calls, as BatchModify does. Scope `reserve`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRefund(self, request, context):
+        """Makes 1 to 1,000 Refund calls, as BatchModify does. Scope `refund`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchFulfil(self, request, context):
+        """Makes 1 to 1,000 Fulfil calls, as BatchModify does. Scope `fulfil`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchExtend(self, request, context):
+        """Makes 1 to 1,000 Extend calls, as BatchModify does. Scope `reserve`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +341,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchReserveRequest.FromString,
                     response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchReserveResponse.SerializeToString,
             ),
+            'Modify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Modify,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyResponse.SerializeToString,
+            ),
             'Confirm': grpc.unary_unary_rpc_method_handler(
                     servicer.Confirm,
                     request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ConfirmRequest.FromString,
@@ -245,10 +361,45 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.RefundRequest.FromString,
                     response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.RefundResponse.SerializeToString,
             ),
+            'Fulfil': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fulfil,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilResponse.SerializeToString,
+            ),
             'Extend': grpc.unary_unary_rpc_method_handler(
                     servicer.Extend,
                     request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendRequest.FromString,
                     response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendResponse.SerializeToString,
+            ),
+            'BatchModify': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchModify,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyResponse.SerializeToString,
+            ),
+            'BatchConfirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchConfirm,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmResponse.SerializeToString,
+            ),
+            'BatchCancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCancel,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelResponse.SerializeToString,
+            ),
+            'BatchRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRefund,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundResponse.SerializeToString,
+            ),
+            'BatchFulfil': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchFulfil,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilResponse.SerializeToString,
+            ),
+            'BatchExtend': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchExtend,
+                    request_deserializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendResponse.SerializeToString,
             ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
@@ -349,6 +500,33 @@ class ReservationService:
             _registered_method=True)
 
     @staticmethod
+    def Modify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/Modify',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.ModifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Confirm(request,
             target,
             options=(),
@@ -430,6 +608,33 @@ class ReservationService:
             _registered_method=True)
 
     @staticmethod
+    def Fulfil(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/Fulfil',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.FulfilResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Extend(request,
             target,
             options=(),
@@ -446,6 +651,168 @@ class ReservationService:
             '/inventoryhold.v1.ReservationService/Extend',
             inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendRequest.SerializeToString,
             inventoryhold_dot_v1_dot_reservation__service__pb2.ExtendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchModify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchModify',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchModifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchConfirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchConfirm',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchConfirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchCancel',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchCancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchRefund',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchFulfil(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchFulfil',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchFulfilResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchExtend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.ReservationService/BatchExtend',
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_reservation__service__pb2.BatchExtendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,28 +58,48 @@ class ReservationServiceStub:
     bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
     answer on the remaining results are abridged. Scope `reserve`.
     """
+    Modify: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ModifyRequest, _reservation_service_pb2.ModifyResponse]
+    """Changes a hold in place: its lines, holder, reference and metadata, as `update_mask` names them.
+
+    HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
+    stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
+    possible, but one line must stay. Scope `reserve`.
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
+    short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
+    """
     Confirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
-    From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed.
-    Scope `confirm`.
+    From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed. With
+    `rescue` also from EXPIRED, no longer ago than the service's rescue window: its units are taken anew, as by a new hold,
+    and sold. Scope `confirm`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
     REFERENCE_AMBIGUOUS).
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]
-    """Gives the held units back.
+    """Gives the held units back, all of them or those that `lines` name.
 
-    From HELD to CANCELLED. Scope `reserve`.
+    From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
     Refund: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.RefundRequest, _reservation_service_pb2.RefundResponse]
     """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
 
-    From CONFIRMED to REFUNDED once every confirmed unit is refunded, else it stays CONFIRMED. Scope `refund`.
+    From CONFIRMED or FULFILLED to REFUNDED once every confirmed unit is refunded, else to FULFILLED once no unit is open
+    and one was fulfilled, else it stays as it is. Units that were fulfilled come back as returns. Scope `refund`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_REFUNDED,
     QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
+    """
+    Fulfil: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfilRequest, _reservation_service_pb2.FulfilResponse]
+    """Takes confirmed units out of the building: `confirmed` and `capacity` of their items fall together.
+
+    From CONFIRMED to FULFILLED once every confirmed unit is fulfilled or refunded, else it stays CONFIRMED. Scope `fulfil`.
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_FULFILLED,
+    ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) where an oversold
+    item has fewer units than that.
     """
     Extend: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ExtendRequest, _reservation_service_pb2.ExtendResponse]
     """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
@@ -90,6 +110,20 @@ class ReservationServiceStub:
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
+    BatchModify: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchModifyRequest, _reservation_service_pb2.BatchModifyResponse]
+    """Makes 1 to 1,000 Modify calls. Entries stand alone and are answered in the order of the request; entries that name the
+    same reservation take effect in that order. Scope `reserve`.
+    """
+    BatchConfirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchConfirmRequest, _reservation_service_pb2.BatchConfirmResponse]
+    """Makes 1 to 1,000 Confirm calls, as BatchModify does. Scope `confirm`."""
+    BatchCancel: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchCancelRequest, _reservation_service_pb2.BatchCancelResponse]
+    """Makes 1 to 1,000 Cancel calls, as BatchModify does. Scope `reserve`."""
+    BatchRefund: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchRefundRequest, _reservation_service_pb2.BatchRefundResponse]
+    """Makes 1 to 1,000 Refund calls, as BatchModify does. Scope `refund`."""
+    BatchFulfil: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchFulfilRequest, _reservation_service_pb2.BatchFulfilResponse]
+    """Makes 1 to 1,000 Fulfil calls, as BatchModify does. Scope `fulfil`."""
+    BatchExtend: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchExtendRequest, _reservation_service_pb2.BatchExtendResponse]
+    """Makes 1 to 1,000 Extend calls, as BatchModify does. Scope `reserve`."""
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]
     """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
@@ -138,28 +172,48 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     bad field (of a batch with more than 1,000 bad fields the further entries name their first one). From 3 MiB of
     answer on the remaining results are abridged. Scope `reserve`.
     """
+    Modify: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ModifyRequest, _reservation_service_pb2.ModifyResponse]  # type: ignore[assignment]
+    """Changes a hold in place: its lines, holder, reference and metadata, as `update_mask` names them.
+
+    HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
+    stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
+    possible, but one line must stay. Scope `reserve`.
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
+    short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
+    """
     Confirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]  # type: ignore[assignment]
     """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
-    From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed.
-    Scope `confirm`.
+    From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed. With
+    `rescue` also from EXPIRED, no longer ago than the service's rescue window: its units are taken anew, as by a new hold,
+    and sold. Scope `confirm`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
     REFERENCE_AMBIGUOUS).
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]  # type: ignore[assignment]
-    """Gives the held units back.
+    """Gives the held units back, all of them or those that `lines` name.
 
-    From HELD to CANCELLED. Scope `reserve`.
+    From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
     Refund: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.RefundRequest, _reservation_service_pb2.RefundResponse]  # type: ignore[assignment]
     """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
 
-    From CONFIRMED to REFUNDED once every confirmed unit is refunded, else it stays CONFIRMED. Scope `refund`.
+    From CONFIRMED or FULFILLED to REFUNDED once every confirmed unit is refunded, else to FULFILLED once no unit is open
+    and one was fulfilled, else it stays as it is. Units that were fulfilled come back as returns. Scope `refund`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_REFUNDED,
     QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
+    """
+    Fulfil: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.FulfilRequest, _reservation_service_pb2.FulfilResponse]  # type: ignore[assignment]
+    """Takes confirmed units out of the building: `confirmed` and `capacity` of their items fall together.
+
+    From CONFIRMED to FULFILLED once every confirmed unit is fulfilled or refunded, else it stays CONFIRMED. Scope `fulfil`.
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_FULFILLED,
+    ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) where an oversold
+    item has fewer units than that.
     """
     Extend: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ExtendRequest, _reservation_service_pb2.ExtendResponse]  # type: ignore[assignment]
     """Gives a hold more time: `expire_time` becomes now + ttl, never earlier than it was, and at most the creation plus
@@ -170,6 +224,20 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
     """
+    BatchModify: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchModifyRequest, _reservation_service_pb2.BatchModifyResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Modify calls. Entries stand alone and are answered in the order of the request; entries that name the
+    same reservation take effect in that order. Scope `reserve`.
+    """
+    BatchConfirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchConfirmRequest, _reservation_service_pb2.BatchConfirmResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Confirm calls, as BatchModify does. Scope `confirm`."""
+    BatchCancel: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchCancelRequest, _reservation_service_pb2.BatchCancelResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Cancel calls, as BatchModify does. Scope `reserve`."""
+    BatchRefund: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchRefundRequest, _reservation_service_pb2.BatchRefundResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Refund calls, as BatchModify does. Scope `refund`."""
+    BatchFulfil: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchFulfilRequest, _reservation_service_pb2.BatchFulfilResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Fulfil calls, as BatchModify does. Scope `fulfil`."""
+    BatchExtend: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchExtendRequest, _reservation_service_pb2.BatchExtendResponse]  # type: ignore[assignment]
+    """Makes 1 to 1,000 Extend calls, as BatchModify does. Scope `reserve`."""
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
@@ -229,6 +297,22 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Modify(
+        self,
+        request: _reservation_service_pb2.ModifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.ModifyResponse, _abc.Awaitable[_reservation_service_pb2.ModifyResponse]]:
+        """Changes a hold in place: its lines, holder, reference and metadata, as `update_mask` names them.
+
+        HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
+        stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
+        possible, but one line must stay. Scope `reserve`.
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
+        short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
     def Confirm(
         self,
         request: _reservation_service_pb2.ConfirmRequest,
@@ -236,8 +320,9 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reservation_service_pb2.ConfirmResponse, _abc.Awaitable[_reservation_service_pb2.ConfirmResponse]]:
         """Sells the held units, or a part of them (the rest is released at once), and writes the order's record.
 
-        From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed.
-        Scope `confirm`.
+        From HELD to CONFIRMED. On CONFIRMED with the same order_id or none and the same lines or none: OK, replayed. With
+        `rescue` also from EXPIRED, no longer ago than the service's rescue window: its units are taken anew, as by a new hold,
+        and sold. Scope `confirm`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
         REFERENCE_AMBIGUOUS).
@@ -249,9 +334,9 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.CancelResponse, _abc.Awaitable[_reservation_service_pb2.CancelResponse]]:
-        """Gives the held units back.
+        """Gives the held units back, all of them or those that `lines` name.
 
-        From HELD to CANCELLED. Scope `reserve`.
+        From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
         """
@@ -264,9 +349,24 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reservation_service_pb2.RefundResponse, _abc.Awaitable[_reservation_service_pb2.RefundResponse]]:
         """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
 
-        From CONFIRMED to REFUNDED once every confirmed unit is refunded, else it stays CONFIRMED. Scope `refund`.
+        From CONFIRMED or FULFILLED to REFUNDED once every confirmed unit is refunded, else to FULFILLED once no unit is open
+        and one was fulfilled, else it stays as it is. Units that were fulfilled come back as returns. Scope `refund`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_REFUNDED,
         QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
+        """
+
+    @_abc_1.abstractmethod
+    def Fulfil(
+        self,
+        request: _reservation_service_pb2.FulfilRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.FulfilResponse, _abc.Awaitable[_reservation_service_pb2.FulfilResponse]]:
+        """Takes confirmed units out of the building: `confirmed` and `capacity` of their items fall together.
+
+        From CONFIRMED to FULFILLED once every confirmed unit is fulfilled or refunded, else it stays CONFIRMED. Scope `fulfil`.
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_NOT_CONFIRMED, ALREADY_FULFILLED,
+        ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) where an oversold
+        item has fewer units than that.
         """
 
     @_abc_1.abstractmethod
@@ -283,6 +383,56 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
         """
+
+    @_abc_1.abstractmethod
+    def BatchModify(
+        self,
+        request: _reservation_service_pb2.BatchModifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchModifyResponse, _abc.Awaitable[_reservation_service_pb2.BatchModifyResponse]]:
+        """Makes 1 to 1,000 Modify calls. Entries stand alone and are answered in the order of the request; entries that name the
+        same reservation take effect in that order. Scope `reserve`.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchConfirm(
+        self,
+        request: _reservation_service_pb2.BatchConfirmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchConfirmResponse, _abc.Awaitable[_reservation_service_pb2.BatchConfirmResponse]]:
+        """Makes 1 to 1,000 Confirm calls, as BatchModify does. Scope `confirm`."""
+
+    @_abc_1.abstractmethod
+    def BatchCancel(
+        self,
+        request: _reservation_service_pb2.BatchCancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchCancelResponse, _abc.Awaitable[_reservation_service_pb2.BatchCancelResponse]]:
+        """Makes 1 to 1,000 Cancel calls, as BatchModify does. Scope `reserve`."""
+
+    @_abc_1.abstractmethod
+    def BatchRefund(
+        self,
+        request: _reservation_service_pb2.BatchRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchRefundResponse, _abc.Awaitable[_reservation_service_pb2.BatchRefundResponse]]:
+        """Makes 1 to 1,000 Refund calls, as BatchModify does. Scope `refund`."""
+
+    @_abc_1.abstractmethod
+    def BatchFulfil(
+        self,
+        request: _reservation_service_pb2.BatchFulfilRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchFulfilResponse, _abc.Awaitable[_reservation_service_pb2.BatchFulfilResponse]]:
+        """Makes 1 to 1,000 Fulfil calls, as BatchModify does. Scope `fulfil`."""
+
+    @_abc_1.abstractmethod
+    def BatchExtend(
+        self,
+        request: _reservation_service_pb2.BatchExtendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_service_pb2.BatchExtendResponse, _abc.Awaitable[_reservation_service_pb2.BatchExtendResponse]]:
+        """Makes 1 to 1,000 Extend calls, as BatchModify does. Scope `reserve`."""
 
     @_abc_1.abstractmethod
     def GetReservation(

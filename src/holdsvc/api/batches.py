@@ -5,11 +5,21 @@ from typing import TypeVar
 
 from google.rpc import error_details_pb2, status_pb2
 
-from holdsvc.model import Reserve
+from holdsvc.model import Request
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
-R = TypeVar("R", bound=Reserve)
+R = TypeVar("R", bound=Request)
+
+Response = (
+    pb.BatchReserveResponse
+    | pb.BatchModifyResponse
+    | pb.BatchConfirmResponse
+    | pb.BatchCancelResponse
+    | pb.BatchRefundResponse
+    | pb.BatchFulfilResponse
+    | pb.BatchExtendResponse
+)
 
 PART_LINES_MAX = 5000
 """Lines that the engine gets at once: making their SQL parameters takes some 10 ms."""
@@ -25,7 +35,7 @@ def parts(changes: Sequence[R]) -> Iterator[Sequence[R]]:
     """The changes in order, cut so that no part has many more than `PART_LINES_MAX` lines."""
     start = lines = 0
     for index, change in enumerate(changes):
-        lines += len(change.lines)
+        lines += change.line_count
         if lines >= PART_LINES_MAX:
             yield changes[start : index + 1]
             start, lines = index + 1, 0
@@ -33,7 +43,7 @@ def parts(changes: Sequence[R]) -> Iterator[Sequence[R]]:
         yield changes[start:]
 
 
-def abridge(response: pb.BatchReserveResponse) -> Iterator[None]:
+def abridge(response: Response) -> Iterator[None]:
     """Shortens the last results of an answer that is larger than its reader takes; may pause at each."""
     if response.ByteSize() <= WHOLE_BYTES_MAX:
         return

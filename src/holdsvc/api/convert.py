@@ -38,7 +38,7 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     message.client = r.client
     message.state = int(r.state)  # type: ignore[assignment]
     message.revision = r.revision
-    for sku, pool, quantity, confirmed_quantity, refunded_quantity in r.lines:
+    for sku, pool, quantity, confirmed_quantity, refunded_quantity, fulfilled_quantity, returned_quantity in r.lines:
         line = message.lines.add()
         line.sku = sku
         if pool:
@@ -47,6 +47,8 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
         if confirmed_quantity:
             line.confirmed_quantity = confirmed_quantity
             line.refunded_quantity = refunded_quantity
+            line.fulfilled_quantity = fulfilled_quantity
+            line.returned_quantity = returned_quantity
     set_time(message.create_time, r.create_time)
     set_time(message.expire_time, r.expire_time)
     if r.holder:
@@ -60,14 +62,22 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     if r.customer_name or r.customer_email:
         message.customer.name = r.customer_name or ""
         message.customer.email = r.customer_email or ""
+    if r.state is not model.State.HELD:
+        _set_times(message, r)
+    if r.reason:
+        message.reason = r.reason
+
+
+def _set_times(message: reservation_pb2.Reservation, r: model.Reservation) -> None:
+    """The times of changes that a hold has not seen."""
     if r.confirm_time is not None:
         set_time(message.confirm_time, r.confirm_time)
     if r.cancel_time is not None:
         set_time(message.cancel_time, r.cancel_time)
     if r.refund_time is not None:
         set_time(message.refund_time, r.refund_time)
-    if r.reason:
-        message.reason = r.reason
+    if r.fulfil_time is not None:
+        set_time(message.fulfil_time, r.fulfil_time)
 
 
 def item(i: model.Item) -> item_pb2.Item:
@@ -100,6 +110,7 @@ def event(e: model.Event) -> event_pb2.Event:
         request_id=e.request_id,
         reason=e.reason,
         written_off_lines=[_quantity(line) for line in e.written_off_lines],
+        returned_lines=[_quantity(line) for line in e.returned_lines],
     )
     set_time(message.occur_time, e.occur_time)
     if e.reservation is not None:

@@ -1,15 +1,16 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from holdsvc import errors, model
 from holdsvc.api import batches, convert, validation
 from holdsvc.api.calls import Call
-from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
+from holdsvc.api.changes import Changes, Check
 from holdsvc.api.pages import Pages, Position
 from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
@@ -18,16 +19,25 @@ from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import events, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, Event, Refused, Reservation, ReservationLine, Violation
+from holdsvc.model import Answer, Event, Refused, Reservation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import event_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
-TargetedRequest = pb.ConfirmRequest | pb.CancelRequest | pb.RefundRequest | pb.ExtendRequest
-
-Changed = TypeVar("Changed", pb.ConfirmResponse, pb.CancelResponse, pb.RefundResponse, pb.ExtendResponse)
+Changed = TypeVar(
+    "Changed",
+    pb.ModifyResponse,
+    pb.ConfirmResponse,
+    pb.CancelResponse,
+    pb.RefundResponse,
+    pb.FulfilResponse,
+    pb.ExtendResponse,
+)
+B = TypeVar("B", bound=batches.Response)
+C = TypeVar("C", bound=model.Request)
+E = TypeVar("E", bound=Message)
 
 CLEANUP_DEFAULT = 1000
 CLEANUP_MAX = 10_000
@@ -40,14 +50,12 @@ class ReservationServicer:
         self._engine = engine
         self._turns = turns
         self._pages = pages
-        self._ttl = validation.TtlRule(settings)
+        self._changes = Changes(settings, engine.new_id)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
 
     async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
         """Takes units for a while."""
-        ttl_us, violation = self._ttl.read(request)
-        validation.check(request, violation, _duplicate_window_rule(request))
-        change = _reserve(request, call, ttl_us, self._engine.new_id())
+        change = self._changes.reserve(request, call, validation.check)
         [answer] = await self._engine.reserve([change], call.deadline)
         done = unwrap(answer)
         response = pb.ReserveResponse(replayed=done.replayed)
@@ -57,64 +65,41 @@ class ReservationServicer:
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
         validation.check_count(request, "requests")
-        refused: dict[int, status_pb2.Status] = {}
-        changes = await self._turns.run(self._judge(request, call, refused))
-        done = await self._reserve_all(changes, call)
-        return await self._turns.run(_batch_response(len(request.requests), refused, done))
+        ids = iter(self._engine.new_id.many(len(request.requests)))
 
-    def _judge(
-        self, request: pb.BatchReserveRequest, call: Call, refused: dict[int, status_pb2.Status]
-    ) -> Generator[None, None, list[model.Reserve]]:
-        """Makes the changes of the valid entries; puts the errors of the others into `refused`, by index."""
-        changes = []
-        ids = self._engine.new_id.many(len(request.requests))
-        # One walk through a small batch costs less than one through each of its entries.
-        known_valid = not call.large and validation.is_valid(request)
-        rules = validation.BatchRules(known_valid=known_valid)
-        for index, (entry, id_) in enumerate(zip(request.requests, ids, strict=True)):
-            yield
-            try:
-                if index in call.bad_entries:
-                    raise HoldError(errors.invalid_fields(call.bad_entries[index]))
-                ttl_us, violation = self._ttl.read(entry)
-                rules.check(entry, violation, _duplicate_window_rule(entry))
-                changes.append(_reserve(entry, call, ttl_us, id_))
-            except HoldError as error:
-                refused[index] = status(error.refused)
-        return changes
+        def make(entry: pb.ReserveRequest, call: Call, check: Check) -> model.Reserve:
+            return self._changes.reserve(entry, call, check, next(ids))
 
-    async def _reserve_all(self, changes: Sequence[model.Reserve], call: Call) -> list[Answer[Reservation]]:
-        """What came of each change. An error that stops the engine is that of the changes that were still to come."""
-        if not changes:
-            return []
-        results: list[Answer[Reservation]] = []
-        for part in batches.parts(changes):
-            try:
-                results += await self._engine.reserve(part, call.deadline)
-            except HoldError as error:
-                if not results:
-                    raise
-                results += [error.refused] * (len(changes) - len(results))
-                break
-        return results
+        return await self._batch(request, request.requests, call, make, self._engine.reserve, pb.BatchReserveResponse())
+
+    async def Modify(self, request: pb.ModifyRequest, call: Call) -> pb.ModifyResponse:
+        """Changes a hold in place."""
+        change = self._changes.modify(request, call, validation.check)
+        return _changed(await self._engine.modify([change], call.deadline), pb.ModifyResponse())
+
+    async def BatchModify(self, request: pb.BatchModifyRequest, call: Call) -> pb.BatchModifyResponse:
+        """Changes many holds, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.modify, self._engine.modify, pb.BatchModifyResponse()
+        )
 
     async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:
         """Sells what is held."""
-        validation.check(request)
-        change = model.Confirm(
-            *_target(request, call),
-            order_id=request.order_id or self._engine.new_id(),
-            minted=not request.order_id,
-            customer_name=request.customer.name,
-            customer_email=request.customer.email,
-            lines=merged_lines(request.lines),
+        change = self._changes.confirm(request, call, validation.check)
+        answers = await self._engine.confirm([change], call.deadline)
+        response = _changed(answers, pb.ConfirmResponse())
+        response.rescued = unwrap(answers[0]).value.rescued
+        return response
+
+    async def BatchConfirm(self, request: pb.BatchConfirmRequest, call: Call) -> pb.BatchConfirmResponse:
+        """Sells what many reservations hold, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.confirm, self._engine.confirm, pb.BatchConfirmResponse()
         )
-        return _changed(await self._engine.confirm([change], call.deadline), pb.ConfirmResponse())
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """Gives back what is held."""
-        validation.check(request)
-        change = model.Cancel(*_target(request, call), reason=request.reason)
+        change = self._changes.cancel(request, call, validation.check)
         response = _changed(await self._engine.cancel([change], call.deadline), pb.CancelResponse())
         if not response.replayed:
             log.info(
@@ -123,27 +108,64 @@ class ReservationServicer:
                 client=call.caller.client,
                 request_id=request.request_id,
                 reservation_id=response.reservation.reservation_id,
-                quantity_released=sum(line.quantity for line in response.reservation.lines),
+                quantity_released=sum(line.quantity for line in change.lines or response.reservation.lines),
             )
         return response
 
+    async def BatchCancel(self, request: pb.BatchCancelRequest, call: Call) -> pb.BatchCancelResponse:
+        """Gives back what many reservations hold, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.cancel, self._engine.cancel, pb.BatchCancelResponse()
+        )
+
     async def Refund(self, request: pb.RefundRequest, call: Call) -> pb.RefundResponse:
         """Takes back what was sold."""
-        validation.check(request)
-        change = model.Refund(
-            *_target(request, call),
-            lines=merged_lines(request.lines),
-            write_off=request.write_off,
-            reason=request.reason,
-        )
+        change = self._changes.refund(request, call, validation.check)
         return _changed(await self._engine.refund([change], call.deadline), pb.RefundResponse())
+
+    async def BatchRefund(self, request: pb.BatchRefundRequest, call: Call) -> pb.BatchRefundResponse:
+        """Takes back what many reservations have sold, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.refund, self._engine.refund, pb.BatchRefundResponse()
+        )
+
+    async def Fulfil(self, request: pb.FulfilRequest, call: Call) -> pb.FulfilResponse:
+        """Takes what was sold out of the building."""
+        change = self._changes.fulfil(request, call, validation.check)
+        return _changed(await self._engine.fulfil([change], call.deadline), pb.FulfilResponse())
+
+    async def BatchFulfil(self, request: pb.BatchFulfilRequest, call: Call) -> pb.BatchFulfilResponse:
+        """Takes what many reservations have sold out of the building, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.fulfil, self._engine.fulfil, pb.BatchFulfilResponse()
+        )
 
     async def Extend(self, request: pb.ExtendRequest, call: Call) -> pb.ExtendResponse:
         """Gives a hold more time."""
-        ttl_us, violation = self._ttl.read(request)
-        validation.check(request, violation)
-        change = model.Extend(*_target(request, call), ttl_us=ttl_us)
+        change = self._changes.extend(request, call, validation.check)
         return _changed(await self._engine.extend([change], call.deadline), pb.ExtendResponse())
+
+    async def BatchExtend(self, request: pb.BatchExtendRequest, call: Call) -> pb.BatchExtendResponse:
+        """Gives many holds more time, each by itself."""
+        return await self._batch(
+            request, request.requests, call, self._changes.extend, self._engine.extend, pb.BatchExtendResponse()
+        )
+
+    async def _batch(
+        self,
+        request: Message,
+        entries: Sequence[E],
+        call: Call,
+        make: Callable[[E, Call, Check], C],
+        submit: Callable[[Sequence[C], float], Awaitable[list[Answer[Reservation]]]],
+        response: B,
+    ) -> B:
+        """Judges, runs and answers the entries of a batch one by one, in slices that alternate with other calls."""
+        validation.check_count(request, "requests")
+        refused: dict[int, status_pb2.Status] = {}
+        changes = await self._turns.run(_judge(request, entries, call, make, refused))
+        done = await _run_all(changes, call, submit)
+        return await self._turns.run(_fill(response, len(entries), refused, done))
 
     async def GetReservation(self, request: pb.GetReservationRequest, call: Call) -> pb.GetReservationResponse:
         """Reads one reservation."""
@@ -270,11 +292,51 @@ def _changed(answers: list[Answer[Reservation]], response: Changed) -> Changed:
     return response
 
 
-def _batch_response(
-    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Reservation]]
-) -> Generator[None, None, pb.BatchReserveResponse]:
-    """The answer to a batch: the refused entries by index, what came of the others in their order."""
-    response = pb.BatchReserveResponse()
+def _judge(
+    request: Message,
+    entries: Sequence[E],
+    call: Call,
+    make: Callable[[E, Call, Check], C],
+    refused: dict[int, status_pb2.Status],
+) -> Generator[None, None, list[C]]:
+    """Makes the changes of the valid entries; puts the errors of the others into `refused`, by index."""
+    changes = []
+    # One walk through a small batch costs less than one through each of its entries.
+    known_valid = not call.large and validation.is_valid(request)
+    rules = validation.BatchRules(known_valid=known_valid)
+    for index, entry in enumerate(entries):
+        yield
+        try:
+            if index in call.bad_entries:
+                raise HoldError(errors.invalid_fields(call.bad_entries[index]))
+            changes.append(make(entry, call, rules.check))
+        except HoldError as error:
+            refused[index] = status(error.refused)
+    return changes
+
+
+async def _run_all(
+    changes: Sequence[C],
+    call: Call,
+    submit: Callable[[Sequence[C], float], Awaitable[list[Answer[Reservation]]]],
+) -> list[Answer[Reservation]]:
+    """What came of each change. An error that stops the engine is that of the changes that were still to come."""
+    results: list[Answer[Reservation]] = []
+    for part in batches.parts(changes):
+        try:
+            results += await submit(part, call.deadline)
+        except HoldError as error:
+            if not results:
+                raise
+            results += [error.refused] * (len(changes) - len(results))
+            break
+    return results
+
+
+def _fill(
+    response: B, size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Reservation]]
+) -> Generator[None, None, B]:
+    """Fills the answer to a batch: the refused entries by index, what came of the others in their order."""
     others = iter(done)
     for index in range(size):
         added = response.results.add()
@@ -286,47 +348,8 @@ def _batch_response(
             convert.set_reservation(added.reservation, answer.value)
             if answer.replayed:
                 added.replayed = True
+            if isinstance(added, pb.ChangeResult) and answer.value.rescued:
+                added.rescued = True
         yield
     yield from batches.abridge(response)
     return response
-
-
-def _reserve(request: pb.ReserveRequest, call: Call, ttl_us: int, reservation_id: str) -> model.Reserve:
-    wanted = units(request.lines)
-    check_pools(call.caller, wanted)
-    metadata = request.metadata
-    return model.Reserve(
-        caller=call.caller,
-        request_id=request.request_id,
-        fingerprint=fingerprint(request),
-        reservation_id=reservation_id,
-        lines=[ReservationLine(sku, pool, quantity) for (sku, pool), quantity in wanted.items()],
-        holder=request.holder,
-        reference=request.reference,
-        ttl_us=ttl_us,
-        # Most have none; the copy of an empty map costs as much as the rest of this.
-        metadata=dict(metadata) if metadata else {},
-        duplicate_window_us=(
-            validation.microseconds_of(request.duplicate_window) if request.HasField("duplicate_window") else None
-        ),
-    )
-
-
-def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:
-    if request.HasField("duplicate_window") and not request.holder:
-        return Violation(
-            "duplicate_window", "needs holder: it looks for other reservations of the same holder", "NEEDS_HOLDER"
-        )
-    return None
-
-
-def _target(request: TargetedRequest, call: Call) -> tuple[model.Caller, str, bytes, str | None, str | None]:
-    """The first fields of every change of a reservation."""
-    by_reference = request.WhichOneof("target") == "reference"
-    return (
-        call.caller,
-        request.request_id,
-        fingerprint(request),
-        None if by_reference else request.reservation_id,
-        request.reference if by_reference else None,
-    )

@@ -16,7 +16,7 @@ from holdsvc.client import errors, messages
 from holdsvc.client.background import Background, Sleep
 from holdsvc.client.calls import Calls
 from holdsvc.client.connection import TIMEOUT_S, Connections, Tls
-from holdsvc.client.messages import ConfirmFields, Lines, ReserveFields, Time
+from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
 from holdsvc.client.retries import RetryBudget, RetryPolicy, shipped_policy
 from holdsvc.client.stubs import AdminStub, EventStub, InventoryStub, ReservationStub
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
@@ -117,19 +117,25 @@ class Client:
     def confirm(self, reservation_id: str, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
         """Sells what is held, or `lines` of it. Raises ReservationExpired, OrderIdInUse and others.
 
-        Empty `lines` are refused: they would mean everything.
+        With `rescue` also a hold that expired a while ago, where its units are free. Empty `lines` are refused.
         """
         return (self.reservations.Confirm(messages.confirm(reservation_id, **fields))).reservation
+
+    def modify(self, reservation_id: str, **fields: Unpack[ModifyFields]) -> reservation_pb2.Reservation:
+        """Changes a hold in place: `lines` are the quantities to have, 0 drops an item; what is None stays."""
+        return (self.reservations.Modify(messages.modify(reservation_id, **fields))).reservation
 
     def cancel(
         self,
         reservation_id: str,
         *,
+        lines: Lines | None = None,
         reason: str = "",
         timeout: float | None = None,
     ) -> reservation_pb2.Reservation:
-        """Gives back what is held."""
-        request = pb.CancelRequest(reservation_id=reservation_id, reason=reason)
+        """Gives back what is held, or `lines` of it. Empty `lines` are refused."""
+        part = messages.part_of(lines, "cancel")
+        request = pb.CancelRequest(reservation_id=reservation_id, lines=part, reason=reason)
         return (self.reservations.Cancel(request, timeout=timeout)).reservation
 
     def extend(self, reservation_id: str, ttl: Time | None = None) -> reservation_pb2.Reservation:
@@ -137,10 +143,18 @@ class Client:
         request = pb.ExtendRequest(reservation_id=reservation_id, ttl=messages.duration_of(ttl))
         return (self.reservations.Extend(request)).reservation
 
+    def fulfil(
+        self, reservation_id: str, *, lines: Lines | None = None, reason: str = ""
+    ) -> reservation_pb2.Reservation:
+        """Takes what was sold, or `lines` of it, out of the building. Empty `lines` are refused."""
+        part = messages.part_of(lines, "fulfil")
+        request = pb.FulfilRequest(reservation_id=reservation_id, lines=part, reason=reason)
+        return (self.reservations.Fulfil(request)).reservation
+
     def refund(
         self, reservation_id: str, *, lines: Lines | None = None, write_off: bool = False, reason: str = ""
     ) -> reservation_pb2.Reservation:
-        """Takes back what was sold, or `lines` of it. Empty `lines` are refused: they would mean everything."""
+        """Takes back what was sold, or `lines` of it. Empty `lines` are refused."""
         part = messages.part_of(lines, "refund")
         request = pb.RefundRequest(reservation_id=reservation_id, lines=part, write_off=write_off, reason=reason)
         return (self.reservations.Refund(request)).reservation
@@ -213,6 +227,11 @@ class Hold:
     def confirm(self, **fields: Unpack[ConfirmFields]) -> reservation_pb2.Reservation:
         """Sells it, with the arguments of `Client.confirm`."""
         self.reservation = self._client.confirm(self.reservation_id, **fields)
+        return self.reservation
+
+    def modify(self, **fields: Unpack[ModifyFields]) -> reservation_pb2.Reservation:
+        """Changes it in place."""
+        self.reservation = self._client.modify(self.reservation_id, **fields)
         return self.reservation
 
     def extend(self, ttl: Time | None = None) -> reservation_pb2.Reservation:

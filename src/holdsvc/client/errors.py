@@ -129,6 +129,12 @@ class AlreadyRefunded(CallError):
     REASON = "ALREADY_REFUNDED"
 
 
+class AlreadyFulfilled(CallError):
+    """Every confirmed unit was fulfilled or refunded before."""
+
+    REASON = "ALREADY_FULFILLED"
+
+
 class ReservationNotConfirmed(CallError):
     """Only a confirmed reservation can be refunded."""
 

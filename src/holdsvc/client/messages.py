@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from holdsvc.client import errors
@@ -45,6 +46,18 @@ class ConfirmFields(TypedDict, total=False):
     name: str
     email: str
     lines: Lines | None
+    rescue: bool
+    request_id: str
+
+
+class ModifyFields(TypedDict, total=False):
+    """The optional arguments of `modify`; what is None stays as it is."""
+
+    lines: Lines | None
+    holder: str | None
+    reference: str | None
+    metadata: Mapping[str, str] | None
+    revision: int
     request_id: str
 
 
@@ -108,6 +121,7 @@ def confirm(
     name: str = "",
     email: str = "",
     lines: Lines | None = None,
+    rescue: bool = False,
     request_id: str = "",
 ) -> pb.ConfirmRequest:
     """A ConfirmRequest."""
@@ -118,6 +132,31 @@ def confirm(
         order_id=order_id,
         customer=customer,
         lines=part_of(lines, "confirm"),
+        rescue=rescue,
+    )
+
+
+def modify(
+    reservation_id: str,
+    *,
+    lines: Lines | None = None,
+    holder: str | None = None,
+    reference: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    revision: int = 0,
+    request_id: str = "",
+) -> pb.ModifyRequest:
+    """A ModifyRequest that sets what is not None."""
+    given = {"lines": lines, "holder": holder, "reference": reference, "metadata": metadata}
+    return pb.ModifyRequest(
+        reservation_id=reservation_id,
+        request_id=request_id,
+        revision=revision,
+        lines=[pb.LineChange(sku=line.sku, pool=line.pool, quantity=line.quantity) for line in lines_of(lines or ())],
+        holder=holder or "",
+        new_reference=reference or "",
+        metadata=metadata,
+        update_mask=FieldMask(paths=[path for path, value in given.items() if value is not None]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -15,13 +16,15 @@ from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
 from holdsvc.errors import HoldError
-from holdsvc.ledger import items, locks, reservations, upkeep
+from holdsvc.ledger import changes, holds, items, locks, upkeep
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+MICROSECOND = timedelta(microseconds=1)
 
 T = TypeVar("T")
 R = TypeVar("R", bound=model.Request)
@@ -113,14 +116,17 @@ class Engine:
         self.new_id = Uuid7()
         self._all_lanes: list[_AnyLanes] = []
         self._lock_waits = asyncio.Semaphore(share.blocked)
-        max_lifetime_us = int(settings.max_lifetime.total_seconds() * 1_000_000)
+        max_lifetime_us = settings.max_lifetime // MICROSECOND
+        rescue_window_us = settings.rescue_window // MICROSECOND
+        confirm = partial(changes.confirm, rescue_window_us=rescue_window_us)
+        extend = partial(changes.extend, max_lifetime_us=max_lifetime_us)
         self._reserves = self._lanes("reserve", self._run_reserves, locks.RESERVES)
-        self._confirms = self._lanes("confirm", reservations.confirm, locks.TargetLocks())
-        self._cancels = self._lanes("cancel", reservations.cancel, locks.TargetLocks())
-        self._refunds = self._lanes("refund", reservations.refund, locks.TargetLocks())
-        self._extends = self._lanes(
-            "extend", partial(reservations.extend, max_lifetime_us=max_lifetime_us), locks.TargetLocks()
-        )
+        self._modifies = self._lanes("modify", changes.modify, locks.ModifyLocks())
+        self._confirms = self._lanes("confirm", confirm, locks.TargetLocks())
+        self._cancels = self._lanes("cancel", changes.cancel, locks.TargetLocks())
+        self._fulfils = self._lanes("fulfil", changes.fulfil, locks.TargetLocks())
+        self._refunds = self._lanes("refund", changes.refund, locks.TargetLocks())
+        self._extends = self._lanes("extend", extend, locks.TargetLocks())
         self._adjusts = self._lanes("adjust", items.adjust, locks.ADJUSTS)
         self._transfers = self._lanes("transfer", items.transfer, locks.TRANSFERS)
 
@@ -144,7 +150,7 @@ class Engine:
     async def _run_reserves(
         self, connection: Connection, tenant: str, requests: Sequence[model.Reserve]
     ) -> list[Outcome[Reservation]]:
-        outcomes = await reservations.reserve(connection, tenant, requests)
+        outcomes = await holds.reserve(connection, tenant, requests)
         for outcome in outcomes:
             if isinstance(outcome, Done) and not outcome.replayed:
                 self.new_id.observe(outcome.value.create_time.timestamp())
@@ -200,6 +206,14 @@ class Engine:
     def refund(self, requests: Sequence[model.Refund], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
         """Takes back what reservations have confirmed."""
         return self._submit(self._refunds, requests, deadline)
+
+    def fulfil(self, requests: Sequence[model.Fulfil], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Takes what reservations have confirmed out of the building."""
+        return self._submit(self._fulfils, requests, deadline)
+
+    def modify(self, requests: Sequence[model.Modify], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+        """Changes holds in place."""
+        return self._submit(self._modifies, requests, deadline)
 
     def extend(self, requests: Sequence[model.Extend], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
         """Gives holds more time."""

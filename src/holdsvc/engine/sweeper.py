@@ -39,6 +39,9 @@ class SweepObserver(Protocol):
     def swept(self, expired_count: int, released_quantity: int) -> None:
         """A sweep has released this much."""
 
+    def quarantined(self, count: int) -> None:
+        """A sweep has found holds that it cannot expire, and leaves them alone from now on."""
+
     def sweep_failed(self) -> None:
         """A sweep has failed; the next one tries again."""
 
@@ -88,6 +91,9 @@ class Sweeper:
         async with self._database.connection(self._lock_wait_s) as connection:
             released = await upkeep.release_expired(connection, None, size)
         self._observer.swept(released.expired_count, released.released_quantity)
+        if released.quarantined_count:
+            self._observer.quarantined(released.quarantined_count)
+            log.error("reservation.quarantined", count=released.quarantined_count)
         if released.expired_count:
             log.info(
                 "reservation.cleanup",
@@ -97,7 +103,7 @@ class Sweeper:
         return released.more and released.expired_count > 0
 
     async def keep_up(self) -> float:
-        """Makes partitions, forgets old request ids, drops old events; returns the pause to the next time, seconds."""
+        """Makes partitions, forgets old request ids and stock moves, drops old events; returns the pause, seconds."""
         async with self._database.connection(self._lock_wait_s) as connection:
             made = await upkeep.create_event_partitions(connection)
         if made:
@@ -121,4 +127,6 @@ class Sweeper:
 
     async def _purge(self) -> bool:
         async with self._database.connection(self._lock_wait_s) as connection:
-            return await upkeep.purge_requests(connection, self._settings.request_id_retention) > 0
+            requests = await upkeep.purge_requests(connection, self._settings.request_id_retention)
+            moves = await upkeep.purge_stock_moves(connection, self._settings.count_max_age)
+        return requests + moves > 0

@@ -5,6 +5,7 @@ psycopg's own dumpers cost about a microsecond an element in Python; a batch of 
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 
 def texts(values: Iterable[str | None]) -> str:
@@ -32,6 +33,11 @@ def plain(values: Iterable[int | str | None]) -> str:
 def flags(values: Iterable[bool]) -> str:
     """An array of booleans."""
     return "{" + ",".join(["t" if value else "f" for value in values]) + "}"
+
+
+def times(values: Iterable[datetime | None]) -> str:
+    """An array of timestamptz; None is NULL."""
+    return texts([None if value is None else value.isoformat() for value in values])
 
 
 def blobs(values: Iterable[bytes]) -> str:

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Event, EventType, Item, Line, Reservation, State
+from holdsvc.ledger.reservations import Snapshot, original
+from holdsvc.model import Event, EventType, Item, Line, Original, Reservation, ReservationLine, State
 
 
 class EventRow(NamedTuple):
@@ -30,7 +31,11 @@ class EventRow(NamedTuple):
     state: int | None
     expire_time: datetime | None
     refunded_quantity: list[int] | None
+    fulfilled_quantity: list[int] | None
+    returned_quantity: list[int] | None
     written_off_quantity: list[int] | None
+    restored_quantity: list[int] | None
+    snapshot: Snapshot | None
     display_name: str | None
     capacity: int | None
     remaining: int | None
@@ -60,10 +65,8 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
         reason=r.reason or "",
         occur_time=r.occur_time,
     )
-    if r.written_off_quantity:
-        event.written_off_lines = [
-            Line(*line) for line in zip(r.line_sku, r.line_pool, r.written_off_quantity, strict=True) if line[2] != 0
-        ]
+    event.written_off_lines = _lines(r, r.written_off_quantity)
+    event.returned_lines = _lines(r, r.restored_quantity)
     if subject is not None:
         event.reservation = _as_it_was(r, subject)
     elif r.capacity is not None:
@@ -74,30 +77,59 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
     return event
 
 
+def _lines(row: EventRow, quantities: list[int] | None) -> list[Line]:
+    """The lines of an event with other quantities, where these are not 0."""
+    if quantities is None:
+        return []
+    return [Line(*line) for line in zip(row.line_sku, row.line_pool, quantities, strict=True) if line[2] != 0]
+
+
 def _as_it_was(row: EventRow, now: Reservation) -> Reservation:
     state = State(row.state or 0)
-    sold = state in (State.CONFIRMED, State.REFUNDED)
-    refunded = row.refunded_quantity or [0] * len(now.lines)
+    sold = state in (State.CONFIRMED, State.REFUNDED, State.FULFILLED)
+    # A snapshot is written with each event from the first Modify on; events before that show the original.
+    was = now.original if row.snapshot is None else original(row.snapshot)
     return Reservation(
         reservation_id=now.reservation_id,
         client=now.client,
-        holder=now.holder,
-        reference=now.reference,
+        holder=now.holder if was is None else was.holder,
+        reference=now.reference if was is None else was.reference,
         state=state,
-        lines=[
-            line._replace(confirmed_quantity=line.confirmed_quantity if sold else 0, refunded_quantity=back)
-            for line, back in zip(now.lines, refunded, strict=True)
-        ],
+        lines=_sold_lines(row, now) if sold else _held_lines(now if was is None else was),
         create_time=now.create_time,
         expire_time=row.expire_time or now.expire_time,
-        metadata=now.metadata,
+        metadata=now.metadata if was is None else was.metadata,
         order_id=now.order_id if sold else "",
         confirm_time=now.confirm_time if sold else None,
         cancel_time=row.occur_time if state is State.CANCELLED else None,
-        refund_time=row.occur_time if row.type == EventType.REFUNDED else None,
+        refund_time=_latest(row, EventType.REFUNDED, now.refund_time),
+        fulfil_time=_latest(row, EventType.FULFILLED, now.fulfil_time),
         reason=row.reason or "",
         revision=row.revision,
     )
+
+
+def _held_lines(was: Reservation | Original) -> list[ReservationLine]:
+    return [ReservationLine(line.sku, line.pool, line.quantity) for line in was.lines]
+
+
+def _sold_lines(row: EventRow, now: Reservation) -> list[ReservationLine]:
+    """The lines of a reservation after Confirm, which only counts on them: the event has what was counted by then."""
+    none = [0] * len(now.lines)
+    counts = zip(
+        row.refunded_quantity or none, row.fulfilled_quantity or none, row.returned_quantity or none, strict=True
+    )
+    return [
+        line._replace(refunded_quantity=refunded, fulfilled_quantity=fulfilled, returned_quantity=returned)
+        for line, (refunded, fulfilled, returned) in zip(now.lines, counts, strict=True)
+    ]
+
+
+def _latest(row: EventRow, type_: EventType, now: datetime | None) -> datetime | None:
+    """The time of the latest change of a type up to the event; None where it came later, or where it is not known."""
+    if row.type == type_:
+        return row.occur_time
+    return now if now is not None and now <= row.occur_time else None
 
 
 async def list_of_reservation(

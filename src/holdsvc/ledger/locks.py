@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Adjust, ItemKey, Request, Reserve, Targeted, Transfer
+from holdsvc.model import Adjust, ItemKey, Modify, Request, Reserve, Targeted, Transfer
 
 RESERVATION = ItemKey("", "")
 """Stands for a reservation that is locked itself: no item has an empty sku."""
@@ -80,6 +80,22 @@ class TargetLocks(Generic[T]):
         return {row.ix - 1: ItemKey(row.locked_sku, row.locked_pool) for row in rows}
 
     def among(self, requests: Sequence[T], locked: Collection[ItemKey]) -> None:
+        """See `Locks`."""
+
+
+class ModifyLocks:
+    """Locks of Modify, which names a reservation and items that it need not have yet."""
+
+    def __init__(self) -> None:
+        self._targets = TargetLocks[Modify]()
+        self._items = ItemLocks[Modify](lambda request: [ItemKey(line.sku, line.pool) for line in request.lines or ()])
+
+    async def find(self, connection: Connection, tenant: str, requests: Sequence[Modify]) -> dict[int, ItemKey]:
+        """See `Locks`."""
+        items = await self._items.find(connection, tenant, requests)
+        return items | await self._targets.find(connection, tenant, requests)
+
+    def among(self, requests: Sequence[Modify], locked: Collection[ItemKey]) -> None:
         """See `Locks`."""
 
 

@@ -8,6 +8,9 @@ from holdsvc import errors
 from holdsvc.ledger import arrays
 from holdsvc.model import Refused, Request
 
+REQUEST = ("client", "key_id", "request_id", "request_key", "fingerprint")
+"""The arguments that `columns` makes."""
+
 
 class RequestColumns(TypedDict):
     """What `columns` makes, by the arguments of the SQL functions."""

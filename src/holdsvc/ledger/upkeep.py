@@ -24,6 +24,8 @@ class Released(NamedTuple):
 
     expired_count: int
     released_quantity: int
+    quarantined_count: int
+    """Holds that could not be expired, because their lines and their items contradict each other."""
     more: bool
 
 
@@ -50,6 +52,7 @@ class _RecountRow(NamedTuple):
 
 _RELEASE = bind_out("release_expired", Released, "tenant", "max_count", "skip_busy")
 _PURGE = bind_scalar("purge_requests", _Number, "age", "max_count")
+_PURGE_MOVES = bind_scalar("purge_stock_moves", _Number, "age", "max_count")
 _CREATE_PARTITIONS = bind_scalar("create_event_partitions", _Number, "days_ahead")
 _USE = bind_out("use_function_set", _Use, "process_id", "ended")
 _VERIFY = bind("verify_items", _RecountRow, "tenant", "after_sku", "limit")
@@ -68,6 +71,11 @@ async def release_expired(connection: Connection, tenant: str | None, max_count:
 async def purge_requests(connection: Connection, age: timedelta, max_count: int = 1000) -> int:
     """Forgets at most `max_count` request ids older than `age`."""
     return (await _PURGE.one(connection, age=age, max_count=max_count)).number
+
+
+async def purge_stock_moves(connection: Connection, age: timedelta, max_count: int = 1000) -> int:
+    """Forgets at most `max_count` movements of goods that took effect longer than `age` ago."""
+    return (await _PURGE_MOVES.one(connection, age=age, max_count=max_count)).number
 
 
 async def create_event_partitions(connection: Connection) -> int:

@@ -49,6 +49,10 @@ DATABASE_FAILURES = Counter(
 )
 RETRIES = Counter("holdsvc_retries_total", "Batches, or requests of them, that ran once more.", ("lane", "why"))
 SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.")
+QUARANTINED = Counter(
+    "holdsvc_quarantined_holds",
+    "Holds that a sweep could not expire, because their lines and their items contradict each other.",
+)
 SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.")
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
@@ -72,7 +76,7 @@ FEED_DAYS_BEHIND = Gauge(
     multiprocess_mode="livemax",
 )
 
-TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "expire")
+TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "fulfil", "modify", "expire")
 
 STREAMS = {"WatchInventory", "StreamEvents"}
 
@@ -126,6 +130,10 @@ class Metrics:
         SWEPT_RESERVATIONS.inc(expired_count)
         SWEPT_UNITS.inc(released_quantity)
         self.expired(expired_count)
+
+    def quarantined(self, count: int) -> None:
+        """A sweep has found holds that it cannot expire."""
+        QUARANTINED.inc(count)
 
     def sweep_failed(self) -> None:
         """A background sweep has failed."""

@@ -49,6 +49,7 @@ BEGIN
       WHERE i.sku = _sku[_i] AND i.pool = _pool[_i] AND i.tenant = _tenant;
       PERFORM write_item_event(_tenant, 10::smallint, _sku[_i], _pool[_i], _delta[_i], _client[_i], _key_id[_i],
                                _request_id[_i], _reason[_i], _now);
+      PERFORM write_stock_move(_tenant, _sku[_i], _pool[_i], _now, _delta[_i]);
     END IF;
     IF _outcome[_i] IS NOT NULL THEN
       DELETE FROM request q

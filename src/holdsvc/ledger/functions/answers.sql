@@ -21,13 +21,10 @@ CREATE TYPE item_answer AS (
 -- What a function on reservations answers: a row for each request.
 CREATE TYPE reservation_answer AS (
   ix integer,
-  -- Null: done. REPLAYED and RETRY are for the engine; anything else is an ErrorReason.
+  -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason or the rule of a bad field.
   outcome text,
-  -- QUANTITY_EXCEEDED: the line.
-  short_sku text,
-  short_pool text,
-  short_requested bigint,
-  short_available bigint,
+  -- The lines that a refusal is about: an array of [sku, pool, requested, available], available null for a missing item.
+  short jsonb,
   -- ORDER_ID_IN_USE: the order's reservation.
   other_id uuid,
   -- The reservation, where there is one to see.
@@ -41,6 +38,8 @@ CREATE TYPE reservation_answer AS (
   line_quantity bigint[],
   line_confirmed bigint[],
   line_refunded bigint[],
+  line_fulfilled bigint[],
+  line_returned bigint[],
   order_id text,
   customer_name text,
   customer_email text,
@@ -50,8 +49,11 @@ CREATE TYPE reservation_answer AS (
   confirm_time timestamptz,
   cancel_time timestamptz,
   refund_time timestamptz,
+  fulfil_time timestamptz,
   reason text,
-  revision bigint
+  revision bigint,
+  -- What it was before Modify or a partial Cancel changed it (see reservation_snapshot); null: never changed so.
+  original jsonb
 );
 
 -- What verify_items answers: a row for each item, with what is stored and what the reservations add up to.
@@ -89,7 +91,11 @@ CREATE TYPE event_answer AS (
   state smallint,
   expire_time timestamptz,
   refunded_quantity bigint[],
+  fulfilled_quantity bigint[],
+  returned_quantity bigint[],
   written_off_quantity bigint[],
+  restored_quantity bigint[],
+  snapshot jsonb,
   display_name text,
   capacity bigint,
   remaining bigint,
@@ -153,26 +159,25 @@ $$;
 -- _reservation_id has one. A lapsed hold reads as EXPIRED. The caller has locked the row, or has made sure that no
 -- transaction is confirming it. Locks nothing.
 CREATE FUNCTION answer_reservations(
-  _tenant text, _outcome text[], _reservation_id uuid[], _short_sku text[], _short_pool text[],
-  _short_requested bigint[], _short_available bigint[], _other_id uuid[], _now timestamptz
+  _tenant text, _outcome text[], _reservation_id uuid[], _short jsonb[], _other_id uuid[], _now timestamptz
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN QUERY
-  SELECT x.ix::integer, x.outcome, x.short_sku, x.short_pool, x.short_requested, x.short_available, x.other_id,
-         r.reservation_id, r.client, r.holder, r.reference,
+  SELECT x.ix::integer, x.outcome, x.short, x.other_id, r.reservation_id, r.client, r.holder, r.reference,
          CASE WHEN r.state = 1 AND r.expire_time <= _now THEN 4::smallint ELSE r.state END,
-         l.sku, l.pool, l.quantity, l.confirmed, l.refunded,
+         l.sku, l.pool, l.quantity, l.confirmed, l.refunded, l.fulfilled, l.returned,
          r.order_id, o.customer_name, o.customer_email, r.metadata,
-         r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.reason, r.revision
-  FROM unnest(_outcome, _reservation_id, _short_sku, _short_pool, _short_requested, _short_available, _other_id)
-    WITH ORDINALITY x (outcome, id, short_sku, short_pool, short_requested, short_available, other_id, ix)
+         r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.fulfil_time, r.reason,
+         r.revision, r.original
+  FROM unnest(_outcome, _reservation_id, _short, _other_id) WITH ORDINALITY x (outcome, id, short, other_id, ix)
   LEFT JOIN LATERAL (
     SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
   ) r ON true
   LEFT JOIN LATERAL (
     SELECT array_agg(m.sku) AS sku, array_agg(m.pool) AS pool, array_agg(m.quantity) AS quantity,
-           array_agg(m.confirmed_quantity) AS confirmed, array_agg(m.refunded_quantity) AS refunded
+           array_agg(m.confirmed_quantity) AS confirmed, array_agg(m.refunded_quantity) AS refunded,
+           array_agg(m.fulfilled_quantity) AS fulfilled, array_agg(m.returned_quantity) AS returned
     FROM (
       SELECT * FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant ORDER BY w.line_number
     ) m

@@ -1,48 +1,55 @@
 -- Confirms: sells the held units of each request's reservation, or the part that its lines name, and writes the order's
--- record. Takes arrays of n requests of one tenant in order of arrival. The lines of partial confirms are flat arrays,
--- sorted by request, one line for each item. _order_id is never empty; _minted tells which ids the service made.
--- Locks: reservations in id order, items in (sku, pool) order, request ids in order, order ids in order.
+-- record. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
+-- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them the
+-- service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units, and sold;
+-- SWEEP: lapsed holds on its items would make room.
+-- Locks: reservations in id order, items in (sku, pool) order, request ids, order ids.
 CREATE FUNCTION confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
   _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
-  _order_id text[], _minted boolean[], _customer_name text[], _customer_email text[],
-  _line_request integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+  _order_id text[], _minted boolean[], _customer_name text[], _customer_email text[], _rescue boolean[],
+  _rescue_window_us bigint, _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET jit = off AS $$
 DECLARE
   _n integer := cardinality(_client);
+  _rescue_after timestamptz := wall_clock() - _rescue_window_us * interval '1 microsecond';
   _outcome text[];
   _id uuid[];
-  _short_sku text[] := array_fill(NULL::text, ARRAY[_n]);
-  _short_pool text[] := array_fill(NULL::text, ARRAY[_n]);
-  _short_requested bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
-  _short_available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
+  _short jsonb[];
   _other_id uuid[] := array_fill(NULL::uuid, ARRAY[_n]);
   _changing uuid[] := '{}';
   -- Confirmed before, by a call of the same content: answered with OK, so its request id counts from now on.
   _repeated boolean[] := array_fill(false, ARRAY[_n]);
+  -- Expired holds that are taken anew.
+  _rescued integer[] := '{}';
   _now timestamptz;
   _items bigint;
   _updated bigint;
   _r record;
-  _l record;
 BEGIN
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
-  FROM find_targets(_tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
-                    _target, _reference) f;
+  FROM find_targets(
+    _tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint, _target, _reference,
+    CASE WHEN true = ANY (_rescue)
+         THEN (SELECT array_agg(CASE WHEN x.rescue THEN _rescue_after END ORDER BY x.ix)
+               FROM unnest(_rescue) WITH ORDINALITY x (rescue, ix)) ELSE '{}' END
+  ) f;
   -- lock
   PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
                                   WHERE x.outcome IS NULL));
   _now := wall_clock();
 
   -- judge
+  _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku, _line_pool,
+                            _line_quantity);
   FOR _r IN
-    SELECT x.ix, x.id, v.order_id, v.state, state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal,
-           o.reservation_id AS order_of
+    SELECT x.ix::integer, x.id, v.order_id, v.state, v.expire_time,
+           state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal, o.reservation_id AS order_of
     FROM unnest(_id, _order_id, _outcome) WITH ORDINALITY x (id, order_id, outcome, ix)
     CROSS JOIN LATERAL (
       SELECT w.order_id, w.state, w.expire_time FROM reservation w
@@ -55,52 +62,43 @@ BEGIN
     ORDER BY x.ix
   LOOP
     _outcome[_r.ix] := _r.refusal;
-    IF _r.state = 2 THEN
+    IF _r.state IN (2, 6) THEN
       -- The same order and the same lines, or none: the caller's own call again.
-      IF (_minted[_r.ix] OR _order_id[_r.ix] = _r.order_id) AND NOT EXISTS (
-        SELECT 1 FROM unnest(_line_request) x (request) WHERE x.request = _r.ix
-      ) OR (_minted[_r.ix] OR _order_id[_r.ix] = _r.order_id) AND NOT EXISTS (
-        SELECT 1
-        FROM (SELECT sku, pool, confirmed_quantity FROM reservation_line
-              WHERE reservation_id = _r.id AND tenant = _tenant AND confirmed_quantity > 0) m
-        FULL JOIN (SELECT x.sku, x.pool, x.quantity
-                   FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
-                   WHERE x.request = _r.ix) x
-          ON x.sku = m.sku AND x.pool = m.pool
-        WHERE x.quantity IS DISTINCT FROM m.confirmed_quantity
+      IF (_minted[_r.ix] OR _order_id[_r.ix] = _r.order_id) AND (
+        _line_first[_r.ix] = _line_first[_r.ix + 1]
+        OR (SELECT array_agg((l.sku, l.pool, l.confirmed_quantity)::text ORDER BY l.sku, l.pool) FROM reservation_line l
+            WHERE l.reservation_id = _r.id AND l.tenant = _tenant AND l.confirmed_quantity > 0)
+           = (SELECT array_agg((_line_sku[y.line], _line_pool[y.line], _line_quantity[y.line])::text
+                               ORDER BY _line_sku[y.line] COLLATE "C", _line_pool[y.line] COLLATE "C")
+              FROM generate_series(_line_first[_r.ix], _line_first[_r.ix + 1] - 1) y (line))
       ) THEN
         _outcome[_r.ix] := 'REPLAYED';
         _repeated[_r.ix] := true;
       END IF;
-    ELSIF _r.refusal IS NULL AND _r.order_of IS NOT NULL THEN
+      CONTINUE;
+    END IF;
+    IF _r.refusal = 'RESERVATION_EXPIRED' AND _rescue[_r.ix] AND _r.expire_time > _rescue_after THEN
+      _outcome[_r.ix] := NULL;
+    END IF;
+    CONTINUE WHEN _outcome[_r.ix] IS NOT NULL;
+    IF _r.order_of IS NOT NULL THEN
       _outcome[_r.ix] := 'ORDER_ID_IN_USE';
       _other_id[_r.ix] := _r.order_of;
-    ELSIF _r.refusal IS NULL AND _r.id = ANY (_changing) THEN
+    ELSIF _r.id = ANY (_changing) THEN
       _outcome[_r.ix] := 'RETRY';
-    ELSIF _r.refusal IS NULL THEN
-      IF cardinality(_line_request) > 0 THEN
-        FOR _l IN
-          SELECT x.sku, x.pool, x.quantity, coalesce(m.quantity, 0) AS available
-          FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) x (request, sku, pool, quantity)
-          LEFT JOIN LATERAL (
-            SELECT w.quantity FROM reservation_line w
-            WHERE w.reservation_id = _r.id AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
-          ) m ON true
-          WHERE x.request = _r.ix AND coalesce(m.quantity, 0) < x.quantity
-          LIMIT 1
-        LOOP
-          _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
-          _short_sku[_r.ix] := _l.sku;
-          _short_pool[_r.ix] := _l.pool;
-          _short_requested[_r.ix] := _l.quantity;
-          _short_available[_r.ix] := _l.available;
-        END LOOP;
-      END IF;
-      IF _outcome[_r.ix] IS NULL THEN
-        _changing := _changing || _r.id;
+    ELSIF _short[_r.ix] IS NOT NULL THEN
+      _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
+    ELSE
+      _changing := _changing || _r.id;
+      IF _r.refusal IS NOT NULL THEN
+        _rescued := _rescued || _r.ix;
       END IF;
     END IF;
   END LOOP;
+  IF cardinality(_rescued) > 0 THEN
+    SELECT j.outcome, j.short, j.rescued INTO _outcome, _short, _rescued
+    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _now) j (outcome, short, rescued);
+  END IF;
 
   -- claim
   IF NOT claim_requests(
@@ -136,13 +134,20 @@ BEGIN
   END LOOP;
 
   -- apply
+  IF cardinality(_rescued) > 0 THEN
+    PERFORM take_anew(
+      _tenant, array_agg(_id[x.ix] ORDER BY x.ix), array_agg(_client[x.ix] ORDER BY x.ix),
+      array_agg(_key_id[x.ix] ORDER BY x.ix), array_agg(_request_id[x.ix] ORDER BY x.ix), _now)
+    FROM unnest(_rescued) x (ix) WHERE _outcome[x.ix] IS NULL
+    HAVING count(*) > 0;
+  END IF;
   WITH settled AS (
     -- By place: the planner would else read every held line there is, by their index, and filter.
     UPDATE reservation_line l SET
       confirmed_quantity = CASE WHEN x.partial THEN coalesce(p.quantity, 0) ELSE l.quantity END,
       expire_time = NULL
     FROM (
-      SELECT u.id, u.ix, u.ix = ANY (_line_request) AS partial
+      SELECT u.id, u.ix, _line_first[u.ix] < _line_first[u.ix + 1] AS partial
       FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
     ) x
     CROSS JOIN LATERAL (
@@ -150,9 +155,9 @@ BEGIN
       WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
     ) m
     LEFT JOIN LATERAL (
-      SELECT y.quantity FROM unnest(_line_request, _line_sku, _line_pool, _line_quantity) y (request, sku, pool, quantity)
-      WHERE x.partial AND y.request = x.ix AND y.sku = m.sku AND y.pool = m.pool LIMIT 1
-    ) p ON true
+      SELECT _line_quantity[y.line] AS quantity FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+      WHERE _line_sku[y.line] = m.sku AND _line_pool[y.line] = m.pool LIMIT 1
+    ) p ON x.partial
     WHERE l.ctid = m.place AND l.tenant IS NOT DISTINCT FROM _tenant
     RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
   ), moved AS (
@@ -183,12 +188,137 @@ BEGIN
   ) k
   WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
   PERFORM write_reservation_events(
-    _tenant, 2::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
+    _tenant, 2::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
   FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL;
 
-  RETURN QUERY SELECT * FROM answer_reservations(
-    _tenant, _outcome, _id, _short_sku, _short_pool, _short_requested, _short_available, _other_id, _now);
+  RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, _other_id, _now);
+END
+$$;
+
+-- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep has not
+-- ended yet are ended first. Each is then judged as a new hold, in order of arrival: CAPACITY_EXCEEDED with the short lines,
+-- ITEM_NOT_FOUND, or SWEEP where lapsed holds would make room. Returns what _rescued leaves.
+CREATE FUNCTION judge_rescues(
+  _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[], _now timestamptz,
+  OUT _judged_outcome text[], OUT _judged_short jsonb[], OUT _judged_rescued integer[]
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _lapsed_ids uuid[];
+  -- What earlier rescues of this batch take, one element an item.
+  _item_sku text[] := '{}';
+  _item_pool text[] := '{}';
+  _item_taken bigint[] := '{}';
+  _at integer;
+  _lapsed bigint;
+  _free bigint;
+  _verdict text;
+  _l record;
+  _i integer;
+BEGIN
+  _judged_outcome := _outcome;
+  _judged_short := _short;
+  _judged_rescued := '{}';
+  SELECT array_agg(v.reservation_id ORDER BY v.reservation_id) INTO _lapsed_ids
+  FROM unnest(_rescued) x (ix)
+  CROSS JOIN LATERAL (
+    SELECT w.reservation_id FROM reservation w
+    WHERE w.reservation_id = _id[x.ix] AND w.tenant = _tenant AND w.state = 1 LIMIT 1
+  ) v;
+  IF _lapsed_ids IS NOT NULL THEN
+    PERFORM return_held(_tenant, 4::smallint, _lapsed_ids, '{}', '{}', '{}', '{}', _now);
+  END IF;
+  FOREACH _i IN ARRAY _rescued LOOP
+    _verdict := NULL;
+    FOR _l IN
+      SELECT l.sku, l.pool, l.quantity, i.free
+      FROM reservation_line l
+      LEFT JOIN LATERAL (
+        SELECT v.remaining + v.oversell_limit AS free FROM item v
+        WHERE v.sku = l.sku AND v.pool = l.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
+      ) i ON true
+      WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant
+      ORDER BY l.line_number
+    LOOP
+      _at := (SELECT x.at FROM unnest(_item_sku, _item_pool) WITH ORDINALITY x (sku, pool, at)
+              WHERE x.sku = _l.sku AND x.pool = _l.pool LIMIT 1);
+      _free := _l.free - coalesce(_item_taken[_at], 0);
+      IF _l.free IS NULL THEN
+        _verdict := 'ITEM_NOT_FOUND';
+        _judged_short[_i] := coalesce(_judged_short[_i], '[]')
+          || jsonb_build_array(jsonb_build_array(_l.sku, _l.pool, _l.quantity, NULL));
+      ELSIF _free < _l.quantity THEN
+        _lapsed := lapsed_units(_tenant, _l.sku, _l.pool, _now);
+        IF _free + _lapsed < _l.quantity THEN
+          _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
+          _judged_short[_i] := coalesce(_judged_short[_i], '[]')
+            || jsonb_build_array(jsonb_build_array(_l.sku, _l.pool, _l.quantity, greatest(0, _free + _lapsed)));
+        ELSE
+          _verdict := coalesce(_verdict, 'SWEEP');
+        END IF;
+      END IF;
+    END LOOP;
+    _judged_outcome[_i] := _verdict;
+    CONTINUE WHEN _verdict IS NOT NULL;
+    _judged_rescued := _judged_rescued || _i;
+    FOR _l IN
+      SELECT l.sku, l.pool, l.quantity FROM reservation_line l WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant
+    LOOP
+      _at := (SELECT x.at FROM unnest(_item_sku, _item_pool) WITH ORDINALITY x (sku, pool, at)
+              WHERE x.sku = _l.sku AND x.pool = _l.pool LIMIT 1);
+      IF _at IS NULL THEN
+        _item_sku := _item_sku || _l.sku::text;
+        _item_pool := _item_pool || _l.pool::text;
+        _item_taken := _item_taken || _l.quantity;
+      ELSE
+        _item_taken[_at] := _item_taken[_at] + _l.quantity;
+      END IF;
+    END LOOP;
+  END LOOP;
+END
+$$;
+
+-- Step "apply" of a rescue: takes the units of these EXPIRED reservations anew, under their own ids, and writes RESCUED. The
+-- caller has locked them and their items, has judged that the units are free, and confirms them in the same transaction.
+CREATE FUNCTION take_anew(
+  _tenant text, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[], _now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _items bigint;
+  _updated bigint;
+BEGIN
+  WITH moved AS (
+    SELECT l.sku, l.pool, sum(l.quantity)::bigint AS quantity
+    FROM unnest(_reservation_id) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.sku, w.pool, w.quantity FROM reservation_line w
+      WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) l
+    GROUP BY l.sku, l.pool
+  ), updated AS (
+    UPDATE item i SET
+      remaining = i.remaining - m.quantity, held = i.held + m.quantity, revision = i.revision + 1, update_time = _now
+    FROM moved m
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.remaining + i.oversell_limit >= m.quantity
+    RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
+  IF _items <> _updated THEN
+    RAISE 'the items locked do not have the units judged: % of %', _updated, _items;
+  END IF;
+  UPDATE reservation v SET state = 1, revision = v.revision + 1
+  FROM unnest(_reservation_id) x (id)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant;
+  PERFORM write_reservation_events(
+    _tenant, 14::smallint, 4::smallint, _reservation_id, _client, _key_id, _request_id, NULL, _now);
 END
 $$;

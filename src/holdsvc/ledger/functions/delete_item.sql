@@ -27,6 +27,7 @@ BEGIN
       capacity = 0, remaining = 0, revision = i.revision + 1, update_time = _now, delete_time = _now
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
     PERFORM write_item_event(_tenant, 9::smallint, _sku, _pool, -_item.capacity, _client, _key_id, NULL, NULL, _now);
+    PERFORM write_stock_move(_tenant, _sku, _pool, _now, -_item.capacity);
   END IF;
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_item.capacity],

@@ -19,7 +19,7 @@ BEGIN
   -- find, lock
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
-                    _target, _reference) f;
+                    _target, _reference, '{}') f;
   _now := wall_clock();
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
@@ -51,12 +51,12 @@ BEGIN
   ) k
   WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL AND x.id = ANY (_moved);
   PERFORM write_reservation_events(
-    _tenant, 6::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
+    _tenant, 6::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
   FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL AND x.id = ANY (_moved)
   HAVING count(*) > 0;
 
-  RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, NULL, NULL, NULL, NULL, NULL, _now);
+  RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, NULL, NULL, _now);
 END
 $$;

@@ -50,7 +50,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT w.reservation_id FROM reservation w
       WHERE w.reference = x.reference AND w.reference <> '' AND w.client = x.client AND w.tenant = _tenant
-        AND w.state IN (1, 2)
+        AND w.state IN (1, 2, 6)
       LIMIT 10
     ) v
     WHERE x.reference IS NOT NULL

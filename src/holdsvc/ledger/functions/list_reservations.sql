@@ -52,6 +52,12 @@ BEGIN
       || 'AND l.tenant = $1 AND l.sku = $4' || CASE WHEN _pool IS NULL THEN '' ELSE ' AND l.pool = $5' END || ')';
   END IF;
   _filter := _filter || format(_before_filter, 'v');
+  IF _client IS NOT NULL AND _order_id IS NULL AND _limited AND (_holder IS NOT NULL OR _reference IS NOT NULL) THEN
+    -- The newest of each state, those of later releases too, merged: the indexes have the state before the id.
+    RETURN 'SELECT v.reservation_id FROM generate_series(1, 9) s (state) CROSS JOIN LATERAL ('
+      || 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1 AND v.state = s.state::smallint' || _filter || _limit
+      || ') v' || _limit;
+  END IF;
   IF _holder IS NOT NULL OR _reference IS NOT NULL OR _order_id IS NOT NULL THEN
     RETURN 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1' || _filter || _limit;
   END IF;

@@ -48,6 +48,7 @@ BEGIN
       SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
       WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
         AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
+        AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = l.reservation_id AND q.tenant = _tenant)
     ) AS lapsed
     FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
   ) i ON true;

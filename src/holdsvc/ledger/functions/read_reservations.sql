@@ -18,7 +18,7 @@ BEGIN
   ) v;
   RETURN QUERY SELECT * FROM answer_reservations(
     _tenant, array_fill(NULL::text, ARRAY[cardinality(_reservation_id)]), _reservation_id,
-    NULL, NULL, NULL, NULL, NULL, _now);
+    NULL, NULL, _now);
 END
 $$;
 

@@ -1,14 +1,16 @@
--- The refusal of a transition from _wanted (1 HELD or 2 CONFIRMED) for a reservation in this state; null: it may be
--- made. A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change. It reads no
--- table and has no search_path, so that it is inlined.
+-- Why a reservation in this state cannot make a transition, null: it can. _wanted is the state that the transition starts
+-- from: 1 HELD; 2 CONFIRMED with units to fulfil; 6 CONFIRMED or FULFILLED, with units to refund.
+-- A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change.
 CREATE FUNCTION state_refusal(_wanted smallint, _state smallint, _expire_time timestamptz, _now timestamptz)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE
+    WHEN _state NOT BETWEEN 1 AND 6 THEN 'FEATURE_NOT_ACTIVE state ' || _state
     WHEN _state = 5 THEN 'ALREADY_REFUNDED'
-    WHEN _wanted = 2 THEN CASE WHEN _state <> 2 THEN 'RESERVATION_NOT_CONFIRMED' END
-    WHEN _state = 2 THEN 'RESERVATION_ALREADY_CONFIRMED'
+    WHEN _wanted = 6 THEN CASE WHEN _state NOT IN (2, 6) THEN 'RESERVATION_NOT_CONFIRMED' END
+    WHEN _wanted = 2 THEN
+      CASE WHEN _state = 6 THEN 'ALREADY_FULFILLED' WHEN _state <> 2 THEN 'RESERVATION_NOT_CONFIRMED' END
+    WHEN _state IN (2, 6) THEN 'RESERVATION_ALREADY_CONFIRMED'
     WHEN _state = 3 THEN 'RESERVATION_ALREADY_CANCELLED'
-    WHEN _state NOT IN (1, 4) THEN 'FEATURE_NOT_ACTIVE state ' || _state
     WHEN _state = 4 OR _expire_time <= _now THEN 'RESERVATION_EXPIRED'
   END
 $$;
@@ -113,16 +115,54 @@ BEGIN
 END
 $$;
 
--- Step "find" of a change to reservations: finds replays by request id, resolves references, and locks every
--- reservation named. Returns one row for each request, in order; outcome null where the change may go on. _wanted is
--- the state that the change starts from (1 HELD, 2 CONFIRMED): a reference must lead to exactly one such reservation of
--- the client; where it leads to none, the client's newest reservation with it decides the refusal. _pools: see
--- sees_reservation.
--- Locks: reservations (FOR NO KEY UPDATE) in id order, replayed ones too.
+-- The reservation of a client that a reference means, for a change that starts from _wanted (see state_refusal): the only
+-- one that the change can act on; where there is none and _rescue_after is set, the only EXPIRED one that ended after it;
+-- else the newest, which decides the refusal. _ambiguous: there are several, or more than 100 in a state, of which not all
+-- are looked at, so that the cost does not grow with them. _pools: see sees_reservation. Locks nothing.
+CREATE FUNCTION resolve_reference(
+  _tenant text, _client text, _pools text, _reference text, _wanted smallint, _rescue_after timestamptz, _now timestamptz,
+  OUT _ambiguous boolean, OUT _found_id uuid
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _live uuid[];
+  _expired uuid[];
+  _newest uuid;
+  _unseen boolean;
+BEGIN
+  SELECT array_agg(c.id) FILTER (WHERE c.seen AND state_refusal(_wanted, c.state, c.expire_time, _now) IS NULL),
+         array_agg(c.id) FILTER (WHERE c.seen AND c.state IN (1, 4) AND c.expire_time <= _now
+                                   AND c.expire_time > _rescue_after),
+         (array_agg(c.id ORDER BY c.id DESC) FILTER (WHERE c.seen))[1],
+         bool_or(c.number = 100 AND state_refusal(_wanted, c.state, 'infinity', _now) IS NULL)
+  INTO _live, _expired, _newest, _unseen
+  FROM (
+    SELECT v.*, sees_reservation(_tenant, _pools, v.id) AS seen
+    -- States of later releases too.
+    FROM generate_series(1, 9) s (state)
+    CROSS JOIN LATERAL (
+      SELECT w.reservation_id AS id, w.state, w.expire_time,
+             row_number() OVER (ORDER BY w.reservation_id DESC) AS number
+      FROM reservation w
+      WHERE w.reference = _reference AND w.reference <> '' AND w.client = _client AND w.tenant = _tenant
+        AND w.state = s.state::smallint
+      ORDER BY w.reservation_id DESC LIMIT 100
+    ) v
+  ) c;
+  _found_id := coalesce(_live[1], _expired[1], _newest);
+  _ambiguous := cardinality(_live) > 1 OR _unseen OR (_live IS NULL AND cardinality(_expired) > 1);
+END
+$$;
+
+-- Step "find" of a change to reservations: replays by request id, references resolved (see resolve_reference), and every
+-- reservation named, replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in order:
+-- outcome null where the change may go on. _wanted is the state that the change starts from (see state_refusal), and
+-- _rescue_after has the earliest end of an expired hold that a request may rescue, null for none.
+-- _pools bounds what the key may see: see sees_reservation.
 CREATE FUNCTION find_targets(
   _tenant text, _rpc text, _wanted smallint,
   _client text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[]
+  _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _rescue_after timestamptz[]
 ) RETURNS TABLE (_found_outcome text, _found_id uuid)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -135,28 +175,16 @@ BEGIN
   _outcome := _r._outcome;
   _id := _r._reservation_id;
   FOR _i IN 1 .. cardinality(_client) LOOP
-    IF _outcome[_i] IS NULL THEN
+    CONTINUE WHEN _outcome[_i] IS NOT NULL;
+    IF _reference[_i] IS NULL THEN
       _id[_i] := _target[_i];
+    ELSE
+      _r := resolve_reference(_tenant, _client[_i], _pools[_i], _reference[_i], _wanted, _rescue_after[_i], _now);
+      _id[_i] := _r._found_id;
+      IF _r._ambiguous THEN
+        _outcome[_i] := 'REFERENCE_AMBIGUOUS';
+      END IF;
     END IF;
-  END LOOP;
-
-  FOR _r IN
-    SELECT x.ix, m.ids, m.newest
-    FROM unnest(_client, _pools, _reference, _outcome) WITH ORDINALITY x (client, pools, reference, outcome, ix)
-    CROSS JOIN LATERAL (
-      SELECT array_agg(v.reservation_id)
-               FILTER (WHERE state_refusal(_wanted, v.state, v.expire_time, _now) IS NULL) AS ids,
-             (array_agg(v.reservation_id ORDER BY v.reservation_id DESC))[1] AS newest
-      FROM reservation v
-      WHERE v.reference = x.reference AND v.reference <> '' AND v.client = x.client AND v.tenant = _tenant
-        AND sees_reservation(_tenant, x.pools, v.reservation_id)
-    ) m
-    WHERE x.reference IS NOT NULL AND x.outcome IS NULL
-  LOOP
-    IF cardinality(_r.ids) > 1 THEN
-      _outcome[_r.ix] := 'REFERENCE_AMBIGUOUS';
-    END IF;
-    _id[_r.ix] := coalesce(_r.ids[1], _r.newest);
   END LOOP;
 
   PERFORM 1
@@ -177,7 +205,7 @@ BEGIN
     LEFT JOIN LATERAL (
       SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) v ON true
-    -- Replays too: this key may lack the rights that the key had which made the change.
+    -- Replays too: a key without the rights of the one that made the call is not shown its result.
     WHERE x.outcome IS NULL OR x.outcome = 'REPLAYED'
   LOOP
     _outcome[_r.ix] := coalesce(_r.refusal, _outcome[_r.ix]);
@@ -218,7 +246,48 @@ BEGIN
 END
 $$;
 
--- The units of an item's holds that have lapsed but are not swept yet: they are available. Locks nothing.
+-- Step "judge" of a change to a part of a reservation: of each request whose outcome is null, the lines that ask for more
+-- than its reservation has, as answer_reservations takes them; null where there are none. Lines as in the callers.
+-- _kind, of each request: 1 held units; 2 confirmed units that are neither fulfilled nor refunded; 3 fulfilled units that
+-- have not come back; 4 those of 2 and 3. Locks nothing: the caller has locked the reservations.
+CREATE FUNCTION exceeding_lines(
+  _tenant text, _id uuid[], _outcome text[], _kind smallint[],
+  _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+) RETURNS jsonb[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _short jsonb[] := array_fill(NULL::jsonb, ARRAY[cardinality(_id)]);
+  _r record;
+BEGIN
+  IF cardinality(_line_sku) = 0 THEN
+    RETURN _short;
+  END IF;
+  FOR _r IN
+    SELECT x.ix, jsonb_agg(jsonb_build_array(_line_sku[y.line], _line_pool[y.line], _line_quantity[y.line], coalesce(l.available, 0))
+                           ORDER BY y.line) AS lines
+    FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
+    CROSS JOIN LATERAL generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+    LEFT JOIN LATERAL (
+      SELECT CASE _kind[x.ix]
+        WHEN 1 THEN w.quantity
+        WHEN 2 THEN w.confirmed_quantity - w.fulfilled_quantity - (w.refunded_quantity - w.returned_quantity)
+        WHEN 3 THEN w.fulfilled_quantity - w.returned_quantity
+        ELSE w.confirmed_quantity - w.refunded_quantity
+      END AS available
+      FROM reservation_line w
+      WHERE w.reservation_id = x.id AND w.sku = _line_sku[y.line] AND w.pool = _line_pool[y.line] AND w.tenant = _tenant LIMIT 1
+    ) l ON true
+    WHERE x.outcome IS NULL AND coalesce(l.available, 0) < _line_quantity[y.line]
+    GROUP BY x.ix
+  LOOP
+    _short[_r.ix] := _r.lines;
+  END LOOP;
+  RETURN _short;
+END
+$$;
+
+-- Units of an item's holds that have lapsed but are not yet swept: they can be had. Not those of quarantined holds, which
+-- no sweep can return.
 CREATE FUNCTION lapsed_units(_tenant text, _sku text, _pool text, _now timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -226,15 +295,33 @@ BEGIN
     SELECT coalesce(sum(l.quantity), 0) FROM reservation_line l
     WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(_sku, hashtext(_tenant))
       AND l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.expire_time <= _now
+      AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = l.reservation_id AND q.tenant = _tenant)
   );
 END
 $$;
 
--- Step "apply" of what gives holds back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The caller
--- has locked these reservations and found them HELD. Client, key, request id and reason are arrays in their order, or
--- empty for the service itself. Without _now the time is read once the items are locked. Returns the units.
--- Lines and reservations, which the caller has locked, are updated first and the items last, so that a hot item is
--- locked only for its own update and the events.
+-- A reservation's lines, holder, reference and metadata as they are now: what Modify can change.
+CREATE FUNCTION reservation_snapshot(_tenant text, _reservation_id uuid) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object(
+      'lines', (
+        SELECT jsonb_agg(jsonb_build_array(l.sku, l.pool, l.quantity) ORDER BY l.line_number) FROM reservation_line l
+        WHERE l.reservation_id = _reservation_id AND l.tenant = _tenant
+      ),
+      'holder', v.holder, 'reference', v.reference, 'metadata', v.metadata
+    )
+    FROM reservation v WHERE v.reservation_id = _reservation_id AND v.tenant = _tenant
+  );
+END
+$$;
+
+-- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The
+-- caller has locked these reservations and found them HELD. Who did it, and why: arrays in their order, or empty: the
+-- service. Without _now the time is read when the items are locked. Returns the units.
+-- Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for its own
+-- update and the events only.
 -- Locks: items in (sku, pool) order.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
@@ -242,33 +329,36 @@ CREATE FUNCTION return_held(
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  -- One element a line, sorted: its place, its reservation and that one's place.
+  _n integer := cardinality(_reservation_id);
+  -- Of each reservation.
+  _place tid[];
+  _revision bigint[];
+  _expire_time timestamptz[];
+  _modified boolean[];
+  -- One element a line, sorted: its place and its reservation's index.
   _line_place tid[];
   _line_ix integer[];
   _sku text[];
   _pool text[];
   _quantity bigint[];
-  -- Of each reservation.
-  _place tid[];
-  _revision bigint[];
-  _expire_time timestamptz[];
   -- Of each item.
   _item_place tid[];
   _item_quantity bigint[];
   _updated bigint;
 BEGIN
-  SELECT array_agg(l.place), array_agg(l.ix), array_agg(l.sku), array_agg(l.pool), array_agg(l.quantity),
-         array_agg(l.reservation_place) FILTER (WHERE l.line_number = 1),
-         array_agg(l.revision) FILTER (WHERE l.line_number = 1),
-         array_agg(l.expire_time) FILTER (WHERE l.line_number = 1)
-  INTO _line_place, _line_ix, _sku, _pool, _quantity, _place, _revision, _expire_time
+  SELECT array_agg(v.place ORDER BY x.ix), array_agg(v.revision ORDER BY x.ix), array_agg(v.expire_time ORDER BY x.ix),
+         array_agg(v.modified ORDER BY x.ix)
+  INTO _place, _revision, _expire_time, _modified
+  FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+  CROSS JOIN LATERAL (
+    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified FROM reservation r
+    WHERE r.reservation_id = x.id AND r.tenant = _tenant LIMIT 1
+  ) v;
+  SELECT array_agg(l.place), array_agg(l.ix), array_agg(l.sku), array_agg(l.pool), array_agg(l.quantity)
+  INTO _line_place, _line_ix, _sku, _pool, _quantity
   FROM (
-    SELECT x.ix::integer, v.place AS reservation_place, v.revision, v.expire_time, w.*
+    SELECT x.ix::integer, w.*
     FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
-    CROSS JOIN LATERAL (
-      SELECT r.ctid AS place, r.revision, r.expire_time FROM reservation r
-      WHERE r.reservation_id = x.id AND r.tenant = _tenant LIMIT 1
-    ) v
     CROSS JOIN LATERAL (
       SELECT m.ctid AS place, m.line_number, m.sku, m.pool, m.quantity FROM reservation_line m
       WHERE m.reservation_id = x.id AND m.tenant = _tenant OFFSET 0
@@ -290,10 +380,10 @@ BEGIN
     SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
     FROM unnest(_sku, _pool, _quantity) l (sku, pool, quantity) GROUP BY 1, 2 ORDER BY 1, 2
   ) k
-  CROSS JOIN LATERAL (
+  LEFT JOIN LATERAL (
     SELECT v.ctid AS place FROM item v WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
     FOR NO KEY UPDATE
-  ) i;
+  ) i ON true;
   _now := coalesce(_now, wall_clock());
 
   UPDATE item i SET
@@ -309,23 +399,148 @@ BEGIN
   END IF;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
-    line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time
+    line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _state, coalesce(_client[x.ix], ''), coalesce(_key_id[x.ix], ''),
          _request_id[x.ix], _reason[x.ix], _now, _revision[x.ix] + 1,
-         x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, _state, _expire_time[x.ix]
+         x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, _state, _expire_time[x.ix],
+         CASE WHEN _modified[x.ix] THEN reservation_snapshot(_tenant, _reservation_id[x.ix]) END
   FROM (
+    -- Where each reservation has one line, nothing needs to be grouped.
     SELECT l AS ix, ARRAY[_sku[l]] AS sku, ARRAY[_pool[l]] AS pool, ARRAY[_quantity[l]] AS quantity
-    FROM generate_series(1, cardinality(_line_ix)) l WHERE cardinality(_line_ix) = cardinality(_place)
+    FROM generate_series(1, _n) l WHERE _line_ix = (SELECT array_agg(g) FROM generate_series(1, _n) g)
     UNION ALL
-    SELECT m.ix, array_agg(m.sku), array_agg(m.pool), array_agg(m.quantity)
+    SELECT m.ix, coalesce(array_agg(m.sku) FILTER (WHERE m.sku IS NOT NULL), '{}'),
+           coalesce(array_agg(m.pool) FILTER (WHERE m.sku IS NOT NULL), '{}'),
+           coalesce(array_agg(m.quantity) FILTER (WHERE m.sku IS NOT NULL), '{}')
     FROM (
-      SELECT _line_ix[l] AS ix, _sku[l] AS sku, _pool[l] AS pool, _quantity[l] AS quantity
-      FROM generate_series(1, cardinality(_line_ix)) l WHERE cardinality(_line_ix) > cardinality(_place) ORDER BY 1, l
+      SELECT u.* FROM (
+        SELECT _line_ix[l] AS ix, l, _sku[l] AS sku, _pool[l] AS pool, _quantity[l] AS quantity
+        FROM generate_series(1, cardinality(_line_ix)) l
+        UNION ALL
+        -- A reservation without a line ends all the same.
+        SELECT g, 0, NULL, NULL, NULL FROM generate_series(1, _n) g
+      ) u
+      WHERE _line_ix IS DISTINCT FROM (SELECT array_agg(g) FROM generate_series(1, _n) g)
+      ORDER BY u.ix, u.l
     ) m
     GROUP BY m.ix
   ) x;
-  RETURN (SELECT sum(q) FROM unnest(_item_quantity) q);
+  RETURN (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
+END
+$$;
+
+-- Step "apply" of what changes holds in place: Modify and a partial Cancel. The caller has locked these reservations,
+-- found them HELD, and locked the items. Arrays in the order of _reservation_id: holder, reference and metadata are set
+-- where _sets says so ("h", "r", "m"). The differences of quantity are flat and sorted by _move_ix, which points into
+-- _reservation_id: at most one an item and reservation, none of them 0.
+-- A line that comes to 0 is deleted: at least one line of the reservation stays, which the caller has made sure.
+CREATE FUNCTION change_held(
+  _tenant text, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[], _reason text[],
+  _sets text[], _holder text[], _reference text[], _metadata jsonb[],
+  _move_ix integer[], _move_sku text[], _move_pool text[], _move_quantity bigint[], _now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _items bigint;
+  _updated bigint;
+BEGIN
+  UPDATE reservation v SET
+    original = coalesce(v.original, reservation_snapshot(_tenant, v.reservation_id)),
+    holder = CASE WHEN strpos(x.sets, 'h') > 0 THEN x.holder ELSE v.holder END,
+    reference = CASE WHEN strpos(x.sets, 'r') > 0 THEN x.reference ELSE v.reference END,
+    metadata = CASE WHEN strpos(x.sets, 'm') > 0 THEN x.metadata ELSE v.metadata END,
+    revision = v.revision + 1
+  FROM unnest(_reservation_id, _sets, _holder, _reference, _metadata) x (id, sets, holder, reference, metadata)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant;
+
+  DELETE FROM reservation_line l
+  USING unnest(_move_ix, _move_sku, _move_pool, _move_quantity) x (ix, sku, pool, quantity)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation_line w
+    WHERE w.reservation_id = _reservation_id[x.ix] AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant
+      AND w.quantity = -x.quantity LIMIT 1
+  ) k
+  WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant;
+  INSERT INTO reservation_line AS l (tenant, reservation_id, line_number, sku, pool, quantity, expire_time)
+  SELECT _tenant, _reservation_id[x.ix], n.highest + row_number() OVER (PARTITION BY x.ix ORDER BY x.number), x.sku,
+         x.pool, x.quantity, v.expire_time
+  FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) WITH ORDINALITY x (ix, sku, pool, quantity, number)
+  CROSS JOIN LATERAL (
+    SELECT w.expire_time FROM reservation w WHERE w.reservation_id = _reservation_id[x.ix] AND w.tenant = _tenant LIMIT 1
+  ) v
+  CROSS JOIN LATERAL (
+    SELECT coalesce(max(w.line_number), 0) AS highest FROM reservation_line w
+    WHERE w.reservation_id = _reservation_id[x.ix] AND w.tenant = _tenant
+  ) n
+  WHERE x.quantity > 0
+  ON CONFLICT (reservation_id, sku, pool, tenant) DO UPDATE SET quantity = l.quantity + excluded.quantity;
+  UPDATE reservation_line l SET quantity = l.quantity + x.quantity
+  FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) x (ix, sku, pool, quantity)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation_line w
+    WHERE w.reservation_id = _reservation_id[x.ix] AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE x.quantity < 0 AND l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant;
+
+  WITH moved AS (
+    SELECT m.sku, m.pool, sum(m.quantity)::bigint AS quantity
+    FROM unnest(_move_sku, _move_pool, _move_quantity) m (sku, pool, quantity) GROUP BY m.sku, m.pool
+  ), updated AS (
+    UPDATE item i SET
+      held = i.held + m.quantity,
+      remaining = i.remaining - m.quantity,
+      revision = i.revision + 1,
+      update_time = _now
+    FROM moved m
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.held + m.quantity >= 0
+      AND i.remaining + i.oversell_limit >= m.quantity
+    RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
+  IF _items <> _updated THEN
+    RAISE 'the items locked do not have the units judged: % of %', _updated, _items;
+  END IF;
+
+  INSERT INTO event (
+    occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
+    line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
+  )
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, 12, _client[x.ix], _key_id[x.ix], _request_id[x.ix], _reason[x.ix],
+         _now, v.revision, x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, 1, v.expire_time,
+         reservation_snapshot(_tenant, _reservation_id[x.ix])
+  FROM (
+    SELECT m.ix, coalesce(array_agg(m.sku) FILTER (WHERE m.sku IS NOT NULL), '{}') AS sku,
+           coalesce(array_agg(m.pool) FILTER (WHERE m.sku IS NOT NULL), '{}') AS pool,
+           coalesce(array_agg(m.quantity) FILTER (WHERE m.sku IS NOT NULL), '{}') AS quantity
+    FROM (
+      SELECT ix, sku, pool, quantity FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) u (ix, sku, pool, quantity)
+      UNION ALL
+      SELECT g, NULL, NULL, NULL FROM generate_series(1, cardinality(_reservation_id)) g
+    ) m
+    GROUP BY m.ix
+  ) x
+  CROSS JOIN LATERAL (
+    SELECT w.revision, w.expire_time FROM reservation w
+    WHERE w.reservation_id = _reservation_id[x.ix] AND w.tenant = _tenant LIMIT 1
+  ) v
+  ORDER BY x.ix;
+END
+$$;
+
+-- Units that came into or left the building: a count made before _effective_time is corrected by them.
+CREATE FUNCTION write_stock_move(_tenant text, _sku text, _pool text, _effective_time timestamptz, _delta bigint)
+RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  INSERT INTO stock_move (tenant, sku, pool, effective_time, delta)
+  SELECT _tenant, _sku, _pool, _effective_time, _delta WHERE _delta <> 0;
 END
 $$;
 
@@ -348,23 +563,25 @@ BEGIN
 END
 $$;
 
--- Writes one event for each of these reservations, which the caller has changed, with the lines that moved: of
--- CONFIRMED (2) the confirmed units, of EXTENDED (6) none.
+-- One event for each of these reservations, after the change was applied, with the lines that moved: of CONFIRMED (2)
+-- the confirmed units, of RESCUED (14) all units, of EXTENDED (6) none. _from_state is the state before.
 CREATE FUNCTION write_reservation_events(
-  _tenant text, _type smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
-  _reason text[], _now timestamptz
+  _tenant text, _type smallint, _from_state smallint, _reservation_id uuid[], _client text[], _key_id text[],
+  _request_id text[], _reason text[], _now timestamptz
 ) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
-    line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time
+    line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, x.client, x.key_id, x.request_id, x.reason, _now, r.revision,
-         l.sku, l.pool, l.quantity, x.id, 1, r.state, r.expire_time
+         l.sku, l.pool, l.quantity, x.id, _from_state, r.state, r.expire_time,
+         CASE WHEN r.modified THEN reservation_snapshot(_tenant, x.id) END
   FROM unnest(_reservation_id, _client, _key_id, _request_id, _reason) x (id, client, key_id, request_id, reason)
   CROSS JOIN LATERAL (
-    SELECT revision, state, expire_time FROM reservation WHERE reservation_id = x.id AND tenant = _tenant LIMIT 1
+    SELECT revision, state, expire_time, original IS NOT NULL AS modified FROM reservation
+    WHERE reservation_id = x.id AND tenant = _tenant LIMIT 1
   ) r
   CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(m.sku), '{}') AS sku, coalesce(array_agg(m.pool), '{}') AS pool,

@@ -1,6 +1,6 @@
--- Which of these reservations of one tenant lie only on items that no other transaction has locked. A sweep leaves out
--- an item that a session keeps locked, instead of waiting for it while it holds the locks of others.
--- Locks: the items of the reservations returned; it never waits.
+-- Which of these reservations of one tenant lie on items that no other transaction has locked; their items are locked now.
+-- So a sweep leaves out a locked item, instead of waiting for it while it holds the locks of other items.
+-- Locks: items that are not locked; it never waits.
 CREATE FUNCTION on_free_items(_tenant text, _reservation_id uuid[]) RETURNS uuid[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -34,16 +34,51 @@ BEGIN
 END
 $$;
 
--- The sweep: expires at most _max_count lapsed holds of one tenant or of all (null) and gives their units back. The
--- background sweep and Cleanup call it, and operators through the entrance holdsvc.release_expired_reservations.
--- It waits for an item a quarter of a second at most, for it holds the locks of others meanwhile: then it fails, and is
--- called again with _skip_busy, which leaves such items out and does not wait. A hot item would be left out each time,
--- so the first call waits.
--- Locks: reservations that no other transaction has locked (SKIP LOCKED, so that any number of sweeps share the work),
--- then, tenant by tenant, the items in (sku, pool) order.
+-- Expires these lapsed holds of one tenant, which the caller has locked, and returns the units. Holds that cannot be
+-- expired, because their lines and their items contradict each other, go into the table quarantine, and the others are
+-- expired all the same. Locks: items in (sku, pool) order.
+CREATE FUNCTION expire_holds(
+  _tenant text, _reservation_id uuid[], OUT _expired_count bigint, OUT _released_quantity bigint,
+  OUT _quarantined_count bigint
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _id uuid;
+BEGIN
+  _expired_count := 0;
+  _released_quantity := 0;
+  _quarantined_count := 0;
+  BEGIN
+    _released_quantity := return_held(_tenant, 4::smallint, _reservation_id, '{}', '{}', '{}', '{}', NULL);
+    _expired_count := cardinality(_reservation_id);
+    RETURN;
+  EXCEPTION
+    -- Only what a fault in the data raises: a lock that cannot be had, or a deadlock, is not the hold's fault.
+    WHEN raise_exception OR check_violation THEN
+      IF cardinality(_reservation_id) = 1 THEN
+        INSERT INTO quarantine (tenant, reservation_id, error, create_time)
+        VALUES (_tenant, _reservation_id[1], SQLERRM, wall_clock()) ON CONFLICT DO NOTHING;
+        _quarantined_count := 1;
+        RETURN;
+      END IF;
+  END;
+  FOREACH _id IN ARRAY _reservation_id LOOP
+    SELECT _expired_count + e.expired, _released_quantity + e.released,
+           _quarantined_count + e.quarantined
+    INTO _expired_count, _released_quantity, _quarantined_count
+    FROM expire_holds(_tenant, ARRAY[_id]) e (expired, released, quarantined);
+  END LOOP;
+END
+$$;
+
+-- The sweep: expires at most _max_count lapsed holds, of one tenant or of all, oldest first, and gives their units back.
+-- The background sweep and Cleanup call it. SKIP LOCKED: any number of sweeps share the work. Quarantined holds are left
+-- out. Locks: reservations that are not locked, then tenant by tenant the items in (sku, pool) order. It waits for an item
+-- a quarter of a second at most, for it holds the locks of other items: then it fails, and is called again with _skip_busy,
+-- which leaves out holds on locked items and waits for none. It waits first because a hot item is locked most of the time.
 CREATE FUNCTION release_expired(
   _tenant text, _max_count integer, _skip_busy boolean,
-  OUT _expired_count bigint, OUT _released_quantity bigint, OUT _more boolean
+  OUT _expired_count bigint, OUT _released_quantity bigint, OUT _quarantined_count bigint, OUT _more boolean
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -55,13 +90,15 @@ DECLARE
 BEGIN
   _expired_count := 0;
   _released_quantity := 0;
+  _quarantined_count := 0;
   FOR _r IN
     SELECT l.tenant, array_agg(l.reservation_id ORDER BY l.reservation_id) AS ids
     FROM (
       SELECT v.tenant, v.reservation_id FROM reservation v
       WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+        AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = v.reservation_id AND q.tenant = v.tenant)
       ORDER BY v.expire_time
-      -- The oldest may all lie on one item that is locked.
+      -- The oldest may all be on one locked item: look further then.
       LIMIT _max_count * CASE WHEN _skip_busy THEN 10 ELSE 1 END
       FOR NO KEY UPDATE SKIP LOCKED
     ) l
@@ -70,12 +107,15 @@ BEGIN
     _ids := CASE WHEN _skip_busy THEN on_free_items(_r.tenant, _r.ids) ELSE _r.ids END;
     _ids := _ids[1 : (_max_count - _expired_count)::integer];
     CONTINUE WHEN coalesce(cardinality(_ids), 0) = 0;
-    _expired_count := _expired_count + cardinality(_ids);
-    _released_quantity := _released_quantity + return_held(_r.tenant, 4::smallint, _ids, '{}', '{}', '{}', '{}', NULL);
+    SELECT _expired_count + e.expired, _released_quantity + e.released,
+           _quarantined_count + e.quarantined
+    INTO _expired_count, _released_quantity, _quarantined_count
+    FROM expire_holds(_r.tenant, _ids) e (expired, released, quarantined);
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM reservation v
     WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+      AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = v.reservation_id AND q.tenant = v.tenant)
     LIMIT 1
   );
 END
@@ -101,6 +141,7 @@ BEGIN
     SELECT w.reservation_id FROM reservation_line w
     WHERE hashtextextended(w.sku, hashtext(w.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
       AND w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant AND w.expire_time <= _now
+      AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = w.reservation_id AND q.tenant = _tenant)
     ORDER BY w.expire_time
     LIMIT _max_count
   ) l;
@@ -111,9 +152,9 @@ BEGIN
     WHERE w.reservation_id = x.id AND w.tenant = _tenant AND w.state = 1 AND w.expire_time <= _now
     FOR NO KEY UPDATE
   ) v;
-  IF _id IS NOT NULL THEN
-    PERFORM return_held(_tenant, 4::smallint, _id, '{}', '{}', '{}', '{}', NULL);
+  IF _id IS NULL THEN
+    RETURN 0;
   END IF;
-  RETURN coalesce(cardinality(_id), 0);
+  RETURN (SELECT e.expired FROM expire_holds(_tenant, _id) e (expired, released, quarantined));
 END
 $$;

@@ -100,6 +100,7 @@ BEGIN
   RETURN (
     SELECT _now - v.expire_time FROM reservation v
     WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+      AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = v.reservation_id AND q.tenant = v.tenant)
     ORDER BY v.expire_time
     LIMIT 1
   );

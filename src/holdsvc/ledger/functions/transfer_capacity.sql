@@ -68,6 +68,8 @@ BEGIN
                                _key_id[_i], _request_id[_i], _reason[_i], _now);
       PERFORM write_item_event(_tenant, 11::smallint, _sku[_i], _to_pool[_i], _quantity[_i], _client[_i],
                                _key_id[_i], _request_id[_i], _reason[_i], _now);
+      PERFORM write_stock_move(_tenant, _sku[_i], _from_pool[_i], _now, -_quantity[_i]);
+      PERFORM write_stock_move(_tenant, _sku[_i], _to_pool[_i], _now, _quantity[_i]);
     END IF;
     IF _outcome[_i] IS NOT NULL THEN
       DELETE FROM request q

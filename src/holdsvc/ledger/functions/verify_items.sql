@@ -15,9 +15,13 @@ BEGIN
   JOIN item i ON i.tenant = _tenant AND i.sku = k.sku
   LEFT JOIN LATERAL (
     SELECT sum(m.quantity) FILTER (WHERE r.state = 1) AS held,
-           sum(m.confirmed_quantity - m.refunded_quantity) FILTER (WHERE r.state IN (2, 5)) AS confirmed,
-           -- At its first line, so that each counts once.
-           count(*) FILTER (WHERE r.state IN (1, 2) AND m.line_number = 1) AS reservations
+           sum(m.confirmed_quantity - m.fulfilled_quantity - (m.refunded_quantity - m.returned_quantity))
+             FILTER (WHERE r.state IN (2, 5, 6)) AS confirmed,
+           -- At its first line, so that each counts once; Modify may have dropped line 1.
+           count(*) FILTER (WHERE r.state IN (1, 2) AND (m.line_number = 1 OR NOT EXISTS (
+             SELECT 1 FROM reservation_line o
+             WHERE o.reservation_id = m.reservation_id AND o.tenant = _tenant AND o.line_number < m.line_number
+           ))) AS reservations
     FROM reservation_line m
     CROSS JOIN LATERAL (
       SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1

@@ -1,0 +1,149 @@
+-- Modifies: changes each request's hold in place. Arrays of n requests of one tenant in order of arrival. _sets names what
+-- a request sets: "l" lines, "h" holder, "r" reference, "m" metadata. Lines are flat, one an item, with the quantity that
+-- the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A _revision other than 0
+-- must be the reservation's (REVISION_MISMATCH). The hold's own units never count against growth. LINES_EMPTY, LINES_MANY:
+-- no line would stay, or more than 100. SWEEP: lapsed holds on the reservation's or the request's items would make room.
+-- Locks: reservations in id order, the items of the lines in (sku, pool) order, request ids.
+CREATE FUNCTION modify(
+  _tenant text,
+  _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
+  _revision bigint[], _sets text[], _holder text[], _new_reference text[], _metadata jsonb[],
+  _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+) RETURNS SETOF reservation_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
+DECLARE
+  _n integer := cardinality(_client);
+  _lines integer := cardinality(_line_sku);
+  _outcome text[];
+  _id uuid[];
+  _short jsonb[] := array_fill(NULL::jsonb, ARRAY[_n]);
+  -- The number of each line's item, and what is free of each item, null where there is no such item.
+  _item integer[];
+  _free bigint[];
+  -- The difference of quantity of each line.
+  _delta bigint[] := array_fill(0::bigint, ARRAY[_lines]);
+  _now timestamptz;
+  _grows bigint;
+  _shrinks bigint;
+  _stays bigint;
+  _lapsed bigint;
+  _verdict text;
+  _r record;
+  _moved record;
+BEGIN
+  -- find
+  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  FROM find_targets(_tenant, 'Modify', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
+                    _target, _reference, '{}') f;
+  -- lock
+  IF _lines > 0 THEN
+    PERFORM lock_items(_tenant, _line_sku, _line_pool);
+    SELECT array_agg(x.item::integer ORDER BY x.ix) INTO _item
+    FROM (
+      SELECT u.ix, dense_rank() OVER (ORDER BY u.sku COLLATE "C", u.pool COLLATE "C") AS item
+      FROM unnest(_line_sku, _line_pool) WITH ORDINALITY u (sku, pool, ix)
+    ) x;
+    SELECT array_agg(i.free ORDER BY x.sku, x.pool) INTO _free
+    FROM (
+      SELECT DISTINCT u.sku COLLATE "C" AS sku, u.pool COLLATE "C" AS pool
+      FROM unnest(_line_sku, _line_pool) u (sku, pool)
+    ) x
+    LEFT JOIN LATERAL (
+      SELECT v.remaining + v.oversell_limit AS free FROM item v
+      WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
+    ) i ON true;
+  END IF;
+  _now := wall_clock();
+
+  -- judge
+  _outcome := judge_held(_tenant, _id, _outcome, _now);
+  FOR _i IN 1 .. _n LOOP
+    CONTINUE WHEN _outcome[_i] IS NOT NULL;
+    _verdict := NULL;
+    IF _revision[_i] <> 0 AND _revision[_i] <> (
+      SELECT v.revision FROM reservation v WHERE v.reservation_id = _id[_i] AND v.tenant = _tenant
+    ) THEN
+      _outcome[_i] := 'REVISION_MISMATCH';
+      CONTINUE;
+    END IF;
+    CONTINUE WHEN strpos(_sets[_i], 'l') = 0;
+    SELECT count(*) INTO _stays FROM reservation_line l WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant;
+    FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
+      SELECT coalesce(sum(l.quantity), 0) INTO _shrinks FROM reservation_line l
+      WHERE l.reservation_id = _id[_i] AND l.sku = _line_sku[_l] AND l.pool = _line_pool[_l] AND l.tenant = _tenant;
+      _grows := _line_quantity[_l] - _shrinks;
+      _delta[_l] := _grows;
+      _stays := _stays + CASE WHEN _shrinks = 0 AND _grows > 0 THEN 1 WHEN _line_quantity[_l] = 0 AND _shrinks > 0 THEN -1
+                              ELSE 0 END;
+      IF _free[_item[_l]] IS NULL THEN
+        _verdict := 'ITEM_NOT_FOUND';
+        _short[_i] := coalesce(_short[_i], '[]') || jsonb_build_array(jsonb_build_array(
+          _line_sku[_l], _line_pool[_l], _line_quantity[_l], NULL));
+      ELSIF _grows > 0 AND _free[_item[_l]] < _grows THEN
+        _lapsed := lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now);
+        IF _free[_item[_l]] + _lapsed < _grows THEN
+          _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
+          -- What could be had for this hold: its own units and what is free.
+          _short[_i] := coalesce(_short[_i], '[]') || jsonb_build_array(jsonb_build_array(
+            _line_sku[_l], _line_pool[_l], _line_quantity[_l], _shrinks + greatest(0, _free[_item[_l]] + _lapsed)));
+        ELSE
+          _verdict := coalesce(_verdict, 'SWEEP');
+        END IF;
+      END IF;
+    END LOOP;
+    IF _stays < 1 THEN
+      _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'LINES_EMPTY' END;
+    ELSIF _stays > 100 THEN
+      _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'LINES_MANY' END;
+    END IF;
+    _outcome[_i] := _verdict;
+    IF _verdict IS NULL THEN
+      FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
+        _free[_item[_l]] := _free[_item[_l]] - _delta[_l];
+      END LOOP;
+    END IF;
+  END LOOP;
+
+  -- claim
+  IF NOT claim_requests(_tenant, 'Modify', _request_key, _fingerprint, _id, _outcome, _now) THEN
+    SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
+    FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
+  END IF;
+
+  -- apply; a request that changes nothing writes nothing
+  SELECT array_agg(x.ix ORDER BY x.ix) AS ix, array_agg(x.id ORDER BY x.ix) AS id,
+         array_agg(_client[x.ix] ORDER BY x.ix) AS client, array_agg(_key_id[x.ix] ORDER BY x.ix) AS key_id,
+         array_agg(_request_id[x.ix] ORDER BY x.ix) AS request_id, array_agg(_sets[x.ix] ORDER BY x.ix) AS sets,
+         array_agg(_holder[x.ix] ORDER BY x.ix) AS holder, array_agg(_new_reference[x.ix] ORDER BY x.ix) AS reference,
+         array_agg(_metadata[x.ix] ORDER BY x.ix) AS metadata
+  INTO _r
+  FROM (
+    SELECT u.ix::integer, u.id FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
+  ) x
+  CROSS JOIN LATERAL (
+    SELECT v.holder, v.reference, v.metadata FROM reservation v
+    WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
+  ) v
+  WHERE EXISTS (SELECT 1 FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line) WHERE _delta[y.line] <> 0)
+     OR strpos(_sets[x.ix], 'h') > 0 AND v.holder <> _holder[x.ix]
+     OR strpos(_sets[x.ix], 'r') > 0 AND v.reference <> _new_reference[x.ix]
+     OR strpos(_sets[x.ix], 'm') > 0 AND v.metadata IS DISTINCT FROM _metadata[x.ix];
+  IF _r.ix IS NOT NULL THEN
+    SELECT array_agg(x.number::integer ORDER BY x.number, y.line) AS ix, array_agg(_line_sku[y.line] ORDER BY x.number, y.line) AS sku,
+           array_agg(_line_pool[y.line] ORDER BY x.number, y.line) AS pool, array_agg(_delta[y.line] ORDER BY x.number, y.line) AS quantity
+    INTO _moved
+    FROM unnest(_r.ix) WITH ORDINALITY x (ix, number)
+    CROSS JOIN LATERAL generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+    WHERE _delta[y.line] <> 0;
+    PERFORM change_held(
+      _tenant, _r.id, _r.client, _r.key_id, _r.request_id, '{}', _r.sets, _r.holder, _r.reference, _r.metadata,
+      coalesce(_moved.ix, '{}'), coalesce(_moved.sku, '{}'), coalesce(_moved.pool, '{}'),
+      coalesce(_moved.quantity, '{}'), _now);
+  END IF;
+
+  RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
+END
+$$;
