@@ -53,7 +53,7 @@ class EndlessStreams:
 async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterator[EndlessStreams]:
     """Serves such streams with the keys of a service."""
     limits = ClientLimits(0, streams_max)
-    calls = Calls(authenticator(Keyring(service.service.engine)), limits, Bodies(8), _Deaf(), 30.0)
+    calls = Calls(authenticator(Keyring(service.service.engine)), limits, Bodies(64), _Deaf(), 30.0)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((calls.handlers(SERVICES[2], _Servicer()),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,28 +1,23 @@
-"""Request bodies that are on their way: how many may be incomplete at once, and for how long.
+"""Request bodies that are on their way: how many at once, and for how long.
 
 gRPC buffers a message until it is complete, and makes room for all of it as soon as it is asked for. A caller that
-sends half of it holds that memory. So a body is asked for only after identity and limits, and the number of incomplete
-ones is bounded.
+sends half of it holds that memory. So a body is asked for only after identity and limits, and in a turn of its own.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
 from holdsvc import errors
 from holdsvc.errors import HoldError
 
-LOOK_S = 0.01
-"""Pause between two looks at the bodies that are incomplete."""
-
-LOOKS_MIN = 3
-"""Looks that a body may outlast before it counts as incomplete: one that arrived with its headers needs a round of the
-loop, however many calls arrive in the same instant."""
+LOOK_S = 0.025
+"""Pause between two looks at the bodies that are on their way."""
 
 BODY_S = 10.0
-"""The longest that a body may take, also when few are incomplete."""
-
+"""The longest that a body may take, also when no other waits for its turn."""
 
 CANCEL_S = 0.5
 """The longest between the end of a cancelled call's messages and its cancel."""
@@ -35,55 +30,96 @@ class Reads(Protocol):
         """Returns the next message as bytes, or gRPC's EOF."""
 
 
+class _Turns:
+    """How many blocks run at once; the next ones wait in order of arrival."""
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+        self.users = 0
+        self.waiting = 0
+
+    async def __aenter__(self) -> None:
+        self.waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
+
+
 @dataclass(slots=True, eq=False)
 class _Body:
     task: asyncio.Task[object]
-    since: float
+    turns: _Turns
+    """Those of its client."""
     looks: int = 0
     given_up: bool = False
 
 
 class Bodies:
-    """Reads the one message of a call. Construct it on the loop that will serve."""
+    """Reads the one message of a call. Construct it on the loop that will serve.
 
-    def __init__(self, incomplete_max: int, *, size_max: int | None = None, at_once_max: int | None = None) -> None:
-        self._incomplete_max = incomplete_max
+    At most `at_once_max` bodies are on their way at once, `client_max` of one client; the next ones wait for a turn.
+    While some wait, the bodies in their way that take longer than `patience_s` are given up, the oldest first, as many
+    as wait.
+
+    Times are counted in looks at the bodies, LOOK_S apart: while this machine stalls there are none, so a stall does
+    not count as the callers' delay (docs/decisions/0041-request-bodies.md).
+    """
+
+    def __init__(
+        self,
+        at_once_max: int,
+        *,
+        client_max: int | None = None,
+        patience_s: float = BODY_S,
+        size_max: int | None = None,
+    ) -> None:
+        self._turns = _Turns(at_once_max)
+        self._client_max = at_once_max if client_max is None else client_max
+        self._client_turns: dict[Hashable, _Turns] = {}
+        self._looks_patient = round(patience_s / LOOK_S)
+        self._looks_max = round(BODY_S / LOOK_S)
         self._size_max = size_max
-        self._turns = asyncio.Semaphore(at_once_max) if at_once_max else None
-        self._waiting: dict[_Body, None] = {}
+        self._coming: dict[_Body, None] = {}
         self._loop = asyncio.get_running_loop()
         self._look: asyncio.TimerHandle | None = None
 
-    async def read(self, context: Reads) -> bytes:
-        """Returns a call's one message; raises INVALID_FIELD where there is none or it is too large, and OVERLOADED.
-
-        While more than `incomplete_max` bodies are incomplete, those that began first are given up.
-        """
-        data = await self.read_next(context)
+    async def read(self, context: Reads, client: Hashable = None) -> bytes:
+        """Returns a call's one message; raises INVALID_FIELD where there is none or it is too large, and OVERLOADED."""
+        data = await self.read_next(context, client)
         if data is None:
             # So does the read of a call that its caller has cancelled: then the cancel arrives here.
             await asyncio.sleep(CANCEL_S)
             raise HoldError(errors.invalid_field("request", "is missing: the call brought no message", "MALFORMED"))
         return data
 
-    async def read_next(self, context: Reads) -> bytes | None:
+    async def read_next(self, context: Reads, client: Hashable = None) -> bytes | None:
         """Returns the next message of a stream of them, None after the last; raises as `read`."""
-        if self._turns is None:
-            data = await self._read(context)
-        else:
-            async with self._turns:
-                data = await self._read(context)
+        turns = self._client_turns.get(client)
+        if turns is None:
+            turns = self._client_turns[client] = _Turns(self._client_max)
+        turns.users += 1
+        try:
+            async with turns, self._turns:
+                data = await self._read(context, turns)
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._client_turns[client]
         if data is not None and self._size_max is not None and len(data) > self._size_max:
             raise HoldError(errors.invalid_field("request", f"is larger than {self._size_max} bytes", "TOO_LARGE"))
         return data
 
-    async def _read(self, context: Reads) -> bytes | None:
+    async def _read(self, context: Reads, turns: _Turns) -> bytes | None:
         task = asyncio.current_task()
         assert task is not None
-        body = _Body(task, self._loop.time())
-        self._waiting[body] = None
+        body = _Body(task, turns)
+        self._coming[body] = None
         if self._look is None:
-            self._look = self._loop.call_later(LOOK_S, self._give_up)
+            self._look = self._loop.call_later(LOOK_S, self._look_at_all)
         try:
             data = await context.read()
         except asyncio.CancelledError:
@@ -91,20 +127,20 @@ class Bodies:
                 raise
             raise HoldError(errors.overloaded()) from None
         finally:
-            self._waiting.pop(body, None)
+            self._coming.pop(body, None)
         return data if isinstance(data, bytes) else None
 
-    def _give_up(self) -> None:
-        incomplete = []
-        for body in self._waiting:
+    def _look_at_all(self) -> None:
+        late: list[_Body] = []
+        freed: Counter[_Turns] = Counter()
+        for body in self._coming:
             body.looks += 1
-            if body.looks > LOOKS_MIN:
-                incomplete.append(body)
-        too_old = self._loop.time() - BODY_S
-        excess = len(incomplete) - self._incomplete_max
-        for number, body in enumerate(incomplete):
-            if number < excess or body.since < too_old:
-                del self._waiting[body]
-                body.given_up = True
-                body.task.cancel()
-        self._look = self._loop.call_later(LOOK_S, self._give_up) if self._waiting else None
+            in_the_way = freed[body.turns] < body.turns.waiting or len(late) < self._turns.waiting
+            if body.looks > (self._looks_patient if in_the_way else self._looks_max):
+                late.append(body)
+                freed[body.turns] += 1
+        for body in late:
+            del self._coming[body]
+            body.given_up = True
+            body.task.cancel()
+        self._look = self._loop.call_later(LOOK_S, self._look_at_all) if self._coming else None

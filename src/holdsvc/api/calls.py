@@ -114,6 +114,9 @@ class Calls:
         if caller.scopes.isdisjoint(rpc.scopes):
             raise HoldError(errors.permission_denied(rpc.scopes[0]))
 
+    def _read(self, context: Any, caller: Caller) -> Awaitable[bytes]:
+        return self._bodies.read(context, (caller.tenant, caller.client))
+
     async def _parse(self, rpc: Rpc, request_class: type[Message], data: bytes, call: Call) -> tuple[Message, Call]:
         """Parses a request once it is known that it cannot become much more than it is on the wire."""
         try:
@@ -140,7 +143,7 @@ class Calls:
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
-                request, call = await self._parse(rpc, request_class, await self._bodies.read(context), call)
+                request, call = await self._parse(rpc, request_class, await self._read(context, call.caller), call)
                 answer = (await handle(request, call)).SerializeToString()
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
@@ -164,7 +167,7 @@ class Calls:
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
-                request, call = await self._parse(rpc, request_class, await self._bodies.read(context), call)
+                request, call = await self._parse(rpc, request_class, await self._read(context, call.caller), call)
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,

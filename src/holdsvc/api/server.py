@@ -64,15 +64,20 @@ HANDSHAKE_MAX_S = 10
 IDLE_MAX_S = 600
 """How long a connection may have no call; clients open another one when they need it."""
 
-INCOMPLETE_MAX = 64
-"""Requests that callers with a key may have under way, incomplete, for longer than a moment."""
+BODIES_MAX = 64
+CLIENT_BODIES_MAX = 32
+"""Requests of callers with a key that are read at once, of all and of one client; each takes up to MAX_MESSAGE_BYTES
+while it is on its way."""
 
-KEYLESS_INCOMPLETE_MAX = 8
-"""The same for all callers with AUTH=off."""
+BODY_PATIENCE_S = 2.0
+"""How long a request may be on its way while others wait to be read."""
 
-HEALTH_INCOMPLETE_MAX = 4
-HEALTH_AT_ONCE_MAX = 12
-"""Requests of health that are read at once; each may take MAX_MESSAGE_BYTES before it is known to be too large."""
+OPEN_BODIES_MAX = 256
+"""Requests that are read at once with AUTH=off, where all callers are on this machine: none is given up for others."""
+
+HEALTH_BODIES_MAX = 12
+HEALTH_BODY_PATIENCE_S = 0.1
+"""The same for health, which needs no key. Its requests are small, so an honest one arrives with its headers."""
 
 CANCEL_MAX_S = 0.5
 """How long after its grace a stop waits for the calls that it has cancelled."""
@@ -91,7 +96,10 @@ class Server:
         self.port = 0
         authenticate = open_to_all() if settings.auth == "off" else authenticator(Keyring(engine))
         limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
-        bodies = Bodies(INCOMPLETE_MAX if settings.auth == "api-key" else KEYLESS_INCOMPLETE_MAX)
+        if settings.auth == "off":
+            bodies = Bodies(OPEN_BODIES_MAX)
+        else:
+            bodies = Bodies(BODIES_MAX, client_max=CLIENT_BODIES_MAX, patience_s=BODY_PATIENCE_S)
         calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
         pages = Pages(engine, calls.turns)
         servicers: dict[str, Any] = {
@@ -101,7 +109,7 @@ class Server:
             "AdminService": AdminServicer(engine, pages),
         }
         # Counted apart, so that calls without a key are never in the way of the others.
-        about_health = Bodies(HEALTH_INCOMPLETE_MAX, size_max=KEYLESS_BYTES_MAX, at_once_max=HEALTH_AT_ONCE_MAX)
+        about_health = Bodies(HEALTH_BODIES_MAX, patience_s=HEALTH_BODY_PATIENCE_S, size_max=KEYLESS_BYTES_MAX)
         names = [service.full_name for service in SERVICES]
         self._health = Health(["", LIVENESS, *names], about_health)
         handlers = [calls.handlers(service, servicers[service.name]) for service in SERVICES]
