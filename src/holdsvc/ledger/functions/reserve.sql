@@ -38,7 +38,11 @@ DECLARE
   _first integer;
   _item integer;
   _verdict text;
-  _duplicate uuid;
+  -- The number of each line's client, holder and item, null without a holder, and by this number the newest
+  -- reservation that has the item for the holder, and when it was made.
+  _slot integer[] := '{}';
+  _last_id uuid[];
+  _last_time timestamptz[];
 BEGIN
   _short_line := '{}';
   _short_available := '{}';
@@ -76,6 +80,18 @@ BEGIN
       SELECT v.ctid AS place, v.remaining + v.oversell_limit AS free FROM item v
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
+    IF cardinality(_duplicate_window_us) > 0 THEN
+      SELECT array_agg(x.slot ORDER BY x.line) INTO _slot
+      FROM (
+        SELECT y.line, CASE WHEN _holder[_line_request[y.line]] <> '' THEN (dense_rank() OVER (
+          ORDER BY _client[_line_request[y.line]], _holder[_line_request[y.line]], _line_item[y.line]
+        ))::integer END AS slot
+        FROM generate_series(1, _lines) y (line)
+      ) x;
+      SELECT h._newest_id, h._newest_time INTO _last_id, _last_time
+      FROM last_of_holders(_tenant, _client, _holder, _duplicate_window_us, _slot, _line_request, _line_item, _item_sku,
+                           _item_pool, _judge_time) h;
+    END IF;
     _taken := 0;
     FOR _i IN 1 .. _n LOOP
       _first := _line;
@@ -105,38 +121,12 @@ BEGIN
       CONTINUE WHEN _outcome[_i] IS NOT NULL;
       -- Before the units: a holder who has the last seat is told so, not that there is none left.
       IF _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' AND _duplicate_window_us[_i] IS NOT NULL THEN
-        -- Not into the array's element: PL/pgSQL would read the subscript as part of the query.
-        SELECT v.reservation_id INTO _duplicate FROM reservation v
-        WHERE v.holder = _holder[_i] AND v.holder <> '' AND v.client = _client[_i] AND v.tenant = _tenant
-          AND v.create_time >= _judge_time - _duplicate_window_us[_i] * interval '1 microsecond'
-          AND (v.state = 2 OR v.state = 1 AND v.expire_time > _judge_time)
-          AND EXISTS (
-            SELECT 1 FROM generate_series(_first, _line - 1) x (line)
-            CROSS JOIN LATERAL (
-              SELECT 1 FROM reservation_line l
-              WHERE l.reservation_id = v.reservation_id AND l.sku = _item_sku[_line_item[x.line]]
-                AND l.pool = _item_pool[_line_item[x.line]] AND l.tenant = _tenant
-                -- What a partial confirm released, or a refund took back, is no longer the holder's.
-                AND (v.state = 1 OR l.confirmed_quantity > l.refunded_quantity)
-              LIMIT 1
-            ) l
-          )
-        ORDER BY v.reservation_id DESC LIMIT 1;
-        _other_id[_i] := _duplicate;
-        IF _duplicate IS NOT NULL THEN
-          _verdict := 'DUPLICATE_RESERVATION';
-        ELSE
-          -- Not yet in the table: one that this batch accepted a moment ago.
-          FOR _j IN 1 .. _i - 1 LOOP
-            IF _outcome[_j] IS NULL AND _holder[_j] = _holder[_i] AND _client[_j] = _client[_i] AND EXISTS (
-              SELECT 1 FROM unnest(_line_request, _line_item) x (request, item)
-              WHERE x.request = _j AND x.item = ANY (_line_item[_first : _line - 1])
-            ) THEN
-              _verdict := 'DUPLICATE_RESERVATION';
-              _other_id[_i] := _reservation_id[_j];
-            END IF;
-          END LOOP;
-        END IF;
+        FOR _l IN _first .. _line - 1 LOOP
+          IF _last_time[_slot[_l]] >= _judge_time - _duplicate_window_us[_i] * interval '1 microsecond' THEN
+            _verdict := 'DUPLICATE_RESERVATION';
+            _other_id[_i] := _last_id[_slot[_l]];
+          END IF;
+        END LOOP;
       END IF;
       IF _verdict IS NULL THEN
         FOR _l IN _first .. _line - 1 LOOP
@@ -144,6 +134,10 @@ BEGIN
           _free[_item] := _free[_item] - _line_quantity[_l];
           _taken := _taken + CASE WHEN _take[_item] = 0 THEN 1 ELSE 0 END;
           _take[_item] := _take[_item] + _line_quantity[_l];
+          IF _slot[_l] IS NOT NULL THEN
+            _last_time[_slot[_l]] := _judge_time;
+            _last_id[_slot[_l]] := _reservation_id[_i];
+          END IF;
         END LOOP;
       END IF;
       _outcome[_i] := _verdict;
@@ -210,5 +204,63 @@ BEGIN
     GROUP BY m.request
   ) x
   WHERE _outcome[x.request] IS NULL;
+END
+$$;
+
+-- The newest reservation of each holder that has each of these items for it, and when it was made: held, or confirmed and
+-- not refunded, and made within the longest window of the batch. _slot has the number of each line's client, holder and
+-- item, null without a holder; the arrays returned go by this number. The reservations of a holder are read once, and
+-- matched by sorting, so that the cost grows with the lines of the batch and with what its holders have.
+-- Locks nothing.
+CREATE FUNCTION last_of_holders(
+  _tenant text, _client text[], _holder text[], _duplicate_window_us bigint[], _slot integer[], _line_request integer[],
+  _line_item integer[], _item_sku text[], _item_pool text[], _judge_time timestamptz,
+  OUT _newest_id uuid[], OUT _newest_time timestamptz[]
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _since timestamptz := _judge_time - (SELECT max(w) FROM unnest(_duplicate_window_us) w) * interval '1 microsecond';
+  _r record;
+BEGIN
+  _newest_id := array_fill(NULL::uuid, ARRAY[coalesce((SELECT max(s) FROM unnest(_slot) s), 0)]);
+  _newest_time := array_fill(NULL::timestamptz, ARRAY[cardinality(_newest_id)]);
+  FOR _r IN
+    SELECT max(x.slot) AS slot, (array_agg(x.reservation_id ORDER BY x.reservation_id DESC) FILTER (WHERE x.slot IS NULL))[1]
+             AS reservation_id, max(x.create_time) AS create_time
+    FROM (
+      SELECT _client[_line_request[y.line]] AS client, _holder[_line_request[y.line]] AS holder,
+             _item_sku[_line_item[y.line]] AS sku, _item_pool[_line_item[y.line]] AS pool, _slot[y.line] AS slot,
+             NULL::uuid AS reservation_id, NULL::timestamptz AS create_time
+      FROM generate_series(1, cardinality(_slot)) y (line)
+      WHERE _slot[y.line] IS NOT NULL
+      UNION ALL
+      SELECT h.client, h.holder, l.sku, l.pool, NULL, v.reservation_id, v.create_time
+      FROM (
+        SELECT DISTINCT u.client, u.holder FROM unnest(_client, _holder, _duplicate_window_us) u (client, holder, window_us)
+        WHERE u.holder <> '' AND u.window_us IS NOT NULL
+      ) h
+      CROSS JOIN generate_series(1, 6) s (state)
+      CROSS JOIN LATERAL (
+        SELECT w.reservation_id, w.state, w.create_time FROM reservation w
+        WHERE w.holder = h.holder AND w.holder <> '' AND w.client = h.client AND w.tenant = _tenant
+          AND w.state = s.state::smallint AND w.create_time >= _since
+          AND (w.state <> 1 OR w.expire_time > _judge_time)
+        OFFSET 0
+      ) v
+      CROSS JOIN LATERAL (
+        SELECT w.sku, w.pool FROM reservation_line w
+        WHERE w.reservation_id = v.reservation_id AND w.tenant = _tenant
+          -- What a partial confirm released, or a refund took back, is no longer the holder's.
+          AND (v.state = 1 OR w.confirmed_quantity > w.refunded_quantity)
+        OFFSET 0
+      ) l
+      WHERE s.state IN (1, 2, 6)
+    ) x
+    GROUP BY x.client, x.holder, x.sku, x.pool
+    HAVING max(x.slot) IS NOT NULL AND max(x.create_time) IS NOT NULL
+  LOOP
+    _newest_id[_r.slot] := _r.reservation_id;
+    _newest_time[_r.slot] := _r.create_time;
+  END LOOP;
 END
 $$;

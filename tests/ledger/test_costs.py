@@ -1,0 +1,182 @@
+"""The cost of a batch grows with its content: doubled, it costs at most three times as much.
+
+Each case runs one batch with n and with 2n of one dimension (entries, lines, what is stored already) and compares the
+shortest of three runs, so that a pause of the machine does not count.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from holdsvc.ledger import changes, holds, items
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.model import Cancel, Confirm, Done, Fulfil, Line, Modify, Outcome, Refund, Reservation, Reserve
+from holdsvc.settings import Settings
+from tests.support.holds import CALLER, new_id, reserves, stock
+
+GROWTH_MAX = 3.0
+RUNS = 3
+ONE_SECOND = 1.0
+
+Run = Callable[[int], Awaitable[float]]
+"""Prepares and runs a batch of a size; returns its seconds."""
+
+
+@pytest.fixture
+async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
+    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
+    await pool.open()
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    finally:
+        await pool.close()
+
+
+def items_of(count: int) -> list[str]:
+    return [f"item-{number:03}" for number in range(count)]
+
+
+def holds_of(
+    entries: int, lines: int, *, holder: str = "", reference: str = "", duplicate_window_us: int | None = None
+) -> list[Reserve]:
+    made = reserves([items_of(1)[0]] * entries)
+    skus = items_of(lines)
+    return [
+        replace(
+            one,
+            lines=[line._replace(sku=sku, quantity=4) for sku in skus for line in one.lines[:1]],
+            holder=holder,
+            reference=reference,
+            duplicate_window_us=duplicate_window_us,
+        )
+        for one in made
+    ]
+
+
+async def reserved(connection: Connection, wanted: Sequence[Reserve]) -> list[Reservation]:
+    made: list[Reservation] = []
+    for start in range(0, len(wanted), 500):
+        outcomes = await holds.reserve(connection, "default", wanted[start : start + 500])
+        made += [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+    assert len(made) == len(wanted)
+    return made
+
+
+async def timed(call: Awaitable[Sequence[Outcome[Reservation]]]) -> float:
+    start = time.perf_counter()
+    await call
+    return time.perf_counter() - start
+
+
+async def check_growth(run: Run, size: int) -> None:
+    small = min([await run(size) for _ in range(RUNS)])
+    large = min([await run(2 * size) for _ in range(RUNS)])
+    assert large < max(GROWTH_MAX * small, 0.05), f"{size}: {small:.3f} s, {2 * size}: {large:.3f} s"
+    assert large < ONE_SECOND * 4, f"{2 * size}: {large:.3f} s"
+
+
+def lines_of(skus: Sequence[str], quantity: int) -> list[Line]:
+    return [Line(sku, "", quantity) for sku in skus]
+
+
+@pytest.mark.parametrize("lines", [1, 10])
+async def test_reserves_of_one_holder_with_a_duplicate_window_cost_in_proportion(
+    connection: Connection, lines: int
+) -> None:
+    await items.create(connection, CALLER, stock(items_of(lines)))
+    number = 0
+
+    async def run(entries: int) -> float:
+        nonlocal number
+        number += 1
+        wanted = holds_of(entries, lines, holder=f"holder-{number}", duplicate_window_us=3_600_000_000)
+        return await timed(holds.reserve(connection, "default", wanted))
+
+    await check_growth(run, 250)
+
+
+async def test_a_duplicate_window_costs_in_proportion_to_what_the_holder_has(connection: Connection) -> None:
+    await items.create(connection, CALLER, stock(items_of(1)))
+    number = 0
+
+    async def run(stored: int) -> float:
+        nonlocal number
+        number += 1
+        holder = f"holder-{number}"
+        await reserved(connection, holds_of(stored, 1, holder=holder))
+        wanted = holds_of(100, 1, holder=holder, duplicate_window_us=3_600_000_000)
+        return await timed(holds.reserve(connection, "default", wanted))
+
+    await check_growth(run, 2000)
+
+
+async def test_a_change_by_a_reference_that_many_holds_have_costs_no_more_than_by_one_that_few_have(
+    connection: Connection,
+) -> None:
+    await items.create(connection, CALLER, stock(items_of(1)))
+
+    async def run(stored: int) -> float:
+        reference = f"cart-{new_id()}"
+        await reserved(connection, holds_of(stored, 1, reference=reference))
+        wanted = [Cancel(CALLER, "", b"", None, reference, "") for _ in range(50)]
+        return await timed(changes.cancel(connection, "default", wanted))
+
+    few = min([await run(200) for _ in range(RUNS)])
+    many = min([await run(8000) for _ in range(RUNS)])
+    assert many < max(2 * few, 0.1), f"few: {few:.3f} s, many: {many:.3f} s"
+
+
+CHANGES = ["modify", "cancel", "confirm", "fulfil", "refund"]
+
+
+async def prepare(
+    connection: Connection, rpc: str, entries: int, lines: int
+) -> Awaitable[Sequence[Outcome[Reservation]]]:
+    """A batch of changes that name every line."""
+    skus = items_of(lines)
+    ids = [one.reservation_id for one in await reserved(connection, holds_of(entries, lines))]
+    if rpc in ("fulfil", "refund"):
+        for start in range(0, len(ids), 500):
+            sales = [confirm(id_, []) for id_ in ids[start : start + 500]]
+            await changes.confirm(connection, "default", sales, rescue_window_us=0)
+    if rpc == "modify":
+        modifies = [Modify(CALLER, "", b"", id_, None, 0, lines_of(skus, 5), None, None, None) for id_ in ids]
+        return changes.modify(connection, "default", modifies)
+    if rpc == "cancel":
+        cancels = [Cancel(CALLER, "", b"", id_, None, "", lines_of(skus, 1)) for id_ in ids]
+        return changes.cancel(connection, "default", cancels)
+    if rpc == "confirm":
+        sales = [confirm(id_, lines_of(skus, 3)) for id_ in ids]
+        return changes.confirm(connection, "default", sales, rescue_window_us=0)
+    if rpc == "fulfil":
+        fulfils = [Fulfil(CALLER, "", b"", id_, None, lines_of(skus, 1), "", None) for id_ in ids]
+        return changes.fulfil(connection, "default", fulfils)
+    refunds = [Refund(CALLER, "", b"", id_, None, lines_of(skus, 1), write_off=False, reason="") for id_ in ids]
+    return changes.refund(connection, "default", refunds)
+
+
+def confirm(reservation_id: str, lines: list[Line]) -> Confirm:
+    return Confirm(CALLER, "", b"", reservation_id, None, new_id(), True, "", "", lines)
+
+
+@pytest.mark.parametrize("rpc", CHANGES)
+async def test_a_batch_of_changes_costs_in_proportion_to_its_entries(connection: Connection, rpc: str) -> None:
+    await items.create(connection, CALLER, stock(items_of(5)))
+
+    async def run(entries: int) -> float:
+        return await timed(await prepare(connection, rpc, entries, 5))
+
+    await check_growth(run, 150)
+
+
+@pytest.mark.parametrize("rpc", CHANGES)
+async def test_a_batch_of_changes_costs_in_proportion_to_its_lines(connection: Connection, rpc: str) -> None:
+    await items.create(connection, CALLER, stock(items_of(40)))
+
+    async def run(lines: int) -> float:
+        return await timed(await prepare(connection, rpc, 60, lines))
+
+    await check_growth(run, 20)
