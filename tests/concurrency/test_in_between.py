@@ -8,9 +8,10 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from holdsvc.change_requests import Request
 from holdsvc.engine import lane
 from holdsvc.ledger import requests
-from holdsvc.model import Caller, Request
+from holdsvc.model import Caller
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
+from holdsvc.change_requests import Request
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.lane import Lane, LaneLimits
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.locks import ItemLocks
-from holdsvc.model import Caller, Cause, Done, Outcome, Request
+from holdsvc.model import Caller, Cause, Done, Outcome
 from tests.support.holds import CALLER
 
 

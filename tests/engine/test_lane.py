@@ -8,11 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from holdsvc.change_requests import Request
 from holdsvc.engine import lane as batcher
 from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Conflict, Connection, Database
-from holdsvc.model import Again, Answer, Cause, Done, Outcome, Refused, Request
+from holdsvc.model import Again, Answer, Cause, Done, Outcome, Refused
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
 from tests.support import sessions
 from tests.support.polling import until

@@ -9,13 +9,15 @@ from mypy import api
 ROOT = Path(__file__).parents[2]
 
 SNIPPET = """\
-from holdsvc import model
+from holdsvc import change_requests
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import unwrap
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 
-async def run(engine: Engine, confirm: model.Confirm, adjust: model.Adjust, connection: Connection) -> None:
+async def run(
+    engine: Engine, confirm: change_requests.Confirm, adjust: change_requests.Adjust, connection: Connection
+) -> None:
     [confirmed] = await engine.confirm([confirm], 1.0)
     [adjusted] = await engine.adjust([adjust], 1.0)
     unwrap(confirmed).value.order_id.upper()

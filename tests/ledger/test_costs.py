@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Reserve
 from holdsvc.ledger import changes, holds, items
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Cancel, Confirm, Done, Fulfil, Line, Modify, Outcome, Refund, Reservation, Reserve
+from holdsvc.model import Done, Line, Outcome, Reservation
 from holdsvc.settings import Settings
 from tests.support.holds import CALLER, new_id, reserves, stock
 

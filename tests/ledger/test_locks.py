@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from holdsvc.change_requests import Adjust, Cancel, Reserve, Transfer
 from holdsvc.ledger import holds, items, locks
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Adjust, Cancel, ItemKey, Reserve, Transfer
+from holdsvc.model import ItemKey
 from holdsvc.settings import Settings
 from tests.support import sessions
 from tests.support.holds import CALLER, new_id, reserves, stock

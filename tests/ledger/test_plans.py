@@ -16,11 +16,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from holdsvc.change_requests import Cancel, Confirm, Reserve
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import changes, items, migrate, reservation_lists, reservations, upkeep
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.holds import reserve
-from holdsvc.model import Cancel, Confirm, Done, ItemKey, Reserve
+from holdsvc.model import Done, ItemKey
 from holdsvc.settings import Settings
 from tests.support import holds
 from tests.support.holds import CALLER, new_id

@@ -103,3 +103,8 @@ def test_the_architecture_names_every_folder() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     folders = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert {name for name in folders if f"`{name}/`" not in text} == set()
+
+
+def test_no_module_has_more_than_400_lines() -> None:
+    lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > 400} == {}

@@ -9,9 +9,10 @@ import psycopg
 from google.protobuf.duration_pb2 import Duration
 from psycopg.rows import tuple_row
 
+from holdsvc.change_requests import Adjust
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Adjust, Caller
+from holdsvc.model import Caller
 from inventoryhold.v1 import event_pb2, item_pb2
 from inventoryhold.v1 import event_service_pb2 as events_pb
 from inventoryhold.v1 import inventory_service_pb2 as pb

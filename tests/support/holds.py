@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from hashlib import sha256
 
+from holdsvc.change_requests import Reserve
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.model import Caller, Item, ReservationLine, Reserve
+from holdsvc.model import Caller, Item, ReservationLine
 
 CALLER = Caller("default", "dev", "", frozenset())
 

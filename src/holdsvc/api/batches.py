@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from google.rpc import error_details_pb2, status_pb2
 
-from holdsvc.model import Request
+from holdsvc.change_requests import Request
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdsvc import model
+from holdsvc import change_requests, model
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
+from holdsvc.change_requests import RefundUnits
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.model import Line, RefundUnits, ReservationLine, Violation
+from holdsvc.model import Line, ReservationLine, Violation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -30,14 +31,16 @@ class Changes:
         self._ttl = validation.TtlRule(settings)
         self._new_id = new_id
 
-    def reserve(self, request: pb.ReserveRequest, call: Call, check: Check, reservation_id: str = "") -> model.Reserve:
+    def reserve(
+        self, request: pb.ReserveRequest, call: Call, check: Check, reservation_id: str = ""
+    ) -> change_requests.Reserve:
         """A new hold; `reservation_id` is made where it is empty."""
         ttl_us, violation = self._ttl.read(request)
         check(request, violation, _duplicate_window_rule(request))
         wanted = units(request.lines)
         check_pools(call.caller, wanted)
         metadata = request.metadata
-        return model.Reserve(
+        return change_requests.Reserve(
             caller=call.caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),
@@ -53,7 +56,7 @@ class Changes:
             ),
         )
 
-    def modify(self, request: pb.ModifyRequest, call: Call, check: Check) -> model.Modify:
+    def modify(self, request: pb.ModifyRequest, call: Call, check: Check) -> change_requests.Modify:
         """A change of a hold in place; what `update_mask` does not name stays."""
         check(request, _repeated_item_rule(request.lines))
         paths = set(request.update_mask.paths)
@@ -61,7 +64,7 @@ class Changes:
         if "lines" in paths:
             lines = [Line(line.sku, line.pool, line.quantity) for line in request.lines[:]]
             check_pools(call.caller, [(line.sku, line.pool) for line in lines])
-        return model.Modify(
+        return change_requests.Modify(
             *_target(request, call),
             revision=request.revision,
             lines=lines,
@@ -70,10 +73,10 @@ class Changes:
             metadata=_metadata(request.metadata) if "metadata" in paths else None,
         )
 
-    def confirm(self, request: pb.ConfirmRequest, call: Call, check: Check) -> model.Confirm:
+    def confirm(self, request: pb.ConfirmRequest, call: Call, check: Check) -> change_requests.Confirm:
         """A sale of what is held."""
         check(request)
-        return model.Confirm(
+        return change_requests.Confirm(
             *_target(request, call),
             order_id=request.order_id or self._new_id(),
             minted=not request.order_id,
@@ -83,15 +86,15 @@ class Changes:
             rescue=request.rescue,
         )
 
-    def cancel(self, request: pb.CancelRequest, call: Call, check: Check) -> model.Cancel:
+    def cancel(self, request: pb.CancelRequest, call: Call, check: Check) -> change_requests.Cancel:
         """The return of what is held."""
         check(request)
-        return model.Cancel(*_target(request, call), reason=request.reason, lines=merged_lines(request.lines))
+        return change_requests.Cancel(*_target(request, call), reason=request.reason, lines=merged_lines(request.lines))
 
-    def refund(self, request: pb.RefundRequest, call: Call, check: Check) -> model.Refund:
+    def refund(self, request: pb.RefundRequest, call: Call, check: Check) -> change_requests.Refund:
         """The return of what was sold."""
         check(request)
-        return model.Refund(
+        return change_requests.Refund(
             *_target(request, call),
             lines=merged_lines(request.lines),
             write_off=request.write_off,
@@ -100,21 +103,21 @@ class Changes:
             effective_time=_time(request, "effective_time"),
         )
 
-    def fulfil(self, request: pb.FulfilRequest, call: Call, check: Check) -> model.Fulfil:
+    def fulfil(self, request: pb.FulfilRequest, call: Call, check: Check) -> change_requests.Fulfil:
         """The departure of what was sold."""
         check(request)
-        return model.Fulfil(
+        return change_requests.Fulfil(
             *_target(request, call),
             lines=merged_lines(request.lines),
             reason=request.reason,
             effective_time=_time(request, "effective_time"),
         )
 
-    def extend(self, request: pb.ExtendRequest, call: Call, check: Check) -> model.Extend:
+    def extend(self, request: pb.ExtendRequest, call: Call, check: Check) -> change_requests.Extend:
         """More time for a hold."""
         ttl_us, violation = self._ttl.read(request)
         check(request, violation)
-        return model.Extend(*_target(request, call), ttl_us=ttl_us)
+        return change_requests.Extend(*_target(request, call), ttl_us=ttl_us)
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from holdsvc import errors, model
+from holdsvc import change_requests, errors, model
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
@@ -126,7 +126,7 @@ class InventoryServicer:
         """Changes a capacity by a difference."""
         validation.check(request)
         check_pool(call.caller, request.sku, request.pool)
-        change = model.Adjust(
+        change = change_requests.Adjust(
             caller=call.caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),
@@ -144,7 +144,7 @@ class InventoryServicer:
         validation.check(request)
         check_pool(call.caller, request.sku, request.from_pool)
         check_pool(call.caller, request.sku, request.to_pool)
-        change = model.Transfer(
+        change = change_requests.Transfer(
             caller=call.caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),

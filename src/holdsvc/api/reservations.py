@@ -7,7 +7,7 @@ import structlog
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from holdsvc import errors, model
+from holdsvc import change_requests, errors, model
 from holdsvc.api import batches, convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Changes, Check
@@ -36,7 +36,7 @@ Changed = TypeVar(
     pb.ExtendResponse,
 )
 B = TypeVar("B", bound=batches.Response)
-C = TypeVar("C", bound=model.Request)
+C = TypeVar("C", bound=change_requests.Request)
 E = TypeVar("E", bound=Message)
 
 CLEANUP_DEFAULT = 1000
@@ -67,7 +67,7 @@ class ReservationServicer:
         validation.check_count(request, "requests")
         ids = iter(self._engine.new_id.many(len(request.requests)))
 
-        def make(entry: pb.ReserveRequest, call: Call, check: Check) -> model.Reserve:
+        def make(entry: pb.ReserveRequest, call: Call, check: Check) -> change_requests.Reserve:
             return self._changes.reserve(entry, call, check, next(ids))
 
         return await self._batch(request, request.requests, call, make, self._engine.reserve, pb.BatchReserveResponse())

@@ -9,13 +9,14 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry
 from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
-from holdsvc.model import Again, Cause, ItemKey, Outcome, Request, Sweep
+from holdsvc.model import Again, Cause, ItemKey, Outcome, Sweep
 
 log = structlog.get_logger(__name__)
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry
 from holdsvc.engine.queue import Queue
-from holdsvc.model import Cause, ItemKey, Request
+from holdsvc.model import Cause, ItemKey
 
 R = TypeVar("R", bound=Request)
 V = TypeVar("V")

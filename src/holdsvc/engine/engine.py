@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 
 import structlog
 
-from holdsvc import errors, model
+from holdsvc import change_requests, errors
 from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.fairness import FairQueue
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 MICROSECOND = timedelta(microseconds=1)
 
 T = TypeVar("T")
-R = TypeVar("R", bound=model.Request)
+R = TypeVar("R", bound=change_requests.Request)
 V = TypeVar("V")
 
 DEADLINE_TICK_S = 0.25
@@ -148,7 +148,7 @@ class Engine:
         return lanes
 
     async def _run_reserves(
-        self, connection: Connection, tenant: str, requests: Sequence[model.Reserve]
+        self, connection: Connection, tenant: str, requests: Sequence[change_requests.Reserve]
     ) -> list[Outcome[Reservation]]:
         outcomes = await holds.reserve(connection, tenant, requests)
         for outcome in outcomes:
@@ -191,40 +191,54 @@ class Engine:
         """Whether callers make changes: background work gives way then."""
         return self._loop.time() - self._last_change < BUSY_S
 
-    def reserve(self, requests: Sequence[model.Reserve], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def reserve(
+        self, requests: Sequence[change_requests.Reserve], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Makes reservations; like all changes below it takes requests of one tenant and answers each by itself."""
         return self._submit(self._reserves, requests, deadline)
 
-    def confirm(self, requests: Sequence[model.Confirm], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def confirm(
+        self, requests: Sequence[change_requests.Confirm], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Sells what reservations hold."""
         return self._submit(self._confirms, requests, deadline)
 
-    def cancel(self, requests: Sequence[model.Cancel], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def cancel(
+        self, requests: Sequence[change_requests.Cancel], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Gives back what reservations hold."""
         return self._submit(self._cancels, requests, deadline)
 
-    def refund(self, requests: Sequence[model.Refund], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def refund(
+        self, requests: Sequence[change_requests.Refund], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Takes back what reservations have confirmed."""
         return self._submit(self._refunds, requests, deadline)
 
-    def fulfil(self, requests: Sequence[model.Fulfil], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def fulfil(
+        self, requests: Sequence[change_requests.Fulfil], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Takes what reservations have confirmed out of the building."""
         return self._submit(self._fulfils, requests, deadline)
 
-    def modify(self, requests: Sequence[model.Modify], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def modify(
+        self, requests: Sequence[change_requests.Modify], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Changes holds in place."""
         return self._submit(self._modifies, requests, deadline)
 
-    def extend(self, requests: Sequence[model.Extend], deadline: float) -> asyncio.Future[list[Answer[Reservation]]]:
+    def extend(
+        self, requests: Sequence[change_requests.Extend], deadline: float
+    ) -> asyncio.Future[list[Answer[Reservation]]]:
         """Gives holds more time."""
         return self._submit(self._extends, requests, deadline)
 
-    def adjust(self, requests: Sequence[model.Adjust], deadline: float) -> asyncio.Future[list[Answer[Item]]]:
+    def adjust(self, requests: Sequence[change_requests.Adjust], deadline: float) -> asyncio.Future[list[Answer[Item]]]:
         """Changes capacities by differences."""
         return self._submit(self._adjusts, requests, deadline)
 
     def transfer(
-        self, requests: Sequence[model.Transfer], deadline: float
+        self, requests: Sequence[change_requests.Transfer], deadline: float
     ) -> asyncio.Future[list[Answer[Transferred]]]:
         """Moves capacity between pools."""
         return self._submit(self._transfers, requests, deadline)

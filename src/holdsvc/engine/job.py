@@ -3,7 +3,8 @@
 import asyncio
 from typing import Generic, TypeVar, cast
 
-from holdsvc.model import Answer, Request
+from holdsvc.change_requests import Request
+from holdsvc.model import Answer
 from holdsvc.telemetry import tracing
 
 R = TypeVar("R", bound=Request)

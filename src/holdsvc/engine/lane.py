@@ -12,6 +12,7 @@ from time import thread_time
 from typing import Generic, NamedTuple, Self, TypeVar
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.engine.admission import DEADLINE_SHARE, Pace
 from holdsvc.engine.batch import BatchRunner, LaneKind
 from holdsvc.engine.blocked import BlockedLanes
@@ -20,7 +21,7 @@ from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
-from holdsvc.model import Answer, Request
+from holdsvc.model import Answer
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
 

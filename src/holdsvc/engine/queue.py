@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry, Job
 from holdsvc.engine.observer import Observer
 from holdsvc.errors import HoldError
-from holdsvc.model import Answer, Done, Refused, Request
+from holdsvc.model import Answer, Done, Refused
 
 R = TypeVar("R", bound=Request)
 V = TypeVar("V")

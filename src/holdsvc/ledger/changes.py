@@ -8,27 +8,13 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from holdsvc import errors
+from holdsvc.change_requests import Cancel, Confirm, Extend, Fulfil, Modify, Refund, Targeted
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import REQUEST, RequestColumns, columns, inactive_feature
 from holdsvc.ledger.reservations import ReservationAnswer, Result, pool_list, reservation_of, without_hidden
-from holdsvc.model import (
-    Again,
-    Cancel,
-    Confirm,
-    Done,
-    Extend,
-    Fulfil,
-    ItemKey,
-    Line,
-    Modify,
-    Refund,
-    Refused,
-    ShortLine,
-    Sweep,
-    Targeted,
-)
+from holdsvc.model import Again, Done, ItemKey, Line, Refused, ShortLine, Sweep
 
 LINES_MAX = 100
 """Lines of a reservation, as the protos have it."""

@@ -6,12 +6,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from holdsvc import errors
+from holdsvc.change_requests import Reserve
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import REQUEST, columns, inactive_feature
 from holdsvc.ledger.reservations import Result, committed, without_hidden
-from holdsvc.model import Again, Done, ItemKey, Reservation, Reserve, ShortLine, State, Sweep
+from holdsvc.model import Again, Done, ItemKey, Reservation, ShortLine, State, Sweep
 
 
 class _ReserveAnswer(NamedTuple):

@@ -5,25 +5,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from holdsvc import errors
+from holdsvc.change_requests import Adjust, Transfer
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import columns, inactive_feature
-from holdsvc.model import (
-    Adjust,
-    Again,
-    Answer,
-    Caller,
-    Done,
-    Item,
-    ItemKey,
-    Line,
-    Outcome,
-    Refused,
-    Sweep,
-    Transfer,
-    Transferred,
-)
+from holdsvc.model import Again, Answer, Caller, Done, Item, ItemKey, Line, Outcome, Refused, Sweep, Transferred
 
 Result = Outcome[Item]
 

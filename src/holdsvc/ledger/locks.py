@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from holdsvc.change_requests import Adjust, Modify, Request, Reserve, Targeted, Transfer
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Adjust, ItemKey, Modify, Request, Reserve, Targeted, Transfer
+from holdsvc.model import ItemKey
 
 RESERVATION = ItemKey("", "")
 """Stands for a reservation that is locked itself: no item has an empty sku."""

@@ -5,8 +5,9 @@ from hashlib import blake2b
 from typing import TypedDict
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.ledger import arrays
-from holdsvc.model import Refused, Request
+from holdsvc.model import Refused
 
 REQUEST = ("client", "key_id", "request_id", "request_key", "fingerprint")
 """The arguments that `columns` makes."""

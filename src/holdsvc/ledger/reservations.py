@@ -6,10 +6,11 @@ from typing import NamedTuple, TypedDict
 from uuid import UUID
 
 from holdsvc import errors
+from holdsvc.change_requests import Request
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
-from holdsvc.model import Caller, Line, Original, Outcome, Refused, Request, Reservation, ReservationLine, State
+from holdsvc.model import Caller, Line, Original, Outcome, Refused, Reservation, ReservationLine, State
 
 Result = Outcome[Reservation]
 
