@@ -180,7 +180,12 @@ async def _drive(address: str) -> None:
         reservations = grpc_pb.ReservationServiceStub(channel)
         held = [(await reservations.Reserve(_reserve("seat", 1))).reservation.reservation_id for _ in range(4)]
         await reservations.Confirm(pb.ConfirmRequest(reservation_id=held[0]))
+        await reservations.Fulfil(pb.FulfilRequest(reservation_id=held[0]))
+        # What was fulfilled comes back into the capacity.
         await reservations.Refund(pb.RefundRequest(reservation_id=held[0]))
+        grown = pb.ModifyRequest(reservation_id=held[1], lines=[{"sku": "seat", "quantity": 2}])
+        grown.update_mask.paths.append("lines")
+        await reservations.Modify(grown)
         await reservations.Confirm(pb.ConfirmRequest(reservation_id=held[1]))
         await reservations.Cancel(pb.CancelRequest(reservation_id=held[2]))
         await reservations.Extend(pb.ExtendRequest(reservation_id=held[3], ttl=Duration(seconds=90)))
