@@ -17,8 +17,8 @@ OTHERS = 19
 QUIET_S = 1.5
 LOCKED_S = 5.0
 GIVE_UP_S = 0.5
-"""By then the lane has given up on the item. Each of the others waits once for that, which is over 1 % of their calls where
-the lock is held for a few seconds only."""
+"""By then the lane has given up on the item. Each of the others waits once for that, which is over 1 % of their calls
+where the lock is held for a few seconds only."""
 GIVE_UP_AT_MOST_S = 1.0
 SLOWER_AT_MOST = 3.0
 LEAST_S = 0.1
