@@ -1,10 +1,7 @@
 """Changes of reservations as the engine takes them, made from requests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import change_requests, model
 from holdsvc.api import validation
@@ -70,7 +67,7 @@ class Changes:
             lines=lines,
             holder=request.holder if "holder" in paths else None,
             new_reference=request.new_reference if "reference" in paths else None,
-            metadata=_metadata(request.metadata) if "metadata" in paths else None,
+            metadata=dict(request.metadata) if "metadata" in paths else None,
         )
 
     def confirm(self, request: pb.ConfirmRequest, call: Call, check: Check) -> change_requests.Confirm:
@@ -100,7 +97,7 @@ class Changes:
             write_off=request.write_off,
             reason=request.reason,
             units=RefundUnits(request.units or RefundUnits.ANY),
-            effective_time=_time(request, "effective_time"),
+            effective_time=_effective_time(request),
         )
 
     def fulfil(self, request: pb.FulfilRequest, call: Call, check: Check) -> change_requests.Fulfil:
@@ -110,7 +107,7 @@ class Changes:
             *_target(request, call),
             lines=merged_lines(request.lines),
             reason=request.reason,
-            effective_time=_time(request, "effective_time"),
+            effective_time=_effective_time(request),
         )
 
     def extend(self, request: pb.ExtendRequest, call: Call, check: Check) -> change_requests.Extend:
@@ -120,16 +117,9 @@ class Changes:
         return change_requests.Extend(*_target(request, call), ttl_us=ttl_us)
 
 
-def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    return dict(metadata)
-
-
-def _time(request: Message, field: str) -> datetime | None:
-    """The time of a field; None where it is not set."""
-    if not request.HasField(field):
-        return None
-    time: Timestamp = getattr(request, field)
-    return time.ToDatetime(UTC)
+def _effective_time(request: pb.RefundRequest | pb.FulfilRequest) -> datetime | None:
+    """When the goods came or left; None: now."""
+    return request.effective_time.ToDatetime(UTC) if request.HasField("effective_time") else None
 
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:

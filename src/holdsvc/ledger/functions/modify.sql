@@ -27,7 +27,7 @@ DECLARE
   _delta bigint[] := array_fill(0::bigint, ARRAY[_lines]);
   _now timestamptz;
   _grows bigint;
-  _shrinks bigint;
+  _has bigint;
   _stays bigint;
   _lapsed bigint;
   _verdict text;
@@ -72,11 +72,11 @@ BEGIN
     CONTINUE WHEN strpos(_sets[_i], 'l') = 0;
     SELECT count(*) INTO _stays FROM reservation_line l WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant;
     FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
-      SELECT coalesce(sum(l.quantity), 0) INTO _shrinks FROM reservation_line l
+      SELECT coalesce(sum(l.quantity), 0) INTO _has FROM reservation_line l
       WHERE l.reservation_id = _id[_i] AND l.sku = _line_sku[_l] AND l.pool = _line_pool[_l] AND l.tenant = _tenant;
-      _grows := _line_quantity[_l] - _shrinks;
+      _grows := _line_quantity[_l] - _has;
       _delta[_l] := _grows;
-      _stays := _stays + CASE WHEN _shrinks = 0 AND _grows > 0 THEN 1 WHEN _line_quantity[_l] = 0 AND _shrinks > 0 THEN -1
+      _stays := _stays + CASE WHEN _has = 0 AND _grows > 0 THEN 1 WHEN _line_quantity[_l] = 0 AND _has > 0 THEN -1
                               ELSE 0 END;
       IF _free[_item[_l]] IS NULL THEN
         _verdict := 'ITEM_NOT_FOUND';
@@ -88,7 +88,7 @@ BEGIN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
           -- What could be had for this hold: its own units and what is free.
           _short[_i] := coalesce(_short[_i], '[]') || jsonb_build_array(jsonb_build_array(
-            _line_sku[_l], _line_pool[_l], _line_quantity[_l], _shrinks + greatest(0, _free[_item[_l]] + _lapsed)));
+            _line_sku[_l], _line_pool[_l], _line_quantity[_l], _has + greatest(0, _free[_item[_l]] + _lapsed)));
         ELSE
           _verdict := coalesce(_verdict, 'SWEEP');
         END IF;
