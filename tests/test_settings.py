@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from holdsvc import settings
-from holdsvc.settings import Settings, SettingsError, format_duration, is_loopback, parse_duration, split_address
+from holdsvc.addresses import is_loopback, split_address
+from holdsvc.settings import Settings, SettingsError, format_duration, parse_duration
 
 
 @pytest.fixture(autouse=True)

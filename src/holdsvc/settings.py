@@ -1,7 +1,6 @@
 """Every limit and duration of the service, in one frozen class read from HOLDSVC_* and the flags of `holdsvc serve`."""
 
 import difflib
-import ipaddress
 import itertools
 import os
 import re
@@ -23,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from holdsvc.addresses import is_loopback, split_address
 from holdsvc.postgres import check_dsn, masked_dsn
 
 PREFIX = "HOLDSVC_"
@@ -82,32 +82,6 @@ Duration = Annotated[
 ]
 # An empty variable means unset, as compose files and shells leave it.
 File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Splits `host:port` or `[ipv6]:port`; raises ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    bracketed = bare != host
-    if not colon or not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit()):
-        raise ValueError(f"{address!r} is not an address: write host:port, as in 127.0.0.1:50051 or [::1]:50051")
-    if int(port) > 65535:
-        raise ValueError(f"{address!r} has no valid port: ports go from 0 (any free one) to 65535")
-    return bare, int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """The opposite of `split_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(address: str) -> bool:
-    """Tells whether only programs on this machine reach the address."""
-    host, _ = split_address(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)

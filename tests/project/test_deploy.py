@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdsvc import settings
+from holdsvc import addresses, settings
 from holdsvc.process import workforce
 from holdsvc.telemetry import metrics
 
@@ -48,7 +48,7 @@ def test_compose_starts_the_service_with_settings_that_it_accepts(
         monkeypatch.setenv(name, value)
     loaded = settings.Settings.load()
     assert loaded.auth == "api-key"
-    assert not settings.is_loopback(loaded.listen)
+    assert not addresses.is_loopback(loaded.listen)
     assert loaded.dsn.get_secret_value().startswith("postgresql://")
 
 

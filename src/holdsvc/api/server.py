@@ -6,6 +6,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
+from holdsvc.addresses import join_address, split_address
 from holdsvc.api import health, reflection
 from holdsvc.api.admin import AdminServicer
 from holdsvc.api.auth.identity import authenticator, open_to_all
@@ -21,7 +22,7 @@ from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import ClientLimits
-from holdsvc.settings import PREFIX, Settings, join_address, split_address
+from holdsvc.settings import PREFIX, Settings
 from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import (
     admin_service_pb2,

@@ -9,9 +9,10 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from holdsvc.addresses import split_address
 from holdsvc.commands.options import read
 from holdsvc.commands.target import CommandError
-from holdsvc.settings import Settings, parse_duration, split_address
+from holdsvc.settings import Settings, parse_duration
 
 
 def health(

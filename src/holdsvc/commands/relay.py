@@ -13,6 +13,7 @@ import typer
 from prometheus_client import REGISTRY
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
+from holdsvc.addresses import split_address
 from holdsvc.commands import target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.target import CommandError
@@ -22,7 +23,7 @@ from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.broker import Broker, OutputClosed, RelayError, Stdout
 from holdsvc.relay.relay import Relay, open_broker
-from holdsvc.settings import Settings, split_address
+from holdsvc.settings import Settings
 from holdsvc.telemetry import counters, logs
 from holdsvc.telemetry.page import MetricsPage
 

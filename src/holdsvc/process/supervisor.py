@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from holdsvc.addresses import join_address, split_address
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.embedded.server import EmbeddedServer, StartGivenUp
 from holdsvc.ledger import migrate
 from holdsvc.ledger.schema_files import ConnectionRefused
-from holdsvc.settings import PREFIX, Settings, SettingsError, join_address, split_address
+from holdsvc.settings import PREFIX, Settings, SettingsError
 from holdsvc.telemetry import logs, tracing
 
 if TYPE_CHECKING:

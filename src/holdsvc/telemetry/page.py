@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from holdsvc.settings import split_address
+from holdsvc.addresses import split_address
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,29 @@
+"""Addresses to listen on: `host:port`, or `[ipv6]:port`."""
+
+import ipaddress
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Splits `host:port` or `[ipv6]:port`; raises ValueError when it is neither."""
+    host, colon, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = bare != host
+    if not colon or not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit()):
+        raise ValueError(f"{address!r} is not an address: write host:port, as in 127.0.0.1:50051 or [::1]:50051")
+    if int(port) > 65535:
+        raise ValueError(f"{address!r} has no valid port: ports go from 0 (any free one) to 65535")
+    return bare, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The opposite of `split_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether only programs on this machine reach the address."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
