@@ -285,9 +285,12 @@ class Violation(NamedTuple):
     """A name in capitals by which a program recognises the rule."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Refused:
-    """A request is answered with an error: a reason of the contract's catalogue, and what the caller may read."""
+    """A request is answered with an error: a reason of the contract's catalogue, and what the caller may read.
+
+    Requests of a batch that are refused alike share one, whose answer is then made once.
+    """
 
     reason: str
     message: str

@@ -114,7 +114,7 @@ class Bodies:
         return data
 
     async def _read(self, context: Reads, turns: _Turns) -> bytes | None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         body = _Body(task, turns)
         self._coming[body] = None

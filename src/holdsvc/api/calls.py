@@ -15,7 +15,6 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_status import rpc_status
 
 from holdsvc import errors
 from holdsvc.api import bounds
@@ -23,7 +22,7 @@ from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
 from holdsvc.api.bodies import Bodies
 from holdsvc.api.rpcs import RPCS, Rpc
-from holdsvc.api.statuses import CODES, refused_of, status
+from holdsvc.api.statuses import CODES, ending, refused_of
 from holdsvc.api.turns import Turns
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.errors import HoldError
@@ -210,12 +209,7 @@ class Calls:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, refused.message)
         code = CODES[refused.reason].name
         self._observer.handled(method, call, request, code, refused.reason, perf_counter() - start)
-        answer = rpc_status.to_status(status(refused))
-        if refused.retry_after_s is not None:
-            # Paces gRPC's own retries (gRFC A6); RetryInfo is for the application's.
-            pushback = ("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000)))
-            await context.abort(answer.code, answer.details, (*answer.trailing_metadata, pushback))
-        await context.abort_with_status(answer)
+        await context.abort(*ending(refused))
 
 
 def _traced(method: str, handle: Any) -> Any:

@@ -9,6 +9,7 @@ from google.rpc import status_pb2
 
 from holdsvc import change_requests, errors, model
 from holdsvc.api import batches, convert, validation
+from holdsvc.api.access_log import Sample
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Changes, Check
 from holdsvc.api.pages import Pages, Position
@@ -52,6 +53,7 @@ class ReservationServicer:
         self._pages = pages
         self._changes = Changes(settings, engine.new_id)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
+        self._cancelled = Sample(settings.log_calls_per_second)
 
     async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
         """Takes units for a while."""
@@ -101,7 +103,7 @@ class ReservationServicer:
         """Gives back what is held."""
         change = self._changes.cancel(request, call, validation.check)
         response = _changed(await self._engine.cancel([change], call.deadline), pb.CancelResponse())
-        if not response.replayed:
+        if not response.replayed and (skipped := self._cancelled.take()) is not None:
             log.info(
                 "reservation.cancelled",
                 tenant=call.caller.tenant,
@@ -109,6 +111,7 @@ class ReservationServicer:
                 request_id=request.request_id,
                 reservation_id=response.reservation.reservation_id,
                 quantity_released=sum(line.quantity for line in change.lines or response.reservation.lines),
+                skipped=skipped,
             )
         return response
 

@@ -1,12 +1,14 @@
 """The one place where an error gets its gRPC code and its details."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
+from grpc_status import rpc_status
 
 from holdsvc import errors
 from holdsvc.errors import HoldError
@@ -56,6 +58,9 @@ METADATA_VALUE_MAX = 256
 MESSAGE_MAX = 512
 """Characters of a message; longer ones are cut."""
 
+ENDINGS_MAX = 64
+"""Endings that are kept: the calls of a batch share refusals, and are answered one after the other."""
+
 TRAILER_BYTES_MAX = 7600
 """An error travels in the trailing metadata. Callers drop calls with more than 8,192 bytes of it (gRPC's own default),
 some at once and some at random, and would see RESOURCE_EXHAUSTED in place of the error."""
@@ -64,6 +69,25 @@ some at once and some at random, and would see RESOURCE_EXHAUSTED in place of th
 def refused_of(error: BaseException, method: str) -> Refused:
     """What the caller may read of an error that a handler raised; a fault of the service becomes an incident."""
     return error.refused if isinstance(error, HoldError) else errors.internal(error, method=method)
+
+
+class Ending(NamedTuple):
+    """How a call ends that is refused: what gRPC's `abort` takes."""
+
+    code: StatusCode
+    message: str
+    metadata: tuple[tuple[str, str | bytes], ...]
+
+
+@lru_cache(ENDINGS_MAX)
+def ending(refused: Refused) -> Ending:
+    """Ends a call: the status with its details and, where a retry has to wait, gRPC's pushback (gRFC A6)."""
+    made = rpc_status.to_status(status(refused))
+    metadata = tuple(made.trailing_metadata)
+    if refused.retry_after_s is not None:
+        # It paces gRPC's own retries; RetryInfo is for the application's.
+        metadata += (("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000))),)
+    return Ending(made.code, made.details, metadata)
 
 
 def status(refused: Refused) -> status_pb2.Status:

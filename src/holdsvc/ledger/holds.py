@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -82,6 +83,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     expire_time = {ttl_us: judge_time + timedelta(microseconds=ttl_us) for ttl_us in {r.ttl_us for r in requests}}
+    capacity_exceeded = cache(errors.capacity_exceeded)
     results: list[Result] = []
     for number, (request, outcome, other_id) in enumerate(zip(requests, outcomes, other_ids, strict=True), 1):
         if outcome is None:
@@ -89,6 +91,8 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         elif outcome == "REPLAYED":
             found = replayed.get(str(other_id))
             results.append(Done(found, replayed=True) if found else Again())
+        elif outcome == "CAPACITY_EXCEEDED":
+            results.append(capacity_exceeded(tuple(short[number])))
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
     return await without_hidden(connection, tenant, requests, results)
@@ -106,8 +110,6 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
     if outcome == "ITEM_NOT_FOUND":
         missing = next(line for line in short if line.available == _MISSING)
         return errors.item_not_found(missing.sku, missing.pool)
-    if outcome == "CAPACITY_EXCEEDED":
-        return errors.capacity_exceeded(short)
     if outcome == "DUPLICATE_RESERVATION":
         return errors.duplicate_reservation(str(other_id))
     if outcome == "REQUEST_ID_REUSED":

@@ -97,7 +97,7 @@ class Metrics:
         _call(method)[1].observe(seconds)
         _handled(method, code).inc()
         if reason:
-            ERRORS.labels(method.rpartition("/")[2], reason).inc()
+            _errors(method, reason).inc()
 
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
         """A batch of `size` requests has run; its first waited `wait_s`."""
@@ -181,6 +181,11 @@ def _handled(method: str, code: str) -> Any:
     # As go-grpc-middleware writes them: OK, FailedPrecondition, ….
     name = code if code == "OK" else "".join(word.capitalize() for word in code.split("_"))
     return CALLS_HANDLED.labels(*_labels(method), name)
+
+
+@cache
+def _errors(method: str, reason: str) -> Any:
+    return ERRORS.labels(method.rpartition("/")[2], reason)
 
 
 @cache
