@@ -78,6 +78,11 @@ def item_not_found(sku: str, pool: str) -> Refused:
     return Refused("ITEM_NOT_FOUND", f"no item {_item(sku, pool)}", {"sku": sku, "pool": pool})
 
 
+def sale_closed(sku: str, pool: str) -> Refused:
+    """Says which item takes no new holds."""
+    return Refused("SALE_CLOSED", f"the sale of {_item(sku, pool)} is closed", {"sku": sku, "pool": pool})
+
+
 def item_already_exists(sku: str, pool: str) -> Refused:
     """Says which item there is already."""
     return Refused("ITEM_ALREADY_EXISTS", f"item {_item(sku, pool)} exists already", {"sku": sku, "pool": pool})

@@ -37,6 +37,13 @@ class State(_Open):
     FULFILLED = 6
 
 
+class SaleState(_Open):
+    """Whether new holds may take an item's units, numbered as in the contract and in the tables."""
+
+    OPEN = 1
+    CLOSED = 2
+
+
 class EventType(_Open):
     """What an event tells, numbered as in the contract and in the tables."""
 
@@ -178,6 +185,9 @@ class Item:
     revision: int
     create_time: datetime | None
     update_time: datetime
+    sale_state: SaleState = SaleState.OPEN
+    buffer: int = 0
+    """Units that new holds never take."""
 
 
 @dataclass(slots=True)

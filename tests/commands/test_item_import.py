@@ -131,11 +131,23 @@ def test_a_row_that_names_no_item_is_refused_in_words(ledger_dsn: str, tmp_path:
     assert refused["error"].startswith(why)
 
 
-@pytest.mark.parametrize("name", ["pool", "display_name", "oversell_limit"])
+@pytest.mark.parametrize("name", ["pool", "display_name", "oversell_limit", "sale_state", "buffer"])
 def test_the_contracts_rules_hold_for_every_column(ledger_dsn: str, tmp_path: Path, name: str) -> None:
     content = f"sku,capacity,{name}\na,1,{'1' * 257}\nb,1,\x01\nc,1,\n"
     assert imported(ledger_dsn, tmp_path / "items.csv", content) == Counts(read=3, created=1, refused=2)
     assert [row["error"].partition(":")[0] for row in refused_rows(tmp_path / "items.csv")] == [name, name]
+
+
+def test_sale_state_and_buffer_are_imported_and_listed(run: Any, ledger_dsn: str, tmp_path: Path) -> None:
+    content = "sku,capacity,sale_state,buffer\na,9,CLOSED,2\nb,9,OPEN,\nc,9,,\nd,9,closed,\n"
+    assert imported(ledger_dsn, tmp_path / "items.csv", content) == Counts(read=4, created=3, refused=1)
+    assert [row["error"] for row in refused_rows(tmp_path / "items.csv")] == [
+        "sale_state: must be OPEN or CLOSED, not 'closed'"
+    ]
+    listed = [json.loads(line) for line in run("items", "list").stdout.splitlines()]
+    assert [(item["sku"], item["sale_state"], item["buffer"]) for item in listed] == [
+        ("a", "CLOSED", 2), ("b", "OPEN", 0), ("c", "OPEN", 0)
+    ]  # fmt: skip
 
 
 def test_a_byte_that_is_not_utf_8_refuses_its_row_with_the_byte_and_its_place(ledger_dsn: str, tmp_path: Path) -> None:

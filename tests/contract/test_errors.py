@@ -20,7 +20,7 @@ CONTRACT = {
     "FAILED_PRECONDITION": (
         "CAPACITY_EXCEEDED RESERVATION_EXPIRED RESERVATION_ALREADY_CONFIRMED RESERVATION_ALREADY_CANCELLED "
         "ALREADY_REFUNDED RESERVATION_NOT_CONFIRMED CAPACITY_IN_USE QUANTITY_EXCEEDED REFERENCE_AMBIGUOUS "
-        "ALREADY_FULFILLED FEATURE_NOT_ACTIVE"
+        "ALREADY_FULFILLED FEATURE_NOT_ACTIVE SALE_CLOSED"
     ),
     "NOT_FOUND": "ITEM_NOT_FOUND RESERVATION_NOT_FOUND API_KEY_NOT_FOUND",
     "ALREADY_EXISTS": "ITEM_ALREADY_EXISTS ORDER_ID_IN_USE DUPLICATE_RESERVATION",
@@ -46,6 +46,7 @@ def test_every_reason_of_the_proto_has_the_contracts_code() -> None:
 EVERY = [
     errors.capacity_exceeded([ShortLine("sku-1", "pool-1", 71, 13), ShortLine("sku-2", "", 5, 0)]),
     errors.item_not_found("sku-1", "pool-1"),
+    errors.sale_closed("sku-1", "pool-1"),
     errors.item_already_exists("sku-1", "pool-1"),
     errors.capacity_in_use("sku-1", "pool-1", 71, 13),
     errors.revision_mismatch("sku-1", "pool-1", 42),

@@ -39,6 +39,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_OUTCOME_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_FEATURE_NOT_ACTIVE: _ClassVar[ErrorReason]
+    ERROR_REASON_SALE_CLOSED: _ClassVar[ErrorReason]
     ERROR_REASON_ALREADY_FULFILLED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_CAPACITY_EXCEEDED: ErrorReason
@@ -70,6 +71,7 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_FEATURE_NOT_ACTIVE: ErrorReason
+ERROR_REASON_SALE_CLOSED: ErrorReason
 ERROR_REASON_ALREADY_FULFILLED: ErrorReason
 
 class CapacityShortfall(_message.Message):

@@ -169,8 +169,8 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckAvailability(self, request, context):
-        """Tells whether a Reserve of these lines would find the units, line by line. Reads only: nothing is kept for the
-        caller. Scope `inventory.read`.
+        """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
+        available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
 
         (NOT_FOUND, ITEM_NOT_FOUND).
         """

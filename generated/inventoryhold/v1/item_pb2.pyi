@@ -2,6 +2,7 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -10,7 +11,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Item(_message.Message):
-    __slots__ = ("sku", "pool", "display_name", "capacity", "remaining", "held", "confirmed", "oversell_limit", "revision", "create_time", "update_time")
+    __slots__ = ("sku", "pool", "display_name", "capacity", "remaining", "held", "confirmed", "oversell_limit", "revision", "create_time", "update_time", "sale_state", "buffer")
+    class SaleState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SALE_STATE_UNSPECIFIED: _ClassVar[Item.SaleState]
+        SALE_STATE_OPEN: _ClassVar[Item.SaleState]
+        SALE_STATE_CLOSED: _ClassVar[Item.SaleState]
+    SALE_STATE_UNSPECIFIED: Item.SaleState
+    SALE_STATE_OPEN: Item.SaleState
+    SALE_STATE_CLOSED: Item.SaleState
     SKU_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +31,8 @@ class Item(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SALE_STATE_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
     sku: str
     pool: str
     display_name: str
@@ -33,7 +44,9 @@ class Item(_message.Message):
     revision: int
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., display_name: _Optional[str] = ..., capacity: _Optional[int] = ..., remaining: _Optional[int] = ..., held: _Optional[int] = ..., confirmed: _Optional[int] = ..., oversell_limit: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    sale_state: Item.SaleState
+    buffer: int
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., display_name: _Optional[str] = ..., capacity: _Optional[int] = ..., remaining: _Optional[int] = ..., held: _Optional[int] = ..., confirmed: _Optional[int] = ..., oversell_limit: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sale_state: _Optional[_Union[Item.SaleState, str]] = ..., buffer: _Optional[int] = ...) -> None: ...
 
 class ItemKey(_message.Message):
     __slots__ = ("sku", "pool")

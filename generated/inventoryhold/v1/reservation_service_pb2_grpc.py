@@ -159,8 +159,8 @@ class ReservationServiceServicer:
         """Takes units of 1 to 100 items for a while: all of them or none. Lines of one item are added up first.
 
         Result: a HELD reservation. Scope `reserve`.
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (NOT_FOUND, ITEM_NOT_FOUND);
-        (ALREADY_EXISTS, DUPLICATE_RESERVATION).
+        (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
+        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,8 +181,8 @@ class ReservationServiceServicer:
         HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
         stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
         possible, but one line must stay. Scope `reserve`.
-        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
-        short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
+        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -197,7 +197,8 @@ class ReservationServiceServicer:
         and sold. Scope `confirm`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
-        REFERENCE_AMBIGUOUS).
+        REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
+        CAPACITY_EXCEEDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,8 +50,8 @@ class ReservationServiceStub:
     """Takes units of 1 to 100 items for a while: all of them or none. Lines of one item are added up first.
 
     Result: a HELD reservation. Scope `reserve`.
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (NOT_FOUND, ITEM_NOT_FOUND);
-    (ALREADY_EXISTS, DUPLICATE_RESERVATION).
+    (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
+    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
     """
     BatchReserve: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
@@ -64,8 +64,8 @@ class ReservationServiceStub:
     HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
     stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
     possible, but one line must stay. Scope `reserve`.
-    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
-    short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
+    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
     """
     Confirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]
@@ -76,7 +76,8 @@ class ReservationServiceStub:
     and sold. Scope `confirm`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
-    REFERENCE_AMBIGUOUS).
+    REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
+    CAPACITY_EXCEEDED).
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]
     """Gives the held units back, all of them or those that `lines` name.
@@ -164,8 +165,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Takes units of 1 to 100 items for a while: all of them or none. Lines of one item are added up first.
 
     Result: a HELD reservation. Scope `reserve`.
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (NOT_FOUND, ITEM_NOT_FOUND);
-    (ALREADY_EXISTS, DUPLICATE_RESERVATION).
+    (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
+    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
     """
     BatchReserve: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]  # type: ignore[assignment]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
@@ -178,8 +179,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
     stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
     possible, but one line must stay. Scope `reserve`.
-    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
-    short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
+    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
     """
     Confirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]  # type: ignore[assignment]
@@ -190,7 +191,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     and sold. Scope `confirm`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
-    REFERENCE_AMBIGUOUS).
+    REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
+    CAPACITY_EXCEEDED).
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives the held units back, all of them or those that `lines` name.
@@ -281,8 +283,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes units of 1 to 100 items for a while: all of them or none. Lines of one item are added up first.
 
         Result: a HELD reservation. Scope `reserve`.
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (NOT_FOUND, ITEM_NOT_FOUND);
-        (ALREADY_EXISTS, DUPLICATE_RESERVATION).
+        (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
+        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
         """
 
     @_abc_1.abstractmethod
@@ -307,8 +309,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         HELD stays HELD with the same `expire_time`. `lines` are absolute for the items named: 0 drops an item, items not named
         stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
         possible, but one line must stay. Scope `reserve`.
-        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every
-        short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
+        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
         """
 
@@ -325,7 +327,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         and sold. Scope `confirm`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
-        REFERENCE_AMBIGUOUS).
+        REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
+        CAPACITY_EXCEEDED).
         """
 
     @_abc_1.abstractmethod

@@ -92,6 +92,8 @@ def item(i: model.Item) -> item_pb2.Item:
         confirmed=i.confirmed,
         oversell_limit=i.oversell_limit,
         revision=i.revision,
+        sale_state=int(i.sale_state),  # type: ignore[arg-type]
+        buffer=i.buffer,
     )
     if i.create_time is not None:
         set_time(message.create_time, i.create_time)

@@ -52,12 +52,7 @@ class InventoryServicer:
         return pb.BatchCreateItemsResponse(items=[convert.item(item) for item in created])
 
     async def _create(self, wanted: Sequence[item_pb2.Item], call: Call) -> list[model.Item]:
-        new = [
-            model.Item(
-                item.sku, item.pool, item.display_name, item.capacity, 0, 0, 0, item.oversell_limit, 0, None, _NEVER
-            )
-            for item in wanted
-        ]
+        new = [_new_item(item) for item in wanted]
         for item in new:
             check_pool(call.caller, item.sku, item.pool)
         result = await self._engine.change(
@@ -104,20 +99,12 @@ class InventoryServicer:
         """Sets fields of an item."""
         paths = set(request.update_mask.paths)
         empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
-        validation.check(request, empty)
-        new = request.item
+        validation.check(request, empty, _unsaid_sale_state(request.item, paths))
+        new = _new_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
         result = await self._engine.change(
             call.caller.tenant,
-            lambda connection: items.update(
-                connection,
-                call.caller,
-                ItemKey(new.sku, new.pool),
-                display_name=new.display_name if "display_name" in paths else None,
-                capacity=new.capacity if "capacity" in paths else None,
-                oversell_limit=new.oversell_limit if "oversell_limit" in paths else None,
-                revision=request.revision,
-            ),
+            lambda connection: items.update(connection, call.caller, new, paths, request.revision),
             call.deadline,
         )
         return pb.UpdateItemResponse(item=convert.item(unwrap(result).value))
@@ -211,3 +198,29 @@ class InventoryServicer:
             async with aclosing(self._streams.watch.watch(selection, interval_s)) as messages:
                 async for message in messages:
                     yield message
+
+
+def _new_item(wanted: item_pb2.Item) -> model.Item:
+    """The fields of an item that callers set."""
+    return model.Item(
+        sku=wanted.sku,
+        pool=wanted.pool,
+        display_name=wanted.display_name,
+        capacity=wanted.capacity,
+        remaining=0,
+        held=0,
+        confirmed=0,
+        oversell_limit=wanted.oversell_limit,
+        revision=0,
+        create_time=None,
+        update_time=_NEVER,
+        sale_state=model.SaleState(wanted.sale_state or model.SaleState.OPEN),
+        buffer=wanted.buffer,
+    )
+
+
+def _unsaid_sale_state(item: item_pb2.Item, paths: set[str]) -> Violation | None:
+    """Setting the sale state without a value would open a closed item by mistake."""
+    if "sale_state" in paths and not item.sale_state:
+        return Violation("item.sale_state", "must be OPEN or CLOSED", "REQUIRED")
+    return None

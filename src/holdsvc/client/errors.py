@@ -75,6 +75,12 @@ class ItemNotFound(CallError):
     REASON = "ITEM_NOT_FOUND"
 
 
+class SaleClosed(CallError):
+    """The sale of an item is closed: it takes no new holds."""
+
+    REASON = "SALE_CLOSED"
+
+
 class ReservationNotFound(CallError):
     """No such reservation."""
 

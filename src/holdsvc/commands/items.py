@@ -23,7 +23,7 @@ def import_(
         Path,
         typer.Argument(
             help="CSV in UTF-8, separated by commas; the first line names the columns: sku, capacity and, where wanted,"
-            " pool, display_name, oversell_limit."
+            " pool, display_name, oversell_limit, sale_state (OPEN or CLOSED), buffer."
         ),
     ],
     tenant: Tenant = "default",
@@ -70,4 +70,4 @@ async def _write(connection: Connection, tenant: str, prefix: str) -> None:
 def _objects(page: list[Item]) -> Iterator[dict[str, Any]]:
     names = Item.__slots__
     for item in page:
-        yield {name: getattr(item, name) for name in names}
+        yield {name: getattr(item, name) for name in names} | {"sale_state": item.sale_state.name}

@@ -210,6 +210,9 @@ def _refused_lines(outcome: str, row: ReservationAnswer) -> Refused | None:
     if outcome == "ITEM_NOT_FOUND":
         sku, pool = next((sku, pool) for sku, pool, _, available in short if available is None)
         return errors.item_not_found(sku, pool)
+    if outcome == "SALE_CLOSED":
+        sku, pool, _, _ = short[0]
+        return errors.sale_closed(sku, pool)
     if outcome == "CAPACITY_EXCEEDED":
         return errors.capacity_exceeded([ShortLine(sku, pool, asked, had or 0) for sku, pool, asked, had in short])
     if outcome == "LINES_EMPTY":

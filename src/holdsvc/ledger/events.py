@@ -7,7 +7,7 @@ from uuid import UUID
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.reservations import Snapshot, original
-from holdsvc.model import Event, EventType, Item, Line, Original, Reservation, ReservationLine, State
+from holdsvc.model import Event, EventType, Item, Line, Original, Reservation, ReservationLine, SaleState, State
 
 
 class EventRow(NamedTuple):
@@ -42,6 +42,8 @@ class EventRow(NamedTuple):
     held: int | None
     confirmed: int | None
     oversell_limit: int | None
+    sale_state: int | None
+    buffer: int | None
     filters: list[int] | None
     """Of the reader's filters, those that want it."""
 
@@ -73,6 +75,7 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
         event.item = Item(
             r.line_sku[0], r.line_pool[0], r.display_name or "", r.capacity, r.remaining or 0, r.held or 0,
             r.confirmed or 0, r.oversell_limit or 0, r.revision, None, r.occur_time,
+            SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0,
         )  # fmt: skip
     return event
 

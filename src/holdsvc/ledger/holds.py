@@ -24,7 +24,7 @@ class _ReserveAnswer(NamedTuple):
     other_id: list[UUID | None]
     short_line: list[int]
     short_available: list[int | None]
-    """None: there is no such item."""
+    """None: there is no such item, or its sale is closed."""
 
 
 _RESERVE = bind_out(
@@ -79,7 +79,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     for index, available in zip(answer.short_line, answer.short_available, strict=True):
         at = index - 1
         short.setdefault(flat.request[at], []).append(
-            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _MISSING if available is None else available)
+            ShortLine(flat.sku[at], flat.pool[at], flat.quantity[at], _UNKNOWN if available is None else available)
         )
     replayed = await _replayed(connection, tenant, outcomes, other_ids)
     expire_time = {ttl_us: judge_time + timedelta(microseconds=ttl_us) for ttl_us in {r.ttl_us for r in requests}}
@@ -98,8 +98,8 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
     return await without_hidden(connection, tenant, requests, results)
 
 
-_MISSING = -1
-"""What can be had of an item that there is not."""
+_UNKNOWN = -1
+"""What can be had of an item that there is not, or whose sale is closed."""
 
 
 def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[ShortLine]) -> Result:
@@ -108,8 +108,11 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
     if outcome == "SWEEP":
         return Sweep([ItemKey(line.sku, line.pool) for line in request.lines])
     if outcome == "ITEM_NOT_FOUND":
-        missing = next(line for line in short if line.available == _MISSING)
+        missing = next(line for line in short if line.available == _UNKNOWN)
         return errors.item_not_found(missing.sku, missing.pool)
+    if outcome == "SALE_CLOSED":
+        closed = next(line for line in short if line.available == _UNKNOWN)
+        return errors.sale_closed(closed.sku, closed.pool)
     if outcome == "DUPLICATE_RESERVATION":
         return errors.duplicate_reservation(str(other_id))
     if outcome == "REQUEST_ID_REUSED":

@@ -1,6 +1,6 @@
 """The changes of items and reading them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -10,7 +10,20 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import columns, inactive_feature
-from holdsvc.model import Again, Answer, Caller, Done, Item, ItemKey, Line, Outcome, Refused, Sweep, Transferred
+from holdsvc.model import (
+    Again,
+    Answer,
+    Caller,
+    Done,
+    Item,
+    ItemKey,
+    Line,
+    Outcome,
+    Refused,
+    SaleState,
+    Sweep,
+    Transferred,
+)
 
 Result = Outcome[Item]
 
@@ -31,6 +44,8 @@ class ItemAnswer(NamedTuple):
     held: int
     confirmed: int
     oversell_limit: int
+    sale_state: int
+    buffer: int
     revision: int
     create_time: datetime
     update_time: datetime
@@ -48,12 +63,24 @@ _BATCH = ("client", "key_id", "request_id", "request_key", "fingerprint")
 _CREATE = bind(
     "create_items",
     ItemAnswer,
-    *("tenant", "client", "key_id", "sku", "pool", "display_name", "capacity", "oversell_limit"),
+    *(
+        "tenant",
+        "client",
+        "key_id",
+        "sku",
+        "pool",
+        "display_name",
+        "capacity",
+        "oversell_limit",
+        "sale_state",
+        "buffer",
+    ),
 )
 _UPDATE = bind(
     "update_item",
     ItemAnswer,
-    *("tenant", "client", "key_id", "sku", "pool", "display_name", "capacity", "oversell_limit", "revision"),
+    *("tenant", "client", "key_id", "sku", "pool", "sets", "display_name", "capacity", "oversell_limit", "sale_state"),
+    *("buffer", "revision"),
 )
 _DELETE = bind("delete_item", ItemAnswer, "tenant", "client", "key_id", "sku", "pool")
 _ADJUST = bind("adjust_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "pool", "delta", "reason")
@@ -81,6 +108,8 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
         display_name=arrays.texts(item.display_name for item in items),
         capacity=arrays.plain(item.capacity for item in items),
         oversell_limit=arrays.plain(item.oversell_limit for item in items),
+        sale_state=arrays.plain(int(item.sale_state) for item in items),
+        buffer=arrays.plain(item.buffer for item in items),
     )
     if rows[0].outcome is not None:
         there = {(row.sku, row.pool) for row in rows}
@@ -89,27 +118,21 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
     return Done([item_of(row) for row in rows], replayed=False)
 
 
-async def update(
-    connection: Connection,
-    caller: Caller,
-    key: ItemKey,
-    *,
-    display_name: str | None,
-    capacity: int | None,
-    oversell_limit: int | None,
-    revision: int,
-) -> Result:
-    """Sets what is not None; a revision other than 0 must be the item's."""
+async def update(connection: Connection, caller: Caller, new: Item, sets: Collection[str], revision: int) -> Result:
+    """Sets the fields that `sets` names, as in the update mask; a revision other than 0 must be the item's."""
     row = await _UPDATE.one(
         connection,
         tenant=caller.tenant,
         client=caller.client,
         key_id=caller.key_id,
-        sku=key.sku,
-        pool=key.pool,
-        display_name=display_name,
-        capacity=capacity,
-        oversell_limit=oversell_limit,
+        sku=new.sku,
+        pool=new.pool,
+        sets=arrays.texts(sets),
+        display_name=new.display_name,
+        capacity=new.capacity,
+        oversell_limit=new.oversell_limit,
+        sale_state=int(new.sale_state),
+        buffer=new.buffer,
         revision=revision,
     )
     return _result(row, "")
@@ -206,6 +229,8 @@ def item_of(row: ItemAnswer) -> Item:
         revision=row.revision,
         create_time=row.create_time,
         update_time=row.update_time,
+        sale_state=SaleState(row.sale_state),
+        buffer=row.buffer,
     )
 
 

@@ -13,6 +13,8 @@ CREATE TYPE item_answer AS (
   held bigint,
   confirmed bigint,
   oversell_limit bigint,
+  sale_state smallint,
+  buffer bigint,
   revision bigint,
   create_time timestamptz,
   update_time timestamptz
@@ -102,6 +104,8 @@ CREATE TYPE event_answer AS (
   held bigint,
   confirmed bigint,
   oversell_limit bigint,
+  sale_state smallint,
+  buffer bigint,
   filters integer[]
 );
 
@@ -142,7 +146,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN QUERY
   SELECT x.ix::integer, x.outcome, x.requested, x.available, x.sku, x.pool,
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
          i.create_time, i.update_time
   FROM unnest(_outcome, _sku, _pool, _requested, _available)
     WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)

@@ -198,8 +198,8 @@ END
 $$;
 
 -- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep has not
--- ended yet are ended first. Each is then judged as a new hold, in order of arrival: CAPACITY_EXCEEDED with the short lines,
--- ITEM_NOT_FOUND, or SWEEP where lapsed holds would make room. Returns what _rescued leaves.
+-- ended yet are ended first. Each is then judged as a new hold, in order of arrival: ITEM_NOT_FOUND, SALE_CLOSED or
+-- CAPACITY_EXCEEDED with the lines that it is about, or SWEEP where lapsed holds would make room. Returns what _rescued leaves.
 CREATE FUNCTION judge_rescues(
   _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[], _now timestamptz,
   OUT _judged_outcome text[], OUT _judged_short jsonb[], OUT _judged_rescued integer[]
@@ -215,6 +215,8 @@ DECLARE
   _lapsed bigint;
   _free bigint;
   _verdict text;
+  -- The lines whose items are closed.
+  _closed jsonb;
   _l record;
   _i integer;
 BEGIN
@@ -232,11 +234,12 @@ BEGIN
   END IF;
   FOREACH _i IN ARRAY _rescued LOOP
     _verdict := NULL;
+    _closed := NULL;
     FOR _l IN
-      SELECT l.sku, l.pool, l.quantity, i.free
+      SELECT l.sku, l.pool, l.quantity, i.free, i.gate
       FROM reservation_line l
       LEFT JOIN LATERAL (
-        SELECT v.remaining + v.oversell_limit AS free FROM item v
+        SELECT v.free, v.gate FROM item v
         WHERE v.sku = l.sku AND v.pool = l.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
       ) i ON true
       WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant
@@ -249,6 +252,9 @@ BEGIN
         _verdict := 'ITEM_NOT_FOUND';
         _judged_short[_i] := coalesce(_judged_short[_i], '[]')
           || jsonb_build_array(jsonb_build_array(_l.sku, _l.pool, _l.quantity, NULL));
+      ELSIF _l.gate & 1 = 1 THEN
+        _closed := coalesce(_closed, '[]')
+          || jsonb_build_array(jsonb_build_array(_l.sku, _l.pool, _l.quantity, NULL));
       ELSIF _free < _l.quantity THEN
         _lapsed := lapsed_units(_tenant, _l.sku, _l.pool, _now);
         IF _free + _lapsed < _l.quantity THEN
@@ -260,6 +266,10 @@ BEGIN
         END IF;
       END IF;
     END LOOP;
+    IF _closed IS NOT NULL AND _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' THEN
+      _verdict := 'SALE_CLOSED';
+      _judged_short[_i] := _closed;
+    END IF;
     _judged_outcome[_i] := _verdict;
     CONTINUE WHEN _verdict IS NOT NULL;
     _judged_rescued := _judged_rescued || _i;
@@ -305,7 +315,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
     ) k
-    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.remaining + i.oversell_limit >= m.quantity
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.free >= m.quantity
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;

@@ -2,7 +2,7 @@
 -- a request sets: "l" lines, "h" holder, "r" reference, "m" metadata. Lines are flat, one an item, with the quantity that
 -- the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A _revision other than 0
 -- must be the reservation's (REVISION_MISMATCH). The hold's own units never count against growth. LINES_EMPTY, LINES_MANY:
--- no line would stay, or more than 100. SWEEP: lapsed holds on the reservation's or the request's items would make room.
+-- no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP: lapsed holds on the reservation's or the request's items would make room.
 -- Locks: reservations in id order, the items of the lines in (sku, pool) order, request ids.
 CREATE FUNCTION modify(
   _tenant text,
@@ -23,6 +23,7 @@ DECLARE
   -- The number of each line's item, and what is free of each item, null where there is no such item.
   _item integer[];
   _free bigint[];
+  _gate smallint[];
   -- The difference of quantity of each line.
   _delta bigint[] := array_fill(0::bigint, ARRAY[_lines]);
   _now timestamptz;
@@ -31,6 +32,8 @@ DECLARE
   _stays bigint;
   _lapsed bigint;
   _verdict text;
+  -- The lines of a request that grow on items whose sale is closed.
+  _closed jsonb;
   _r record;
   _moved record;
 BEGIN
@@ -46,13 +49,13 @@ BEGIN
       SELECT u.ix, dense_rank() OVER (ORDER BY u.sku COLLATE "C", u.pool COLLATE "C") AS item
       FROM unnest(_line_sku, _line_pool) WITH ORDINALITY u (sku, pool, ix)
     ) x;
-    SELECT array_agg(i.free ORDER BY x.sku, x.pool) INTO _free
+    SELECT array_agg(i.free ORDER BY x.sku, x.pool), array_agg(i.gate ORDER BY x.sku, x.pool) INTO _free, _gate
     FROM (
       SELECT DISTINCT u.sku COLLATE "C" AS sku, u.pool COLLATE "C" AS pool
       FROM unnest(_line_sku, _line_pool) u (sku, pool)
     ) x
     LEFT JOIN LATERAL (
-      SELECT v.remaining + v.oversell_limit AS free FROM item v
+      SELECT v.free, v.gate FROM item v
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
   END IF;
@@ -63,6 +66,7 @@ BEGIN
   FOR _i IN 1 .. _n LOOP
     CONTINUE WHEN _outcome[_i] IS NOT NULL;
     _verdict := NULL;
+    _closed := NULL;
     IF _revision[_i] <> 0 AND _revision[_i] <> (
       SELECT v.revision FROM reservation v WHERE v.reservation_id = _id[_i] AND v.tenant = _tenant
     ) THEN
@@ -82,6 +86,9 @@ BEGIN
         _verdict := 'ITEM_NOT_FOUND';
         _short[_i] := coalesce(_short[_i], '[]') || jsonb_build_array(jsonb_build_array(
           _line_sku[_l], _line_pool[_l], _line_quantity[_l], NULL));
+      ELSIF _grows > 0 AND _gate[_item[_l]] & 1 = 1 THEN
+        _closed := coalesce(_closed, '[]')
+          || jsonb_build_array(jsonb_build_array(_line_sku[_l], _line_pool[_l], _line_quantity[_l], NULL));
       ELSIF _grows > 0 AND _free[_item[_l]] < _grows THEN
         _lapsed := lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now);
         IF _free[_item[_l]] + _lapsed < _grows THEN
@@ -98,6 +105,9 @@ BEGIN
       _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'LINES_EMPTY' END;
     ELSIF _stays > 100 THEN
       _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'LINES_MANY' END;
+    ELSIF _closed IS NOT NULL AND _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' THEN
+      _verdict := 'SALE_CLOSED';
+      _short[_i] := _closed;
     END IF;
     _outcome[_i] := _verdict;
     IF _verdict IS NULL THEN

@@ -20,7 +20,7 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
-         i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision, i.create_time, i.update_time
+         i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision, i.create_time, i.update_time
   FROM item i
   WHERE i.tenant = _tenant AND i.delete_time IS NULL
     AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
--- The available units of each item, lapsed holds counted; null where there is no such item. Locks nothing.
+-- The available units of each item, lapsed holds counted, none where its sale is closed; null where there is no such item. Locks nothing.
 CREATE FUNCTION check_availability(_tenant text, _sku text[], _pool text[], OUT _available bigint[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -41,10 +41,11 @@ DECLARE
 BEGIN
   -- One statement, so that a sweep between reading counter and lapsed lines counts no unit twice.
   -- greatest() skips nulls: an item that is not there would read as 0.
-  SELECT array_agg(CASE WHEN i.free IS NOT NULL THEN greatest(0, i.free + i.lapsed) END ORDER BY x.ix) INTO _available
+  SELECT array_agg(CASE WHEN i.gate & 1 = 1 THEN 0 WHEN i.free IS NOT NULL THEN greatest(0, i.free + i.lapsed) END ORDER BY x.ix)
+  INTO _available
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   LEFT JOIN LATERAL (
-    SELECT v.remaining + v.oversell_limit AS free, (
+    SELECT v.free, v.gate, (
       SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
       WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
         AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
@@ -64,7 +65,7 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku, x.pool,
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
          i.create_time, i.update_time
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   CROSS JOIN LATERAL (
@@ -86,7 +87,7 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT NULL::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, i.sku::text,
-         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.revision,
+         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
          i.create_time, i.update_time
   FROM item i
   WHERE i.tenant = _tenant

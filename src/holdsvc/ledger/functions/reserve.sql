@@ -4,7 +4,8 @@
 -- many units all requests together want of it, and _line_item points into them. _metadata and _duplicate_window_us are
 -- empty where no request has any.
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
--- replay or a duplicate names, and the short or missing lines with the units available. SWEEP: lapsed holds would make
+-- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
+-- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED). SWEEP: lapsed holds would make
 -- room; sweep the items and call again. RETRY: call again.
 -- Locks: item rows in (sku, pool) order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
@@ -27,17 +28,20 @@ DECLARE
   -- Of each item: where its row is, and what the requests that are accepted take of it.
   _place tid[];
   _take bigint[];
-  -- How many items have what all requests together want, and how many give units.
+  -- How many items have what all requests together want and nothing special, and how many give units.
   _fitting bigint;
   _taken integer := _items;
   _updated bigint;
   _claimed boolean := false;
   _free bigint[];
+  _gate smallint[];
   _lapsed bigint[] := array_fill(NULL::bigint, ARRAY[_items]);
   _line integer := 1;
   _first integer;
   _item integer;
   _verdict text;
+  -- The lines of a request whose items are closed.
+  _closed integer[];
   -- The number of each line's client, holder and item, null without a holder, and by this number the newest
   -- reservation that has the item for the holder, and when it was made.
   _slot integer[] := '{}';
@@ -50,14 +54,14 @@ BEGIN
   _other_id := array_fill(NULL::uuid, ARRAY[_n]);
 
   -- lock
-  SELECT array_agg(i.place), array_agg(k.quantity), count(*) FILTER (WHERE i.free >= k.quantity)
+  SELECT array_agg(i.place), array_agg(k.quantity), count(*) FILTER (WHERE i.free >= k.quantity AND i.gate = 0)
   INTO _place, _take, _fitting
   FROM (
     SELECT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool, x.quantity
     FROM unnest(_item_sku, _item_pool, _item_quantity) x (sku, pool, quantity) ORDER BY 1, 2
   ) k
   CROSS JOIN LATERAL (
-    SELECT v.ctid AS place, v.remaining + v.oversell_limit AS free FROM item v
+    SELECT v.ctid AS place, v.free, v.gate FROM item v
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant AND v.delete_time IS NULL
     FOR NO KEY UPDATE
   ) i;
@@ -73,11 +77,12 @@ BEGIN
     SELECT f._outcome, f._reservation_id INTO _outcome, _other_id
     FROM find_requests(_tenant, 'Reserve', _request_key, _fingerprint) f;
 
-    SELECT array_agg(i.free ORDER BY x.ix), array_agg(i.place ORDER BY x.ix), array_agg(0::bigint ORDER BY x.ix)
-    INTO _free, _place, _take
+    SELECT array_agg(i.free ORDER BY x.ix), array_agg(i.gate ORDER BY x.ix), array_agg(i.place ORDER BY x.ix),
+           array_agg(0::bigint ORDER BY x.ix)
+    INTO _free, _gate, _place, _take
     FROM unnest(_item_sku, _item_pool) WITH ORDINALITY x (sku, pool, ix)
     LEFT JOIN LATERAL (
-      SELECT v.ctid AS place, v.remaining + v.oversell_limit AS free FROM item v
+      SELECT v.ctid AS place, v.free, v.gate FROM item v
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
     IF cardinality(_duplicate_window_us) > 0 THEN
@@ -96,6 +101,7 @@ BEGIN
     FOR _i IN 1 .. _n LOOP
       _first := _line;
       _verdict := NULL;
+      _closed := '{}';
       WHILE _line <= _lines AND _line_request[_line] = _i LOOP
         IF _outcome[_i] IS NULL THEN
           _item := _line_item[_line];
@@ -103,6 +109,8 @@ BEGIN
             _verdict := 'ITEM_NOT_FOUND';
             _short_line := _short_line || _line;
             _short_available := _short_available || NULL::bigint;
+          ELSIF _gate[_item] & 1 = 1 THEN
+            _closed := _closed || _line;
           ELSIF _free[_item] < _line_quantity[_line] THEN
             IF _lapsed[_item] IS NULL THEN
               _lapsed[_item] := lapsed_units(_tenant, _item_sku[_item], _item_pool[_item], _judge_time);
@@ -127,6 +135,11 @@ BEGIN
             _other_id[_i] := _last_id[_slot[_l]];
           END IF;
         END LOOP;
+      END IF;
+      IF cardinality(_closed) > 0 AND coalesce(_verdict NOT IN ('ITEM_NOT_FOUND', 'DUPLICATE_RESERVATION'), true) THEN
+        _verdict := 'SALE_CLOSED';
+        _short_line := _short_line || _closed;
+        _short_available := _short_available || array_fill(NULL::bigint, ARRAY[cardinality(_closed)]);
       END IF;
       IF _verdict IS NULL THEN
         FOR _l IN _first .. _line - 1 LOOP
@@ -162,7 +175,7 @@ BEGIN
     update_time = _judge_time
   FROM unnest(_place, _take) x (place, take)
   WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant
-    AND x.take > 0 AND v.remaining + v.oversell_limit >= x.take;
+    AND x.take > 0 AND v.free >= x.take;
   GET DIAGNOSTICS _updated = ROW_COUNT;
   IF _updated <> _taken THEN
     RAISE 'the items locked do not have the units judged: % of %', _updated, _taken;

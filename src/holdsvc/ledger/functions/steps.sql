@@ -500,7 +500,8 @@ BEGIN
       SELECT v.ctid AS place FROM item v WHERE v.sku = m.sku AND v.pool = m.pool AND v.tenant = _tenant LIMIT 1
     ) k
     WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.held + m.quantity >= 0
-      AND i.remaining + i.oversell_limit >= m.quantity
+      -- A hold shrinks on any item, also where the buffer exceeds what there is.
+      AND (m.quantity <= 0 OR i.free >= m.quantity)
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM updated) INTO _items, _updated;
@@ -554,11 +555,12 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
-    line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit
+    line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit,
+    sale_state, buffer
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
          ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer
   FROM item i WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
 END
 $$;

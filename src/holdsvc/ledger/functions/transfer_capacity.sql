@@ -1,5 +1,5 @@
 -- Moves units of capacity that are neither held nor confirmed from one pool of a sku to another, which is created when
--- it is missing. Takes arrays of n requests of one tenant in order of arrival; answers 2n rows: the giving items, then
+-- it is missing, with the giving item's name and sale state. Takes arrays of n requests of one tenant in order of arrival; answers 2n rows: the giving items, then
 -- the taking ones. Outcomes as in adjust_capacity.
 -- Locks: item rows in (sku, pool) order, then request ids in order.
 CREATE FUNCTION transfer_capacity(
@@ -33,7 +33,7 @@ BEGIN
   -- judge, apply
   FOR _i IN 1 .. _n LOOP
     CONTINUE WHEN _outcome[_i] IS NOT NULL;
-    SELECT i.sku, i.display_name, i.remaining INTO _from FROM item i
+    SELECT i.sku, i.display_name, i.remaining, i.sale_state INTO _from FROM item i
     WHERE i.sku = _sku[_i] AND i.pool = _from_pool[_i] AND i.tenant = _tenant AND i.delete_time IS NULL;
     SELECT i.capacity, i.delete_time INTO _to FROM item i WHERE i.sku = _sku[_i] AND i.pool = _to_pool[_i] AND i.tenant = _tenant;
     IF _from.sku IS NULL THEN
@@ -52,16 +52,17 @@ BEGIN
       IF _to.delete_time IS NULL THEN
         -- An upsert: another transaction may have created it since the look above.
         INSERT INTO item AS i (
-          tenant, sku, pool, display_name, capacity, remaining, oversell_limit, create_time, update_time
+          tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, create_time, update_time
         )
-        VALUES (_tenant, _sku[_i], _to_pool[_i], _from.display_name, _quantity[_i], _quantity[_i], 0, _now, _now)
+        VALUES (_tenant, _sku[_i], _to_pool[_i], _from.display_name, _quantity[_i], _quantity[_i], 0, _from.sale_state, _now,
+                _now)
         ON CONFLICT (sku, pool, tenant) DO UPDATE SET
           capacity = i.capacity + _quantity[_i], remaining = i.remaining + _quantity[_i], revision = i.revision + 1,
           update_time = _now;
       ELSE
         UPDATE item i SET
           display_name = _from.display_name, capacity = _quantity[_i], remaining = _quantity[_i], oversell_limit = 0,
-          create_time = _now, update_time = _now, revision = i.revision + 1, delete_time = NULL
+          sale_state = _from.sale_state, buffer = 0, create_time = _now, update_time = _now, revision = i.revision + 1, delete_time = NULL
         WHERE i.sku = _sku[_i] AND i.pool = _to_pool[_i] AND i.tenant = _tenant;
       END IF;
       PERFORM write_item_event(_tenant, 11::smallint, _sku[_i], _from_pool[_i], -_quantity[_i], _client[_i],

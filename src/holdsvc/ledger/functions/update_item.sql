@@ -1,10 +1,10 @@
--- Sets capacity, oversell limit and display name of one item, each where it is not null. A _revision other than 0 must
--- be the item's (REVISION_MISMATCH). CAPACITY_IN_USE comes with the units that the change takes away and the units that
--- are available. SWEEP: lapsed holds would make room.
+-- Sets those fields of one item that _sets names, as the contract's update mask does. A _revision other than 0 must be the
+-- item's (REVISION_MISMATCH). CAPACITY_IN_USE comes with the units that the change takes away and the units that are
+-- available. SWEEP: lapsed holds would make room. The buffer binds new holds only, so it refuses no change.
 -- Locks: the item row.
 CREATE FUNCTION update_item(
-  _tenant text, _client text, _key_id text, _sku text, _pool text, _display_name text, _capacity bigint,
-  _oversell_limit bigint, _revision bigint
+  _tenant text, _client text, _key_id text, _sku text, _pool text, _sets text[], _display_name text, _capacity bigint,
+  _oversell_limit bigint, _sale_state smallint, _buffer bigint, _revision bigint
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
@@ -16,7 +16,8 @@ DECLARE
   _free bigint;
   _lapsed bigint;
 BEGIN
-  SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.revision INTO _item FROM item i
+  SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.sale_state, i.buffer, i.revision
+  INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
   _now := wall_clock();
@@ -25,10 +26,15 @@ BEGIN
   ELSIF _revision <> 0 AND _revision <> _item.revision THEN
     _outcome := 'REVISION_MISMATCH';
   ELSE
+    -- What is not set stays.
+    _display_name := CASE WHEN 'display_name' = ANY (_sets) THEN _display_name ELSE _item.display_name END;
+    _capacity := CASE WHEN 'capacity' = ANY (_sets) THEN _capacity ELSE _item.capacity END;
+    _oversell_limit := CASE WHEN 'oversell_limit' = ANY (_sets) THEN _oversell_limit ELSE _item.oversell_limit END;
+    _sale_state := CASE WHEN 'sale_state' = ANY (_sets) THEN _sale_state ELSE _item.sale_state END;
+    _buffer := CASE WHEN 'buffer' = ANY (_sets) THEN _buffer ELSE _item.buffer END;
     -- What leaves "remaining + oversell_limit", against what is there.
     _free := _item.remaining + _item.oversell_limit;
-    _taken := (_item.capacity + _item.oversell_limit)
-              - (coalesce(_capacity, _item.capacity) + coalesce(_oversell_limit, _item.oversell_limit));
+    _taken := (_item.capacity + _item.oversell_limit) - (_capacity + _oversell_limit);
     IF _taken > _free THEN
       _lapsed := lapsed_units(_tenant, _sku, _pool, _now);
       _outcome := CASE WHEN _taken <= _free + _lapsed THEN 'SWEEP' ELSE 'CAPACITY_IN_USE' END;
@@ -36,19 +42,21 @@ BEGIN
     END IF;
   END IF;
   -- Equal values change nothing: no revision, no event.
-  IF _outcome IS NULL AND (
-    _display_name <> _item.display_name OR _capacity <> _item.capacity OR _oversell_limit <> _item.oversell_limit
+  IF _outcome IS NULL AND (_display_name, _capacity, _oversell_limit, _sale_state, _buffer) IS DISTINCT FROM (
+    _item.display_name, _item.capacity, _item.oversell_limit, _item.sale_state, _item.buffer
   ) THEN
     UPDATE item i SET
-      display_name = coalesce(_display_name, i.display_name),
-      capacity = coalesce(_capacity, i.capacity),
-      remaining = i.remaining + coalesce(_capacity, i.capacity) - i.capacity,
-      oversell_limit = coalesce(_oversell_limit, i.oversell_limit),
+      display_name = _display_name,
+      capacity = _capacity,
+      remaining = i.remaining + _capacity - i.capacity,
+      oversell_limit = _oversell_limit,
+      sale_state = _sale_state,
+      buffer = _buffer,
       revision = i.revision + 1,
       update_time = _now
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
-    PERFORM write_item_event(_tenant, 8::smallint, _sku, _pool, coalesce(_capacity, _item.capacity) - _item.capacity,
-                             _client, _key_id, NULL, NULL, _now);
+    PERFORM write_item_event(_tenant, 8::smallint, _sku, _pool, _capacity - _item.capacity, _client, _key_id, NULL, NULL,
+                             _now);
   END IF;
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_taken], ARRAY[greatest(0, _free)]);

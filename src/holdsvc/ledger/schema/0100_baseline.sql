@@ -37,6 +37,15 @@ CREATE TABLE holdsvc.item (
   held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
   confirmed bigint NOT NULL DEFAULT 0 CHECK (confirmed >= 0),
   oversell_limit bigint NOT NULL CHECK (oversell_limit >= 0),
+  -- 1 OPEN, 2 CLOSED: no new holds.
+  sale_state smallint NOT NULL DEFAULT 1 CHECK (sale_state IN (1, 2)),
+  -- Units that new holds never take; it may exceed what there is.
+  buffer bigint NOT NULL DEFAULT 0 CHECK (buffer >= 0),
+  -- What a new hold may take, lapsed holds left out: every judgement of a new hold, and of the growth of one, is by it.
+  free bigint NOT NULL GENERATED ALWAYS AS (remaining + oversell_limit - buffer) STORED,
+  -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
+  -- 1: the sale is closed.
+  gate smallint NOT NULL GENERATED ALWAYS AS ((CASE WHEN sale_state = 1 THEN 0 ELSE 1 END)::smallint) STORED,
   revision bigint NOT NULL DEFAULT 1,
   create_time timestamptz NOT NULL,
   update_time timestamptz NOT NULL,
@@ -207,6 +216,8 @@ CREATE TABLE holdsvc.event (
   held bigint,
   confirmed bigint,
   oversell_limit bigint,
+  sale_state smallint,
+  buffer bigint,
   PRIMARY KEY (event_id, occur_day),
   CONSTRAINT event_has_one_subject CHECK ((reservation_id IS NULL) = (capacity IS NOT NULL))
 ) PARTITION BY RANGE (occur_day);
