@@ -132,6 +132,15 @@ def reservation_not_found(reservation_id: str | None, reference: str | None) -> 
     )
 
 
+def reservation_removed(reservation_id: str) -> Refused:
+    """Says that the reservation which an earlier call with this request_id made has been removed since."""
+    return Refused(
+        "RESERVATION_NOT_FOUND",
+        f"an earlier call with this request_id made reservation {reservation_id}, which has ended and been removed",
+        {"reservation_id": reservation_id},
+    )
+
+
 def reference_ambiguous(reference: str) -> Refused:
     """Says that several reservations have the reference."""
     return Refused(

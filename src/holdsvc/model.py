@@ -4,7 +4,7 @@ Requests are what the ledger's functions take; a batch is a list of them. Times 
 whole microseconds, quantities units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -80,8 +80,11 @@ class Caller:
 
     def sees(self, reservation: "Reservation") -> bool:
         """Whether the caller may read this reservation: its own, or all, and in its pools only."""
-        own = reservation.client == self.client or self.reads_all
-        return own and all(self.sees_pool(line.pool) for line in reservation.lines)
+        return self.sees_of(reservation.client, (line.pool for line in reservation.lines))
+
+    def sees_of(self, client: str, pools: Iterable[str]) -> bool:
+        """Whether the caller may read a reservation of this client with lines in these pools."""
+        return (client == self.client or self.reads_all) and all(map(self.sees_pool, pools))
 
     @property
     def reads_all(self) -> bool:

@@ -243,6 +243,11 @@ class Settings(BaseSettings):
         gt=timedelta(),
         description="How old a count of stock may be; movements of goods are kept that long to correct it.",
     )
+    reservation_retention: Duration = Field(
+        timedelta(),
+        ge=timedelta(),
+        description="How long a reservation is kept that was cancelled, expired, refunded or fulfilled; 0: no limit.",
+    )
     event_retention: Duration = Field(
         timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: no limit."
     )
@@ -311,6 +316,12 @@ class Settings(BaseSettings):
                 )
         if self.lock_timeout > self.statement_timeout:
             raise ValueError("LOCK_TIMEOUT is above STATEMENT_TIMEOUT and would never be reached: lower it")
+        floor = max(self.request_id_retention, self.rescue_window)
+        if timedelta() < self.reservation_retention < floor:
+            raise ValueError(
+                "RESERVATION_RETENTION is below REQUEST_ID_RETENTION or RESCUE_WINDOW, in which calls come back to"
+                f" a reservation: set {format_duration(floor)} or more, or 0 for no limit"
+            )
         if timedelta() < self.event_retention < timedelta(days=1):
             raise ValueError(
                 "EVENT_RETENTION is under a day: events go by whole days, so set 24h or more, or 0 for no limit"

@@ -9,8 +9,13 @@ from psycopg.conninfo import make_conninfo
 
 _EMPTY = "; ".join(
     f"DELETE FROM holdsvc.{table}"
-    for table in ("item", "reservation", "reservation_line", "sales_order", "request", "event", "api_key")
+    for table in (
+        *("item", "reservation", "reservation_line", "sales_order", "request", "event", "api_key"),
+        *("stock_move", "quarantine"),
+    )
 )
+_WALK = "UPDATE holdsvc.retention_walk SET after_id = NULL, begin_time = NULL"
+_CLOCK = "UPDATE public.test_clock SET ahead = '0'"
 
 
 @pytest.fixture(scope="module")
@@ -27,4 +32,4 @@ def ledger_dsn(_shared_dsn: str) -> Iterator[str]:
     """The owner's DSN of an empty ledger. A test that changes its schema changes it back."""
     yield _shared_dsn
     with psycopg.connect(_shared_dsn, autocommit=True) as connection:
-        connection.execute(f"{_EMPTY}; UPDATE public.test_clock SET ahead = '0'".encode())
+        connection.execute(f"{_EMPTY}; {_WALK}; {_CLOCK}".encode())

@@ -20,6 +20,7 @@ WITHOUT_TENANT = {
     "read_item_changes": "the one reader of a process, names of items which the tenant's own function then reads",
     "relay_position": "a relay serves all tenants, its place in the feed",
     "save_relay_position": "a relay serves all tenants, its place in the feed",
+    "remove_ended": "deletes by age, returns a count",
     "use_function_set": "which processes use the set, reads no tenant's data",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }

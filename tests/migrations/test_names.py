@@ -4,12 +4,13 @@ import os
 import re
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, keys, retention, stock, upkeep
+from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -156,6 +157,7 @@ async def of_the_background(service: Any) -> None:
     async with service.service.database.connection() as connection:
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
+        await removal.remove(connection, timedelta(days=1))
         await upkeep.create_event_partitions(connection)
         await retention.drop_day(connection, 1)
         await keys.find(connection, "none")
@@ -183,6 +185,7 @@ async def of_the_background(service: Any) -> None:
         own = Connection(owner)
         day = (await retention.days(own))[-1].day
         assert await retention.events_of(own, day, 0)
+        assert [page async for page in removal.pages(own, None, None, str(UUID(int=0)))]
         await retention.begin_epoch(own)
         await keys.now(own)
         await owner.execute("SELECT * FROM holdsvc.release_expired_reservations()")

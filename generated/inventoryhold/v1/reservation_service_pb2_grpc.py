@@ -298,6 +298,7 @@ class ReservationServiceServicer:
     def GetReservation(self, request, context):
         """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
+        One that ended longer ago than the service keeps reservations is not found; neither is it by a repeated Reserve.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -312,7 +313,8 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReservationEvents(self, request, context):
-        """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
+        """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
+        reservation, for as long as events are kept.
 
         (NOT_FOUND, RESERVATION_NOT_FOUND).
         """

@@ -128,12 +128,14 @@ class ReservationServiceStub:
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]
     """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
+    One that ended longer ago than the service keeps reservations is not found; neither is it by a repeated Reserve.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]
     """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
     ListReservationEvents: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]
-    """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
+    """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
+    reservation, for as long as events are kept.
 
     (NOT_FOUND, RESERVATION_NOT_FOUND).
     """
@@ -243,12 +245,14 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
+    One that ended longer ago than the service keeps reservations is not found; neither is it by a repeated Reserve.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
     """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
     ListReservationEvents: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]  # type: ignore[assignment]
-    """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
+    """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
+    reservation, for as long as events are kept.
 
     (NOT_FOUND, RESERVATION_NOT_FOUND).
     """
@@ -445,6 +449,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reservation_service_pb2.GetReservationResponse, _abc.Awaitable[_reservation_service_pb2.GetReservationResponse]]:
         """Returns one reservation. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
 
+        One that ended longer ago than the service keeps reservations is not found; neither is it by a repeated Reserve.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
         """
 
@@ -462,7 +467,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.ListReservationEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.ListReservationEventsResponse, _abc.Awaitable[_reservation_service_pb2.ListReservationEventsResponse]]:
-        """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation.
+        """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
+        reservation, for as long as events are kept.
 
         (NOT_FOUND, RESERVATION_NOT_FOUND).
         """

@@ -206,6 +206,16 @@ class ReservationServicer:
         )
         return found if found is not None and caller.sees(found) else None
 
+    async def _saw_removed(self, reservation_id: str, call: Call) -> bool:
+        """Whether retention has removed the reservation, and the caller might see it until then."""
+        caller = call.caller
+        owner = await self._engine.read(
+            caller.tenant,
+            lambda connection: events.owner_of_removed(connection, caller.tenant, reservation_id),
+            call.deadline,
+        )
+        return owner is not None and caller.sees_of(*owner)
+
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""
         caller = call.caller
@@ -258,12 +268,13 @@ class ReservationServicer:
         start, violation = await self._pages.position(request, call)
         validation.check(request, violation)
         subject = await self._find(request.reservation_id, call)
-        if subject is None:
+        if subject is None and not await self._saw_removed(request.reservation_id, call):
             raise HoldError(errors.reservation_not_found(request.reservation_id, None))
         response = pb.ListReservationEventsResponse()
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Event]]:
-            return events.list_of_reservation(connection, tenant, subject, int(after[0]) if after else 0, limit)
+            last = int(after[0]) if after else 0
+            return events.list_of_reservation(connection, tenant, request.reservation_id, subject, last, limit)
 
         def add(found: Event) -> event_pb2.Event:
             response.events.append(convert.event(found))

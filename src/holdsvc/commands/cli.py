@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from holdsvc import __version__, errors
-from holdsvc.commands import events, items, keys, migrate
+from holdsvc.commands import events, items, keys, migrate, reservations
 from holdsvc.commands.database import dump, psql, restore
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
@@ -47,6 +47,7 @@ app.command("health")(health)
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(items.app, name="items")
+app.add_typer(reservations.app, name="reservations")
 app.add_typer(events.app, name="events")
 app.command("relay")(relay)
 app.command("psql")(psql)

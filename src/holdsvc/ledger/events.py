@@ -54,8 +54,10 @@ _LIST = bind("list_reservation_events", EventRow, "tenant", "reservation_id", "a
 def rebuild(r: EventRow, subject: Reservation | None) -> Event:
     """Makes the event of a row.
 
-    `subject` is the event's reservation as it is by now: what never changes comes from it, what does from the row.
+    `subject` is the event's reservation as it is by now: what never changes comes from it, what does from the row. None
+    stands for an item's event, and for a reservation that retention has removed: the row then has the rest itself.
     """
+    subject = subject or _removed(r)
     lines = [Line(*line) for line in zip(r.line_sku, r.line_pool, r.line_quantity, strict=True) if line[2] != 0]
     event = Event(
         event_id=r.event_id,
@@ -78,6 +80,32 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
             SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0,
         )  # fmt: skip
     return event
+
+
+def _removed(row: EventRow) -> Reservation | None:
+    """What never changes of a removed reservation; None where the row's reservation was there when it was read."""
+    rest = None if row.snapshot is None else row.snapshot.get("removed")
+    if rest is None or row.snapshot is None or row.expire_time is None:
+        return None
+    was = original(row.snapshot)
+    return Reservation(
+        reservation_id=str(row.reservation_id),
+        client=rest["client"],
+        holder=was.holder,
+        reference=was.reference,
+        state=State(row.state or 0),
+        lines=[ReservationLine(*line) for line in rest.get("lines", [])],
+        create_time=datetime.fromisoformat(rest["create_time"]),
+        expire_time=row.expire_time,
+        order_id=rest["order_id"] or "",
+        confirm_time=_time(rest["confirm_time"]),
+        refund_time=_time(rest["refund_time"]),
+        fulfil_time=_time(rest["fulfil_time"]),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _lines(row: EventRow, quantities: list[int] | None) -> list[Line]:
@@ -136,8 +164,31 @@ def _latest(row: EventRow, type_: EventType, now: datetime | None) -> datetime |
 
 
 async def list_of_reservation(
-    connection: Connection, tenant: str, subject: Reservation, after: int, limit: int
+    connection: Connection, tenant: str, reservation_id: str, subject: Reservation | None, after: int, limit: int
 ) -> list[Event]:
-    """One page of a reservation's audit trail, oldest first, after the event `after`."""
-    rows = await _LIST.fetch(connection, tenant=tenant, reservation_id=subject.reservation_id, after=after, limit=limit)
+    """One page of a reservation's audit trail, oldest first, after the event `after`; see `rebuild` for `subject`."""
+    rows = await _LIST.fetch(connection, tenant=tenant, reservation_id=reservation_id, after=after, limit=limit)
     return [rebuild(row, subject) for row in rows]
+
+
+async def reread(connection: Connection, row: EventRow) -> EventRow:
+    """A reservation's event as it is by now: retention may have removed the reservation since the row was read."""
+    found = await _LIST.fetch(
+        connection, tenant=row.tenant, reservation_id=row.reservation_id, after=row.event_id - 1, limit=1
+    )
+    return found[0] if found else row
+
+
+class Owner(NamedTuple):
+    """What decides who may see a reservation."""
+
+    client: str
+    pools: list[str]
+
+
+async def owner_of_removed(connection: Connection, tenant: str, reservation_id: str) -> Owner | None:
+    """Whose a reservation was that retention has removed; None: it has not, or its events have been dropped."""
+    for row in await _LIST.fetch(connection, tenant=tenant, reservation_id=reservation_id, after=0, limit=1):
+        if row.snapshot is not None and "removed" in row.snapshot:
+            return Owner(row.snapshot["removed"]["client"], row.snapshot["removed"]["pools"])
+    return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from holdsvc.ledger import arrays, items, reservations
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.events import EventRow, rebuild
+from holdsvc.ledger.events import EventRow, rebuild, reread
 from holdsvc.model import Event, Item, ItemKey, Reservation
 
 SPAN_MAX = 20_000
@@ -345,15 +345,13 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
             for subject in await reservations.get(connection, tenant, names[start : start + SUBJECTS_MAX]):
                 if subject is not None:
                     subjects[tenant, subject.reservation_id] = subject
-    return [
-        FeedEvent(
-            row.tenant,
-            row.occur_day,
-            rebuild(row, subjects.get((row.tenant, str(row.reservation_id)))),
-            row.filters or (),
-        )
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        event = rebuild(row, subjects.get((row.tenant, str(row.reservation_id))))
+        if row.reservation_id is not None and event.reservation is None:
+            event = rebuild(await reread(connection, row), None)
+        found.append(FeedEvent(row.tenant, row.occur_day, event, row.filters or ()))
+    return found
 
 
 async def relay_position(connection: Connection, name: str) -> tuple[str, Position] | None:

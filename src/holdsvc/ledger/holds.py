@@ -1,6 +1,6 @@
 """Making reservations: one call of one SQL function over a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import NamedTuple
@@ -89,8 +89,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         if outcome is None:
             results.append(Done(_reserved(request, judge_time, expire_time[request.ttl_us]), replayed=False))
         elif outcome == "REPLAYED":
-            found = replayed.get(str(other_id))
-            results.append(Done(found, replayed=True) if found else Again())
+            results.append(_replay(str(other_id), replayed))
         elif outcome == "CAPACITY_EXCEEDED":
             results.append(capacity_exceeded(tuple(short[number])))
         else:
@@ -122,9 +121,17 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
     return refused
 
 
+def _replay(reservation_id: str, replayed: Mapping[str, Reservation | None]) -> Result:
+    """The answer of an earlier call, with the reservation as it is now."""
+    if reservation_id not in replayed:
+        return Again()
+    found = replayed[reservation_id]
+    return errors.reservation_removed(reservation_id) if found is None else Done(found, replayed=True)
+
+
 async def _replayed(
     connection: Connection, tenant: str, outcomes: Sequence[str | None], ids: Sequence[UUID | None]
-) -> dict[str, Reservation]:
+) -> dict[str, Reservation | None]:
     wanted = {str(id_) for outcome, id_ in zip(outcomes, ids, strict=True) if outcome == "REPLAYED"}
     return await committed(connection, tenant, wanted) if wanted else {}
 

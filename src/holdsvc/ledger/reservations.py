@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 from uuid import UUID
 
 from holdsvc import errors
@@ -15,6 +15,21 @@ from holdsvc.model import Caller, Line, Original, Outcome, Refused, Reservation,
 Result = Outcome[Reservation]
 
 
+class Removed(TypedDict):
+    """What all events of a removed reservation tell of it besides their snapshots, as remove_ended writes it."""
+
+    client: str
+    create_time: str
+    order_id: str | None
+    confirm_time: str | None
+    refund_time: str | None
+    fulfil_time: str | None
+    pools: list[str]
+    """Those of its lines."""
+    lines: NotRequired[list[tuple[str, str, int, int]]]
+    """With the confirmed quantity, in events since it was sold."""
+
+
 class Snapshot(TypedDict):
     """What Modify and a partial Cancel change of a reservation, as reservation_snapshot writes it."""
 
@@ -22,6 +37,8 @@ class Snapshot(TypedDict):
     holder: str
     reference: str
     metadata: dict[str, str] | None
+    removed: NotRequired[Removed]
+    """There once retention has removed the reservation."""
 
 
 class ReservationAnswer(NamedTuple):
@@ -155,11 +172,11 @@ _NAMING = ("DUPLICATE_RESERVATION", "ORDER_ID_IN_USE")
 """Refusals that name another reservation than the request's own."""
 
 
-async def committed(connection: Connection, tenant: str, ids: Collection[str]) -> dict[str, Reservation]:
-    """The reservations with these ids; none where the database does not answer."""
+async def committed(connection: Connection, tenant: str, ids: Collection[str]) -> dict[str, Reservation | None]:
+    """The reservations with these ids, None for one that there is not; nothing where the database does not answer."""
+    wanted = sorted(ids)
     try:
-        found = await get(connection, tenant, sorted(ids))
+        return dict(zip(wanted, await get(connection, tenant, wanted), strict=True))
     except (NothingRan, Unknown, Conflict, Failed):
         # The batch is committed: an error here must not make all of it look undone.
         return {}
-    return {reservation.reservation_id: reservation for reservation in found if reservation is not None}

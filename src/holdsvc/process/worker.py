@@ -21,6 +21,7 @@ from holdsvc.api.server import Server
 from holdsvc.api.tls import CertificateError
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
+from holdsvc.engine.retention import Retention
 from holdsvc.engine.set_use import SetUse
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import keys
@@ -105,6 +106,7 @@ class Service:
         sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
         if sweeping:
             self._tasks.append(asyncio.create_task(sweeper.run()))
+            self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))
         self._tasks.append(asyncio.create_task(self._set_use.keep()))
         await self._check_health()
         await self._show_gauges()

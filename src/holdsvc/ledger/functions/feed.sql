@@ -74,8 +74,7 @@ BEGIN
   SELECT array_agg(c.event_id), c.tenant, c.line_sku, c.line_pool
   FROM (
     SELECT e.event_id, e.tenant::text,
-           CASE WHEN e.type = 2 THEN l.sku ELSE e.line_sku END AS line_sku,
-           CASE WHEN e.type = 2 THEN l.pool ELSE e.line_pool END AS line_pool
+           coalesce(l.sku, e.line_sku) AS line_sku, coalesce(l.pool, e.line_pool) AS line_pool
     FROM (
       (SELECT v.event_id, v.tenant, v.type, v.reservation_id, v.line_sku, v.line_pool
        FROM event v WHERE v.event_id > _after AND v.occur_day >= _from ORDER BY v.event_id LIMIT _limit)
@@ -119,12 +118,16 @@ BEGIN
     FROM unnest(_tenant, _client, _types, _pools) WITH ORDINALITY f (tenant, client, types, pools, number)
     WHERE (f.tenant IS NULL OR f.tenant = e.tenant)
       AND (f.types IS NULL OR strpos(f.types, ',' || e.type || ',') > 0)
-      AND (f.client IS NULL OR e.reservation_id IS NULL OR f.client = (
+      AND (f.client IS NULL OR e.reservation_id IS NULL OR f.client = coalesce(e.snapshot -> 'removed' ->> 'client', (
         SELECT r.client FROM reservation r
         WHERE r.reservation_id = e.reservation_id AND r.tenant = e.tenant LIMIT 1
-      ))
+      )))
       AND (f.pools IS NULL OR CASE
         WHEN e.reservation_id IS NULL THEN strpos(f.pools, chr(31) || e.line_pool[1] || chr(31)) > 0
+        WHEN e.snapshot -> 'removed' IS NOT NULL THEN NOT EXISTS (
+          SELECT 1 FROM jsonb_array_elements_text(e.snapshot -> 'removed' -> 'pools') p (name)
+          WHERE strpos(f.pools, chr(31) || p.name || chr(31)) = 0
+        )
         ELSE sees_reservation(e.tenant, f.pools, e.reservation_id)
       END)
   ) w

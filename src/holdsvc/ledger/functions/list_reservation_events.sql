@@ -1,6 +1,7 @@
 -- The audit trail of one reservation, oldest first, after the event _after. Its events lie in the partitions from the
 -- feed's day at its creation on: the day of create_time, or an earlier one where the clock had just jumped ahead or a
--- long transaction kept the feed's day back; a month covers that.
+-- long transaction kept the feed's day back; a month covers that. Of a reservation that retention has removed the id tells
+-- the time of its creation.
 CREATE FUNCTION list_reservation_events(_tenant text, _reservation_id uuid, _after bigint, _limit integer)
 RETURNS SETOF event_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
@@ -15,9 +16,11 @@ BEGIN
   FROM event e
   WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after
     AND e.occur_day >= (
-      SELECT (v.create_time AT TIME ZONE 'UTC')::date - 31 FROM reservation v
-      WHERE v.reservation_id = _reservation_id AND v.tenant = _tenant
-    )
+      coalesce(
+        (SELECT v.create_time FROM reservation v WHERE v.reservation_id = _reservation_id AND v.tenant = _tenant),
+        time_of_id(_reservation_id)
+      ) AT TIME ZONE 'UTC'
+    )::date - 31
   ORDER BY e.event_id
   LIMIT _limit;
 END

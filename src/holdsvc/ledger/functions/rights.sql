@@ -43,6 +43,7 @@ GRANT EXECUTE ON FUNCTION
   refund,
   relay_position,
   release_expired,
+  remove_ended,
   reserve,
   revoke_api_key,
   save_relay_position,

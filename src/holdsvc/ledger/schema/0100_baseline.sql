@@ -148,7 +148,16 @@ CREATE TABLE holdsvc.quarantine (
   PRIMARY KEY (reservation_id, tenant)
 );
 
--- The record that Confirm writes.
+-- How far retention's walk over the reservations has come, for all processes together. after_id null: no walk is under
+-- way. begin_time: when the latest one began.
+CREATE TABLE holdsvc.retention_walk (
+  one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+  after_id uuid,
+  begin_time timestamptz
+);
+INSERT INTO holdsvc.retention_walk DEFAULT VALUES;
+
+-- The record that Confirm writes. It outlives its reservation: retention leaves it, so that no order_id is given twice.
 CREATE TABLE holdsvc.sales_order (
   tenant text COLLATE "C" NOT NULL,
   order_id text COLLATE "C" NOT NULL,
@@ -207,7 +216,8 @@ CREATE TABLE holdsvc.event (
   -- REFUNDED: of the units of the lines above those by which capacity was lowered, and those that had been fulfilled.
   written_off_quantity bigint[],
   restored_quantity bigint[],
-  -- The reservation's lines, holder, reference and metadata after the change, where it was ever modified.
+  -- The reservation's lines, holder, reference and metadata after the change, where it was ever modified, and of a
+  -- reservation that retention has removed, with what else its events tell of it in the key "removed" (see remove_ended).
   snapshot jsonb,
   -- An item's event: the item after the change.
   display_name text,
