@@ -15,6 +15,7 @@ TESTS = ("tests/model", "tests/faults", "tests/concurrency", "tests/streams/test
 LONG_FORM = {
     "HOLDSVC_TEST_MODEL_EXAMPLES": "100",
     "HOLDSVC_TEST_FAULT_ROUNDS": "3",
+    "HOLDSVC_TEST_ROLLS": "20",
     "HOLDSVC_TEST_FUZZ_ROUNDS": "4000",
     "HOLDSVC_TEST_ATTACK_S": "30",
     "HOLDSVC_TEST_WATCHERS": "2000",

@@ -192,6 +192,19 @@ class Settings(BaseSettings):
     default_deadline: Duration = Field(
         timedelta(seconds=30), gt=timedelta(), description="Deadline of a call that brings none; streams have none."
     )
+    connection_age: Duration = Field(
+        timedelta(minutes=5),
+        ge=timedelta(),
+        le=timedelta(days=20),
+        description="Age at which a connection takes no new calls: its caller opens another, perhaps to another worker "
+        "or replica; 0: no limit.",
+    )
+    connection_age_grace: Duration = Field(
+        timedelta(minutes=5),
+        gt=timedelta(),
+        le=timedelta(days=20),
+        description="Time that calls on such a connection have to end; streams are then cut, and resume elsewhere.",
+    )
     drain_grace: Duration = Field(
         timedelta(seconds=10), description="Time that calls in flight have to end after SIGTERM."
     )

@@ -278,3 +278,17 @@ def test_durations_are_timedeltas_or_seconds(far_end: FarEnd, seconds: Any) -> N
     assert request.ttl.seconds == 5
     ok(rpc, pb.ExtendResponse())
     call.result()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_stream_that_its_server_ends_is_opened_again(far_end: FarEnd, code: grpc.StatusCode) -> None:
+    watch = INVENTORY.methods_by_name["WatchInventory"]
+    messages = far_end.client.watch_inventory(inventory_service_pb2.WatchInventoryRequest())
+    first = far_end.start(lambda: next(messages))
+    _, _, rpc = far_end.channel.take_unary_stream(watch)
+    rpc.send_initial_metadata(())
+    rpc.terminate((), code, "no")
+    _, _, rpc = far_end.channel.take_unary_stream(watch)
+    rpc.send_response(inventory_service_pb2.WatchInventoryResponse(snapshot_complete=True))
+    assert first.result(10).snapshot_complete
+    assert len(far_end.pauses) == 1

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,12 @@ class Replica:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that serve calls."""
-        return [child for child in self._children() if "multiprocessing.spawn" in " ".join(child.cmdline())]
+        found = []
+        for child in self._children():
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                if "multiprocessing.spawn" in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def postmaster(self) -> psutil.Process:
         """The embedded PostgreSQL's main process."""

@@ -1,6 +1,7 @@
 """The gRPC servers of a process: the four services, health and reflection on one address."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import grpc.aio
@@ -61,6 +62,11 @@ CONNECTIONS_MAX = 4096
 
 HANDSHAKE_MAX_S = 10
 """The longest until a connection has said what HTTP/2 begins with, TLS included."""
+
+AGE_UNLIMITED_MS = 2**31 - 1
+"""gRPC's word for no limit."""
+
+MILLISECOND = timedelta(milliseconds=1)
 
 IDLE_MAX_S = 600
 """How long a connection may have no call; clients open another one when they need it."""
@@ -167,6 +173,7 @@ class Server:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    age = settings.connection_age
     return [
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -179,6 +186,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX // ACCEPTORS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MAX_S * 1000),
         ("grpc.max_connection_idle_ms", IDLE_MAX_S * 1000),
+        # A caller keeps its connection, and so its worker, for ever otherwise: new workers and replicas would idle.
+        ("grpc.max_connection_age_ms", age // MILLISECOND if age else AGE_UNLIMITED_MS),
+        ("grpc.max_connection_age_grace_ms", settings.connection_age_grace // MILLISECOND),
         # By default gRPC answers some calls beyond 1,000, and all after 30 s, with CANCELLED, which says nothing to a
         # caller: the engine decides what is refused, and each call's deadline ends it anyway.
         ("grpc.server.max_pending_requests", PENDING_MAX),

@@ -10,14 +10,12 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc
-
 from holdsvc.client import errors, messages
 from holdsvc.client.async_calls import AsyncCalls
 from holdsvc.client.background import AsyncBackground, AsyncSleep
 from holdsvc.client.connection import TIMEOUT_S, AsyncConnections, Tls
 from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
-from holdsvc.client.retries import RetryBudget, RetryPolicy, shipped_policy
+from holdsvc.client.retries import RETRYABLE, RetryBudget, RetryPolicy, shipped_policy
 from holdsvc.client.stubs import AsyncAdminStub, AsyncEventStub, AsyncInventoryStub, AsyncReservationStub
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -205,7 +203,7 @@ class AsyncClient:
                     failures = 0
                     yield message
             except errors.CallError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE or self._connections.closed:
+                if error.code not in RETRYABLE or self._connections.closed:
                     raise
                 failures += 1
                 await self._sleep(messages.reopen_pause_s(failures))

@@ -24,7 +24,8 @@ RETRY_POLICY: str = (files("inventoryhold.v1") / "retry_policy.json").read_text(
 
 _Config = Mapping[str, Any]
 
-_RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+"""Codes after which a call may be made again, and a stream opened again, where nobody here has cancelled it."""
 
 
 class RetryBudget:
@@ -142,7 +143,7 @@ class Attempts:
         which there are four; here the next attempt goes to another connection and need not wait.
         """
         self._attempt += 1
-        if error.code not in _RETRYABLE or not self._affordable(error):
+        if error.code not in RETRYABLE or not self._affordable(error):
             return None
         if not self._safe and not isinstance(error, DatabaseUnavailable | ShuttingDown):
             return None
