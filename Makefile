@@ -4,6 +4,7 @@ PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 10
+TESTERS ?= 2
 
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -34,8 +35,8 @@ $(READY): pyproject.toml constraints.txt
 serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)
 	@HOLDSVC_AUTH="$${HOLDSVC_AUTH:-off}" exec $(VENV)/bin/holdsvc serve $(ARGS)
 
-test: fresh ## Run all tests (ARGS="-k name" for some)
-	$(PYTHON) -m pytest $(ARGS)
+test: fresh ## Run all tests, two at once (ARGS="-k name" for some)
+	$(PYTHON) -m pytest --numprocesses=$(TESTERS) --dist=worksteal $(ARGS)
 
 torture: fresh ## Run the model and fault tests for long (MINUTES=10)
 	$(PYTHON) scripts/torture.py --minutes $(MINUTES)

@@ -22,6 +22,7 @@ from holdsvc.ledger import migrate
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
+from tests.support.alone import Turns
 from tests.support.harness import TEST_CLOCK, Harness, StartService
 from tests.support.wide_schema import widen
 
@@ -35,6 +36,12 @@ structlog.configure(
         structlog.processors.KeyValueRenderer(),
     ]
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers what keeps measuring tests alone."""
+    assert config.cache is not None
+    config.pluginmanager.register(Turns(config.cache.mkdir("turns")))
 
 
 @pytest.fixture(scope="session")

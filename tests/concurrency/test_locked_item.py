@@ -13,6 +13,8 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
 from tests.support.harness import Harness, StartService, refused
 
+pytestmark = pytest.mark.alone
+
 OTHERS = 19
 QUIET_S = 1.5
 LOCKED_S = 5.0

@@ -1,6 +1,6 @@
 """The heaviest requests that fit into a size, made from the descriptors of each rpc: nothing here names a field."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -15,27 +15,43 @@ def worst_requests(descriptor: Descriptor, size: int, *, few: bool = False) -> I
     """
     yield "unknown fields", b"\xf8\x3f\x01" * (size // 3)
     for field in descriptor.fields:
-        yield from _of_field(field, size, field.name, (1,) if few else (1, 1000))
+        yield from _of_field(field, size, field.name)
+        if field.message_type is not None and not few:
+            yield from _thousand(field, size, field.name)
 
 
-def _of_field(field: FieldDescriptor, size: int, name: str, counts: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
+def _of_field(
+    field: FieldDescriptor, size: int, name: str, texts: tuple[str, ...] = _TEXTS
+) -> Iterator[tuple[str, bytes]]:
+    """One field with all of it."""
     message = field.message_type
     yield f"{name}, empty ones", delimited(field.number, b"") * (size // 2)
     if message is None and field.type != FieldDescriptor.TYPE_STRING:
         yield f"{name}, packed", delimited(field.number, b"\x01" * (size - 10))
         yield f"{name}, one by one", bytes([*varint(field.number << 3), 1]) * (size // 2)
     if message is None and field.type == FieldDescriptor.TYPE_STRING:
-        for text in _TEXTS:
+        for text in texts:
             yield f"{name}, long {text!r}", delimited(field.number, text.encode() * (size // len(text.encode())))
         yield f"{name}, one letter each", delimited(field.number, b"x") * (size // 3)
     if message is None:
         return
-    for inner in message.fields:
-        # One item with all of it, or a thousand with a thousandth each.
-        for count in counts:
-            for title, data in _of_field(inner, size // count - 16, f"{name}.{inner.name}", (1,)):
-                if size // count > 64:
-                    yield f"{count} x {title}", delimited(field.number, data) * count
+    for inner in message.fields if texts == _TEXTS else _one_of_each_kind(message):
+        for title, data in _of_field(inner, size - 16, f"{name}.{inner.name}", texts):
+            yield title, delimited(field.number, data)
+
+
+def _thousand(field: FieldDescriptor, size: int, name: str) -> Iterator[tuple[str, bytes]]:
+    """A thousand fields with a thousandth each; of their own fields one of each kind."""
+    if size < 64_000:
+        return
+    for inner in _one_of_each_kind(field.message_type):
+        for title, data in _of_field(inner, size // 1000 - 16, f"{name}.{inner.name}", _TEXTS[:1]):
+            yield f"1000 x {title}", delimited(field.number, data) * 1000
+
+
+def _one_of_each_kind(message: Descriptor | None) -> Iterable[FieldDescriptor]:
+    assert message is not None
+    return {(field.type, field.is_repeated, field.message_type): field for field in message.fields}.values()
 
 
 def delimited(number: int, data: bytes) -> bytes:

@@ -24,6 +24,8 @@ from tests.faults import attackers
 from tests.support.polling import wait_until
 from tests.support.program import Client, Program, command, serving
 
+pytestmark = pytest.mark.alone
+
 ATTACK_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "1"))
 LONG_FORM_S = 10.0
 CALLERS = 8

@@ -25,6 +25,8 @@ from tests.faults.open_loop import ITEMS
 from tests.support.harness import Harness, StartService, refusal_of
 from tests.support.lag import Lag
 
+pytestmark = pytest.mark.alone
+
 BATCH_MAX = 4
 SLEEP_S = 0.06
 DEADLINE_S = 3.0

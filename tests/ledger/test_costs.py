@@ -17,6 +17,8 @@ from holdsvc.model import Done, Line, Outcome, Reservation
 from holdsvc.settings import Settings
 from tests.support.holds import CALLER, new_id, reserves, stock
 
+pytestmark = pytest.mark.alone
+
 GROWTH_MAX = 3.0
 RUNS = 3
 ONE_SECOND = 1.0

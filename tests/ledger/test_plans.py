@@ -26,6 +26,8 @@ from holdsvc.settings import Settings
 from tests.support import holds
 from tests.support.holds import CALLER, new_id
 
+pytestmark = pytest.mark.alone
+
 RESERVATIONS = 100_000
 ITEMS = 5_000
 BATCH = 100

@@ -34,7 +34,8 @@ CANCEL_TIMEOUT_S = 5.0
 RESERVED_CONNECTIONS = 2
 """Connections beside the pool, for health checks and for looking up keys: no other work keeps these two waiting."""
 
-OPEN_TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 5.0
+"""The longest wait for the first connections; then a start tries again."""
 
 _CAUSES = {
     "57014": Cause.STATEMENT_TIMEOUT,
