@@ -6,11 +6,12 @@ known to the api alone.
 
 import secrets
 from collections.abc import Sequence
+from datetime import UTC
 from typing import TypeVar
 
 import structlog
 
-from holdsvc.model import Answer, Cause, Done, Refused, ShortLine, Violation
+from holdsvc.model import Answer, Cause, Done, OverLimit, Refused, ShortLine, Violation
 
 V = TypeVar("V")
 
@@ -70,6 +71,33 @@ def capacity_exceeded(shortfall: Sequence[ShortLine]) -> Refused:
             "short_lines": str(len(shortfall)),
         },
         shortfall=shortfall,
+    )
+
+
+def limit_exceeded(over: OverLimit) -> Refused:
+    """Says which limit has no room, and when it would have."""
+    words = {name: str(getattr(over, name)) for name in ("limit_id", "max", "used", "requested")}
+    until = ""
+    if over.reset_time is not None:
+        words["reset_time"] = over.reset_time.astimezone(UTC).isoformat()
+        until = f"; room again at {words['reset_time']}"
+    return Refused(
+        "LIMIT_EXCEEDED",
+        f"limit {over.limit_id!r} allows {over.max} units: {over.used} are used, {over.requested} requested{until}",
+        words,
+        over_limit=over,
+    )
+
+
+def limit_not_found(limit_id: str) -> Refused:
+    """Says which limit does not exist."""
+    return Refused("LIMIT_NOT_FOUND", f"no limit {limit_id!r}", {"limit_id": limit_id})
+
+
+def holder_required(limit_id: str) -> Refused:
+    """Says which limit counts by holder, where none is named."""
+    return invalid_field(
+        "holder", f"is required: the limit {limit_id!r} counts the units of a holder", "HOLDER_REQUIRED"
     )
 
 

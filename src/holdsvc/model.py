@@ -133,6 +133,17 @@ class ShortLine(NamedTuple):
     available: int
 
 
+class OverLimit(NamedTuple):
+    """A limit that has no room for what a request asked for."""
+
+    limit_id: str
+    max: int
+    used: int
+    requested: int
+    reset_time: datetime | None
+    """When there would be room; None: never, or not known."""
+
+
 class Original(NamedTuple):
     """What Modify and a partial Cancel can change of a reservation, as it was at some time."""
 
@@ -310,6 +321,7 @@ class Refused:
     metadata: dict[str, str] = field(default_factory=dict)
     """Every changing word of the message, by name."""
     shortfall: Sequence[ShortLine] = ()
+    over_limit: OverLimit | None = None
     violations: Sequence[Violation] = ()
     omitted: int = 0
     """Bad fields that are not among `violations`."""

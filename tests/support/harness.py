@@ -24,6 +24,7 @@ from inventoryhold.v1 import (
     inventory_service_pb2,
     inventory_service_pb2_grpc,
     item_pb2,
+    limit_service_pb2_grpc,
     reservation_pb2,
     reservation_service_pb2,
     reservation_service_pb2_grpc,
@@ -36,6 +37,7 @@ _DETAILS: Mapping[str, type[Message]] = {
         error_details_pb2.BadRequest,
         error_details_pb2.RetryInfo,
         error_reason_pb2.CapacityShortfall,
+        error_reason_pb2.LimitExceeded,
     )
 }
 
@@ -127,6 +129,7 @@ class Harness:
         self.channel = self.new_channel()
         self.reservations = reservation_service_pb2_grpc.ReservationServiceStub(self.channel)
         self.inventory = inventory_service_pb2_grpc.InventoryServiceStub(self.channel)
+        self.limits = limit_service_pb2_grpc.LimitServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
         self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
 

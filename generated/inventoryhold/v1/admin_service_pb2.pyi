@@ -95,15 +95,17 @@ class VerifyLedgerResponse(_message.Message):
     def __init__(self, ok: _Optional[bool] = ..., item_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., drifts: _Optional[_Iterable[_Union[LedgerDrift, _Mapping]]] = ...) -> None: ...
 
 class LedgerDrift(_message.Message):
-    __slots__ = ("sku", "pool", "counter", "stored", "recomputed")
+    __slots__ = ("sku", "pool", "counter", "stored", "recomputed", "limit_id")
     SKU_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     COUNTER_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_ID_FIELD_NUMBER: _ClassVar[int]
     sku: str
     pool: str
     counter: str
     stored: int
     recomputed: int
-    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., counter: _Optional[str] = ..., stored: _Optional[int] = ..., recomputed: _Optional[int] = ...) -> None: ...
+    limit_id: str
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., counter: _Optional[str] = ..., stored: _Optional[int] = ..., recomputed: _Optional[int] = ..., limit_id: _Optional[str] = ...) -> None: ...

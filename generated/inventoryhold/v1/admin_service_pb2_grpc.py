@@ -95,7 +95,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyLedger(self, request, context):
-        """Recomputes every item's counters of the tenant from its reservations and lists what differs.
+        """Recomputes every item's counters of the tenant and the units that count for its active limits from the reservations,
+        and lists what differs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,9 @@ class AdminServiceStub:
     (NOT_FOUND, API_KEY_NOT_FOUND).
     """
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyLedgerRequest, _admin_service_pb2.VerifyLedgerResponse]
-    """Recomputes every item's counters of the tenant from its reservations and lists what differs."""
+    """Recomputes every item's counters of the tenant and the units that count for its active limits from the reservations,
+    and lists what differs.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -82,7 +84,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     (NOT_FOUND, API_KEY_NOT_FOUND).
     """
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyLedgerRequest, _admin_service_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
-    """Recomputes every item's counters of the tenant from its reservations and lists what differs."""
+    """Recomputes every item's counters of the tenant and the units that count for its active limits from the reservations,
+    and lists what differs.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps API keys and checks the ledger.
@@ -131,6 +135,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.VerifyLedgerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.VerifyLedgerResponse, _abc.Awaitable[_admin_service_pb2.VerifyLedgerResponse]]:
-        """Recomputes every item's counters of the tenant from its reservations and lists what differs."""
+        """Recomputes every item's counters of the tenant and the units that count for its active limits from the reservations,
+        and lists what differs.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

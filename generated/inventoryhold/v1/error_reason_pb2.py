@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#inventoryhold/v1/error_reason.proto\x12\x10inventoryhold.v1\"?\n\x11\x43\x61pacityShortfall\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.inventoryhold.v1.ShortLine\"_\n\tShortLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x11\n\trequested\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x11\n\tshortfall\x18\x05 \x01(\x03*\x90\t\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_CAPACITY_EXCEEDED\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_ITEM_NOT_FOUND\x10\x02\x12&\n\"ERROR_REASON_RESERVATION_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_API_KEY_NOT_FOUND\x10\x04\x12$\n ERROR_REASON_ITEM_ALREADY_EXISTS\x10\x05\x12 \n\x1c\x45RROR_REASON_ORDER_ID_IN_USE\x10\x06\x12&\n\"ERROR_REASON_DUPLICATE_RESERVATION\x10\x07\x12$\n ERROR_REASON_RESERVATION_EXPIRED\x10\x08\x12.\n*ERROR_REASON_RESERVATION_ALREADY_CONFIRMED\x10\t\x12.\n*ERROR_REASON_RESERVATION_ALREADY_CANCELLED\x10\n\x12!\n\x1d\x45RROR_REASON_ALREADY_REFUNDED\x10\x0b\x12*\n&ERROR_REASON_RESERVATION_NOT_CONFIRMED\x10\x0c\x12 \n\x1c\x45RROR_REASON_CAPACITY_IN_USE\x10\r\x12\"\n\x1e\x45RROR_REASON_QUANTITY_EXCEEDED\x10\x0e\x12$\n ERROR_REASON_REFERENCE_AMBIGUOUS\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x10\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x11\x12\"\n\x1e\x45RROR_REASON_REVISION_MISMATCH\x10\x12\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x13\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x14\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x15\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x16\x12%\n!ERROR_REASON_RESUME_TOKEN_EXPIRED\x10\x17\x12%\n!ERROR_REASON_RESUME_TOKEN_FOREIGN\x10\x18\x12%\n!ERROR_REASON_DATABASE_UNAVAILABLE\x10\x19\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x1a\x12 \n\x1c\x45RROR_REASON_OUTCOME_UNKNOWN\x10\x1b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x1c\x12#\n\x1f\x45RROR_REASON_FEATURE_NOT_ACTIVE\x10\x1d\x12\x1c\n\x18\x45RROR_REASON_SALE_CLOSED\x10\x1e\x12\"\n\x1e\x45RROR_REASON_ALREADY_FULFILLED\x10\x1f\x42_\n\x14\x63om.inventoryhold.v1B\x10\x45rrorReasonProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#inventoryhold/v1/error_reason.proto\x12\x10inventoryhold.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"?\n\x11\x43\x61pacityShortfall\x12*\n\x05lines\x18\x01 \x03(\x0b\x32\x1b.inventoryhold.v1.ShortLine\"_\n\tShortLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x11\n\trequested\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x11\n\tshortfall\x18\x05 \x01(\x03\"\x7f\n\rLimitExceeded\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x0b\n\x03max\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x11\n\trequested\x18\x04 \x01(\x03\x12.\n\nreset_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xd3\t\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_CAPACITY_EXCEEDED\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_ITEM_NOT_FOUND\x10\x02\x12&\n\"ERROR_REASON_RESERVATION_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_API_KEY_NOT_FOUND\x10\x04\x12$\n ERROR_REASON_ITEM_ALREADY_EXISTS\x10\x05\x12 \n\x1c\x45RROR_REASON_ORDER_ID_IN_USE\x10\x06\x12&\n\"ERROR_REASON_DUPLICATE_RESERVATION\x10\x07\x12$\n ERROR_REASON_RESERVATION_EXPIRED\x10\x08\x12.\n*ERROR_REASON_RESERVATION_ALREADY_CONFIRMED\x10\t\x12.\n*ERROR_REASON_RESERVATION_ALREADY_CANCELLED\x10\n\x12!\n\x1d\x45RROR_REASON_ALREADY_REFUNDED\x10\x0b\x12*\n&ERROR_REASON_RESERVATION_NOT_CONFIRMED\x10\x0c\x12 \n\x1c\x45RROR_REASON_CAPACITY_IN_USE\x10\r\x12\"\n\x1e\x45RROR_REASON_QUANTITY_EXCEEDED\x10\x0e\x12$\n ERROR_REASON_REFERENCE_AMBIGUOUS\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x10\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x11\x12\"\n\x1e\x45RROR_REASON_REVISION_MISMATCH\x10\x12\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x13\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x14\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x15\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x16\x12%\n!ERROR_REASON_RESUME_TOKEN_EXPIRED\x10\x17\x12%\n!ERROR_REASON_RESUME_TOKEN_FOREIGN\x10\x18\x12%\n!ERROR_REASON_DATABASE_UNAVAILABLE\x10\x19\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x1a\x12 \n\x1c\x45RROR_REASON_OUTCOME_UNKNOWN\x10\x1b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x1c\x12#\n\x1f\x45RROR_REASON_FEATURE_NOT_ACTIVE\x10\x1d\x12\x1c\n\x18\x45RROR_REASON_SALE_CLOSED\x10\x1e\x12\"\n\x1e\x45RROR_REASON_ALREADY_FULFILLED\x10\x1f\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10 \x12 \n\x1c\x45RROR_REASON_LIMIT_NOT_FOUND\x10!B_\n\x14\x63om.inventoryhold.v1B\x10\x45rrorReasonProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,10 +33,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inventoryhold.v1.error_reas
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.inventoryhold.v1B\020ErrorReasonProtoP\001Z inventoryhold/v1;inventoryholdv1\252\002\020InventoryHold.V1'
-  _globals['_ERRORREASON']._serialized_start=220
-  _globals['_ERRORREASON']._serialized_end=1388
-  _globals['_CAPACITYSHORTFALL']._serialized_start=57
-  _globals['_CAPACITYSHORTFALL']._serialized_end=120
-  _globals['_SHORTLINE']._serialized_start=122
-  _globals['_SHORTLINE']._serialized_end=217
+  _globals['_ERRORREASON']._serialized_start=382
+  _globals['_ERRORREASON']._serialized_end=1617
+  _globals['_CAPACITYSHORTFALL']._serialized_start=90
+  _globals['_CAPACITYSHORTFALL']._serialized_end=153
+  _globals['_SHORTLINE']._serialized_start=155
+  _globals['_SHORTLINE']._serialized_end=250
+  _globals['_LIMITEXCEEDED']._serialized_start=252
+  _globals['_LIMITEXCEEDED']._serialized_end=379
 # @@protoc_insertion_point(module_scope)

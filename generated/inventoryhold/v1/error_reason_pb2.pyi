@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -41,6 +44,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_FEATURE_NOT_ACTIVE: _ClassVar[ErrorReason]
     ERROR_REASON_SALE_CLOSED: _ClassVar[ErrorReason]
     ERROR_REASON_ALREADY_FULFILLED: _ClassVar[ErrorReason]
+    ERROR_REASON_LIMIT_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_LIMIT_NOT_FOUND: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_CAPACITY_EXCEEDED: ErrorReason
 ERROR_REASON_ITEM_NOT_FOUND: ErrorReason
@@ -73,6 +78,8 @@ ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_FEATURE_NOT_ACTIVE: ErrorReason
 ERROR_REASON_SALE_CLOSED: ErrorReason
 ERROR_REASON_ALREADY_FULFILLED: ErrorReason
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason
+ERROR_REASON_LIMIT_NOT_FOUND: ErrorReason
 
 class CapacityShortfall(_message.Message):
     __slots__ = ("lines",)
@@ -93,3 +100,17 @@ class ShortLine(_message.Message):
     available: int
     shortfall: int
     def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., requested: _Optional[int] = ..., available: _Optional[int] = ..., shortfall: _Optional[int] = ...) -> None: ...
+
+class LimitExceeded(_message.Message):
+    __slots__ = ("limit_id", "max", "used", "requested", "reset_time")
+    LIMIT_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    RESET_TIME_FIELD_NUMBER: _ClassVar[int]
+    limit_id: str
+    max: int
+    used: int
+    requested: int
+    reset_time: _timestamp_pb2.Timestamp
+    def __init__(self, limit_id: _Optional[str] = ..., max: _Optional[int] = ..., used: _Optional[int] = ..., requested: _Optional[int] = ..., reset_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

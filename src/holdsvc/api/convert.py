@@ -6,6 +6,7 @@ from functools import lru_cache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
+from holdsvc.ledger.limits import Limit
 from holdsvc.streams.subscriptions import Update
 from inventoryhold.v1 import (
     admin_service_pb2,
@@ -13,6 +14,7 @@ from inventoryhold.v1 import (
     event_service_pb2,
     inventory_service_pb2,
     item_pb2,
+    limit_service_pb2,
     reservation_pb2,
 )
 
@@ -162,4 +164,22 @@ def api_key(key: model.ApiKey) -> admin_service_pb2.ApiKey:
     if key.revoke_time is not None:
         set_time(message.revoke_time, key.revoke_time)
     message.creator_key_id = key.creator_key_id
+    return message
+
+
+def limit(found: Limit) -> limit_service_pb2.Limit:
+    """A Limit message."""
+    terms = found.terms
+    message = limit_service_pb2.Limit(
+        limit_id=terms.limit_id,
+        sku_prefix=terms.sku_prefix,
+        pool=terms.pool,
+        per=int(terms.per),  # type: ignore[arg-type]
+        counts=int(terms.counts),  # type: ignore[arg-type]
+        max_quantity=terms.max_quantity,
+        window=terms.window,
+        state=int(found.state),  # type: ignore[arg-type]
+    )
+    set_time(message.create_time, found.create_time)
+    set_time(message.update_time, found.update_time)
     return message

@@ -89,6 +89,12 @@ _INVENTORY = (
     Rpc("InventoryService", "CheckAvailability", Effect.READ, ("inventory.read",)),
     Rpc("InventoryService", "WatchInventory", Effect.STREAM, ("inventory.read",)),
 )
+_LIMITS = (
+    Rpc("LimitService", "SetLimit", Effect.CHANGE_ONCE, ("limits.write",)),
+    Rpc("LimitService", "ListLimits", Effect.READ, (*_READERS, "limits.write")),
+    Rpc("LimitService", "DeleteLimit", Effect.CHANGE, ("limits.write",)),
+    Rpc("LimitService", "GetLimitUsage", Effect.READ, (*_READERS, "limits.write")),
+)
 _EVENTS = (Rpc("EventService", "StreamEvents", Effect.STREAM, ("events.read",)),)
 _ADMIN = (
     Rpc("AdminService", "CreateApiKey", Effect.CHANGE, ("admin",)),
@@ -97,5 +103,5 @@ _ADMIN = (
     Rpc("AdminService", "VerifyLedger", Effect.READ, ("admin",)),
 )
 
-RPCS: Mapping[str, Rpc] = {rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_EVENTS, *_ADMIN)}
+RPCS: Mapping[str, Rpc] = {rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_LIMITS, *_EVENTS, *_ADMIN)}
 """By the path of its calls."""

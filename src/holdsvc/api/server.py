@@ -1,4 +1,4 @@
-"""The gRPC servers of a process: the four services, health and reflection on one address."""
+"""The gRPC servers of a process: the services, health and reflection on one address."""
 
 import asyncio
 from datetime import timedelta
@@ -17,6 +17,7 @@ from holdsvc.api.calls import CallObserver, Calls
 from holdsvc.api.events import EventServicer
 from holdsvc.api.health import Health
 from holdsvc.api.inventory import InventoryServicer
+from holdsvc.api.limits import LimitServicer
 from holdsvc.api.pages import Pages
 from holdsvc.api.reflection import Reflection
 from holdsvc.api.reservations import ReservationServicer
@@ -29,6 +30,7 @@ from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,
     inventory_service_pb2,
+    limit_service_pb2,
     reservation_service_pb2,
 )
 
@@ -52,6 +54,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
     for file, name in (
         (reservation_service_pb2, "ReservationService"),
         (inventory_service_pb2, "InventoryService"),
+        (limit_service_pb2, "LimitService"),
         (event_service_pb2, "EventService"),
         (admin_service_pb2, "AdminService"),
     )
@@ -112,6 +115,7 @@ class Server:
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine, calls.turns, pages),
             "InventoryService": InventoryServicer(engine, streams, pages),
+            "LimitService": LimitServicer(engine, pages),
             "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine, pages),
         }

@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 
 from holdsvc import errors
 from holdsvc.errors import HoldError
-from holdsvc.model import Refused, ShortLine, Violation
+from holdsvc.model import OverLimit, Refused, ShortLine, Violation
 from inventoryhold.v1 import error_reason_pb2
 
 M = TypeVar("M", bound=Message)
@@ -37,6 +37,8 @@ CODES: Mapping[str, StatusCode] = {
     "SALE_CLOSED": StatusCode.FAILED_PRECONDITION,
     "QUANTITY_EXCEEDED": StatusCode.FAILED_PRECONDITION,
     "REFERENCE_AMBIGUOUS": StatusCode.FAILED_PRECONDITION,
+    "LIMIT_EXCEEDED": StatusCode.FAILED_PRECONDITION,
+    "LIMIT_NOT_FOUND": StatusCode.NOT_FOUND,
     "FEATURE_NOT_ACTIVE": StatusCode.FAILED_PRECONDITION,
     "INVALID_FIELD": StatusCode.INVALID_ARGUMENT,
     "REQUEST_ID_REUSED": StatusCode.INVALID_ARGUMENT,
@@ -110,6 +112,8 @@ def status(refused: Refused) -> status_pb2.Status:
         short = _fitting([_short_line(line) for line in refused.shortfall], room)
         details.insert(1, error_reason_pb2.CapacityShortfall(lines=short))
         _count_omitted(info, len(refused.shortfall) - len(short))
+    if refused.over_limit:
+        details.insert(1, _limit_exceeded(refused.over_limit))
     if refused.violations:
         bad = _fitting([_field_violation(violation) for violation in refused.violations], room)
         details.insert(1, error_details_pb2.BadRequest(field_violations=bad))
@@ -127,6 +131,12 @@ def _short_line(line: ShortLine) -> error_reason_pb2.ShortLine:
         requested=line.requested,
         available=line.available,
         shortfall=max(0, line.requested - line.available),
+    )
+
+
+def _limit_exceeded(over: OverLimit) -> error_reason_pb2.LimitExceeded:
+    return error_reason_pb2.LimitExceeded(
+        limit_id=over.limit_id, max=over.max, used=over.used, requested=over.requested, reset_time=over.reset_time
     )
 
 

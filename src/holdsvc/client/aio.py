@@ -16,7 +16,13 @@ from holdsvc.client.background import AsyncBackground, AsyncSleep
 from holdsvc.client.connection import TIMEOUT_S, AsyncConnections, Tls
 from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
 from holdsvc.client.retries import RETRYABLE, RetryBudget, RetryPolicy, shipped_policy
-from holdsvc.client.stubs import AsyncAdminStub, AsyncEventStub, AsyncInventoryStub, AsyncReservationStub
+from holdsvc.client.stubs import (
+    AsyncAdminStub,
+    AsyncEventStub,
+    AsyncInventoryStub,
+    AsyncLimitStub,
+    AsyncReservationStub,
+)
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -68,6 +74,7 @@ class AsyncClient:
         calls: Any = self._calls
         self.reservations: AsyncReservationStub = AsyncReservationStub(calls)
         self.inventory: AsyncInventoryStub = AsyncInventoryStub(calls)
+        self.limits: AsyncLimitStub = AsyncLimitStub(calls)
         self.events: AsyncEventStub = AsyncEventStub(calls)
         self.admin: AsyncAdminStub = AsyncAdminStub(calls)
 

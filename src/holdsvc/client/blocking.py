@@ -16,7 +16,13 @@ from holdsvc.client.calls import Calls
 from holdsvc.client.connection import TIMEOUT_S, Connections, Tls
 from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
 from holdsvc.client.retries import RETRYABLE, RetryBudget, RetryPolicy, shipped_policy
-from holdsvc.client.stubs import AdminStub, EventStub, InventoryStub, ReservationStub
+from holdsvc.client.stubs import (
+    AdminStub,
+    EventStub,
+    InventoryStub,
+    LimitStub,
+    ReservationStub,
+)
 from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -68,6 +74,7 @@ class Client:
         calls: Any = self._calls
         self.reservations: ReservationStub = ReservationStub(calls)
         self.inventory: InventoryStub = InventoryStub(calls)
+        self.limits: LimitStub = LimitStub(calls)
         self.events: EventStub = EventStub(calls)
         self.admin: AdminStub = AdminStub(calls)
 

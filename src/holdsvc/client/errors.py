@@ -44,7 +44,7 @@ class CallError(Exception):
         self.metadata = dict(metadata or {})
         """Every variable part of the message."""
         self.details = tuple(details)
-        """The other details: BadRequest, RetryInfo, CapacityShortfall."""
+        """The other details: BadRequest, RetryInfo, CapacityShortfall, LimitExceeded."""
 
     @property
     def retry_after_s(self) -> float | None:
@@ -165,6 +165,26 @@ class ReferenceAmbiguous(CallError):
     REASON = "REFERENCE_AMBIGUOUS"
 
 
+class LimitExceeded(CallError):
+    """The holder, or the client, would have more units than a limit allows."""
+
+    REASON = "LIMIT_EXCEEDED"
+
+    @property
+    def limit(self) -> error_reason_pb2.LimitExceeded | None:
+        """The limit: limit_id, max, used, requested, reset_time."""
+        for detail in self.details:
+            if isinstance(detail, error_reason_pb2.LimitExceeded):
+                return detail
+        return None
+
+
+class LimitNotFound(CallError):
+    """No such limit."""
+
+    REASON = "LIMIT_NOT_FOUND"
+
+
 class InvalidField(CallError):
     """The request is not valid."""
 
@@ -265,7 +285,12 @@ class NoConnection(CallError):
 
 BY_REASON: Mapping[str, type[CallError]] = {error.REASON: error for error in CallError.__subclasses__() if error.REASON}
 
-_DETAIL_TYPES = (error_details_pb2.BadRequest, error_details_pb2.RetryInfo, error_reason_pb2.CapacityShortfall)
+_DETAIL_TYPES = (
+    error_details_pb2.BadRequest,
+    error_details_pb2.RetryInfo,
+    error_reason_pb2.CapacityShortfall,
+    error_reason_pb2.LimitExceeded,
+)
 
 
 def from_rpc(error: grpc.RpcError) -> CallError:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub as AdminStub
 from inventoryhold.v1.event_service_pb2_grpc import EventServiceStub as EventStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub as InventoryStub
+from inventoryhold.v1.limit_service_pb2_grpc import LimitServiceStub as LimitStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub as ReservationStub
 
 if TYPE_CHECKING:
     from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceAsyncStub as AsyncAdminStub
     from inventoryhold.v1.event_service_pb2_grpc import EventServiceAsyncStub as AsyncEventStub
     from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub as AsyncInventoryStub
+    from inventoryhold.v1.limit_service_pb2_grpc import LimitServiceAsyncStub as AsyncLimitStub
     from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceAsyncStub as AsyncReservationStub
 else:
     AsyncAdminStub = AdminStub
     AsyncEventStub = EventStub
     AsyncInventoryStub = InventoryStub
+    AsyncLimitStub = LimitStub
     AsyncReservationStub = ReservationStub
 
 __all__ = [
@@ -26,8 +29,10 @@ __all__ = [
     "AsyncAdminStub",
     "AsyncEventStub",
     "AsyncInventoryStub",
+    "AsyncLimitStub",
     "AsyncReservationStub",
     "EventStub",
     "InventoryStub",
+    "LimitStub",
     "ReservationStub",
 ]

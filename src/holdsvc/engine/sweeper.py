@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from holdsvc.engine import tasks
-from holdsvc.ledger import retention, upkeep
+from holdsvc.ledger import limits, retention, upkeep
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 
@@ -22,6 +22,10 @@ UPKEEP_INTERVAL_S = 600.0
 
 PURGE_PAUSE_S = 0.1
 """Pause between two purges of request ids."""
+
+LIMITS_INTERVAL_S = 1.0
+LIMITS_WAIT_S = 0.1
+"""Pause between two looks for limits to work on, and the same while older transactions are running."""
 
 SWEEPS_AT_ONCE = 2
 """Batches that are released side by side while more has lapsed than one batch takes and callers make no changes."""
@@ -66,7 +70,11 @@ class Sweeper:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        await asyncio.gather(tasks.forever("sweep", self.sweep), tasks.forever("upkeep", self.keep_up))
+        await asyncio.gather(
+            tasks.forever("sweep", self.sweep),
+            tasks.forever("limits", self.build_limits),
+            tasks.forever("upkeep", self.keep_up),
+        )
 
     async def sweep(self) -> float:
         """Runs a sweep, two side by side where there is much to do; returns the pause until the next one, seconds."""
@@ -101,6 +109,16 @@ class Sweeper:
                 inventory_released=released.released_quantity,
             )
         return released.more and released.expired_count > 0
+
+    async def build_limits(self) -> float:
+        """Does a part of the work on new and deleted limits; returns the pause until the next one, seconds."""
+        began = asyncio.get_running_loop().time()
+        async with self._database.connection(self._lock_wait_s) as connection:
+            built = await limits.build(connection)
+        if built.busy:
+            took = asyncio.get_running_loop().time() - began
+            return BUSY_PAUSE_FACTOR * took if self._busy() else 0.0
+        return LIMITS_WAIT_S if built.waiting else LIMITS_INTERVAL_S
 
     async def keep_up(self) -> float:
         """Makes partitions, forgets old request ids and stock moves, drops old events; returns the pause, seconds."""

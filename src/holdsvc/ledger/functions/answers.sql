@@ -138,6 +138,21 @@ CREATE TYPE api_key_answer AS (
   creator_key_id text
 );
 
+-- A limit. outcome is null, except where set_limit refuses.
+CREATE TYPE limit_answer AS (
+  outcome text,
+  limit_id text,
+  sku_prefix text,
+  pool text,
+  per smallint,
+  counts smallint,
+  max_quantity bigint,
+  window_us bigint,
+  state smallint,
+  create_time timestamptz,
+  update_time timestamptz
+);
+
 -- Makes the answers of a call on items: one row for each element, with the item as it is now. Locks nothing.
 CREATE FUNCTION answer_items(
   _tenant text, _outcome text[], _sku text[], _pool text[], _requested bigint[], _available bigint[]

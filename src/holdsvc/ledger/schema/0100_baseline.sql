@@ -79,6 +79,8 @@ CREATE TABLE holdsvc.reservation (
   -- What Modify and a partial Cancel have changed, as it was before the first of them (see reservation_snapshot): events
   -- written before that are rebuilt from it. Null: never modified.
   original jsonb,
+  -- Whether it has rows in limit_use, or had some.
+  limited boolean NOT NULL DEFAULT false,
   PRIMARY KEY (reservation_id, tenant),
   CONSTRAINT reservation_confirmed_has_its_order
     CHECK ((state IN (2, 5, 6)) = (confirm_time IS NOT NULL) AND (confirm_time IS NULL) = (order_id IS NULL)),
@@ -126,6 +128,76 @@ CREATE INDEX reservation_line_by_expiry
 -- An item's reservations: lists by sku, newest first, and the recount of VerifyLedger.
 CREATE INDEX reservation_line_by_item
   ON holdsvc.reservation_line (hashtextextended(sku, hashtext(tenant)), reservation_id);
+
+-- Limits (see functions/limits.sql). States: 1 BUILDING, 2 ACTIVE, as in the contract; 3: deleted, what counted for it goes
+-- in the background. The other tables name it by limit_number, so that a limit_id can be used again.
+CREATE SEQUENCE holdsvc.limit_number AS bigint;
+CREATE TABLE holdsvc.hold_limit (
+  limit_number bigint NOT NULL DEFAULT nextval('holdsvc.limit_number') PRIMARY KEY,
+  tenant text COLLATE "C" NOT NULL,
+  limit_id text COLLATE "C" NOT NULL,
+  sku_prefix text COLLATE "C" NOT NULL,
+  -- Null: all pools.
+  pool text COLLATE "C",
+  -- 1 HOLDER, 2 CLIENT.
+  per smallint NOT NULL CHECK (per IN (1, 2)),
+  -- 1 HELD, 2 HELD_AND_CONFIRMED.
+  counts smallint NOT NULL CHECK (counts IN (1, 2)),
+  max_quantity bigint NOT NULL CHECK (max_quantity >= 0),
+  -- Null: confirmed units count for ever.
+  window_us bigint CHECK (window_us > 0),
+  state smallint NOT NULL DEFAULT 1 CHECK (state IN (1, 2, 3)),
+  -- While it is not ACTIVE: transactions older than this one may not know what it is, and how far the work on it has come.
+  build_mark text,
+  build_sku text COLLATE "C" NOT NULL DEFAULT '',
+  build_reservation_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+  create_time timestamptz NOT NULL,
+  update_time timestamptz NOT NULL,
+  CONSTRAINT limit_of_a_client_counts_what_is_held CHECK (per = 1 OR counts = 1),
+  CONSTRAINT limit_window_is_about_confirmed_units CHECK (window_us IS NULL OR counts = 2)
+);
+CREATE UNIQUE INDEX hold_limit_by_tenant ON holdsvc.hold_limit (tenant, limit_id) WHERE state < 3;
+CREATE INDEX hold_limit_by_work ON holdsvc.hold_limit (limit_number) WHERE state <> 2;
+
+-- Who has a limit: what is locked before units are counted. Of a client (holder '') also what its reservations count
+-- together, without the rows of limit_change.
+CREATE TABLE holdsvc.limit_subject (
+  tenant text COLLATE "C" NOT NULL,
+  limit_number bigint NOT NULL,
+  client text COLLATE "C" NOT NULL,
+  holder text COLLATE "C" NOT NULL,
+  used bigint NOT NULL DEFAULT 0,
+  update_time timestamptz NOT NULL,
+  PRIMARY KEY (limit_number, holder, client, tenant)
+) WITH (fillfactor = 50);
+
+-- What a reservation counts for a limit: held units until expire_time, or confirmed ones from confirm_time on.
+CREATE TABLE holdsvc.limit_use (
+  tenant text COLLATE "C" NOT NULL,
+  limit_number bigint NOT NULL,
+  client text COLLATE "C" NOT NULL,
+  -- Empty: a client's limit.
+  holder text COLLATE "C" NOT NULL,
+  reservation_id uuid NOT NULL,
+  units bigint NOT NULL CHECK (units > 0),
+  expire_time timestamptz,
+  confirm_time timestamptz,
+  PRIMARY KEY (reservation_id, limit_number, tenant),
+  CONSTRAINT limit_use_is_held_or_confirmed CHECK ((expire_time IS NULL) = (confirm_time IS NOT NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX limit_use_by_holder ON holdsvc.limit_use (limit_number, holder, client, tenant, confirm_time)
+  WHERE holder <> '';
+CREATE INDEX limit_use_by_client ON holdsvc.limit_use (limit_number, client, tenant, expire_time) WHERE holder = '';
+
+-- Differences of what clients use: whoever takes units next adds them to limit_subject, so that giving units back locks
+-- nothing that taking waits for.
+CREATE TABLE holdsvc.limit_change (
+  tenant text COLLATE "C" NOT NULL,
+  limit_number bigint NOT NULL,
+  client text COLLATE "C" NOT NULL,
+  units bigint NOT NULL
+);
+CREATE INDEX limit_change_by_client ON holdsvc.limit_change (limit_number, client, tenant);
 
 -- Units that came into or left the building other than by a count: a count made earlier is corrected by them.
 CREATE TABLE holdsvc.stock_move (

@@ -1,0 +1,321 @@
+-- What reservations count for the tenant's limits, as their rows are now; no row where that is nothing. A hold without a
+-- holder counts for no limit of holders. Locks nothing.
+CREATE FUNCTION limit_units(_tenant text, _reservation_id uuid[])
+RETURNS TABLE (
+  _id uuid, _limit_number bigint, _client text, _holder text, _units bigint, _expire_time timestamptz,
+  _confirm_time timestamptz
+)
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+  SELECT v.reservation_id, h.limit_number, v.client::text, CASE h.per WHEN 1 THEN v.holder::text ELSE '' END,
+         sum(u.units)::bigint, CASE WHEN v.state = 1 THEN v.expire_time END, CASE WHEN v.state <> 1 THEN v.confirm_time END
+  FROM unnest(_reservation_id) x (id)
+  CROSS JOIN LATERAL (
+    SELECT w.reservation_id, w.client, w.holder, w.state, w.expire_time, w.confirm_time FROM reservation w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant AND w.state IN (1, 2, 6) LIMIT 1
+  ) v
+  CROSS JOIN LATERAL (
+    SELECT w.sku, w.pool, w.quantity, w.confirmed_quantity - w.refunded_quantity AS confirmed FROM reservation_line w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) l
+  CROSS JOIN LATERAL (
+    SELECT w.limit_number, w.per, w.counts FROM hold_limit w
+    WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix) AND (w.pool IS NULL OR w.pool = l.pool)
+      AND (w.per = 2 OR v.holder <> '')
+    OFFSET 0
+  ) h
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN v.state = 1 THEN l.quantity WHEN h.counts = 2 THEN l.confirmed ELSE 0 END AS units
+  ) u
+  GROUP BY v.reservation_id, h.limit_number, h.per, v.client, v.holder, v.state, v.expire_time, v.confirm_time
+  HAVING sum(u.units) > 0
+$$;
+
+-- What a holder of a client, or with an empty _holder the client, has of a limit now. What has lapsed counts no more, swept
+-- or not; what was confirmed counts within the window. Locks nothing.
+CREATE FUNCTION limit_used(
+  _tenant text, _limit_number bigint, _client text, _holder text, _now timestamptz, OUT _held bigint, OUT _confirmed bigint
+)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+  _since timestamptz;
+BEGIN
+  _confirmed := 0;
+  IF _holder = '' THEN
+    -- In one statement: a sweep moves units from the one to the other.
+    SELECT coalesce((
+      SELECT s.used FROM limit_subject s
+      WHERE s.limit_number = _limit_number AND s.holder = '' AND s.client = _client AND s.tenant = _tenant
+    ), 0) + coalesce((
+      SELECT sum(c.units) FROM limit_change c
+      WHERE c.limit_number = _limit_number AND c.client = _client AND c.tenant = _tenant
+    ), 0) - coalesce((
+      SELECT sum(u.units) FROM limit_use u
+      WHERE u.limit_number = _limit_number AND u.client = _client AND u.tenant = _tenant AND u.holder = ''
+        AND u.expire_time <= _now
+    ), 0) INTO _held;
+    RETURN;
+  END IF;
+  _since := (
+    SELECT _now - h.window_us * interval '1 microsecond' FROM hold_limit h WHERE h.limit_number = _limit_number
+  );
+  SELECT coalesce((
+    SELECT sum(u.units) FROM limit_use u
+    WHERE u.limit_number = _limit_number AND u.holder = _holder AND u.holder <> '' AND u.client = _client
+      AND u.tenant = _tenant AND u.confirm_time IS NULL AND u.expire_time > _now
+  ), 0), coalesce((
+    SELECT sum(u.units) FROM limit_use u
+    WHERE u.limit_number = _limit_number AND u.holder = _holder AND u.holder <> '' AND u.client = _client
+      AND u.tenant = _tenant AND u.confirm_time > coalesce(_since, '-infinity')
+  ), 0) INTO _held, _confirmed;
+END
+$$;
+
+-- When _units of what a holder or client has of a limit will be over by themselves: holds end at their expire_time,
+-- confirmed units with the window. Null: never, or later than the next 100 ends. Locks nothing.
+CREATE FUNCTION limit_reset_time(
+  _tenant text, _limit_number bigint, _client text, _holder text, _units bigint, _now timestamptz
+) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+  _window interval := (
+    SELECT h.window_us * interval '1 microsecond' FROM hold_limit h WHERE h.limit_number = _limit_number
+  );
+BEGIN
+  IF _holder = '' THEN
+    RETURN (
+      SELECT min(z.end_time) FROM (
+        SELECT y.end_time, sum(y.units) OVER (ORDER BY y.end_time ROWS UNBOUNDED PRECEDING) AS freed FROM (
+          SELECT u.expire_time AS end_time, u.units FROM limit_use u
+          WHERE u.limit_number = _limit_number AND u.client = _client AND u.tenant = _tenant AND u.holder = ''
+            AND u.expire_time > _now
+          ORDER BY u.expire_time LIMIT 100
+        ) y
+      ) z WHERE z.freed >= _units
+    );
+  END IF;
+  RETURN (
+    SELECT min(z.end_time) FROM (
+      SELECT y.end_time, sum(y.units) OVER (ORDER BY y.end_time ROWS UNBOUNDED PRECEDING) AS freed FROM (
+        SELECT e.end_time, u.units FROM limit_use u
+        CROSS JOIN LATERAL (SELECT coalesce(u.expire_time, u.confirm_time + _window) AS end_time) e
+        WHERE u.limit_number = _limit_number AND u.holder = _holder AND u.holder <> '' AND u.client = _client
+          AND u.tenant = _tenant AND e.end_time > _now
+        ORDER BY e.end_time LIMIT 100
+      ) y
+    ) z WHERE z.freed >= _units
+  );
+END
+$$;
+
+-- Steps "lock" and "judge" of whatever takes units: which limits the lines of a batch need, and how much of them is used.
+-- A line counts _line_units for a limit of clients and _line_holder_units for one of holders (they differ where Modify gives
+-- a hold to another holder). Returns
+-- * by need, sorted by request: the request, the slot (null: a limit of holders, and the request has none), and the units;
+-- * by slot, one for each limit and its holder or client: which it is, the most units (null: the limit is BUILDING and
+--   refuses nothing), and the units used now;
+-- * the time of that, if anything was locked: the caller judges by it.
+-- A request whose need is above 0 is over the limit where _slot_used + _need_units > _slot_max; the caller adds the needs of
+-- what it accepts to _slot_used, and calls settle_limits when it has written the reservations.
+-- Locks: rows of limit_subject in order, until the end of the transaction. After reservations and items.
+CREATE FUNCTION lock_limits(
+  _tenant text, _client text[], _holder text[],
+  _line_request integer[], _line_sku text[], _line_pool text[], _line_units bigint[], _line_holder_units bigint[],
+  OUT _need_request integer[], OUT _need_slot integer[], OUT _need_units bigint[],
+  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
+  OUT _slot_used bigint[], OUT _lock_time timestamptz
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  WITH need AS MATERIALIZED (
+    SELECT y.request, y.limit_id, y.limit_number, y.client, y.holder, y.most, y.units,
+           CASE WHEN NOT y.nobody THEN dense_rank() OVER (ORDER BY y.nobody, y.limit_number, y.client, y.holder)::integer END
+             AS slot
+    FROM (
+      SELECT l.request, h.limit_id, h.limit_number, h.per = 1 AND _holder[l.request] = '' AS nobody,
+             _client[l.request] COLLATE "C" AS client,
+             CASE h.per WHEN 1 THEN _holder[l.request] ELSE '' END COLLATE "C" AS holder,
+             CASE h.state WHEN 2 THEN h.max_quantity END AS most,
+             sum(CASE h.per WHEN 1 THEN l.holder_units ELSE l.units END)::bigint AS units
+      FROM unnest(_line_request, _line_sku, _line_pool, _line_units, _line_holder_units)
+        l (request, sku, pool, units, holder_units)
+      CROSS JOIN LATERAL (
+        SELECT w.limit_number, w.limit_id, w.per, w.state, w.max_quantity FROM hold_limit w
+        WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix)
+          AND (w.pool IS NULL OR w.pool = l.pool)
+        OFFSET 0
+      ) h
+      WHERE h.state = 2 OR h.per = 2 OR _holder[l.request] <> ''
+      GROUP BY l.request, h.limit_id, h.limit_number, h.per, h.state, h.max_quantity
+    ) y
+  ), slot AS (
+    SELECT DISTINCT n.slot, n.limit_number, n.client, n.holder, n.most FROM need n WHERE n.slot IS NOT NULL
+  )
+  SELECT n.request, n.slot, n.units, s.limit_number, s.client, s.holder, s.most
+  INTO _need_request, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max
+  FROM (
+    SELECT coalesce(array_agg(m.request ORDER BY m.request, m.limit_id), '{}') AS request,
+           coalesce(array_agg(m.slot ORDER BY m.request, m.limit_id), '{}') AS slot,
+           coalesce(array_agg(m.units ORDER BY m.request, m.limit_id), '{}') AS units
+    FROM need m
+  ) n
+  CROSS JOIN (
+    SELECT coalesce(array_agg(t.limit_number ORDER BY t.slot), '{}') AS limit_number,
+           coalesce(array_agg(t.client::text ORDER BY t.slot), '{}') AS client,
+           coalesce(array_agg(t.holder::text ORDER BY t.slot), '{}') AS holder,
+           coalesce(array_agg(t.most ORDER BY t.slot), '{}') AS most
+    FROM slot t
+  ) s;
+  _slot_used := '{}';
+  IF _slot_limit = '{}' THEN
+    RETURN;
+  END IF;
+
+  INSERT INTO limit_subject (tenant, limit_number, client, holder, update_time)
+  SELECT _tenant, x.limit_number, x.client, x.holder, wall_clock()
+  FROM unnest(_slot_limit, _slot_client, _slot_holder) WITH ORDINALITY x (limit_number, client, holder, slot)
+  ORDER BY x.slot
+  ON CONFLICT (limit_number, holder, client, tenant) DO UPDATE SET update_time = excluded.update_time;
+  WITH folded AS (
+    DELETE FROM limit_change c
+    USING unnest(_slot_limit, _slot_client, _slot_holder) x (limit_number, client, holder)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM limit_change w
+      WHERE w.limit_number = x.limit_number AND w.client = x.client AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE x.holder = '' AND c.ctid = k.place AND c.tenant IS NOT DISTINCT FROM _tenant
+    RETURNING c.limit_number, c.client, c.units
+  )
+  UPDATE limit_subject s SET used = s.used + f.units
+  FROM (
+    SELECT d.limit_number, d.client, sum(d.units)::bigint AS units FROM folded d GROUP BY d.limit_number, d.client
+  ) f
+  WHERE s.limit_number = f.limit_number AND s.holder = '' AND s.client = f.client AND s.tenant = _tenant;
+
+  -- Whoever extends or confirms holds these locks too, so that nothing that has lapsed by now comes back.
+  _lock_time := wall_clock();
+  SELECT array_agg(u._held + u._confirmed ORDER BY x.slot) INTO _slot_used
+  FROM unnest(_slot_limit, _slot_client, _slot_holder) WITH ORDINALITY x (limit_number, client, holder, slot)
+  CROSS JOIN LATERAL limit_used(_tenant, x.limit_number, x.client, x.holder, _lock_time) u;
+END
+$$;
+
+-- Step "lock" of what makes these reservations count for longer, and of a rescue: as lock_limits, with all units of each
+-- reservation as the need of the request at its place. Nothing where the tenant has no limit.
+CREATE FUNCTION lock_limits_of(
+  _tenant text, _reservation_id uuid[],
+  OUT _need_request integer[], OUT _need_slot integer[], OUT _need_units bigint[],
+  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
+  OUT _slot_used bigint[], OUT _lock_time timestamptz
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _r record;
+BEGIN
+  _need_request := '{}';
+  IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
+    RETURN;
+  END IF;
+  SELECT array_agg(x.ix ORDER BY x.ix, l.line_number) AS ix, array_agg(l.sku::text ORDER BY x.ix, l.line_number) AS sku,
+         array_agg(l.pool::text ORDER BY x.ix, l.line_number) AS pool,
+         array_agg(l.quantity ORDER BY x.ix, l.line_number) AS quantity
+  INTO _r
+  FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+  CROSS JOIN LATERAL (
+    SELECT w.line_number, w.sku, w.pool, w.quantity FROM reservation_line w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) l;
+  SELECT k.* INTO _need_request, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used,
+                  _lock_time
+  FROM lock_limits(
+    _tenant,
+    (SELECT array_agg(v.client::text ORDER BY x.ix) FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+     LEFT JOIN LATERAL (
+       SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+     ) v ON true),
+    (SELECT array_agg(v.holder::text ORDER BY x.ix) FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+     LEFT JOIN LATERAL (
+       SELECT w.holder FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+     ) v ON true),
+    _r.ix::integer[], _r.sku, _r.pool, _r.quantity, _r.quantity
+  ) k;
+END
+$$;
+
+-- The detail of LIMIT_EXCEEDED: limit_id, max, used, requested, and reset_time, null where it is not known. Locks nothing.
+CREATE FUNCTION limit_refusal(
+  _tenant text, _limit_number bigint, _client text, _holder text, _max bigint, _used bigint, _requested bigint,
+  _now timestamptz
+) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN jsonb_build_object(
+    'limit_id', (SELECT h.limit_id FROM hold_limit h WHERE h.limit_number = _limit_number),
+    'max', _max, 'used', _used, 'requested', _requested,
+    'reset_time', CASE WHEN _requested <= _max THEN
+      limit_reset_time(_tenant, _limit_number, _client, _holder, _used + _requested - _max, _now) END
+  );
+END
+$$;
+
+-- Step "apply" of whatever changes what reservations count for limits: their uses become those of their rows as they are
+-- now. The caller has locked the reservations and has written them.
+CREATE FUNCTION settle_limits(_tenant text, _reservation_id uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _r record;
+BEGIN
+  WITH gone AS (
+    DELETE FROM limit_use u
+    USING unnest(_reservation_id) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM limit_use w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE u.ctid = k.place AND u.tenant IS NOT DISTINCT FROM _tenant
+    RETURNING u.limit_number, u.client, u.holder, u.units
+  )
+  SELECT array_agg(g.limit_number) AS limit_number, array_agg(g.client) AS client, array_agg(g.units) AS units INTO _r
+  FROM gone g WHERE g.holder = '';
+  WITH made AS (
+    INSERT INTO limit_use (tenant, limit_number, client, holder, reservation_id, units, expire_time, confirm_time)
+    SELECT _tenant, u._limit_number, u._client, u._holder, u._id, u._units, u._expire_time, u._confirm_time
+    FROM limit_units(_tenant, _reservation_id) u
+    RETURNING limit_number, client, holder, units
+  )
+  INSERT INTO limit_change (tenant, limit_number, client, units)
+  SELECT _tenant, d.limit_number, d.client, sum(d.units)
+  FROM (
+    SELECT m.limit_number, m.client, m.units FROM made m WHERE m.holder = ''
+    UNION ALL
+    SELECT g.limit_number, g.client, -g.units FROM unnest(_r.limit_number, _r.client, _r.units) g (limit_number, client, units)
+  ) d
+  GROUP BY d.limit_number, d.client
+  HAVING sum(d.units) <> 0;
+  UPDATE reservation v SET limited = true
+  FROM unnest(_reservation_id) x (id)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM reservation w
+    WHERE w.reservation_id = x.id AND w.tenant = _tenant AND NOT w.limited LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant
+    AND EXISTS (SELECT 1 FROM limit_use u WHERE u.reservation_id = x.id AND u.tenant = _tenant);
+END
+$$;
+
+-- Step "apply" of whatever ends reservations: they count for no limit any more.
+CREATE FUNCTION release_limits(_tenant text, _reservation_id uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  WITH gone AS (
+    DELETE FROM limit_use u
+    USING unnest(_reservation_id) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM limit_use w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE u.ctid = k.place AND u.tenant IS NOT DISTINCT FROM _tenant
+    RETURNING u.limit_number, u.client, u.holder, u.units
+  )
+  INSERT INTO limit_change (tenant, limit_number, client, units)
+  SELECT _tenant, g.limit_number, g.client, -sum(g.units) FROM gone g WHERE g.holder = ''
+  GROUP BY g.limit_number, g.client;
+END
+$$;
