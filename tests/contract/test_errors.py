@@ -1,6 +1,7 @@
 """Errors: the catalogue, its codes and details, and nothing of the database in any of them."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -9,7 +10,7 @@ from google.rpc import code_pb2, error_details_pb2
 
 from holdsvc import errors
 from holdsvc.api.statuses import CODES, status
-from holdsvc.model import Refused, ShortLine
+from holdsvc.model import OverLimit, Refused, ShortLine
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import error_reason_pb2, item_pb2
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -20,9 +21,9 @@ CONTRACT = {
     "FAILED_PRECONDITION": (
         "CAPACITY_EXCEEDED RESERVATION_EXPIRED RESERVATION_ALREADY_CONFIRMED RESERVATION_ALREADY_CANCELLED "
         "ALREADY_REFUNDED RESERVATION_NOT_CONFIRMED CAPACITY_IN_USE QUANTITY_EXCEEDED REFERENCE_AMBIGUOUS "
-        "ALREADY_FULFILLED FEATURE_NOT_ACTIVE SALE_CLOSED"
+        "ALREADY_FULFILLED LIMIT_EXCEEDED FEATURE_NOT_ACTIVE SALE_CLOSED"
     ),
-    "NOT_FOUND": "ITEM_NOT_FOUND RESERVATION_NOT_FOUND API_KEY_NOT_FOUND",
+    "NOT_FOUND": "ITEM_NOT_FOUND RESERVATION_NOT_FOUND API_KEY_NOT_FOUND LIMIT_NOT_FOUND",
     "ALREADY_EXISTS": "ITEM_ALREADY_EXISTS ORDER_ID_IN_USE DUPLICATE_RESERVATION",
     "INVALID_ARGUMENT": "INVALID_FIELD REQUEST_ID_REUSED RESUME_TOKEN_FOREIGN",
     "ABORTED": "REVISION_MISMATCH",
@@ -47,6 +48,9 @@ EVERY = [
     errors.capacity_exceeded([ShortLine("sku-1", "pool-1", 71, 13), ShortLine("sku-2", "", 5, 0)]),
     errors.item_not_found("sku-1", "pool-1"),
     errors.sale_closed("sku-1", "pool-1"),
+    errors.limit_exceeded(OverLimit("limit-1", 71, 69, 13, datetime(2026, 1, 2, tzinfo=UTC))),
+    errors.limit_exceeded(OverLimit("limit-1", 4, 3, 2, None)),
+    errors.limit_not_found("limit-1"),
     errors.item_already_exists("sku-1", "pool-1"),
     errors.capacity_in_use("sku-1", "pool-1", 71, 13),
     errors.revision_mismatch("sku-1", "pool-1", 42),
@@ -80,7 +84,7 @@ EVERY = [
     ),
 ]
 WORDS = re.compile(
-    r"sku-\d|pool-\d|id-\d|cart-\d|A-\d|r-\d|key-\d|[0-9a-f]{16}|admin|calls of a client|lines\[3]\.sku|\b\d+\b"
+    r"limit-\d|[\d-]{10}T[\d:+]+|sku-\d|pool-\d|id-\d|cart-\d|A-\d|r-\d|key-\d|[0-9a-f]{16}|admin|calls of a client|lines\[3]\.sku|\b\d+\b"
 )
 
 

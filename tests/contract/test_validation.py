@@ -17,6 +17,7 @@ from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2
+from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, Refusal, refusal_of, refused
 
@@ -171,6 +172,28 @@ BAD: list[tuple[Message, set[str]]] = [
         {"client", "scopes[0]", "pools[0]", "expire_time"},
     ),
     (admin.CreateApiKeyRequest(scopes=["admin", "admin"], pools=["a", "a"]), {"client", "scopes", "pools"}),
+    (limits.SetLimitRequest(), {"limit"}),
+    (
+        limits.SetLimitRequest(
+            limit={
+                "limit_id": LONG,
+                "sku_prefix": LONG,
+                "pool": LONG,
+                "per": 9,
+                "counts": 9,
+                "max_quantity": -1,
+                "window": BAD_DURATION,
+            }
+        ),
+        _under("limit", ("limit_id", "sku_prefix", "pool", "per", "counts", "max_quantity", "window")),
+    ),
+    (
+        limits.SetLimitRequest(limit={"limit_id": CONTROL, "max_quantity": 10**15 + 1, "window": AGES}),
+        _under("limit", ("limit_id", "per", "counts", "max_quantity", "window")),
+    ),
+    (limits.ListLimitsRequest(page_size=-1, page_token="nonsense"), {"page_size", "page_token"}),
+    (limits.DeleteLimitRequest(limit_id=LONG), {"limit_id"}),
+    (limits.GetLimitUsageRequest(holder=LONG, client=LONG), {"limit_id", "holder", "client"}),
     (admin.ListApiKeysRequest(page_size=-1, page_token="nonsense"), {"page_size", "page_token"}),
     (admin.RevokeApiKeyRequest(key_id=LONG), {"key_id"}),
 ]

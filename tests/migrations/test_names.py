@@ -16,8 +16,10 @@ from holdsvc.ledger.database import Connection
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
+from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import SET_NAME, StartService, refused
+from tests.support.limits import set_limit, used
 from tests.support.wide_schema import widen, words
 
 DECLARED = re.compile(r"^\s*DECLARE\b(.*?)^\s*BEGIN\b", re.MULTILINE | re.DOTALL)
@@ -152,8 +154,20 @@ async def of_holds_that_change(service: Any) -> None:
     await stub.Refund(pb.RefundRequest(reservation_id=made.reservation_id))
 
 
+async def of_limits(service: Any) -> None:
+    """A limit of holders and one of clients, from their building to their removal."""
+    window = {"counts": "COUNTS_HELD_AND_CONFIRMED", "window": timedelta(hours=1)}
+    for limit_id, terms in (("each", window), ("all", {"per": "PER_CLIENT"})):
+        made = await set_limit(service, limit_id, 50, **terms)
+        assert made.state == limits.Limit.STATE_ACTIVE
+        await used(service, limit_id, "ann")
+    await service.limits.ListLimits(limits.ListLimitsRequest())
+    await service.limits.DeleteLimit(limits.DeleteLimitRequest(limit_id="all"))
+
+
 async def of_the_background(service: Any) -> None:
-    """What loops, commands and the relay call."""
+    """What loops, commands and the relay call, and what LimitService calls."""
+    await of_limits(service)
     async with service.service.database.connection() as connection:
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
