@@ -84,7 +84,8 @@ EVERY = [
     ),
 ]
 WORDS = re.compile(
-    r"limit-\d|[\d-]{10}T[\d:+]+|sku-\d|pool-\d|id-\d|cart-\d|A-\d|r-\d|key-\d|[0-9a-f]{16}|admin|calls of a client|lines\[3]\.sku|\b\d+\b"
+    r"limit-\d|[\d-]{10}T[\d:+]+|sku-\d|pool-\d|id-\d|cart-\d|A-\d|r-\d|key-\d|[0-9a-f]{16}"
+    r"|admin|calls of a client|lines\[3]\.sku|\b\d+\b"
 )
 
 
