@@ -6,7 +6,6 @@ import os
 # child before it was PostgreSQL (epoll_wait: Bad file descriptor).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import hypothesis  # noqa: F401 - its plugin would import it at the very end, am
 import psycopg
 import pytest
 import structlog
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
@@ -23,10 +22,9 @@ from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 from tests.support.alone import Turns
+from tests.support.databases import created
 from tests.support.harness import TEST_CLOCK, Harness, StartService
 from tests.support.wide_schema import widen
-
-_numbers = itertools.count(1)
 
 # As the service logs: structlog's own default draws every frame with its values, for seconds.
 structlog.configure(
@@ -63,45 +61,30 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _create(server_dsn: str, template: str = "template1") -> str:
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-    return name
-
-
-def _drop(server_dsn: str, name: str) -> None:
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
-
-
 @pytest.fixture
 def database_dsn(server_dsn: str) -> Iterator[str]:
     """The DSN of an empty database of the test's own."""
-    name = _create(server_dsn)
-    yield make_conninfo(server_dsn, dbname=name)
-    _drop(server_dsn, name)
+    with created(server_dsn) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")
-def _template(server_dsn: str) -> str:
-    """A migrated database whose clock a test can put forward, to copy from."""
-    name = _create(server_dsn)
-    dsn = make_conninfo(server_dsn, dbname=name)
-    migrate.up(dsn)
-    if os.environ.get("TEST_WIDE_SCHEMA"):
-        widen(dsn)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(TEST_CLOCK.encode())
-    return name
+def _template(server_dsn: str) -> Iterator[str]:
+    """The name of a migrated database whose clock a test can put forward, to copy from."""
+    with created(server_dsn) as dsn:
+        migrate.up(dsn)
+        if os.environ.get("TEST_WIDE_SCHEMA"):
+            widen(dsn)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(TEST_CLOCK.encode())
+        yield str(conninfo_to_dict(dsn)["dbname"])
 
 
 @pytest.fixture
 def ledger_dsn(server_dsn: str, _template: str) -> Iterator[str]:
     """The owner's DSN of a migrated database of the test's own."""
-    name = _create(server_dsn, _template)
-    yield make_conninfo(server_dsn, dbname=name)
-    _drop(server_dsn, name)
+    with created(server_dsn, _template) as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """One database for the tests of a file, emptied after each: a copy of its own would cost each test a quarter second."""
 
 from collections.abc import Iterator
-from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+
+from tests.support.databases import created
 
 _EMPTY = "; ".join(
     f"DELETE FROM holdsvc.{table}"
@@ -21,11 +21,8 @@ _CLOCK = "UPDATE public.test_clock SET ahead = '0'"
 
 @pytest.fixture(scope="module")
 def _shared_dsn(server_dsn: str, _template: str) -> Iterator[str]:
-    name = f"contract_{uuid4().hex}"
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}".encode())
-        yield make_conninfo(server_dsn, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    with created(server_dsn, _template) as dsn:
+        yield dsn
 
 
 @pytest.fixture
