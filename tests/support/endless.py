@@ -55,7 +55,8 @@ async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterat
     limits = ClientLimits(0, streams_max)
     calls = Calls(authenticator(Keyring(service.service.engine)), limits, Bodies(64), _Deaf(), 30.0)
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((calls.handlers(SERVICES[2], _Servicer()),))
+    [service_of_events] = [each for each in SERVICES if each.name == "EventService"]
+    server.add_generic_rpc_handlers((calls.handlers(service_of_events, _Servicer()),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
