@@ -158,6 +158,21 @@ class Adjust(Request):
 
 
 @dataclass(slots=True)
+class SetStock(Request):
+    """Set an item's capacity from a count of `on_hand` units; a `revision` other than 0 must be the item's.
+
+    It has no request_id: a count with a time is safe to repeat.
+    """
+
+    sku: str
+    pool: str
+    on_hand: int
+    count_time: datetime | None
+    """When it was counted; None: now."""
+    revision: int
+
+
+@dataclass(slots=True)
 class Transfer(Request):
     """Move `quantity` units of capacity between pools."""
 

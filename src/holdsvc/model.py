@@ -61,6 +61,7 @@ class EventType(_Open):
     MODIFIED = 12
     FULFILLED = 13
     RESCUED = 14
+    STOCK_SET = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,16 @@ class Item:
     sale_state: SaleState = SaleState.OPEN
     buffer: int = 0
     """Units that new holds never take."""
+    count_time: datetime | None = None
+    """When the latest count that is in `capacity` was made."""
+
+
+class Counted(NamedTuple):
+    """What a count made of its item."""
+
+    item: Item
+    superseded: bool
+    """A later count had been there, and nothing changed."""
 
 
 @dataclass(slots=True)

@@ -151,6 +151,7 @@ BAD: list[tuple[Message, set[str]]] = [
         {"sku", "pool", "delta", "request_id", "reason"},
     ),
     (inventory.AdjustCapacityRequest(), {"sku", "delta"}),
+    (inventory.BatchSetStockRequest(), {"counts"}),
     (
         inventory.TransferCapacityRequest(from_pool=LONG, to_pool=LONG, quantity=-1, request_id=LONG, reason=LONG),
         {"sku", "from_pool", "to_pool", "quantity", "request_id", "reason"},

@@ -43,6 +43,7 @@ NEEDED: Mapping[str, str] = {
     "ListItems": "inventory.read",
     "UpdateItem": "inventory.write",
     "AdjustCapacity": "inventory.write",
+    "BatchSetStock": "inventory.write",
     "TransferCapacity": "inventory.write",
     "DeleteItem": "inventory.write",
     "CheckAvailability": "inventory.read",

@@ -106,8 +106,7 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     await stub.GetReservation(pb.GetReservationRequest(reference="cart"))
     await of_holds_that_change(service)
     await stub.ListReservationEvents(pb.ListReservationEventsRequest(reservation_id=first.reservation_id))
-    await items.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", delta=1))
-    await items.TransferCapacity(inventory.TransferCapacityRequest(sku="seat", to_pool="web", quantity=1))
+    await of_capacity(items)
     await items.UpdateItem(
         inventory.UpdateItemRequest(item={"sku": "bed", "capacity": 6}, update_mask={"paths": ["capacity"]})
     )
@@ -136,6 +135,13 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     await service.verify()
     await of_the_background(service)
     assert {*FUNCTIONS} - called == set()
+
+
+async def of_capacity(items: Any) -> None:
+    """What sets and moves units."""
+    await items.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", delta=1))
+    await items.BatchSetStock(inventory.BatchSetStockRequest(counts=[{"sku": "seat", "on_hand": 22}]))
+    await items.TransferCapacity(inventory.TransferCapacityRequest(sku="seat", to_pool="web", quantity=1))
 
 
 async def of_holds_that_change(service: Any) -> None:

@@ -29,6 +29,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_MODIFIED: _ClassVar[EventType]
     EVENT_TYPE_FULFILLED: _ClassVar[EventType]
     EVENT_TYPE_RESCUED: _ClassVar[EventType]
+    EVENT_TYPE_STOCK_SET: _ClassVar[EventType]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_RESERVED: EventType
 EVENT_TYPE_CONFIRMED: EventType
@@ -44,6 +45,7 @@ EVENT_TYPE_CAPACITY_TRANSFERRED: EventType
 EVENT_TYPE_MODIFIED: EventType
 EVENT_TYPE_FULFILLED: EventType
 EVENT_TYPE_RESCUED: EventType
+EVENT_TYPE_STOCK_SET: EventType
 
 class Event(_message.Message):
     __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines")

@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from inventoryhold.v1 import item_pb2 as inventoryhold_dot_v1_dot_item__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(inventoryhold/v1/inventory_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binventoryhold/v1/item.proto\"A\n\x11\x43reateItemRequest\x12,\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.ItemB\x06\xbaH\x03\xc8\x01\x01\":\n\x12\x43reateItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"M\n\x17\x42\x61tchCreateItemsRequest\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.ItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"A\n\x18\x42\x61tchCreateItemsResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\"\\\n\x0eGetItemRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"7\n\x0fGetItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"\xab\x01\n\x10ListItemsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12*\n\nsku_prefix\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x42\x07\n\x05_pool\"S\n\x11ListItemsResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\x11UpdateItemRequest\x12,\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.ItemB\x06\xbaH\x03\xc8\x01\x01\x12v\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBE\xbaHB\xc8\x01\x01\xe2\x01<\x12\x08\x63\x61pacity\x12\x0eoversell_limit\x12\x0c\x64isplay_name\x12\nsale_state\x12\x06\x62uffer\x12\x19\n\x08revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x12UpdateItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"\xee\x01\n\x15\x41\x64justCapacityRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x03\x42\x19\xbaH\x16\"\x14\x18\x80\xa0\x94\xa5\x8d\x1d(\x80\xe0\xeb\xda\xf2\xe2\xff\xff\xff\x01\x38\x00\x12*\n\nrequest_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x33\n\x06reason\x18\x05 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$\"P\n\x16\x41\x64justCapacityResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xef\x02\n\x17TransferCapacityRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\tfrom_pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12&\n\x07to_pool\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12 \n\x08quantity\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12*\n\nrequest_id\x18\x05 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x33\n\x06reason\x18\x06 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$:X\xbaHU\x1aS\n\rto_pool.other\x12\"to_pool must differ from from_pool\x1a\x1ethis.from_pool != this.to_pool\"\x80\x01\n\x18TransferCapacityResponse\x12)\n\tfrom_item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\'\n\x07to_item\x18\x02 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"_\n\x11\x44\x65leteItemRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"\x14\n\x12\x44\x65leteItemResponse\"U\n\x18\x43heckAvailabilityRequest\x12\x39\n\x05lines\x18\x01 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\"a\n\x19\x43heckAvailabilityResponse\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x31\n\x05lines\x18\x02 \x03(\x0b\x32\".inventoryhold.v1.AvailabilityLine\"f\n\x10\x41vailabilityLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x11\n\trequested\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x11\n\tshortfall\x18\x05 \x01(\x03\"\xb8\x01\n\x15WatchInventoryRequest\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32\x19.inventoryhold.v1.ItemKeyB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12*\n\nsku_prefix\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12>\n\x0cmin_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\"\xce\x01\n\x16WatchInventoryResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\x12\x30\n\rdeleted_items\x18\x02 \x03(\x0b\x32\x19.inventoryhold.v1.ItemKey\x12\x19\n\x11snapshot_complete\x18\x03 \x01(\x08\x12\x11\n\theartbeat\x18\x04 \x01(\x08\x12-\n\tread_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd3\x07\n\x10InventoryService\x12W\n\nCreateItem\x12#.inventoryhold.v1.CreateItemRequest\x1a$.inventoryhold.v1.CreateItemResponse\x12i\n\x10\x42\x61tchCreateItems\x12).inventoryhold.v1.BatchCreateItemsRequest\x1a*.inventoryhold.v1.BatchCreateItemsResponse\x12N\n\x07GetItem\x12 .inventoryhold.v1.GetItemRequest\x1a!.inventoryhold.v1.GetItemResponse\x12T\n\tListItems\x12\".inventoryhold.v1.ListItemsRequest\x1a#.inventoryhold.v1.ListItemsResponse\x12W\n\nUpdateItem\x12#.inventoryhold.v1.UpdateItemRequest\x1a$.inventoryhold.v1.UpdateItemResponse\x12\x63\n\x0e\x41\x64justCapacity\x12\'.inventoryhold.v1.AdjustCapacityRequest\x1a(.inventoryhold.v1.AdjustCapacityResponse\x12i\n\x10TransferCapacity\x12).inventoryhold.v1.TransferCapacityRequest\x1a*.inventoryhold.v1.TransferCapacityResponse\x12W\n\nDeleteItem\x12#.inventoryhold.v1.DeleteItemRequest\x1a$.inventoryhold.v1.DeleteItemResponse\x12l\n\x11\x43heckAvailability\x12*.inventoryhold.v1.CheckAvailabilityRequest\x1a+.inventoryhold.v1.CheckAvailabilityResponse\x12\x65\n\x0eWatchInventory\x12\'.inventoryhold.v1.WatchInventoryRequest\x1a(.inventoryhold.v1.WatchInventoryResponse0\x01\x42\x64\n\x14\x63om.inventoryhold.v1B\x15InventoryServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(inventoryhold/v1/inventory_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1binventoryhold/v1/item.proto\"A\n\x11\x43reateItemRequest\x12,\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.ItemB\x06\xbaH\x03\xc8\x01\x01\":\n\x12\x43reateItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"M\n\x17\x42\x61tchCreateItemsRequest\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.ItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"A\n\x18\x42\x61tchCreateItemsResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\"\\\n\x0eGetItemRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"7\n\x0fGetItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"\xab\x01\n\x10ListItemsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12*\n\nsku_prefix\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\x04pool\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x00\x88\x01\x01\x42\x07\n\x05_pool\"S\n\x11ListItemsResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\x11UpdateItemRequest\x12,\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.ItemB\x06\xbaH\x03\xc8\x01\x01\x12v\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBE\xbaHB\xc8\x01\x01\xe2\x01<\x12\x08\x63\x61pacity\x12\x0eoversell_limit\x12\x0c\x64isplay_name\x12\nsale_state\x12\x06\x62uffer\x12\x19\n\x08revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\":\n\x12UpdateItemResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\"\xee\x01\n\x15\x41\x64justCapacityRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x03\x42\x19\xbaH\x16\"\x14\x18\x80\xa0\x94\xa5\x8d\x1d(\x80\xe0\xeb\xda\xf2\xe2\xff\xff\xff\x01\x38\x00\x12*\n\nrequest_id\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x33\n\x06reason\x18\x05 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$\"P\n\x16\x41\x64justCapacityResponse\x12$\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"Q\n\x14\x42\x61tchSetStockRequest\x12\x39\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1c.inventoryhold.v1.StockCountB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"\xc6\x01\n\nStockCount\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12!\n\x07on_hand\x18\x03 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12.\n\ncount_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x08revision\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"J\n\x15\x42\x61tchSetStockResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .inventoryhold.v1.SetStockResult\"\x8d\x01\n\x0eSetStockResult\x12&\n\x04item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.ItemH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x12\n\nsuperseded\x18\x03 \x01(\x08\x12\x10\n\x08\x61\x62ridged\x18\x04 \x01(\x08\x42\x08\n\x06result\"\xef\x02\n\x17TransferCapacityRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12(\n\tfrom_pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12&\n\x07to_pool\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12 \n\x08quantity\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12*\n\nrequest_id\x18\x05 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x33\n\x06reason\x18\x06 \x01(\tB#\xbaH r\x1e\x18\x80\x04\x32\x19^(?:[^\\p{Cc}]|[\\t\\n\\r])*$:X\xbaHU\x1aS\n\rto_pool.other\x12\"to_pool must differ from from_pool\x1a\x1ethis.from_pool != this.to_pool\"\x80\x01\n\x18TransferCapacityResponse\x12)\n\tfrom_item\x18\x01 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\'\n\x07to_item\x18\x02 \x01(\x0b\x32\x16.inventoryhold.v1.Item\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"_\n\x11\x44\x65leteItemRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"\x14\n\x12\x44\x65leteItemResponse\"U\n\x18\x43heckAvailabilityRequest\x12\x39\n\x05lines\x18\x01 \x03(\x0b\x32\x1e.inventoryhold.v1.ItemQuantityB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\"a\n\x19\x43heckAvailabilityResponse\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x31\n\x05lines\x18\x02 \x03(\x0b\x32\".inventoryhold.v1.AvailabilityLine\"f\n\x10\x41vailabilityLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x11\n\trequested\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x11\n\tshortfall\x18\x05 \x01(\x03\"\xb8\x01\n\x15WatchInventoryRequest\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32\x19.inventoryhold.v1.ItemKeyB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12*\n\nsku_prefix\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12>\n\x0cmin_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\"\xce\x01\n\x16WatchInventoryResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.inventoryhold.v1.Item\x12\x30\n\rdeleted_items\x18\x02 \x03(\x0b\x32\x19.inventoryhold.v1.ItemKey\x12\x19\n\x11snapshot_complete\x18\x03 \x01(\x08\x12\x11\n\theartbeat\x18\x04 \x01(\x08\x12-\n\tread_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb5\x08\n\x10InventoryService\x12W\n\nCreateItem\x12#.inventoryhold.v1.CreateItemRequest\x1a$.inventoryhold.v1.CreateItemResponse\x12i\n\x10\x42\x61tchCreateItems\x12).inventoryhold.v1.BatchCreateItemsRequest\x1a*.inventoryhold.v1.BatchCreateItemsResponse\x12N\n\x07GetItem\x12 .inventoryhold.v1.GetItemRequest\x1a!.inventoryhold.v1.GetItemResponse\x12T\n\tListItems\x12\".inventoryhold.v1.ListItemsRequest\x1a#.inventoryhold.v1.ListItemsResponse\x12W\n\nUpdateItem\x12#.inventoryhold.v1.UpdateItemRequest\x1a$.inventoryhold.v1.UpdateItemResponse\x12\x63\n\x0e\x41\x64justCapacity\x12\'.inventoryhold.v1.AdjustCapacityRequest\x1a(.inventoryhold.v1.AdjustCapacityResponse\x12`\n\rBatchSetStock\x12&.inventoryhold.v1.BatchSetStockRequest\x1a\'.inventoryhold.v1.BatchSetStockResponse\x12i\n\x10TransferCapacity\x12).inventoryhold.v1.TransferCapacityRequest\x1a*.inventoryhold.v1.TransferCapacityResponse\x12W\n\nDeleteItem\x12#.inventoryhold.v1.DeleteItemRequest\x1a$.inventoryhold.v1.DeleteItemResponse\x12l\n\x11\x43heckAvailability\x12*.inventoryhold.v1.CheckAvailabilityRequest\x1a+.inventoryhold.v1.CheckAvailabilityResponse\x12\x65\n\x0eWatchInventory\x12\'.inventoryhold.v1.WatchInventoryRequest\x1a(.inventoryhold.v1.WatchInventoryResponse0\x01\x42\x64\n\x14\x63om.inventoryhold.v1B\x15InventoryServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +70,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADJUSTCAPACITYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\023r\021\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_ADJUSTCAPACITYREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_ADJUSTCAPACITYREQUEST'].fields_by_name['reason']._serialized_options = b'\272H r\036\030\200\0042\031^(?:[^\\p{Cc}]|[\\t\\n\\r])*$'
+  _globals['_BATCHSETSTOCKREQUEST'].fields_by_name['counts']._loaded_options = None
+  _globals['_BATCHSETSTOCKREQUEST'].fields_by_name['counts']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_STOCKCOUNT'].fields_by_name['sku']._loaded_options = None
+  _globals['_STOCKCOUNT'].fields_by_name['sku']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[^\\p{Cc}]*$'
+  _globals['_STOCKCOUNT'].fields_by_name['pool']._loaded_options = None
+  _globals['_STOCKCOUNT'].fields_by_name['pool']._serialized_options = b'\272H\022r\020\030@2\014^[^\\p{Cc}]*$'
+  _globals['_STOCKCOUNT'].fields_by_name['on_hand']._loaded_options = None
+  _globals['_STOCKCOUNT'].fields_by_name['on_hand']._serialized_options = b'\272H\r\"\013\030\200\200\232\246\352\257\343\001(\000'
+  _globals['_STOCKCOUNT'].fields_by_name['revision']._loaded_options = None
+  _globals['_STOCKCOUNT'].fields_by_name['revision']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_TRANSFERCAPACITYREQUEST'].fields_by_name['sku']._loaded_options = None
   _globals['_TRANSFERCAPACITYREQUEST'].fields_by_name['sku']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_TRANSFERCAPACITYREQUEST'].fields_by_name['from_pool']._loaded_options = None
@@ -95,48 +106,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHINVENTORYREQUEST'].fields_by_name['sku_prefix']._serialized_options = b'\272H\023r\021\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_WATCHINVENTORYREQUEST'].fields_by_name['min_interval']._loaded_options = None
   _globals['_WATCHINVENTORYREQUEST'].fields_by_name['min_interval']._serialized_options = b'\272H\n\252\001\007\"\003\010\220\0342\000'
-  _globals['_CREATEITEMREQUEST']._serialized_start=219
-  _globals['_CREATEITEMREQUEST']._serialized_end=284
-  _globals['_CREATEITEMRESPONSE']._serialized_start=286
-  _globals['_CREATEITEMRESPONSE']._serialized_end=344
-  _globals['_BATCHCREATEITEMSREQUEST']._serialized_start=346
-  _globals['_BATCHCREATEITEMSREQUEST']._serialized_end=423
-  _globals['_BATCHCREATEITEMSRESPONSE']._serialized_start=425
-  _globals['_BATCHCREATEITEMSRESPONSE']._serialized_end=490
-  _globals['_GETITEMREQUEST']._serialized_start=492
-  _globals['_GETITEMREQUEST']._serialized_end=584
-  _globals['_GETITEMRESPONSE']._serialized_start=586
-  _globals['_GETITEMRESPONSE']._serialized_end=641
-  _globals['_LISTITEMSREQUEST']._serialized_start=644
-  _globals['_LISTITEMSREQUEST']._serialized_end=815
-  _globals['_LISTITEMSRESPONSE']._serialized_start=817
-  _globals['_LISTITEMSRESPONSE']._serialized_end=900
-  _globals['_UPDATEITEMREQUEST']._serialized_start=903
-  _globals['_UPDATEITEMREQUEST']._serialized_end=1115
-  _globals['_UPDATEITEMRESPONSE']._serialized_start=1117
-  _globals['_UPDATEITEMRESPONSE']._serialized_end=1175
-  _globals['_ADJUSTCAPACITYREQUEST']._serialized_start=1178
-  _globals['_ADJUSTCAPACITYREQUEST']._serialized_end=1416
-  _globals['_ADJUSTCAPACITYRESPONSE']._serialized_start=1418
-  _globals['_ADJUSTCAPACITYRESPONSE']._serialized_end=1498
-  _globals['_TRANSFERCAPACITYREQUEST']._serialized_start=1501
-  _globals['_TRANSFERCAPACITYREQUEST']._serialized_end=1868
-  _globals['_TRANSFERCAPACITYRESPONSE']._serialized_start=1871
-  _globals['_TRANSFERCAPACITYRESPONSE']._serialized_end=1999
-  _globals['_DELETEITEMREQUEST']._serialized_start=2001
-  _globals['_DELETEITEMREQUEST']._serialized_end=2096
-  _globals['_DELETEITEMRESPONSE']._serialized_start=2098
-  _globals['_DELETEITEMRESPONSE']._serialized_end=2118
-  _globals['_CHECKAVAILABILITYREQUEST']._serialized_start=2120
-  _globals['_CHECKAVAILABILITYREQUEST']._serialized_end=2205
-  _globals['_CHECKAVAILABILITYRESPONSE']._serialized_start=2207
-  _globals['_CHECKAVAILABILITYRESPONSE']._serialized_end=2304
-  _globals['_AVAILABILITYLINE']._serialized_start=2306
-  _globals['_AVAILABILITYLINE']._serialized_end=2408
-  _globals['_WATCHINVENTORYREQUEST']._serialized_start=2411
-  _globals['_WATCHINVENTORYREQUEST']._serialized_end=2595
-  _globals['_WATCHINVENTORYRESPONSE']._serialized_start=2598
-  _globals['_WATCHINVENTORYRESPONSE']._serialized_end=2804
-  _globals['_INVENTORYSERVICE']._serialized_start=2807
-  _globals['_INVENTORYSERVICE']._serialized_end=3786
+  _globals['_CREATEITEMREQUEST']._serialized_start=244
+  _globals['_CREATEITEMREQUEST']._serialized_end=309
+  _globals['_CREATEITEMRESPONSE']._serialized_start=311
+  _globals['_CREATEITEMRESPONSE']._serialized_end=369
+  _globals['_BATCHCREATEITEMSREQUEST']._serialized_start=371
+  _globals['_BATCHCREATEITEMSREQUEST']._serialized_end=448
+  _globals['_BATCHCREATEITEMSRESPONSE']._serialized_start=450
+  _globals['_BATCHCREATEITEMSRESPONSE']._serialized_end=515
+  _globals['_GETITEMREQUEST']._serialized_start=517
+  _globals['_GETITEMREQUEST']._serialized_end=609
+  _globals['_GETITEMRESPONSE']._serialized_start=611
+  _globals['_GETITEMRESPONSE']._serialized_end=666
+  _globals['_LISTITEMSREQUEST']._serialized_start=669
+  _globals['_LISTITEMSREQUEST']._serialized_end=840
+  _globals['_LISTITEMSRESPONSE']._serialized_start=842
+  _globals['_LISTITEMSRESPONSE']._serialized_end=925
+  _globals['_UPDATEITEMREQUEST']._serialized_start=928
+  _globals['_UPDATEITEMREQUEST']._serialized_end=1140
+  _globals['_UPDATEITEMRESPONSE']._serialized_start=1142
+  _globals['_UPDATEITEMRESPONSE']._serialized_end=1200
+  _globals['_ADJUSTCAPACITYREQUEST']._serialized_start=1203
+  _globals['_ADJUSTCAPACITYREQUEST']._serialized_end=1441
+  _globals['_ADJUSTCAPACITYRESPONSE']._serialized_start=1443
+  _globals['_ADJUSTCAPACITYRESPONSE']._serialized_end=1523
+  _globals['_BATCHSETSTOCKREQUEST']._serialized_start=1525
+  _globals['_BATCHSETSTOCKREQUEST']._serialized_end=1606
+  _globals['_STOCKCOUNT']._serialized_start=1609
+  _globals['_STOCKCOUNT']._serialized_end=1807
+  _globals['_BATCHSETSTOCKRESPONSE']._serialized_start=1809
+  _globals['_BATCHSETSTOCKRESPONSE']._serialized_end=1883
+  _globals['_SETSTOCKRESULT']._serialized_start=1886
+  _globals['_SETSTOCKRESULT']._serialized_end=2027
+  _globals['_TRANSFERCAPACITYREQUEST']._serialized_start=2030
+  _globals['_TRANSFERCAPACITYREQUEST']._serialized_end=2397
+  _globals['_TRANSFERCAPACITYRESPONSE']._serialized_start=2400
+  _globals['_TRANSFERCAPACITYRESPONSE']._serialized_end=2528
+  _globals['_DELETEITEMREQUEST']._serialized_start=2530
+  _globals['_DELETEITEMREQUEST']._serialized_end=2625
+  _globals['_DELETEITEMRESPONSE']._serialized_start=2627
+  _globals['_DELETEITEMRESPONSE']._serialized_end=2647
+  _globals['_CHECKAVAILABILITYREQUEST']._serialized_start=2649
+  _globals['_CHECKAVAILABILITYREQUEST']._serialized_end=2734
+  _globals['_CHECKAVAILABILITYRESPONSE']._serialized_start=2736
+  _globals['_CHECKAVAILABILITYRESPONSE']._serialized_end=2833
+  _globals['_AVAILABILITYLINE']._serialized_start=2835
+  _globals['_AVAILABILITYLINE']._serialized_end=2937
+  _globals['_WATCHINVENTORYREQUEST']._serialized_start=2940
+  _globals['_WATCHINVENTORYREQUEST']._serialized_end=3124
+  _globals['_WATCHINVENTORYRESPONSE']._serialized_start=3127
+  _globals['_WATCHINVENTORYRESPONSE']._serialized_end=3333
+  _globals['_INVENTORYSERVICE']._serialized_start=3336
+  _globals['_INVENTORYSERVICE']._serialized_end=4413
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.rpc import status_pb2 as _status_pb2
 from inventoryhold.v1 import item_pb2 as _item_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -108,6 +109,44 @@ class AdjustCapacityResponse(_message.Message):
     item: _item_pb2.Item
     replayed: bool
     def __init__(self, item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
+
+class BatchSetStockRequest(_message.Message):
+    __slots__ = ("counts",)
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedCompositeFieldContainer[StockCount]
+    def __init__(self, counts: _Optional[_Iterable[_Union[StockCount, _Mapping]]] = ...) -> None: ...
+
+class StockCount(_message.Message):
+    __slots__ = ("sku", "pool", "on_hand", "count_time", "revision")
+    SKU_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    ON_HAND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_TIME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    sku: str
+    pool: str
+    on_hand: int
+    count_time: _timestamp_pb2.Timestamp
+    revision: int
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., on_hand: _Optional[int] = ..., count_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class BatchSetStockResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SetStockResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[SetStockResult, _Mapping]]] = ...) -> None: ...
+
+class SetStockResult(_message.Message):
+    __slots__ = ("item", "error", "superseded", "abridged")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    ABRIDGED_FIELD_NUMBER: _ClassVar[int]
+    item: _item_pb2.Item
+    error: _status_pb2.Status
+    superseded: bool
+    abridged: bool
+    def __init__(self, item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., superseded: _Optional[bool] = ..., abridged: _Optional[bool] = ...) -> None: ...
 
 class TransferCapacityRequest(_message.Message):
     __slots__ = ("sku", "from_pool", "to_pool", "quantity", "request_id", "reason")

@@ -67,6 +67,11 @@ class InventoryServiceStub:
                 request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityRequest.SerializeToString,
                 response_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityResponse.FromString,
                 _registered_method=True)
+        self.BatchSetStock = channel.unary_unary(
+                '/inventoryhold.v1.InventoryService/BatchSetStock',
+                request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockResponse.FromString,
+                _registered_method=True)
         self.TransferCapacity = channel.unary_unary(
                 '/inventoryhold.v1.InventoryService/TransferCapacity',
                 request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.TransferCapacityRequest.SerializeToString,
@@ -149,6 +154,23 @@ class InventoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchSetStock(self, request, context):
+        """Sets the capacity of 1 to 1,000 items from counts made elsewhere, each by itself and in order. Scope
+        `inventory.write`.
+
+        capacity becomes `on_hand` and what came or left after `count_time`: units fulfilled, returned and written off, and
+        what AdjustCapacity, TransferCapacity and DeleteItem added or took. So a count that is sent late undoes nothing that
+        happened since. Where a later count is in the capacity, nothing changes and the entry is `superseded`; an equal one is
+        computed again, so a list of counts with times can be sent twice. Where there is no difference, no event tells of it.
+
+        Of an entry: (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH); (FAILED_PRECONDITION, CAPACITY_IN_USE) when
+        more is held and confirmed than would be there; (INVALID_ARGUMENT, INVALID_FIELD) also for an item that an earlier
+        entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TransferCapacity(self, request, context):
         """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
         `inventory.write`.
@@ -220,6 +242,11 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.AdjustCapacity,
                     request_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityRequest.FromString,
                     response_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityResponse.SerializeToString,
+            ),
+            'BatchSetStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSetStock,
+                    request_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockResponse.SerializeToString,
             ),
             'TransferCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.TransferCapacity,
@@ -407,6 +434,33 @@ class InventoryService:
             '/inventoryhold.v1.InventoryService/AdjustCapacity',
             inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityRequest.SerializeToString,
             inventoryhold_dot_v1_dot_inventory__service__pb2.AdjustCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSetStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.InventoryService/BatchSetStock',
+            inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_inventory__service__pb2.BatchSetStockResponse.FromString,
             options,
             channel_credentials,
             insecure,

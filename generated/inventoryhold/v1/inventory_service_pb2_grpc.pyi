@@ -65,6 +65,19 @@ class InventoryServiceStub:
 
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE).
     """
+    BatchSetStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchSetStockRequest, _inventory_service_pb2.BatchSetStockResponse]
+    """Sets the capacity of 1 to 1,000 items from counts made elsewhere, each by itself and in order. Scope
+    `inventory.write`.
+
+    capacity becomes `on_hand` and what came or left after `count_time`: units fulfilled, returned and written off, and
+    what AdjustCapacity, TransferCapacity and DeleteItem added or took. So a count that is sent late undoes nothing that
+    happened since. Where a later count is in the capacity, nothing changes and the entry is `superseded`; an equal one is
+    computed again, so a list of counts with times can be sent twice. Where there is no difference, no event tells of it.
+
+    Of an entry: (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH); (FAILED_PRECONDITION, CAPACITY_IN_USE) when
+    more is held and confirmed than would be there; (INVALID_ARGUMENT, INVALID_FIELD) also for an item that an earlier
+    entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
+    """
     TransferCapacity: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.TransferCapacityRequest, _inventory_service_pb2.TransferCapacityResponse]
     """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
     `inventory.write`.
@@ -125,6 +138,19 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """Changes an item's capacity by a difference. Scope `inventory.write`.
 
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE).
+    """
+    BatchSetStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchSetStockRequest, _inventory_service_pb2.BatchSetStockResponse]  # type: ignore[assignment]
+    """Sets the capacity of 1 to 1,000 items from counts made elsewhere, each by itself and in order. Scope
+    `inventory.write`.
+
+    capacity becomes `on_hand` and what came or left after `count_time`: units fulfilled, returned and written off, and
+    what AdjustCapacity, TransferCapacity and DeleteItem added or took. So a count that is sent late undoes nothing that
+    happened since. Where a later count is in the capacity, nothing changes and the entry is `superseded`; an equal one is
+    computed again, so a list of counts with times can be sent twice. Where there is no difference, no event tells of it.
+
+    Of an entry: (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH); (FAILED_PRECONDITION, CAPACITY_IN_USE) when
+    more is held and confirmed than would be there; (INVALID_ARGUMENT, INVALID_FIELD) also for an item that an earlier
+    entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
     """
     TransferCapacity: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.TransferCapacityRequest, _inventory_service_pb2.TransferCapacityResponse]  # type: ignore[assignment]
     """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
@@ -219,6 +245,25 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an item's capacity by a difference. Scope `inventory.write`.
 
         (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchSetStock(
+        self,
+        request: _inventory_service_pb2.BatchSetStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_service_pb2.BatchSetStockResponse, _abc.Awaitable[_inventory_service_pb2.BatchSetStockResponse]]:
+        """Sets the capacity of 1 to 1,000 items from counts made elsewhere, each by itself and in order. Scope
+        `inventory.write`.
+
+        capacity becomes `on_hand` and what came or left after `count_time`: units fulfilled, returned and written off, and
+        what AdjustCapacity, TransferCapacity and DeleteItem added or took. So a count that is sent late undoes nothing that
+        happened since. Where a later count is in the capacity, nothing changes and the entry is `superseded`; an equal one is
+        computed again, so a list of counts with times can be sent twice. Where there is no difference, no event tells of it.
+
+        Of an entry: (NOT_FOUND, ITEM_NOT_FOUND); (ABORTED, REVISION_MISMATCH); (FAILED_PRECONDITION, CAPACITY_IN_USE) when
+        more is held and confirmed than would be there; (INVALID_ARGUMENT, INVALID_FIELD) also for an item that an earlier
+        entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
         """
 
     @_abc_1.abstractmethod

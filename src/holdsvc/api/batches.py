@@ -1,15 +1,26 @@
 """Batches: entries that are judged and answered one by one, in parts small enough for the loop and for the caller."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from holdsvc import errors
+from holdsvc.api import validation
+from holdsvc.api.calls import Call
+from holdsvc.api.changes import Check
+from holdsvc.api.statuses import status
 from holdsvc.change_requests import Request
-from inventoryhold.v1 import reservation_pb2
+from holdsvc.errors import HoldError
+from holdsvc.model import Answer
+from inventoryhold.v1 import inventory_service_pb2 as inventory_pb
+from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
+E = TypeVar("E", bound=Message)
 R = TypeVar("R", bound=Request)
+V = TypeVar("V")
 
 Response = (
     pb.BatchReserveResponse
@@ -43,7 +54,48 @@ def parts(changes: Sequence[R]) -> Iterator[Sequence[R]]:
         yield changes[start:]
 
 
-def abridge(response: Response) -> Iterator[None]:
+def judge(
+    request: Message,
+    entries: Sequence[E],
+    call: Call,
+    make: Callable[[E, Call, Check], R],
+    refused: dict[int, status_pb2.Status],
+) -> Generator[None, None, list[R]]:
+    """Makes the changes of the valid entries; puts the errors of the others into `refused`, by index."""
+    changes = []
+    # One walk through a small batch costs less than one through each of its entries.
+    known_valid = not call.large and validation.is_valid(request)
+    rules = validation.BatchRules(known_valid=known_valid)
+    for index, entry in enumerate(entries):
+        yield
+        try:
+            if index in call.bad_entries:
+                raise HoldError(errors.invalid_fields(call.bad_entries[index]))
+            changes.append(make(entry, call, rules.check))
+        except HoldError as error:
+            refused[index] = status(error.refused)
+    return changes
+
+
+async def run_all(
+    changes: Sequence[R],
+    call: Call,
+    submit: Callable[[Sequence[R], float], Awaitable[list[Answer[V]]]],
+) -> list[Answer[V]]:
+    """What came of each change. An error that stops the engine is that of the changes that were still to come."""
+    results: list[Answer[V]] = []
+    for part in parts(changes):
+        try:
+            results += await submit(part, call.deadline)
+        except HoldError as error:
+            if not results:
+                raise
+            results += [error.refused] * (len(changes) - len(results))
+            break
+    return results
+
+
+def abridge(response: Response | inventory_pb.BatchSetStockResponse) -> Iterator[None]:
     """Shortens the last results of an answer that is larger than its reader takes; may pause at each."""
     if response.ByteSize() <= WHOLE_BYTES_MAX:
         return
@@ -53,15 +105,20 @@ def abridge(response: Response) -> Iterator[None]:
             size += result.ByteSize()
         if size > WHOLE_BYTES_MAX:
             result.abridged = True
-            if result.HasField("reservation"):
+            if result.HasField("error"):
+                result.error.CopyFrom(_short(result.error))
+            elif isinstance(result, inventory_pb.SetStockResult):
+                item = result.item
+                result.item.CopyFrom(
+                    item_pb2.Item(sku=item.sku, pool=item.pool, capacity=item.capacity, revision=item.revision)
+                )
+            else:
                 whole = result.reservation
                 result.reservation.CopyFrom(
                     reservation_pb2.Reservation(
                         reservation_id=whole.reservation_id, state=whole.state, revision=whole.revision
                     )
                 )
-            else:
-                result.error.CopyFrom(_short(result.error))
         yield
 
 

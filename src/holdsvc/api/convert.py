@@ -100,6 +100,8 @@ def item(i: model.Item) -> item_pb2.Item:
     if i.create_time is not None:
         set_time(message.create_time, i.create_time)
     set_time(message.update_time, i.update_time)
+    if i.count_time is not None:
+        set_time(message.count_time, i.count_time)
     return message
 
 

@@ -1,19 +1,24 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+from google.rpc import status_pb2
+
 from holdsvc import change_requests, errors, model
-from holdsvc.api import convert, validation
+from holdsvc.api import batches, convert, validation
 from holdsvc.api.calls import Call
+from holdsvc.api.changes import Check
 from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.api.pages import Pages, Position
+from holdsvc.api.statuses import status
+from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import ItemKey, Violation
+from holdsvc.model import Answer, Counted, ItemKey, Refused, Violation
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Selection
 from inventoryhold.v1 import inventory_service_pb2 as pb
@@ -28,8 +33,9 @@ _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 class InventoryServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine, streams: Streams, pages: Pages) -> None:
+    def __init__(self, engine: Engine, streams: Streams, turns: Turns, pages: Pages) -> None:
         self._engine = engine
+        self._turns = turns
         self._pages = pages
         self._streams = streams
 
@@ -126,6 +132,15 @@ class InventoryServicer:
         done = unwrap(answer)
         return pb.AdjustCapacityResponse(item=convert.item(done.value), replayed=done.replayed)
 
+    async def BatchSetStock(self, request: pb.BatchSetStockRequest, call: Call) -> pb.BatchSetStockResponse:
+        """Sets many capacities from counts, each by itself."""
+        validation.check_count(request, "counts")
+        refused: dict[int, status_pb2.Status] = {}
+        make = _Counts()
+        changes = await self._turns.run(batches.judge(request, request.counts, call, make, refused))
+        done = await batches.run_all(changes, call, self._engine.set_stock)
+        return await self._turns.run(_set_results(len(request.counts), refused, done))
+
     async def TransferCapacity(self, request: pb.TransferCapacityRequest, call: Call) -> pb.TransferCapacityResponse:
         """Moves capacity between pools."""
         validation.check(request)
@@ -217,6 +232,54 @@ def _new_item(wanted: item_pb2.Item) -> model.Item:
         sale_state=model.SaleState(wanted.sale_state or model.SaleState.OPEN),
         buffer=wanted.buffer,
     )
+
+
+class _Counts:
+    """Makes the changes of the counts of one call, of which each must be of another item."""
+
+    def __init__(self) -> None:
+        self._seen: set[ItemKey] = set()
+
+    def __call__(self, count: pb.StockCount, call: Call, check: Check) -> change_requests.SetStock:
+        key = ItemKey(count.sku, count.pool)
+        check(
+            count,
+            Violation("sku", "names an item that an earlier count names", "REPEATED_ITEM")
+            if key in self._seen
+            else None,
+        )
+        self._seen.add(key)
+        check_pool(call.caller, *key)
+        return change_requests.SetStock(
+            caller=call.caller,
+            request_id="",
+            fingerprint=b"",
+            sku=count.sku,
+            pool=count.pool,
+            on_hand=count.on_hand,
+            count_time=count.count_time.ToDatetime(UTC) if count.HasField("count_time") else None,
+            revision=count.revision,
+        )
+
+
+def _set_results(
+    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Counted]]
+) -> Generator[None, None, pb.BatchSetStockResponse]:
+    """The refused counts by index, what came of the others in their order."""
+    response = pb.BatchSetStockResponse()
+    others = iter(done)
+    for index in range(size):
+        added = response.results.add()
+        if index in refused:
+            added.error.CopyFrom(refused[index])
+        elif isinstance(answer := next(others), Refused):
+            added.error.CopyFrom(status(answer))
+        else:
+            added.item.CopyFrom(convert.item(answer.value.item))
+            added.superseded = answer.value.superseded
+        yield
+    yield from batches.abridge(response)
+    return response
 
 
 def _unsaid_sale_state(item: item_pb2.Item, paths: set[str]) -> Violation | None:

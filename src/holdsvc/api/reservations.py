@@ -166,8 +166,8 @@ class ReservationServicer:
         """Judges, runs and answers the entries of a batch one by one, in slices that alternate with other calls."""
         validation.check_count(request, "requests")
         refused: dict[int, status_pb2.Status] = {}
-        changes = await self._turns.run(_judge(request, entries, call, make, refused))
-        done = await _run_all(changes, call, submit)
+        changes = await self._turns.run(batches.judge(request, entries, call, make, refused))
+        done = await batches.run_all(changes, call, submit)
         return await self._turns.run(_fill(response, len(entries), refused, done))
 
     async def GetReservation(self, request: pb.GetReservationRequest, call: Call) -> pb.GetReservationResponse:
@@ -304,47 +304,6 @@ def _changed(answers: list[Answer[Reservation]], response: Changed) -> Changed:
     convert.set_reservation(response.reservation, done.value)
     response.replayed = done.replayed
     return response
-
-
-def _judge(
-    request: Message,
-    entries: Sequence[E],
-    call: Call,
-    make: Callable[[E, Call, Check], C],
-    refused: dict[int, status_pb2.Status],
-) -> Generator[None, None, list[C]]:
-    """Makes the changes of the valid entries; puts the errors of the others into `refused`, by index."""
-    changes = []
-    # One walk through a small batch costs less than one through each of its entries.
-    known_valid = not call.large and validation.is_valid(request)
-    rules = validation.BatchRules(known_valid=known_valid)
-    for index, entry in enumerate(entries):
-        yield
-        try:
-            if index in call.bad_entries:
-                raise HoldError(errors.invalid_fields(call.bad_entries[index]))
-            changes.append(make(entry, call, rules.check))
-        except HoldError as error:
-            refused[index] = status(error.refused)
-    return changes
-
-
-async def _run_all(
-    changes: Sequence[C],
-    call: Call,
-    submit: Callable[[Sequence[C], float], Awaitable[list[Answer[Reservation]]]],
-) -> list[Answer[Reservation]]:
-    """What came of each change. An error that stops the engine is that of the changes that were still to come."""
-    results: list[Answer[Reservation]] = []
-    for part in batches.parts(changes):
-        try:
-            results += await submit(part, call.deadline)
-        except HoldError as error:
-            if not results:
-                raise
-            results += [error.refused] * (len(changes) - len(results))
-            break
-    return results
 
 
 def _fill(

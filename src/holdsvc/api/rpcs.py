@@ -84,6 +84,7 @@ _INVENTORY = (
     Rpc("InventoryService", "ListItems", Effect.READ, ("inventory.read",)),
     Rpc("InventoryService", "UpdateItem", Effect.CHANGE, ("inventory.write",)),
     Rpc("InventoryService", "AdjustCapacity", Effect.CHANGE_BY_REQUEST_ID, ("inventory.write",), "adjust"),
+    Rpc("InventoryService", "BatchSetStock", Effect.CHANGE, ("inventory.write",), "set_stock", "counts"),
     Rpc("InventoryService", "TransferCapacity", Effect.CHANGE_BY_REQUEST_ID, ("inventory.write",), "transfer"),
     Rpc("InventoryService", "DeleteItem", Effect.CHANGE, ("inventory.write",)),
     Rpc("InventoryService", "CheckAvailability", Effect.READ, ("inventory.read",)),

@@ -114,7 +114,7 @@ class Server:
         pages = Pages(engine, calls.turns)
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, engine, calls.turns, pages),
-            "InventoryService": InventoryServicer(engine, streams, pages),
+            "InventoryService": InventoryServicer(engine, streams, calls.turns, pages),
             "LimitService": LimitServicer(engine, pages),
             "EventService": EventServicer(streams),
             "AdminService": AdminServicer(engine, pages),

@@ -16,10 +16,10 @@ from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
 from holdsvc.errors import HoldError
-from holdsvc.ledger import changes, holds, items, locks, upkeep
+from holdsvc.ledger import changes, counts, holds, items, locks, upkeep
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
-from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
+from holdsvc.model import Again, Answer, Cause, Counted, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -128,6 +128,8 @@ class Engine:
         self._refunds = self._lanes("refund", changes.refund, locks.TargetLocks())
         self._extends = self._lanes("extend", extend, locks.TargetLocks())
         self._adjusts = self._lanes("adjust", items.adjust, locks.ADJUSTS)
+        set_stock = partial(counts.set_stock, max_age=settings.count_max_age)
+        self._set_stocks = self._lanes("set_stock", set_stock, locks.SET_STOCKS)
         self._transfers = self._lanes("transfer", items.transfer, locks.TRANSFERS)
 
     def _lanes(
@@ -236,6 +238,12 @@ class Engine:
     def adjust(self, requests: Sequence[change_requests.Adjust], deadline: float) -> asyncio.Future[list[Answer[Item]]]:
         """Changes capacities by differences."""
         return self._submit(self._adjusts, requests, deadline)
+
+    def set_stock(
+        self, requests: Sequence[change_requests.SetStock], deadline: float
+    ) -> asyncio.Future[list[Answer[Counted]]]:
+        """Sets capacities from counts."""
+        return self._submit(self._set_stocks, requests, deadline)
 
     def transfer(
         self, requests: Sequence[change_requests.Transfer], deadline: float

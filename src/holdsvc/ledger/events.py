@@ -44,6 +44,7 @@ class EventRow(NamedTuple):
     oversell_limit: int | None
     sale_state: int | None
     buffer: int | None
+    count_time: datetime | None
     filters: list[int] | None
     """Of the reader's filters, those that want it."""
 
@@ -77,7 +78,7 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
         event.item = Item(
             r.line_sku[0], r.line_pool[0], r.display_name or "", r.capacity, r.remaining or 0, r.held or 0,
             r.confirmed or 0, r.oversell_limit or 0, r.revision, None, r.occur_time,
-            SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0,
+            SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0, r.count_time,
         )  # fmt: skip
     return event
 

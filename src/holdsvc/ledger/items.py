@@ -49,6 +49,7 @@ class ItemAnswer(NamedTuple):
     revision: int
     create_time: datetime
     update_time: datetime
+    count_time: datetime | None
 
 
 class _Available(NamedTuple):
@@ -143,7 +144,7 @@ async def delete(connection: Connection, caller: Caller, key: ItemKey) -> Outcom
     row = await _DELETE.one(
         connection, tenant=caller.tenant, client=caller.client, key_id=caller.key_id, sku=key.sku, pool=key.pool
     )
-    return Done(None, replayed=False) if row.outcome is None else _not_done(row, "")
+    return Done(None, replayed=False) if row.outcome is None else not_done(row, "")
 
 
 async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]) -> list[Result]:
@@ -190,10 +191,11 @@ def _result(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> 
     # A replay may find the item deleted since.
     if row.outcome in (None, "REPLAYED") and row.capacity is not None:
         return Done(item_of(row), replayed=row.outcome is not None)
-    return _not_done(row, request_id, units_field)
+    return not_done(row, request_id, units_field)
 
 
-def _not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> Refused | Sweep | Again:
+def not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> Refused | Sweep | Again:
+    """Why a change of an item was not made; `units_field` is the request's field with the units."""
     outcome = row.outcome
     if outcome == "RETRY":
         return Again()
@@ -231,6 +233,7 @@ def item_of(row: ItemAnswer) -> Item:
         update_time=row.update_time,
         sale_state=SaleState(row.sale_state),
         buffer=row.buffer,
+        count_time=row.count_time,
     )
 
 

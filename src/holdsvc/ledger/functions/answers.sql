@@ -17,7 +17,8 @@ CREATE TYPE item_answer AS (
   buffer bigint,
   revision bigint,
   create_time timestamptz,
-  update_time timestamptz
+  update_time timestamptz,
+  count_time timestamptz
 );
 
 -- What a function on reservations answers: a row for each request.
@@ -106,6 +107,7 @@ CREATE TYPE event_answer AS (
   oversell_limit bigint,
   sale_state smallint,
   buffer bigint,
+  count_time timestamptz,
   filters integer[]
 );
 
@@ -162,7 +164,7 @@ BEGIN
   RETURN QUERY
   SELECT x.ix::integer, x.outcome, x.requested, x.available, x.sku, x.pool,
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
-         i.create_time, i.update_time
+         i.create_time, i.update_time, i.count_time
   FROM unnest(_outcome, _sku, _pool, _requested, _available)
     WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)
   LEFT JOIN LATERAL (

@@ -1,4 +1,5 @@
 -- Creates all of the items or none; all capacity is remaining. A deleted item is created again with the next revision.
+-- The capacity counts as counted now.
 -- Answers one row for each item, or, having created none, one row (ITEM_ALREADY_EXISTS) for each item that exists.
 -- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION create_items(
@@ -23,14 +24,15 @@ BEGIN
       ORDER BY 1, 2
     LOOP
       INSERT INTO item AS i (
-        tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, buffer, create_time, update_time
+        tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, buffer, create_time, update_time,
+        count_time
       )
       VALUES (_tenant, _r.sku, _r.pool, _r.display_name, _r.capacity, _r.capacity, _r.oversell_limit, _r.sale_state,
-              _r.buffer, _now, _now)
+              _r.buffer, _now, _now, _now)
       ON CONFLICT (sku, pool, tenant) DO UPDATE SET
         display_name = excluded.display_name, capacity = excluded.capacity, remaining = excluded.remaining,
         oversell_limit = excluded.oversell_limit, sale_state = excluded.sale_state, buffer = excluded.buffer, create_time = excluded.create_time,
-        update_time = excluded.update_time, revision = i.revision + 1, delete_time = NULL
+        update_time = excluded.update_time, count_time = excluded.count_time, revision = i.revision + 1, delete_time = NULL
       WHERE i.delete_time IS NOT NULL;
       IF FOUND THEN
         PERFORM write_item_event(

@@ -52,6 +52,7 @@ GRANT EXECUTE ON FUNCTION
   revoke_api_key,
   save_relay_position,
   set_limit,
+  set_stock,
   stock_totals,
   sweep_items,
   tenants,

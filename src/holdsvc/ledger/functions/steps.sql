@@ -556,11 +556,12 @@ BEGIN
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit,
-    sale_state, buffer
+    sale_state, buffer, count_time
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
          ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+         i.count_time
   FROM item i WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
 END
 $$;

@@ -52,11 +52,15 @@ BEGIN
       oversell_limit = _oversell_limit,
       sale_state = _sale_state,
       buffer = _buffer,
+      count_time = CASE WHEN 'capacity' = ANY (_sets) THEN _now ELSE i.count_time END,
       revision = i.revision + 1,
       update_time = _now
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
     PERFORM write_item_event(_tenant, 8::smallint, _sku, _pool, _capacity - _item.capacity, _client, _key_id, NULL, NULL,
                              _now);
+  ELSIF _outcome IS NULL AND 'capacity' = ANY (_sets) THEN
+    -- A capacity that is set counts as counted now, also where it is the same.
+    UPDATE item i SET count_time = _now WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
   END IF;
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, ARRAY[_outcome], ARRAY[_sku], ARRAY[_pool], ARRAY[_taken], ARRAY[greatest(0, _free)]);

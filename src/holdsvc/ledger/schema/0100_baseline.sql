@@ -49,6 +49,8 @@ CREATE TABLE holdsvc.item (
   revision bigint NOT NULL DEFAULT 1,
   create_time timestamptz NOT NULL,
   update_time timestamptz NOT NULL,
+  -- When the latest count that is in capacity was made: an older one changes nothing. Null: none was.
+  count_time timestamptz,
   delete_time timestamptz,
   PRIMARY KEY (sku, pool, tenant),
   CONSTRAINT item_counters_add_up CHECK (capacity = remaining + held + confirmed),
@@ -300,6 +302,7 @@ CREATE TABLE holdsvc.event (
   oversell_limit bigint,
   sale_state smallint,
   buffer bigint,
+  count_time timestamptz,
   PRIMARY KEY (event_id, occur_day),
   CONSTRAINT event_has_one_subject CHECK ((reservation_id IS NULL) = (capacity IS NOT NULL))
 ) PARTITION BY RANGE (occur_day);
