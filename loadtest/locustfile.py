@@ -20,8 +20,10 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner
 from sale import Buyer, CallFailed, Heard, Sale
-from target import Target, TargetError, reason_of
+from target import Target, reason_of
 from verdict import Check, summary
+
+from holdsvc.commands.target import CommandError
 
 grpc_gevent.init_gevent()
 
@@ -106,7 +108,7 @@ def open_sale(environment: Environment, **_: Any) -> None:
         sale.cancel_holds()
         sale.start_clock()
         Stand.sale = sale
-    except TargetError as error:
+    except CommandError as error:
         print(error)
     except grpc.RpcError as error:
         print(f"the sale cannot open: {reason_of(error)}: {error.details()}")

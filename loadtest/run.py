@@ -14,7 +14,9 @@ from locust import events  # isort: split
 
 import locustfile
 from locust.env import Environment
-from target import Target, TargetError
+from target import Target
+
+from holdsvc.commands.target import CommandError
 
 
 def main() -> int:
@@ -30,7 +32,7 @@ def main() -> int:
     try:
         target = Target.load()
         target.check("load")
-    except TargetError as error:
+    except CommandError as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{options.buyers} buyers, {options.units} units, {options.seconds:g} s, at {target.address}", flush=True)

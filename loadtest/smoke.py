@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from quickstart import decoded, differences, read
-from target import Target, TargetError
+from target import Target
+
+from holdsvc.commands.target import CommandError
 
 CALL_TIMEOUT_S = 60.0
 
@@ -42,7 +44,7 @@ class Caller:
             self._command += ["--header", "@-"]
 
     def call(self, rpc: str, request: str) -> Any:
-        """Returns the answer, or the error, as JSON; raises TargetError if buf prints neither."""
+        """Returns the answer, or the error, as JSON; raises CommandError if buf prints neither."""
         scheme = "https" if self._target.tls else "http"
         url = f"{scheme}://{self._target.address}/inventoryhold.v1.{rpc}"
         try:
@@ -55,11 +57,11 @@ class Caller:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise TargetError(f"{rpc} was not answered within {CALL_TIMEOUT_S:g} s") from None
+            raise CommandError(f"{rpc} was not answered within {CALL_TIMEOUT_S:g} s") from None
         try:
             return json.loads(done.stdout or done.stderr)
         except ValueError:
-            raise TargetError(f"{rpc}: {(done.stderr or done.stdout).strip()}") from None
+            raise CommandError(f"{rpc}: {(done.stderr or done.stdout).strip()}") from None
 
     def clear(self) -> list[str]:
         """Removes what the calls made; returns what could not be removed."""
@@ -96,7 +98,7 @@ def main() -> int:
                 problems += found
         finally:
             problems += caller.clear()
-    except TargetError as error:
+    except CommandError as error:
         print(error, file=sys.stderr)
         return 1
     verdict = f"{len(problems)} problems" if problems else "every answer is the one that the quick start shows"

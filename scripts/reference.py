@@ -87,7 +87,8 @@ def variables() -> str:
     return (
         f"{_page('Settings', 'src/holdsvc/settings.py', _ABOUT_SETTINGS)}\n"
         f"{_table(('variable', 'default', 'what it is'), rows)}\n"
-        "## Variables of callers\n`make load` and `make smoke` read these, and `HOLDSVC_LISTEN`.\n\n"
+        "## Variables of callers\n"
+        "The commands that call a service, `make load` and `make smoke` read these, and `HOLDSVC_LISTEN`.\n\n"
         f"{_table(('variable', 'what it is'), callers)}"
     )
 

@@ -33,7 +33,7 @@ CALLER_VARIABLES: Mapping[str, str] = {
     "TLS_CLIENT_CERT": "Certificate to show to a service that asks for one, PEM file.",
     "TLS_CLIENT_KEY": "Private key of that certificate, PEM file.",
 }
-"""What `make load` and `make smoke` read besides LISTEN: no settings of the service, but no misspelt ones either."""
+"""What callers read besides LISTEN: no settings of the service, but no misspelt ones either."""
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),

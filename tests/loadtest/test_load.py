@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from target import Target, TargetError
 from verdict import Tally, judge
 
 from benchmark.load import percentile
@@ -78,21 +77,3 @@ def test_books_that_differ_are_told(item: item_pb2.Item, tally: Tally, broken: s
 
 def test_a_percentile_is_a_value_that_was_seen() -> None:
     assert [percentile([1.0, 2.0, 3.0, 4.0], percent) for percent in (0, 50, 99, 100)] == [1.0, 2.0, 4.0, 4.0]
-
-
-@pytest.mark.parametrize(
-    ("listen", "address"),
-    [
-        ("", "127.0.0.1:50051"),
-        ("0.0.0.0:7", "127.0.0.1:7"),
-        ("[::]:7", "[::1]:7"),
-        ("shop.example:443", "shop.example:443"),
-    ],
-)
-def test_calls_go_where_the_service_listens(listen: str, address: str) -> None:
-    assert Target.load(environment={"HOLDSVC_LISTEN": listen}).address == address
-
-
-def test_a_missing_file_of_tls_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="HOLDSVC_TLS_CA: there is no file"):
-        Target.load(environment={"HOLDSVC_TLS_CA": str(tmp_path / "ca.pem")})

@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from holdsvc import __version__, errors
-from holdsvc.commands import events, items, keys, migrate, reservations
+from holdsvc.client import CallError
+from holdsvc.commands import events, holds, items, keys, migrate, outcome, reservations, stock
 from holdsvc.commands.database import dump, psql, restore
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
+from holdsvc.commands.outcome import OutcomeOpen
 from holdsvc.commands.relay import relay
 from holdsvc.commands.serve import config, serve
 from holdsvc.commands.target import CommandError
@@ -20,7 +22,6 @@ from holdsvc.settings import SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,32 +42,50 @@ def options(
     """Holdsvc takes inventory holds over gRPC and keeps them in PostgreSQL."""
 
 
-app.command("serve")(settings_options(serve))
-app.command("config")(settings_options(config))
-app.command("health")(health)
-app.add_typer(migrate.app, name="migrate")
-app.add_typer(keys.app, name="keys")
-app.add_typer(items.app, name="items")
-app.add_typer(reservations.app, name="reservations")
-app.add_typer(events.app, name="events")
-app.command("relay")(relay)
-app.command("psql")(psql)
-app.command("dump")(dump)
-app.command("restore")(restore)
-app.command("verify")(verify)
+_HOLDS, _STOCK, _SERVICE, _DATABASE = "Holds", "Stock", "Service", "Database"
+
+for name, command in (
+    ("reserve", holds.reserve),
+    ("confirm", holds.confirm),
+    ("cancel", holds.cancel),
+    ("extend", holds.extend),
+    ("modify", holds.modify),
+    ("fulfil", holds.fulfil),
+    ("refund", holds.refund),
+    ("get", holds.get),
+    ("list", holds.list_),
+):
+    app.command(name, rich_help_panel=_HOLDS, epilog=outcome.EPILOG)(command)
+app.add_typer(reservations.app, name="reservations", rich_help_panel=_HOLDS)
+app.command("availability", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.availability)
+app.command("watch", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.watch)
+app.add_typer(items.app, name="items", rich_help_panel=_STOCK)
+app.add_typer(events.app, name="events", rich_help_panel=_STOCK)
+app.command("serve", rich_help_panel=_SERVICE)(settings_options(serve))
+app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
+app.command("health", rich_help_panel=_SERVICE)(health)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
+app.command("relay", rich_help_panel=_SERVICE)(relay)
+app.add_typer(migrate.app, name="migrate", rich_help_panel=_DATABASE)
+app.command("psql", rich_help_panel=_DATABASE)(psql)
+app.command("dump", rich_help_panel=_DATABASE)(dump)
+app.command("restore", rich_help_panel=_DATABASE)(restore)
+app.command("verify", rich_help_panel=_DATABASE)(verify)
 
 
 def main() -> None:
     """Runs the command line and exits.
 
-    Exit code 0: done; 1: refused or failed, with the reason in a line on standard error; 2: arguments that no command
-    takes; 130: ended by Ctrl-C.
+    A failure is told in words on standard error; the exit code is one of `outcome.EXIT_CODES`.
     """
     try:
-        app()
-    except (SettingsError, EmbeddedServerError, MigrationError, CommandError, errors.HoldError) as error:
+        app(prog_name="holdsvc")
+    except CallError as error:
+        typer.echo(f"holdsvc: {outcome.in_words(error)}", err=True)
+        sys.exit(outcome.exit_code(error))
+    except (OutcomeOpen, SettingsError, EmbeddedServerError, MigrationError, CommandError, errors.HoldError) as error:
         typer.echo(f"holdsvc: {error}", err=True)
-        sys.exit(1)
+        sys.exit(outcome.exit_code(error))
     except UnicodeEncodeError:
         # Python keeps such bytes of an argument as lone surrogates.
         typer.echo("holdsvc: an argument or a variable holds bytes that are not UTF-8", err=True)

@@ -1,4 +1,4 @@
-"""`holdsvc events`: list and export the days of events, and begin a new epoch."""
+"""`holdsvc events`: follow events, list and export their days, and begin a new epoch."""
 
 import os
 import sys
@@ -11,12 +11,16 @@ import typer
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.output import Progress
+from holdsvc.commands.tail import tail
 from holdsvc.commands.target import CommandError
 from holdsvc.ledger import retention
 from holdsvc.ledger.database import Connection
 from holdsvc.relay.cloud_event import as_json
 
-app = typer.Typer(no_args_is_help=True, help="List and export the days of events; begin a new epoch.")
+app = typer.Typer(no_args_is_help=True, help="Follow events; list and export their days; begin a new epoch.")
+
+
+app.command("tail")(tail)
 
 
 @app.command("list")

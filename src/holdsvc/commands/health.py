@@ -10,6 +10,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.addresses import split_address
+from holdsvc.commands.endpoint import callable_address
 from holdsvc.commands.options import read
 from holdsvc.commands.target import CommandError
 from holdsvc.settings import Settings, parse_duration
@@ -34,7 +35,7 @@ def health(
 
 def ask(settings: Settings, address: str, timeout_s: float, *, liveness: bool) -> str:
     """Asks for the health: SERVING, NOT_SERVING or UNREACHABLE."""
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+    target = callable_address(address or settings.listen)
     try:
         channel = _channel(settings, target, timeout_s)
     except (OSError, ValueError):
