@@ -270,6 +270,8 @@ class Drift(NamedTuple):
     counter: str
     stored: int
     recomputed: int
+    limit_id: str = ""
+    """The limit that the counter is of; empty: the item's own."""
 
 
 class Transferred(NamedTuple):

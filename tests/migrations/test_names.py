@@ -132,8 +132,8 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     made = await service.admin.CreateApiKey(admin.CreateApiKeyRequest(client="more", scopes=["reserve"]))
     await service.admin.ListApiKeys(admin.ListApiKeysRequest())
     await service.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id=made.api_key.key_id))
-    await service.verify()
     await of_the_background(service)
+    await service.verify()
     assert {*FUNCTIONS} - called == set()
 
 
@@ -167,6 +167,20 @@ async def of_limits(service: Any) -> None:
         made = await set_limit(service, limit_id, 50, **terms)
         assert made.state == limits.Limit.STATE_ACTIVE
         await used(service, limit_id, "ann")
+    limited = pb.ReserveRequest(lines=[{"sku": "seat", "quantity": 1}], holder="ann", reference="limited")
+    await service.reservations.Reserve(limited)
+    await service.reservations.Extend(pb.ExtendRequest(reference="limited"))
+    for units in (2, 1):
+        change = pb.ModifyRequest(
+            reference="limited", lines=[{"sku": "seat", "quantity": units}], update_mask={"paths": ["lines"]}
+        )
+        await service.reservations.Modify(change)
+    await service.reservations.Confirm(pb.ConfirmRequest(reference="limited"))
+    await service.reservations.Refund(pb.RefundRequest(reference="limited"))
+    held = await service.reserve({"seat": 1}, holder="ann")
+    assert (await refused(service.reserve({"seat": 99}, holder="ann"))).reason == "LIMIT_EXCEEDED"
+    await service.verify()
+    await service.reservations.Cancel(pb.CancelRequest(reservation_id=held.reservation_id))
     await service.limits.ListLimits(limits.ListLimitsRequest())
     await service.limits.DeleteLimit(limits.DeleteLimitRequest(limit_id="all"))
 

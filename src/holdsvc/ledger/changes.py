@@ -12,6 +12,7 @@ from holdsvc.change_requests import Cancel, Confirm, Extend, Fulfil, Modify, Ref
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
+from holdsvc.ledger.limits import over_limit
 from holdsvc.ledger.requests import REQUEST, RequestColumns, columns, inactive_feature
 from holdsvc.ledger.reservations import ReservationAnswer, Result, pool_list, reservation_of, without_hidden
 from holdsvc.model import Again, Done, ItemKey, Line, Refused, ShortLine, Sweep
@@ -203,6 +204,8 @@ def _refused_target(outcome: str, request: Targeted) -> Refused | None:
 
 def _refused_lines(outcome: str, row: ReservationAnswer) -> Refused | None:
     """A refusal that is about lines, or a bad field that the ledger alone can judge; None for any other."""
+    if isinstance(row.short, dict):
+        return over_limit(outcome, row.short)
     short = row.short or []
     if outcome == "QUANTITY_EXCEEDED":
         sku, pool, requested, available = short[0]

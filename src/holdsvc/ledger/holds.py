@@ -11,6 +11,7 @@ from holdsvc.change_requests import Reserve
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
+from holdsvc.ledger.limits import LimitRefusal, over_limit
 from holdsvc.ledger.requests import REQUEST, columns, inactive_feature
 from holdsvc.ledger.reservations import Result, committed, without_hidden
 from holdsvc.model import Again, Done, ItemKey, Reservation, ShortLine, State, Sweep
@@ -25,6 +26,8 @@ class _ReserveAnswer(NamedTuple):
     short_line: list[int]
     short_available: list[int | None]
     """None: there is no such item, or its sale is closed."""
+    over_limit: list[LimitRefusal | None]
+    """Empty where no request counts for a limit."""
 
 
 _RESERVE = bind_out(
@@ -92,6 +95,8 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             results.append(_replay(str(other_id), replayed))
         elif outcome == "CAPACITY_EXCEEDED":
             results.append(capacity_exceeded(tuple(short[number])))
+        elif answer.over_limit and (detail := answer.over_limit[number - 1]):
+            results.append(over_limit(outcome, detail))
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
     return await without_hidden(connection, tenant, requests, results)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 from holdsvc import errors
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, Done
+from holdsvc.model import Answer, Done, OverLimit, Refused
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -78,6 +78,16 @@ class Built(NamedTuple):
     """There may be more to do at once."""
     waiting: bool
     """Something is left that could not be done yet: older transactions are running."""
+
+
+class LimitRefusal(TypedDict):
+    """What judge_limits says of a refusal: of HOLDER_REQUIRED the limit_id alone."""
+
+    limit_id: str
+    max: NotRequired[int]
+    used: NotRequired[int]
+    requested: NotRequired[int]
+    reset_time: NotRequired[str | None]
 
 
 class _LimitRow(NamedTuple):
@@ -169,6 +179,22 @@ async def usage(connection: Connection, tenant: str, limit_id: str, client: str,
 async def build(connection: Connection, tenant: str | None = None, limit_id: str | None = None) -> Built:
     """A step of the work on new and deleted limits, of all tenants, or on one new limit."""
     return await _BUILD.one(connection, tenant=tenant, limit_id=limit_id, max_count=BUILD_MAX)
+
+
+def over_limit(outcome: str, detail: LimitRefusal) -> Refused:
+    """The refusal of a request that a limit has no room for, or that names no holder where a limit counts by holder."""
+    if outcome == "HOLDER_REQUIRED":
+        return errors.holder_required(detail["limit_id"])
+    reset_time = detail["reset_time"]
+    return errors.limit_exceeded(
+        OverLimit(
+            detail["limit_id"],
+            detail["max"],
+            detail["used"],
+            detail["requested"],
+            None if reset_time is None else datetime.fromisoformat(reset_time),
+        )
+    )
 
 
 def _pools(pools: Sequence[str] | None) -> str | None:

@@ -10,6 +10,7 @@ from holdsvc.change_requests import Request
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.model import Caller, Line, Original, Outcome, Refused, Reservation, ReservationLine, State
 
 Result = Outcome[Reservation]
@@ -46,8 +47,9 @@ class ReservationAnswer(NamedTuple):
 
     ix: int
     outcome: str | None
-    short: list[tuple[str, str, int, int | None]] | None
-    """The lines that a refusal is about: sku, pool, requested, available; None for an item that does not exist."""
+    short: list[tuple[str, str, int, int | None]] | LimitRefusal | None
+    """The lines that a refusal is about: sku, pool, requested, available; None for an item that does not exist. Or the
+    limit, where a refusal is about one."""
     other_id: UUID | None
     reservation_id: UUID | None
     """None: there is no reservation to see, and the columns that follow are None too."""

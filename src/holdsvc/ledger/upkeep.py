@@ -50,12 +50,23 @@ class _RecountRow(NamedTuple):
     deleted: bool
 
 
+class _LimitRecountRow(NamedTuple):
+    limit_id: str
+    sku: str
+    pool: str
+    counter: str
+    stored: int
+    recomputed: int
+
+
 _RELEASE = bind_out("release_expired", Released, "tenant", "max_count", "skip_busy")
 _PURGE = bind_scalar("purge_requests", _Number, "age", "max_count")
 _PURGE_MOVES = bind_scalar("purge_stock_moves", _Number, "age", "max_count")
 _CREATE_PARTITIONS = bind_scalar("create_event_partitions", _Number, "days_ahead")
 _USE = bind_out("use_function_set", _Use, "process_id", "ended")
 _VERIFY = bind("verify_items", _RecountRow, "tenant", "after_sku", "limit")
+_VERIFY_LIMITS = bind("verify_limits", _LimitRecountRow, "tenant", "after_sku", "last_sku")
+_VERIFY_CLIENTS = bind("verify_limit_clients", _LimitRecountRow, "tenant")
 
 
 async def release_expired(connection: Connection, tenant: str | None, max_count: int) -> Released:
@@ -125,7 +136,7 @@ class Recount(NamedTuple):
 
 
 async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Recount:
-    """Recomputes the counters of the next `VERIFY_SKUS` skus from their reservations."""
+    """Recomputes the counters of the next `VERIFY_SKUS` skus from their reservations, and what counts for limits."""
     rows = await _VERIFY.fetch(connection, tenant=tenant, after_sku=after_sku, limit=VERIFY_SKUS)
     drifts = []
     for row in rows:
@@ -135,6 +146,11 @@ async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Re
             ("capacity", row.capacity, row.remaining + row.held + row.confirmed),
         )
         drifts += [Drift(row.sku, row.pool, name, stored, true) for name, stored, true in counters if stored != true]
+    if rows:
+        of_limits = await _VERIFY_LIMITS.fetch(connection, tenant=tenant, after_sku=after_sku, last_sku=rows[-1].sku)
+    else:
+        of_limits = await _VERIFY_CLIENTS.fetch(connection, tenant=tenant)
+    drifts += [Drift(r.sku, r.pool, r.counter, r.stored, r.recomputed, r.limit_id) for r in of_limits]
     return Recount(
         last_sku=rows[-1].sku if rows else None,
         item_count=sum(not row.deleted for row in rows),

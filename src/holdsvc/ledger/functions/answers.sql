@@ -26,7 +26,8 @@ CREATE TYPE reservation_answer AS (
   ix integer,
   -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason or the rule of a bad field.
   outcome text,
-  -- The lines that a refusal is about: an array of [sku, pool, requested, available], available null for a missing item.
+  -- LIMIT_EXCEEDED, HOLDER_REQUIRED: the detail of judge_limits. Else the lines that a refusal is about: an array of
+  -- [sku, pool, requested, available], available null for a missing item.
   short jsonb,
   -- ORDER_ID_IN_USE: the order's reservation.
   other_id uuid,
@@ -71,6 +72,16 @@ CREATE TYPE recount_answer AS (
   true_confirmed bigint,
   reservation_count bigint,
   deleted boolean
+);
+
+-- What verify_limits and verify_limit_clients answer: a row for each counter of a limit that differs.
+CREATE TYPE limit_recount_answer AS (
+  limit_id text,
+  sku text,
+  pool text,
+  counter text,
+  stored bigint,
+  recomputed bigint
 );
 
 -- An event as readers get it: the columns of its row that callers see, and for which of the reader's filters (from 0)

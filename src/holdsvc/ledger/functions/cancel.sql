@@ -78,6 +78,7 @@ BEGIN
       CROSS JOIN LATERAL generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line);
       PERFORM change_held(_tenant, _r.id, _r.client, _r.key_id, _r.request_id, _r.reason, '{}', '{}', '{}', '{}',
                           _moved.ix, _moved.sku, _moved.pool, _moved.quantity, _now);
+      PERFORM settle_limited(_tenant, _r.id);
     END IF;
   END IF;
 

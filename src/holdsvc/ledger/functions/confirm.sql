@@ -3,7 +3,7 @@
 -- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them the
 -- service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units, and sold;
 -- SWEEP: lapsed holds on its items would make room.
--- Locks: reservations in id order, items in (sku, pool) order, request ids, order ids.
+-- Locks: reservations in id order, items in (sku, pool) order, limits in order, request ids, order ids.
 CREATE FUNCTION confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
@@ -30,6 +30,20 @@ DECLARE
   _items bigint;
   _updated bigint;
   _r record;
+  -- See lock_limits.
+  _need_request integer[];
+  _need_limit text[];
+  _need_slot integer[];
+  _need_units bigint[];
+  _slot_limit bigint[];
+  _slot_client text[];
+  _slot_holder text[];
+  _slot_max bigint[];
+  _slot_used bigint[];
+  _lock_time timestamptz;
+  -- Which requests may be judged as new holds, and the reservations that count for limits.
+  _may_rescue boolean[];
+  _limited uuid[];
 BEGIN
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
@@ -42,17 +56,27 @@ BEGIN
   -- lock
   PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
                                   WHERE x.outcome IS NULL));
-  _now := wall_clock();
+  SELECT array_agg(x.rescue AND (v.state = 4 OR v.state = 1 AND v.expire_time <= wall_clock()) ORDER BY x.ix) INTO _may_rescue
+  FROM unnest(_id, _rescue) WITH ORDINALITY x (id, rescue, ix)
+  LEFT JOIN LATERAL (
+    SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) v ON true
+  WHERE true = ANY (_rescue);
+  -- Limits of holders, also where nothing is rescued: what is over for who takes units must not be confirmed then.
+  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                  _slot_used, _lock_time
+  FROM lock_limits_of(_tenant, _id, coalesce(_may_rescue, '{}')) l;
+  _now := coalesce(_lock_time, wall_clock());
 
   -- judge
   _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku, _line_pool,
                             _line_quantity);
   FOR _r IN
-    SELECT x.ix::integer, x.id, v.order_id, v.state, v.expire_time,
+    SELECT x.ix::integer, x.id, v.order_id, v.state, v.expire_time, v.limited,
            state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal, o.reservation_id AS order_of
     FROM unnest(_id, _order_id, _outcome) WITH ORDINALITY x (id, order_id, outcome, ix)
     CROSS JOIN LATERAL (
-      SELECT w.order_id, w.state, w.expire_time FROM reservation w
+      SELECT w.order_id, w.state, w.expire_time, w.limited FROM reservation w
       WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) v
     LEFT JOIN LATERAL (
@@ -78,7 +102,8 @@ BEGIN
       CONTINUE;
     END IF;
     IF _r.refusal = 'RESERVATION_EXPIRED' AND _rescue[_r.ix] AND _r.expire_time > _rescue_after THEN
-      _outcome[_r.ix] := NULL;
+      -- RETRY: it has expired after the limits were locked.
+      _outcome[_r.ix] := CASE WHEN NOT _may_rescue[_r.ix] THEN 'RETRY' END;
     END IF;
     CONTINUE WHEN _outcome[_r.ix] IS NOT NULL;
     IF _r.order_of IS NOT NULL THEN
@@ -90,6 +115,9 @@ BEGIN
       _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
     ELSE
       _changing := _changing || _r.id;
+      IF _r.limited THEN
+        _limited := _limited || _r.id;
+      END IF;
       IF _r.refusal IS NOT NULL THEN
         _rescued := _rescued || _r.ix;
       END IF;
@@ -97,7 +125,8 @@ BEGIN
   END LOOP;
   IF cardinality(_rescued) > 0 THEN
     SELECT j.outcome, j.short, j.rescued INTO _outcome, _short, _rescued
-    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _now) j (outcome, short, rescued);
+    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _need_request, _need_limit, _need_slot, _need_units,
+                       _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (outcome, short, rescued);
   END IF;
 
   -- claim
@@ -187,6 +216,12 @@ BEGIN
     SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) k
   WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
+  IF cardinality(_need_request) > 0 AND cardinality(_rescued) > 0 THEN
+    _limited := _limited || (SELECT array_agg(_id[x.ix]) FROM unnest(_rescued) x (ix));
+  END IF;
+  IF _limited IS NOT NULL THEN
+    PERFORM settle_limits(_tenant, (SELECT array_agg(DISTINCT x.id) FROM unnest(_limited) x (id)));
+  END IF;
   PERFORM write_reservation_events(
     _tenant, 2::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
@@ -199,9 +234,13 @@ $$;
 
 -- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep has not
 -- ended yet are ended first. Each is then judged as a new hold, in order of arrival: ITEM_NOT_FOUND, SALE_CLOSED or
--- CAPACITY_EXCEEDED with the lines that it is about, or SWEEP where lapsed holds would make room. Returns what _rescued leaves.
+-- CAPACITY_EXCEEDED with the lines that it is about, LIMIT_EXCEEDED or HOLDER_REQUIRED with the limit, or SWEEP where lapsed
+-- holds would make room. Returns what _rescued leaves. Needs and slots: see lock_limits.
 CREATE FUNCTION judge_rescues(
-  _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[], _now timestamptz,
+  _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[],
+  _need_request integer[], _need_limit text[], _need_slot integer[], _need_units bigint[], _slot_limit bigint[],
+  _slot_client text[], _slot_holder text[], _slot_max bigint[], _slot_used bigint[],
+  _now timestamptz,
   OUT _judged_outcome text[], OUT _judged_short jsonb[], OUT _judged_rescued integer[]
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -219,6 +258,9 @@ DECLARE
   _closed jsonb;
   _l record;
   _i integer;
+  _need integer := 1;
+  _first_need integer;
+  _detail jsonb;
 BEGIN
   _judged_outcome := _outcome;
   _judged_short := _short;
@@ -270,9 +312,25 @@ BEGIN
       _verdict := 'SALE_CLOSED';
       _judged_short[_i] := _closed;
     END IF;
+    WHILE _need_request[_need] < _i LOOP
+      _need := _need + 1;
+    END LOOP;
+    _first_need := _need;
+    WHILE _need_request[_need] = _i LOOP
+      _need := _need + 1;
+    END LOOP;
+    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+      SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _judged_short[_i]) INTO _verdict, _detail
+      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
+                        _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
+      _judged_short[_i] := _detail;
+    END IF;
     _judged_outcome[_i] := _verdict;
     CONTINUE WHEN _verdict IS NOT NULL;
     _judged_rescued := _judged_rescued || _i;
+    FOR _k IN _first_need .. _need - 1 LOOP
+      _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
+    END LOOP;
     FOR _l IN
       SELECT l.sku, l.pool, l.quantity FROM reservation_line l WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant
     LOOP

@@ -1,6 +1,6 @@
 -- Extends: gives each request's reservation time until now + ttl, never less than it had, and at most _max_lifetime_us
 -- after its creation. Takes arrays of n requests of one tenant in order of arrival; times in microseconds.
--- Locks: reservations in id order, request ids in order; no item, for no unit moves.
+-- Locks: reservations in id order, limits in order, request ids in order; no item, for no unit moves.
 CREATE FUNCTION extend(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
@@ -14,13 +14,16 @@ DECLARE
   _outcome text[];
   _id uuid[];
   _moved uuid[];
+  _limited uuid[];
   _now timestamptz;
 BEGIN
   -- find, lock
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
-  _now := wall_clock();
+  -- What counts for a limit must not be over for who takes units, and then go on.
+  SELECT coalesce(l._lock_time, wall_clock()) INTO _now
+  FROM lock_limits_of(_tenant, _id, array_fill(true, ARRAY[cardinality(_id)])) l;
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
   -- claim
@@ -38,9 +41,10 @@ BEGIN
       FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) k
     WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL AND k.until > v.expire_time
-    RETURNING v.reservation_id
+    RETURNING v.reservation_id, v.limited
   )
-  SELECT coalesce(array_agg(m.reservation_id), '{}') INTO _moved FROM moved m;
+  SELECT coalesce(array_agg(m.reservation_id), '{}'), array_agg(m.reservation_id) FILTER (WHERE m.limited)
+  INTO _moved, _limited FROM moved m;
   UPDATE reservation_line l SET expire_time = v.expire_time
   FROM unnest(_id, _outcome) x (id, outcome)
   CROSS JOIN LATERAL (
@@ -50,6 +54,9 @@ BEGIN
     SELECT w.ctid AS place FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) k
   WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL AND x.id = ANY (_moved);
+  IF _limited IS NOT NULL THEN
+    PERFORM settle_limits(_tenant, _limited);
+  END IF;
   PERFORM write_reservation_events(
     _tenant, 6::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)

@@ -108,19 +108,20 @@ END
 $$;
 
 -- Steps "lock" and "judge" of whatever takes units: which limits the lines of a batch need, and how much of them is used.
--- A line counts _line_units for a limit of clients and _line_holder_units for one of holders (they differ where Modify gives
--- a hold to another holder). Returns
--- * by need, sorted by request: the request, the slot (null: a limit of holders, and the request has none), and the units;
+-- A line counts _line_units for a limit of clients and _line_holder_units for one of holders (null: nothing, and nothing is
+-- locked for it). Returns
+-- * by need, sorted by request: the request, the limit_id, the slot (null: a limit of holders, and the request names none),
+--   and the units;
 -- * by slot, one for each limit and its holder or client: which it is, the most units (null: the limit is BUILDING and
 --   refuses nothing), and the units used now;
 -- * the time of that, if anything was locked: the caller judges by it.
--- A request whose need is above 0 is over the limit where _slot_used + _need_units > _slot_max; the caller adds the needs of
--- what it accepts to _slot_used, and calls settle_limits when it has written the reservations.
+-- The caller asks judge_limits for each request, adds the needs of those that it accepts to _slot_used, and calls
+-- settle_limits when it has written the reservations.
 -- Locks: rows of limit_subject in order, until the end of the transaction. After reservations and items.
 CREATE FUNCTION lock_limits(
   _tenant text, _client text[], _holder text[],
   _line_request integer[], _line_sku text[], _line_pool text[], _line_units bigint[], _line_holder_units bigint[],
-  OUT _need_request integer[], OUT _need_slot integer[], OUT _need_units bigint[],
+  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
   OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
   OUT _slot_used bigint[], OUT _lock_time timestamptz
 )
@@ -144,16 +145,19 @@ BEGIN
           AND (w.pool IS NULL OR w.pool = l.pool)
         OFFSET 0
       ) h
-      WHERE h.state = 2 OR h.per = 2 OR _holder[l.request] <> ''
+      WHERE (h.state = 2 OR h.per = 2 OR _holder[l.request] <> '')
+        AND CASE h.per WHEN 1 THEN l.holder_units ELSE l.units END IS NOT NULL
       GROUP BY l.request, h.limit_id, h.limit_number, h.per, h.state, h.max_quantity
     ) y
+    WHERE NOT y.nobody OR y.units > 0
   ), slot AS (
     SELECT DISTINCT n.slot, n.limit_number, n.client, n.holder, n.most FROM need n WHERE n.slot IS NOT NULL
   )
-  SELECT n.request, n.slot, n.units, s.limit_number, s.client, s.holder, s.most
-  INTO _need_request, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max
+  SELECT n.request, n.limit_id, n.slot, n.units, s.limit_number, s.client, s.holder, s.most
+  INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max
   FROM (
     SELECT coalesce(array_agg(m.request ORDER BY m.request, m.limit_id), '{}') AS request,
+           coalesce(array_agg(m.limit_id::text ORDER BY m.request, m.limit_id), '{}') AS limit_id,
            coalesce(array_agg(m.slot ORDER BY m.request, m.limit_id), '{}') AS slot,
            coalesce(array_agg(m.units ORDER BY m.request, m.limit_id), '{}') AS units
     FROM need m
@@ -200,60 +204,121 @@ END
 $$;
 
 -- Step "lock" of what makes these reservations count for longer, and of a rescue: as lock_limits, with all units of each
--- reservation as the need of the request at its place. Nothing where the tenant has no limit.
+-- reservation as the need of the request at its place; for limits of clients only where _clients says so. Nothing where the
+-- tenant has no limit.
 CREATE FUNCTION lock_limits_of(
-  _tenant text, _reservation_id uuid[],
-  OUT _need_request integer[], OUT _need_slot integer[], OUT _need_units bigint[],
+  _tenant text, _reservation_id uuid[], _clients boolean[],
+  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
   OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
   OUT _slot_used bigint[], OUT _lock_time timestamptz
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _r record;
+  _l record;
 BEGIN
   _need_request := '{}';
   IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
     RETURN;
   END IF;
-  SELECT array_agg(x.ix ORDER BY x.ix, l.line_number) AS ix, array_agg(l.sku::text ORDER BY x.ix, l.line_number) AS sku,
-         array_agg(l.pool::text ORDER BY x.ix, l.line_number) AS pool,
-         array_agg(l.quantity ORDER BY x.ix, l.line_number) AS quantity
-  INTO _r
+  SELECT array_agg(v.client::text ORDER BY x.ix) AS client, array_agg(v.holder::text ORDER BY x.ix) AS holder INTO _r
   FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+  LEFT JOIN LATERAL (
+    SELECT w.client, w.holder FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) v ON true;
+  SELECT array_agg(x.ix::integer) AS ix, array_agg(l.sku::text) AS sku, array_agg(l.pool::text) AS pool,
+         array_agg(CASE WHEN x.clients THEN l.quantity END) AS units, array_agg(l.quantity) AS holder_units
+  INTO _l
+  FROM unnest(_reservation_id, _clients) WITH ORDINALITY x (id, clients, ix)
   CROSS JOIN LATERAL (
-    SELECT w.line_number, w.sku, w.pool, w.quantity FROM reservation_line w
+    SELECT w.sku, w.pool, w.quantity FROM reservation_line w
     WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
-  SELECT k.* INTO _need_request, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used,
-                  _lock_time
-  FROM lock_limits(
-    _tenant,
-    (SELECT array_agg(v.client::text ORDER BY x.ix) FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
-     LEFT JOIN LATERAL (
-       SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-     ) v ON true),
-    (SELECT array_agg(v.holder::text ORDER BY x.ix) FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
-     LEFT JOIN LATERAL (
-       SELECT w.holder FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-     ) v ON true),
-    _r.ix::integer[], _r.sku, _r.pool, _r.quantity, _r.quantity
-  ) k;
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                  _slot_used, _lock_time
+  FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
 END
 $$;
 
--- The detail of LIMIT_EXCEEDED: limit_id, max, used, requested, and reset_time, null where it is not known. Locks nothing.
-CREATE FUNCTION limit_refusal(
-  _tenant text, _limit_number bigint, _client text, _holder text, _max bigint, _used bigint, _requested bigint,
-  _now timestamptz
-) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+-- Step "lock" of Modify: as lock_limits, with what each request changes of its hold: the difference of each line, or where
+-- the hold gets another holder, for that one all units. Nothing where the tenant has no limit.
+CREATE FUNCTION lock_limits_of_changes(
+  _tenant text, _reservation_id uuid[], _outcome text[], _sets text[], _new_holder text[],
+  _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[],
+  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
+  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
+  OUT _slot_used bigint[], OUT _lock_time timestamptz
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _r record;
+  _l record;
 BEGIN
-  RETURN jsonb_build_object(
-    'limit_id', (SELECT h.limit_id FROM hold_limit h WHERE h.limit_number = _limit_number),
-    'max', _max, 'used', _used, 'requested', _requested,
-    'reset_time', CASE WHEN _requested <= _max THEN
-      limit_reset_time(_tenant, _limit_number, _client, _holder, _used + _requested - _max, _now) END
-  );
+  _need_request := '{}';
+  IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
+    RETURN;
+  END IF;
+  SELECT array_agg(v.client::text ORDER BY x.ix) AS client,
+         array_agg(CASE WHEN strpos(x.sets, 'h') > 0 THEN x.holder ELSE v.holder END ORDER BY x.ix) AS holder,
+         array_agg(strpos(x.sets, 'h') > 0 AND x.holder <> v.holder ORDER BY x.ix) AS passes
+  INTO _r
+  FROM unnest(_reservation_id, _sets, _new_holder) WITH ORDINALITY x (id, sets, holder, ix)
+  LEFT JOIN LATERAL (
+    SELECT w.client, w.holder FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) v ON true;
+  SELECT array_agg(m.ix) AS ix, array_agg(m.sku) AS sku, array_agg(m.pool) AS pool, array_agg(m.now - m.had) AS units,
+         array_agg(CASE WHEN m.passes THEN m.now ELSE m.now - m.had END) AS holder_units
+  INTO _l
+  FROM (
+    SELECT x.ix::integer, l.sku, l.pool, x.passes, sum(l.had)::bigint AS had,
+           coalesce(max(l.wanted), sum(l.had))::bigint AS now
+    FROM unnest(_reservation_id, _outcome, _sets, _r.passes) WITH ORDINALITY x (id, outcome, sets, passes, ix)
+    CROSS JOIN LATERAL (
+      SELECT w.sku::text, w.pool::text, w.quantity AS had, NULL::bigint AS wanted FROM reservation_line w
+      WHERE w.reservation_id = x.id AND w.tenant = _tenant
+      UNION ALL
+      SELECT _line_sku[y.line], _line_pool[y.line], 0, _line_quantity[y.line]
+      FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+    ) l
+    WHERE x.outcome IS NULL AND (x.passes OR strpos(x.sets, 'l') > 0)
+    GROUP BY x.ix, x.passes, l.sku, l.pool
+  ) m
+  WHERE m.passes OR m.now <> m.had;
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                  _slot_used, _lock_time
+  FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
+END
+$$;
+
+-- Step "judge": what the needs _first to _last, those of one request, come to. _verdict null: there is room. LIMIT_EXCEEDED
+-- with limit_id, max, used, requested and reset_time, null where it is not known; HOLDER_REQUIRED with limit_id. Less is
+-- never refused. Locks nothing.
+CREATE FUNCTION judge_limits(
+  _tenant text, _first integer, _last integer, _need_limit text[], _need_slot integer[], _need_units bigint[],
+  _slot_limit bigint[], _slot_client text[], _slot_holder text[], _slot_max bigint[], _slot_used bigint[],
+  _now timestamptz, OUT _verdict text, OUT _detail jsonb
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _slot integer;
+BEGIN
+  FOR _k IN _first .. _last LOOP
+    CONTINUE WHEN _need_units[_k] <= 0;
+    _slot := _need_slot[_k];
+    IF _slot IS NULL THEN
+      _verdict := 'HOLDER_REQUIRED';
+      _detail := jsonb_build_object('limit_id', _need_limit[_k]);
+      RETURN;
+    ELSIF _slot_used[_slot] + _need_units[_k] > _slot_max[_slot] THEN
+      _verdict := 'LIMIT_EXCEEDED';
+      _detail := jsonb_build_object(
+        'limit_id', _need_limit[_k], 'max', _slot_max[_slot], 'used', _slot_used[_slot], 'requested', _need_units[_k],
+        'reset_time', CASE WHEN _need_units[_k] <= _slot_max[_slot] THEN limit_reset_time(
+          _tenant, _slot_limit[_slot], _slot_client[_slot], _slot_holder[_slot],
+          _slot_used[_slot] + _need_units[_k] - _slot_max[_slot], _now) END);
+      RETURN;
+    END IF;
+  END LOOP;
 END
 $$;
 
@@ -298,6 +363,23 @@ BEGIN
   ) k
   WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant
     AND EXISTS (SELECT 1 FROM limit_use u WHERE u.reservation_id = x.id AND u.tenant = _tenant);
+END
+$$;
+
+-- As settle_limits, for those of these reservations that are limited.
+CREATE FUNCTION settle_limited(_tenant text, _reservation_id uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _limited uuid[];
+BEGIN
+  SELECT array_agg(x.id) INTO _limited
+  FROM unnest(_reservation_id) x (id)
+  WHERE EXISTS (
+    SELECT 1 FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant AND w.limited LIMIT 1
+  );
+  IF _limited IS NOT NULL THEN
+    PERFORM settle_limits(_tenant, _limited);
+  END IF;
 END
 $$;
 

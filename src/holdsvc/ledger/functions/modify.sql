@@ -3,7 +3,9 @@
 -- the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A _revision other than 0
 -- must be the reservation's (REVISION_MISMATCH). The hold's own units never count against growth. LINES_EMPTY, LINES_MANY:
 -- no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP: lapsed holds on the reservation's or the request's items would make room.
--- Locks: reservations in id order, the items of the lines in (sku, pool) order, request ids.
+-- LIMIT_EXCEEDED, HOLDER_REQUIRED: a limit has no room for growth, or for a new holder; the detail stands in place of the
+-- lines.
+-- Locks: reservations in id order, the items of the lines in (sku, pool) order, limits in order, request ids.
 CREATE FUNCTION modify(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
@@ -36,6 +38,20 @@ DECLARE
   _closed jsonb;
   _r record;
   _moved record;
+  -- See lock_limits.
+  _need_request integer[];
+  _need_limit text[];
+  _need_slot integer[];
+  _need_units bigint[];
+  _slot_limit bigint[];
+  _slot_client text[];
+  _slot_holder text[];
+  _slot_max bigint[];
+  _slot_used bigint[];
+  _lock_time timestamptz;
+  _need integer := 1;
+  _first_need integer;
+  _detail jsonb;
 BEGIN
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
@@ -59,11 +75,19 @@ BEGIN
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
   END IF;
-  _now := wall_clock();
+  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                  _slot_used, _lock_time
+  FROM lock_limits_of_changes(_tenant, _id, _outcome, _sets, _holder, _line_first, _line_sku, _line_pool,
+                              _line_quantity) l;
+  _now := coalesce(_lock_time, wall_clock());
 
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
   FOR _i IN 1 .. _n LOOP
+    _first_need := _need;
+    WHILE _need_request[_need] = _i LOOP
+      _need := _need + 1;
+    END LOOP;
     CONTINUE WHEN _outcome[_i] IS NOT NULL;
     _verdict := NULL;
     _closed := NULL;
@@ -73,7 +97,7 @@ BEGIN
       _outcome[_i] := 'REVISION_MISMATCH';
       CONTINUE;
     END IF;
-    CONTINUE WHEN strpos(_sets[_i], 'l') = 0;
+    CONTINUE WHEN strpos(_sets[_i], 'l') = 0 AND _first_need = _need;
     SELECT count(*) INTO _stays FROM reservation_line l WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant;
     FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
       SELECT coalesce(sum(l.quantity), 0) INTO _has FROM reservation_line l
@@ -109,8 +133,17 @@ BEGIN
       _verdict := 'SALE_CLOSED';
       _short[_i] := _closed;
     END IF;
+    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+      SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _short[_i]) INTO _verdict, _detail
+      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
+                        _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
+      _short[_i] := _detail;
+    END IF;
     _outcome[_i] := _verdict;
     IF _verdict IS NULL THEN
+      FOR _k IN _first_need .. _need - 1 LOOP
+        _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
+      END LOOP;
       FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
         _free[_item[_l]] := _free[_item[_l]] - _delta[_l];
       END LOOP;
@@ -152,6 +185,9 @@ BEGIN
       _tenant, _r.id, _r.client, _r.key_id, _r.request_id, '{}', _r.sets, _r.holder, _r.reference, _r.metadata,
       coalesce(_moved.ix, '{}'), coalesce(_moved.sku, '{}'), coalesce(_moved.pool, '{}'),
       coalesce(_moved.quantity, '{}'), _now);
+    IF cardinality(_need_request) > 0 THEN
+      PERFORM settle_limits(_tenant, _r.id);
+    END IF;
   END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);

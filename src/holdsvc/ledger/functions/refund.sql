@@ -22,6 +22,7 @@ DECLARE
   _id uuid[];
   _short jsonb[];
   _changing uuid[] := '{}';
+  _limited uuid[];
   _now timestamptz;
   _moves record;
   _r record;
@@ -42,10 +43,10 @@ BEGIN
      FROM unnest(_units) WITH ORDINALITY x (units, ix)),
     _line_first, _line_sku, _line_pool, _line_quantity);
   FOR _r IN
-    SELECT x.ix::integer, x.id, state_refusal(6::smallint, v.state, v.expire_time, _now) AS refusal
+    SELECT x.ix::integer, x.id, state_refusal(6::smallint, v.state, v.expire_time, _now) AS refusal, v.limited
     FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
     CROSS JOIN LATERAL (
-      SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+      SELECT w.state, w.expire_time, w.limited FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) v
     WHERE x.outcome IS NULL
     ORDER BY x.ix
@@ -78,6 +79,9 @@ BEGIN
       _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
     ELSE
       _changing := _changing || _r.id;
+      IF _r.limited THEN
+        _limited := _limited || _r.id;
+      END IF;
     END IF;
   END LOOP;
   SELECT array_agg(m.ix ORDER BY m.ix, m.line_number) AS ix, array_agg(m.sku ORDER BY m.ix, m.line_number) AS sku,
@@ -131,6 +135,9 @@ BEGIN
     _tenant, 5::smallint, _id, _client, _key_id, _request_id, _reason, _outcome,
     _moves.ix, _moves.sku, _moves.pool, _moves.quantity, _moves.returned, _moves.written_off, _write_off, _effective_time,
     _now);
+  IF _limited IS NOT NULL THEN
+    PERFORM settle_limits(_tenant, _limited);
+  END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
 END

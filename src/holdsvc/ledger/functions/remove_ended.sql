@@ -130,6 +130,10 @@ BEGIN
   FROM unnest(_event_id, _event_day, _event_ix) x (event_id, occur_day, ix)
   WHERE e.event_id = x.event_id AND e.occur_day = x.occur_day;
 
+  -- What is forgotten counts for no limit; of clients' limits only holds do, which are none of these.
+  DELETE FROM limit_use u
+  USING unnest(_tenant, _id) WITH ORDINALITY x (tenant, id, ix)
+  WHERE u.reservation_id = x.id AND u.tenant = x.tenant AND x.ix <= _whole;
   DELETE FROM reservation_line l
   USING unnest(_tenant, _id) WITH ORDINALITY x (tenant, id, ix)
   WHERE l.reservation_id = x.id AND l.tenant = x.tenant AND x.ix <= _whole;

@@ -5,9 +5,10 @@
 -- empty where no request has any.
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
 -- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
--- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED). SWEEP: lapsed holds would make
+-- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are none.
+-- SWEEP: lapsed holds would make
 -- room; sweep the items and call again. RETRY: call again.
--- Locks: item rows in (sku, pool) order, then request ids in order.
+-- Locks: item rows in (sku, pool) order, limits in order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
   _tenant text,
@@ -16,7 +17,7 @@ CREATE FUNCTION reserve(
   _line_request integer[], _line_number smallint[], _line_item integer[], _line_quantity bigint[],
   _item_sku text[], _item_pool text[], _item_quantity bigint[],
   OUT _judge_time timestamptz, OUT _outcome text[], OUT _other_id uuid[],
-  OUT _short_line integer[], OUT _short_available bigint[]
+  OUT _short_line integer[], OUT _short_available bigint[], OUT _over_limit jsonb[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -47,7 +48,23 @@ DECLARE
   _slot integer[] := '{}';
   _last_id uuid[];
   _last_time timestamptz[];
+  -- See lock_limits; which requests count for a limit.
+  _need_request integer[] := '{}';
+  _need_limit text[];
+  _need_slot integer[];
+  _need_units bigint[];
+  _slot_limit bigint[];
+  _slot_client text[];
+  _slot_holder text[];
+  _slot_max bigint[];
+  _slot_used bigint[];
+  _lock_time timestamptz;
+  _limited boolean[] := '{}';
+  _need integer := 1;
+  _first_need integer;
+  _detail jsonb;
 BEGIN
+  _over_limit := '{}';
   _short_line := '{}';
   _short_available := '{}';
   _outcome := array_fill(NULL::text, ARRAY[_n]);
@@ -66,10 +83,25 @@ BEGIN
     FOR NO KEY UPDATE
   ) i;
   _judge_time := wall_clock();
+  IF EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
+    SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                    _slot_used, _lock_time
+    FROM lock_limits(
+      _tenant, _client, _holder, _line_request,
+      (SELECT array_agg(_item_sku[x.item] ORDER BY x.ix) FROM unnest(_line_item) WITH ORDINALITY x (item, ix)),
+      (SELECT array_agg(_item_pool[x.item] ORDER BY x.ix) FROM unnest(_line_item) WITH ORDINALITY x (item, ix)),
+      _line_quantity, _line_quantity
+    ) l;
+    IF cardinality(_need_request) > 0 THEN
+      _judge_time := coalesce(_lock_time, _judge_time);
+      _limited := array_fill(false, ARRAY[_n]);
+      _over_limit := array_fill(NULL::jsonb, ARRAY[_n]);
+    END IF;
+  END IF;
 
-  -- judge: where everything fits, and no request looks for duplicates, no request is refused. The claim itself finds
+  -- judge: where everything fits, and no request looks for duplicates or counts for a limit, no request is refused. The claim itself finds
   -- request ids that have taken effect before.
-  IF _fitting = _items AND cardinality(_duplicate_window_us) = 0 THEN
+  IF _fitting = _items AND cardinality(_duplicate_window_us) = 0 AND cardinality(_need_request) = 0 THEN
     _claimed := claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, _outcome, _judge_time);
   END IF;
   IF NOT _claimed THEN
@@ -126,6 +158,10 @@ BEGIN
         END IF;
         _line := _line + 1;
       END LOOP;
+      _first_need := _need;
+      WHILE _need_request[_need] = _i LOOP
+        _need := _need + 1;
+      END LOOP;
       CONTINUE WHEN _outcome[_i] IS NOT NULL;
       -- Before the units: a holder who has the last seat is told so, not that there is none left.
       IF _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' AND _duplicate_window_us[_i] IS NOT NULL THEN
@@ -141,6 +177,12 @@ BEGIN
         _short_line := _short_line || _closed;
         _short_available := _short_available || array_fill(NULL::bigint, ARRAY[cardinality(_closed)]);
       END IF;
+      IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+        SELECT coalesce(j.verdict, _verdict), j.detail INTO _verdict, _detail
+        FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
+                          _slot_holder, _slot_max, _slot_used, _judge_time) j (verdict, detail);
+        _over_limit[_i] := _detail;
+      END IF;
       IF _verdict IS NULL THEN
         FOR _l IN _first .. _line - 1 LOOP
           _item := _line_item[_l];
@@ -151,6 +193,10 @@ BEGIN
             _last_time[_slot[_l]] := _judge_time;
             _last_id[_slot[_l]] := _reservation_id[_i];
           END IF;
+        END LOOP;
+        FOR _k IN _first_need .. _need - 1 LOOP
+          _limited[_i] := true;
+          _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
         END LOOP;
       END IF;
       _outcome[_i] := _verdict;
@@ -184,10 +230,10 @@ BEGIN
     RETURN;
   END IF;
   INSERT INTO reservation (
-    tenant, reservation_id, client, holder, reference, metadata, create_time, expire_time
+    tenant, reservation_id, client, holder, reference, metadata, create_time, expire_time, limited
   )
   SELECT _tenant, _reservation_id[i], _client[i], _holder[i], _reference[i], _metadata[i], _judge_time,
-         _judge_time + _ttl_us[i] * interval '1 microsecond'
+         _judge_time + _ttl_us[i] * interval '1 microsecond', coalesce(_limited[i], false)
   FROM generate_series(1, _n) i
   WHERE _outcome[i] IS NULL;
   INSERT INTO reservation_line (tenant, reservation_id, line_number, sku, pool, quantity, expire_time)
@@ -196,6 +242,11 @@ BEGIN
          _judge_time + _ttl_us[_line_request[l]] * interval '1 microsecond'
   FROM generate_series(1, _lines) l
   WHERE _outcome[_line_request[l]] IS NULL;
+  IF cardinality(_limited) > 0 THEN
+    PERFORM settle_limits(_tenant, (
+      SELECT array_agg(_reservation_id[i]) FROM generate_series(1, _n) i WHERE _outcome[i] IS NULL AND _limited[i]
+    ));
+  END IF;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time

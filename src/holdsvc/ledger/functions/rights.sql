@@ -60,5 +60,7 @@ GRANT EXECUTE ON FUNCTION
   update_item,
   use_function_set,
   verify_items,
+  verify_limit_clients,
+  verify_limits,
   watch_items
 TO holdsvc_service;

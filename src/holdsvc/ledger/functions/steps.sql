@@ -335,6 +335,8 @@ DECLARE
   _revision bigint[];
   _expire_time timestamptz[];
   _modified boolean[];
+  -- Those that count for limits.
+  _limited uuid[];
   -- One element a line, sorted: its place and its reservation's index.
   _line_place tid[];
   _line_ix integer[];
@@ -347,11 +349,11 @@ DECLARE
   _updated bigint;
 BEGIN
   SELECT array_agg(v.place ORDER BY x.ix), array_agg(v.revision ORDER BY x.ix), array_agg(v.expire_time ORDER BY x.ix),
-         array_agg(v.modified ORDER BY x.ix)
-  INTO _place, _revision, _expire_time, _modified
+         array_agg(v.modified ORDER BY x.ix), array_agg(x.id) FILTER (WHERE v.limited)
+  INTO _place, _revision, _expire_time, _modified, _limited
   FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
   CROSS JOIN LATERAL (
-    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified FROM reservation r
+    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified, r.limited FROM reservation r
     WHERE r.reservation_id = x.id AND r.tenant = _tenant LIMIT 1
   ) v;
   SELECT array_agg(l.place), array_agg(l.ix), array_agg(l.sku), array_agg(l.pool), array_agg(l.quantity)
@@ -396,6 +398,9 @@ BEGIN
   GET DIAGNOSTICS _updated = ROW_COUNT;
   IF _updated <> cardinality(_item_place) THEN
     RAISE 'held units do not cover the lines: % of % items', _updated, cardinality(_item_place);
+  END IF;
+  IF _limited IS NOT NULL THEN
+    PERFORM release_limits(_tenant, _limited);
   END IF;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,

@@ -32,3 +32,74 @@ BEGIN
   ORDER BY i.sku, i.pool;
 END
 $$;
+
+-- What reservations count for the tenant's ACTIVE limits, recomputed from the reservations with a line on an item with a
+-- sku behind _after_sku up to _last_sku: one row for each limit and item where the uses that are stored differ. Locks
+-- nothing.
+CREATE FUNCTION verify_limits(_tenant text, _after_sku text, _last_sku text) RETURNS SETOF limit_recount_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state = 2) THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  SELECT h.limit_id::text, i.sku::text, i.pool::text, 'limit_units',
+         coalesce(sum(c.stored), 0)::bigint, coalesce(sum(c.recomputed), 0)::bigint
+  FROM item i
+  CROSS JOIN LATERAL (
+    SELECT array_agg(DISTINCT w.reservation_id) AS ids FROM reservation_line w
+    WHERE hashtextextended(w.sku, hashtext(w.tenant)) = hashtextextended(i.sku, hashtext(_tenant))
+      AND w.sku = i.sku AND w.pool = i.pool AND w.tenant = _tenant
+  ) l
+  CROSS JOIN LATERAL (
+    SELECT d.limit_number, d.id, sum(d.stored) AS stored, sum(d.recomputed) AS recomputed, count(DISTINCT d.what) AS kinds
+    FROM (
+      SELECT u.limit_number, u.reservation_id AS id, u.units AS stored, 0 AS recomputed,
+             ROW(u.units, u.client::text, u.holder::text, u.expire_time, u.confirm_time)::text AS what
+      FROM unnest(l.ids) x (id)
+      JOIN limit_use u ON u.reservation_id = x.id AND u.tenant = _tenant
+      UNION ALL
+      SELECT e._limit_number, e._id, 0, e._units,
+             ROW(e._units, e._client, e._holder, e._expire_time, e._confirm_time)::text
+      FROM limit_units(_tenant, l.ids) e
+    ) d
+    GROUP BY d.limit_number, d.id
+  ) c
+  JOIN hold_limit h ON h.limit_number = c.limit_number AND h.tenant = _tenant AND h.state = 2
+    AND starts_with(i.sku, h.sku_prefix) AND (h.pool IS NULL OR h.pool = i.pool)
+  WHERE i.tenant = _tenant AND i.sku > _after_sku AND i.sku <= _last_sku
+  GROUP BY h.limit_id, i.sku, i.pool
+  HAVING bool_or(c.stored <> c.recomputed OR c.kinds > 1)
+  ORDER BY i.sku, i.pool, h.limit_id;
+END
+$$;
+
+-- What clients have of the tenant's ACTIVE limits in all: one row for each limit where what is stored of some client
+-- differs from its uses. Locks nothing.
+CREATE FUNCTION verify_limit_clients(_tenant text) RETURNS SETOF limit_recount_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT h.limit_id::text, '', '', 'limit_used', sum(c.stored)::bigint, sum(c.recomputed)::bigint
+  FROM hold_limit h
+  CROSS JOIN LATERAL (
+    SELECT d.client, sum(d.stored) AS stored, sum(d.recomputed) AS recomputed
+    FROM (
+      SELECT s.client, s.used AS stored, 0 AS recomputed FROM limit_subject s
+      WHERE s.limit_number = h.limit_number AND s.holder = '' AND s.tenant = _tenant
+      UNION ALL
+      SELECT g.client, g.units, 0 FROM limit_change g WHERE g.limit_number = h.limit_number AND g.tenant = _tenant
+      UNION ALL
+      SELECT u.client, 0, u.units FROM limit_use u
+      WHERE u.limit_number = h.limit_number AND u.holder = '' AND u.tenant = _tenant
+    ) d
+    GROUP BY d.client
+  ) c
+  WHERE h.tenant = _tenant AND h.state = 2
+  GROUP BY h.limit_id
+  HAVING bool_or(c.stored <> c.recomputed)
+  ORDER BY h.limit_id;
+END
+$$;
