@@ -12,6 +12,7 @@ import pytest
 # They bind what they call.
 from holdsvc.ledger import events, feed, items, keys, reservation_lists, reservations, retention, stock, upkeep  # noqa: F401
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
+from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.ledger.reservations import Snapshot
 from tests.support.harness import SET_NAME
 
@@ -28,6 +29,7 @@ PYTHON_TYPES: dict[type, set[str]] = {
     dict: {"jsonb"},
     list: {"jsonb"},
     Snapshot: {"jsonb"},
+    LimitRefusal: {"jsonb"},
     type(None): {"void"},
 }
 

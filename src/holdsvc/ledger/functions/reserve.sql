@@ -48,7 +48,7 @@ DECLARE
   _slot integer[] := '{}';
   _last_id uuid[];
   _last_time timestamptz[];
-  -- See lock_limits; which requests count for a limit.
+  -- See lock_limits, and by request: whether it counts for a limit.
   _need_request integer[] := '{}';
   _need_limit text[];
   _need_slot integer[];
