@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="DSN of the schema's owner, for migrations, if the role of DSN may not run them; empty: DSN.",
     )
+    prepare: bool = Field(
+        True,
+        description="Keep sessions and prepared statements (on | off). off: behind a pooler that lends its connections "
+        "for one transaction each (pgbouncer: pool_mode=transaction), with MIGRATE_DSN past it.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of the embedded PostgreSQL; unused with a DSN.")
     pg_bin: File = Field(
         None,

@@ -5,7 +5,7 @@ import math
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from holdsvc.ledger import pooler
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
@@ -100,8 +101,10 @@ class Connection:
         silence_max_s: float | None = None,
         on_silence: Callable[[], None] = lambda: None,
         time_limit_s: float | None = None,
+        own_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._connection = connection
+        self._own_settings = own_settings
         self._silence_max_s = silence_max_s
         self._on_silence = on_silence
         self._time_limit_s = time_limit_s
@@ -158,6 +161,8 @@ class Connection:
 
     async def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         try:
+            if self._own_settings is not None:
+                return await self._execute_apart(self._own_settings, sql, parameters)
             cursor = await self._connection.execute(sql, parameters, binary=True)
             return await cursor.fetchall()
         except psycopg.Error as error:
@@ -165,6 +170,13 @@ class Connection:
             if isinstance(failure, Unknown):
                 await self._connection.close()
             raise failure from error
+
+    async def _execute_apart(self, settings: Mapping[str, str], sql: str, parameters: Sequence[Any]) -> list[Row]:
+        """Runs a statement with settings of its own: one transaction, and in a pipeline one round trip too."""
+        async with self._connection.pipeline():
+            await self._connection.execute(*_setting(settings, local=True))
+            cursor = await self._connection.execute(sql, parameters, binary=True)
+            return await cursor.fetchall()
 
 
 class Database:
@@ -181,19 +193,15 @@ class Database:
         """The lock timeout that each connection has now."""
         self._trusted_from_s = 0.0
         self._answered_s = -math.inf
-        options = {
-            "statement_timeout": settings.statement_timeout,
-            "lock_timeout": settings.lock_timeout,
-            "idle_in_transaction_session_timeout": settings.statement_timeout,
+        self._keeps_sessions = settings.prepare
+        self._session = {
+            "statement_timeout": _milliseconds(settings.statement_timeout.total_seconds()),
+            "lock_timeout": _milliseconds(self._lock_timeout_s),
+            "idle_in_transaction_session_timeout": _milliseconds(settings.statement_timeout.total_seconds()),
+            "TimeZone": "UTC",
+            "default_transaction_isolation": "read committed",
+            "role": SERVICE_ROLE,
         }
-        self._session = "; ".join(
-            [f"SET {name} = {int(value.total_seconds() * 1000)}" for name, value in options.items()]
-            + [
-                "SET TIME ZONE 'UTC'",
-                "SET default_transaction_isolation = 'read committed'",
-                f"SET ROLE {SERVICE_ROLE}",
-            ]
-        )
         self._pool, self._reserved = self._make_pools()
 
     def _make_pools(self) -> tuple[Pool, Pool]:
@@ -214,7 +222,7 @@ class Database:
             name=name,
             kwargs={
                 "autocommit": True,
-                "prepare_threshold": 0,
+                "prepare_threshold": 0 if self._keeps_sessions else None,
                 "application_name": "holdsvc",
                 "connect_timeout": 5,
                 "keepalives_idle": 10,
@@ -226,7 +234,8 @@ class Database:
         )
 
     async def _configure(self, connection: AsyncConnection[Row]) -> None:
-        await connection.execute(self._session, prepare=False)
+        if self._keeps_sessions:
+            await connection.execute(*_setting(self._session, local=False), prepare=False)
         self._lock_waits_s[connection] = self._lock_timeout_s
         self._made_s[connection] = _now_s()
 
@@ -239,11 +248,23 @@ class Database:
         try:
             await self._pool.open(wait=True, timeout=OPEN_TIMEOUT_S)
             await self._reserved.open()
+            if self._keeps_sessions:
+                await self._refuse_shared_sessions()
         except PoolTimeout as error:
             # A pool that was opened cannot be opened again.
             await self.close()
             self._pool, self._reserved = self._make_pools()
             raise NothingRan from error
+
+    async def _refuse_shared_sessions(self) -> None:
+        pair = [await self._borrow(self._reserved) for _ in range(RESERVED_CONNECTIONS)]
+        try:
+            await pooler.refuse_shared_sessions(pair)
+        except psycopg.OperationalError as error:
+            raise NothingRan from error
+        finally:
+            for each in pair:
+                await self._reserved.putconn(each)
 
     async def close(self) -> None:
         """Closes the pool without waiting for borrowers."""
@@ -263,9 +284,13 @@ class Database:
         pool = self._reserved if reserved else self._pool
         connection = await self._borrow(pool)
         try:
-            if lock_wait_s is not None and self._lock_waits_s.get(connection) != lock_wait_s:
+            own_settings = None
+            if not self._keeps_sessions:
+                wait_s = self._lock_timeout_s if lock_wait_s is None else lock_wait_s
+                own_settings = {**self._session, "lock_timeout": _milliseconds(wait_s)}
+            elif lock_wait_s is not None and self._lock_waits_s.get(connection) != lock_wait_s:
                 await self._set_lock_wait(connection, lock_wait_s)
-            lent = Connection(connection, self._silence_max_s, self._distrust, time_limit_s)
+            lent = Connection(connection, self._silence_max_s, self._distrust, time_limit_s, own_settings)
             try:
                 yield lent
             finally:
@@ -278,7 +303,7 @@ class Database:
         self._lock_waits_s.pop(connection, None)
         try:
             await Connection(connection, self._silence_max_s, self._distrust).fetch(
-                "SELECT set_config('lock_timeout', %s, false)", (f"{int(lock_wait_s * 1000)}ms",)
+                *_setting({"lock_timeout": _milliseconds(lock_wait_s)}, local=False)
             )
         except Unknown as error:
             raise NothingRan from error
@@ -334,6 +359,16 @@ class Database:
             await Connection(connection, PING_TIMEOUT_S).fetch("SELECT 1")
         finally:
             await self._reserved.putconn(connection)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"
+
+
+def _setting(values: Mapping[str, str], *, local: bool) -> tuple[str, list[str]]:
+    """A statement that sets parameters for the session or, `local`, for the transaction; and its arguments."""
+    calls = ", ".join(f"set_config('{name}', %s, {str(local).lower()})" for name in values)
+    return f"SELECT {calls}", list(values.values())
 
 
 def _now_s() -> float:

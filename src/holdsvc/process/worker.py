@@ -28,7 +28,7 @@ from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
-from holdsvc.settings import Settings
+from holdsvc.settings import Settings, SettingsError
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Encoding
 from holdsvc.telemetry import counters, logs, metrics, tracing
@@ -85,12 +85,12 @@ class Service:
         return self._server.port
 
     async def start(self, *, sweeping: bool = True) -> None:
-        """Connects, sweeps once, serves. Raises OSError when the address is taken, and SetTooOld."""
+        """Connects, sweeps once, serves. Raises OSError when the address is taken, SetTooOld and SettingsError."""
         async for attempt in AsyncRetrying(
             stop=stop_after_delay(START_TIMEOUT_S),
             wait=wait_exponential(multiplier=0.1, max=2),
             reraise=True,
-            retry=retry_if_not_exception_type(SetTooOld),
+            retry=retry_if_not_exception_type((SetTooOld, SettingsError)),
         ):
             with attempt:
                 await self.database.open()
@@ -241,6 +241,9 @@ async def _outcome(starting: asyncio.Task[None], settings: Settings) -> int:
         return 1
     except SetTooOld as error:
         log.error("database.newer", error=str(error))  # noqa: TRY400 - the message says it all
+        return EXIT_FINAL
+    except SettingsError as error:
+        log.error("settings.wrong", error=str(error))  # noqa: TRY400 - the message says it all
         return EXIT_FINAL
     except OSError as error:
         log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
