@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdsvc.commands import output
-from holdsvc.commands.item_import import BATCH, Counts, import_items
+from holdsvc.commands.item_import import Counts, import_items
+from holdsvc.commands.row_work import BATCH
 from holdsvc.commands.target import CommandError
 
 BAD_FILE = """sku,capacity,pool,display_name

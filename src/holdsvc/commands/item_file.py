@@ -1,187 +1,22 @@
-"""CSV files of items, read strictly, and the file of the rows that were refused.
+"""Files of items, as `holdsvc items import` reads them."""
 
-No text of an item may contain a line break, so each line is a row and gets a verdict of its own: a quote too many makes
-one bad row and never swallows the rows behind it.
-"""
-
-import csv
-import difflib
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self, TextIO
 
+from holdsvc.commands.csv_file import Layout, whole_number
 from holdsvc.commands.options import check_rules
-from holdsvc.commands.target import CommandError
 from holdsvc.model import Item, SaleState
 from inventoryhold.v1 import item_pb2
 
 REQUIRED = ("sku", "capacity")
 COLUMNS = (*REQUIRED, "pool", "display_name", "oversell_limit", "sale_state", "buffer")
 NUMBERS = ("capacity", "oversell_limit", "buffer")
-OWN_COLUMNS = ("line", "error", "text")
-"""Columns of the file of refused rows; an import passes over them, so that a corrected one can be imported."""
 
-LINE_MAX = 64 * 1024
-"""Bytes of the longest line that is read; all texts of an item at full length take 4 KB."""
+LAYOUT = Layout(REQUIRED, COLUMNS[len(REQUIRED) :])
 
-_CELL = re.compile(r'"([^"]*(?:""[^"]*)*)"(?=,|\Z)|([^",]*)(?=,|\Z)')
-_NUMBER = re.compile(r" *(-?[0-9]{1,18}) *", re.ASCII)
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Row(NamedTuple):
-    """A row of the file."""
-
-    line: int
-    cells: dict[str, str]
-    text: str
-    """The whole line where it cannot be split into cells, or else empty."""
-
-
-class GoodRow(NamedTuple):
-    """A row that names an item."""
-
-    row: Row
-    item: Item
-
-
-class RefusedRow(NamedTuple):
-    """A row of which no item is made, and why."""
-
-    row: Row
-    why: str
-
-
-class ItemFile:
-    """A file of items, open from its construction to `close`; raises CommandError where it is none as a whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self.row_estimate = _line_count(path)
-            self._source: BinaryIO = path.open("rb")
-        except OSError as error:
-            raise CommandError(f"cannot read {path}: {error.strerror}") from error
-        self._line = 0
-        try:
-            self.columns = self._header()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._source.close()
-
-    def _header(self) -> list[str]:
-        line = (self._read() or b"").removeprefix(b"\xef\xbb\xbf")
-        try:
-            columns = _cells(_text(line))
-        except ValueError as error:
-            raise CommandError(f"{self._path}, line 1: {error}") from error
-        faults = _header_faults(columns)
-        if faults:
-            raise CommandError(
-                f"{self._path}, line 1: {'; '.join(faults)}. The first line names the columns, separated by commas:"
-                f" {', '.join(REQUIRED)} and, where wanted, {', '.join(COLUMNS[len(REQUIRED) :])}"
-            )
-        return columns
-
-    def rows(self) -> Iterator[GoodRow | RefusedRow]:
-        """Yields a verdict for each row, in order; empty lines are no rows. Raises OSError."""
-        while (line := self._read()) is not None:
-            if line:
-                yield self._verdict(line)
-
-    def _verdict(self, line: bytes) -> GoodRow | RefusedRow:
-        try:
-            text = _text(line)
-            cells = _cells(text)
-            if len(cells) != len(self.columns):
-                raise ValueError(
-                    f"{len(cells)} cells under {len(self.columns)} columns: a cell with a comma in it needs quotes"
-                )
-        except ValueError as error:
-            return RefusedRow(Row(self._line, {}, line.decode("utf-8", "backslashreplace")), str(error))
-        row = Row(self._line, dict(zip(self.columns, cells, strict=True)), "")
-        try:
-            return GoodRow(row, _item(row.cells))
-        except ValueError as error:
-            return RefusedRow(row, str(error))
-
-    def _read(self) -> bytes | None:
-        """The next line without its end, cut off behind LINE_MAX bytes; None at the end of the file."""
-        line = self._source.readline(LINE_MAX + 1)
-        if not line:
-            return None
-        self._line += 1
-        if not line.endswith(b"\n"):
-            while (rest := self._source.readline(LINE_MAX)) and not rest.endswith(b"\n"):
-                pass
-        return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-def _line_count(path: Path) -> int:
-    """Lines behind the first one of a regular file; 0 for a pipe, which can be read once only."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as source:
-        return sum(part.count(b"\n") for part in iter(lambda: source.read(1 << 20), b"")) - 1
-
-
-def _text(line: bytes) -> str:
-    if len(line) > LINE_MAX:
-        raise ValueError(f"the line has more than {LINE_MAX} bytes")
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"byte 0x{line[error.start]:02x} at place {error.start + 1} is not UTF-8: save the file in that encoding"
-        ) from error
-
-
-def _cells(text: str) -> list[str]:
-    """The cells of a line of CSV (RFC 4180); raises ValueError."""
-    cells = []
-    place = 0
-    while match := _CELL.match(text, place):
-        quoted, plain = match.groups()
-        cells.append(plain if quoted is None else quoted.replace('""', '"'))
-        if match.end() == len(text):
-            return cells
-        place = match.end() + 1
-    if text[place] != '"':
-        raise ValueError(
-            "a quote inside a cell that does not begin with one: put the cell in quotes, and double the quote"
-        )
-    raise ValueError(
-        "a quote is opened and not closed at the end of its cell: remove it, or double it inside the quotes"
-    )
-
-
-def _header_faults(columns: list[str]) -> list[str]:
-    if columns == [""]:
-        return ["it is empty"]
-    known = {*COLUMNS, *OWN_COLUMNS}
-    if len(columns) == 1 and columns[0] not in known:
-        for name, separator in ((";", ";"), ("tabs", "\t"), ("|", "|"), ("line ends of the old Mac", "\r")):
-            if separator in columns[0]:
-                return [f"the columns are separated by {name}, not by commas"]
-    faults = [f"the column {name!r} stands there twice" for name in dict.fromkeys(columns) if columns.count(name) > 1]
-    for name in dict.fromkeys(columns):
-        if name not in known:
-            near = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1)
-            faults.append(f"there is no column {name[:40]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
-    faults += [f"the column {name} is missing" for name in REQUIRED if name not in columns]
-    return faults
-
-
-def _item(cells: dict[str, str]) -> Item:
+def item_of(cells: dict[str, str]) -> Item:
     """The item of a row; raises ValueError with every rule of the contract that it breaks."""
     capacity, oversell_limit, buffer = (_number(name, cells.get(name, "0")) for name in NUMBERS)
     sku, pool, display_name = cells["sku"], cells.get("pool", ""), cells.get("display_name", "")
@@ -221,52 +56,4 @@ def _sale_state(text: str) -> SaleState:
 
 
 def _number(name: str, text: str) -> int:
-    match = _NUMBER.fullmatch(text if name in REQUIRED else text or "0")
-    if not match:
-        raise ValueError(f"{name}: must be a whole number in digits, not {text[:40]!r}")
-    return int(match[1])
-
-
-class RefusedFile:
-    """The file of refused rows, begun before the first row is read; it gets its name where it has a row."""
-
-    def __init__(self, path: Path, columns: Iterable[str]) -> None:
-        """Raises CommandError where it cannot be written."""
-        self._path = path
-        self._part = path
-        self.count = 0
-        names = ("line", *(name for name in columns if name not in OWN_COLUMNS), "error", "text")
-        try:
-            if path.exists() and not path.is_file():  # a device or a pipe; opening a folder fails
-                self._sink: TextIO = path.open("w", newline="", encoding="utf-8")
-            else:
-                self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
-                self._sink = self._part.open("x", newline="", encoding="utf-8")
-        except OSError as error:
-            raise CommandError(
-                f"cannot write the refused rows to {path}: {error.strerror}; name another file with --errors"
-            ) from error
-        self._writer = csv.DictWriter(self._sink, names, extrasaction="ignore")
-        self._writer.writeheader()
-
-    def add(self, refused: Iterable[RefusedRow]) -> None:
-        """Writes refused rows; raises OSError."""
-        for row, why in refused:
-            self._writer.writerow({**row.cells, "line": row.line, "error": why, "text": row.text})
-            self.count += 1
-        self._sink.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):  # `add` has flushed every row, or raised
-            self._sink.close()
-        if self._part == self._path:
-            return
-        if self.count:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink()
+    return whole_number(name, text if name in REQUIRED else text or "0")

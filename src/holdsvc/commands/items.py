@@ -1,4 +1,4 @@
-"""`holdsvc items`: import items from a CSV file, and list them."""
+"""`holdsvc items`: import items or counts of them from a CSV file, and list them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, Tenant
+from holdsvc.commands.options import DataDir, Dsn, Tenant, read
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Item, ItemKey
 
 PAGE = 1000
 
-app = typer.Typer(no_args_is_help=True, help="Import and list items.")
+app = typer.Typer(no_args_is_help=True, help="Import and list items, and set their stock.")
 
 
 @app.command("import")
@@ -45,6 +45,48 @@ def import_(
     typer.echo(f"{counts.read} rows read: {counts.created} items {would_be}created, {counts.refused} rows refused")
     if counts.refused:
         typer.echo(f"the refused rows are in {refused}, each with its line and why: correct and import it", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("set-stock")
+def set_stock(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV in UTF-8, separated by commas; the first line names the columns: sku, on_hand (units that were"
+            " there, held and sold ones included) and, where wanted, pool, count_time (as in 2026-01-31T18:00:00Z)."
+        ),
+    ],
+    tenant: Tenant = "default",
+    count_time: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="TIME", help="When rows without a count_time were counted. Default: when FILE was last written."
+        ),
+    ] = None,
+    errors_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--errors", metavar="FILE", help="Where refused rows go. Default: FILE.errors.csv."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge every row and change nothing.")] = False,
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Set capacities from a CSV file of counts, corrected for what came and left since; safe to repeat."""
+    from holdsvc.commands.set_stock import parse_time, set_stock
+
+    time = None if count_time is None else read("--count-time", parse_time, count_time)
+    max_age = target.settings_of(dsn, data_dir).count_max_age
+    refused = errors_file or file.with_name(f"{file.name}.errors.csv")
+    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+        counts = set_stock(owner, tenant, file, refused, progress, max_age=max_age, count_time=time, dry_run=dry_run)
+    would_be = "would be " if dry_run else ""
+    typer.echo(
+        f"{counts.read} rows read: {counts.set} counts {would_be}set, {counts.superseded} superseded,"
+        f" {counts.refused} rows refused"
+    )
+    if counts.refused:
+        typer.echo(f"the refused rows are in {refused}, each with its line and why: correct and take it", err=True)
         raise typer.Exit(1)
 
 
