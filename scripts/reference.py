@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from holdsvc import api, settings
-from holdsvc.api.rpcs import RPCS
+from holdsvc.api.rpcs import ALL_SCOPES, RPCS
 from holdsvc.api.statuses import CODES
 from holdsvc.commands.cli import app
 
@@ -55,7 +55,7 @@ def rpcs() -> str:
             if rpc not in comments:
                 raise ValueError(f"{service}/{rpc} has no comment in its proto")
             sentence = re.split(r"(?<=\.) ", comments[rpc])[0]
-            needed = " or ".join(f"`{scope}`" for scope in row.scopes)
+            needed = "any" if row.scopes == ALL_SCOPES else " or ".join(f"`{scope}`" for scope in row.scopes)
             lane = f"`{row.lane}`" if row.lane else ""
             rows.setdefault(service, []).append((f"`{rpc}`", sentence, needed, row.effect.value, lane))
             handlers.remove(rpc)

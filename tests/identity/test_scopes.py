@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from holdsvc.api import reflection
 from holdsvc.api.rpcs import ALL_SCOPES, RPCS
+from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, StartService, refusal_of, refused
@@ -60,6 +61,7 @@ NEEDED: Mapping[str, str] = {
 }
 ALSO_BY_READ_ALL = ("GetReservation", "ListReservations", "ListReservationEvents", "ListLimits", "GetLimitUsage")
 ALSO_BY_LIMITS_WRITE = ("ListLimits", "GetLimitUsage")
+ANY_KEY = ("GetCaller",)
 OPEN = ("grpc.health.v1.Health", *reflection.SERVICES)
 
 NONSENSE = b"\xff\xff\xff"
@@ -95,9 +97,11 @@ async def call(channel: grpc.aio.Channel, method: str, streams: bool, metadata: 
 
 async def test_every_method_needs_a_key_and_its_scope_before_it_looks_at_the_request(guarded: Harness) -> None:
     methods = await asyncio.to_thread(methods_of, guarded.address)
-    assert {method.rpartition("/")[2] for method in methods} == set(NEEDED)
+    assert {method.rpartition("/")[2] for method in methods} == {*NEEDED, *ANY_KEY}
     for method, streams in methods.items():
         name = method.rpartition("/")[2]
+        if name in ANY_KEY:
+            continue
         needed = NEEDED[name]
         anonymous = refusal_of(await call(guarded.channel, method, streams))
         assert anonymous.reason == "UNAUTHENTICATED", method
@@ -118,7 +122,23 @@ async def test_read_all_alone_reads_reservations_and_nothing_else(guarded: Harne
     for method, streams in methods.items():
         name = method.rpartition("/")[2]
         answer = refusal_of(await call(guarded.channel, method, streams, partner.metadata))
-        assert answer.reason == ("INVALID_FIELD" if name in ALSO_BY_READ_ALL else "PERMISSION_DENIED"), method
+        may = name in (*ALSO_BY_READ_ALL, *ANY_KEY)
+        assert answer.reason == ("INVALID_FIELD" if may else "PERMISSION_DENIED"), method
+
+
+async def test_any_key_hears_who_it_is_and_no_key_nothing(guarded: Harness) -> None:
+    assert (await refused(guarded.admin.GetCaller(admin.GetCallerRequest()))).reason == "UNAUTHENTICATED"
+    partner = await new_partner(guarded, "agency", scopes=["cleanup", "confirm"], pools=",web")
+    caller = await partner.admin.GetCaller(admin.GetCallerRequest())
+    assert (caller.tenant, caller.client) == ("default", "agency")
+    assert caller.key_id == partner.key_id
+    assert (list(caller.scopes), list(caller.pools)) == (["cleanup", "confirm"], ["", "web"])
+
+
+async def test_without_keys_every_caller_hears_that_it_may_do_everything(service: Harness) -> None:
+    caller = await service.admin.GetCaller(admin.GetCallerRequest())
+    assert (caller.tenant, caller.client, caller.key_id) == ("default", "dev", "")
+    assert set(caller.scopes) == set(ALL_SCOPES)
 
 
 async def test_a_method_without_a_scope_rule_is_not_served(

@@ -28,7 +28,7 @@ if _version_not_supported:
 class AdminServiceStub:
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
 
     def __init__(self, channel):
@@ -37,6 +37,11 @@ class AdminServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetCaller = channel.unary_unary(
+                '/inventoryhold.v1.AdminService/GetCaller',
+                request_serializer=inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/inventoryhold.v1.AdminService/CreateApiKey',
                 request_serializer=inventoryhold_dot_v1_dot_admin__service__pb2.CreateApiKeyRequest.SerializeToString,
@@ -62,8 +67,15 @@ class AdminServiceStub:
 class AdminServiceServicer:
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
+
+    def GetCaller(self, request, context):
+        """Returns who the service takes the caller for: tenant, client, key, and what the key may do. Any key may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
         """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
@@ -105,6 +117,11 @@ class AdminServiceServicer:
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=inventoryhold_dot_v1_dot_admin__service__pb2.CreateApiKeyRequest.FromString,
@@ -136,8 +153,35 @@ def add_AdminServiceServicer_to_server(servicer, server):
 class AdminService:
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.AdminService/GetCaller',
+            inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_admin__service__pb2.GetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateApiKey(request,

@@ -29,13 +29,15 @@ GRPC_VERSION: str
 class AdminServiceStub:
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetCallerRequest, _admin_service_pb2.GetCallerResponse]
+    """Returns who the service takes the caller for: tenant, client, key, and what the key may do. Any key may ask."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]
     """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
     caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
@@ -62,10 +64,12 @@ class AdminServiceStub:
 class AdminServiceAsyncStub(AdminServiceStub):
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetCaller: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetCallerRequest, _admin_service_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Returns who the service takes the caller for: tenant, client, key, and what the key may do. Any key may ask."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateApiKeyRequest, _admin_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key of this tenant. A key never gets a scope or a pool that the caller's own lacks, and it ends when the
     caller's own expires, at the latest: the answer's `expire_time` tells. When the caller's key is limited in time or to
@@ -91,8 +95,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps API keys and checks the ledger.
 
-    Every rpc needs the scope `admin` and can also answer the common reasons listed at ReservationService.
+    Every rpc but GetCaller needs the scope `admin`, and each can also answer the common reasons listed at ReservationService.
     """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _admin_service_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetCallerResponse, _abc.Awaitable[_admin_service_pb2.GetCallerResponse]]:
+        """Returns who the service takes the caller for: tenant, client, key, and what the key may do. Any key may ask."""
 
     @_abc_1.abstractmethod
     def CreateApiKey(

@@ -26,6 +26,18 @@ class AdminServicer:
         self._engine = engine
         self._pages = pages
 
+    async def GetCaller(self, request: pb.GetCallerRequest, call: Call) -> pb.GetCallerResponse:
+        """Says who the caller is."""
+        validation.check(request)
+        caller = call.caller
+        return pb.GetCallerResponse(
+            tenant=caller.tenant,
+            client=caller.client,
+            key_id=caller.key_id,
+            scopes=sorted(caller.scopes),
+            pools=sorted(caller.pools),
+        )
+
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Creates a key with no more rights than the caller's."""
         expire_time, violation = _expire_time(request)

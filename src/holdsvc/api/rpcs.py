@@ -98,6 +98,7 @@ _LIMITS = (
 )
 _EVENTS = (Rpc("EventService", "StreamEvents", Effect.STREAM, ("events.read",)),)
 _ADMIN = (
+    Rpc("AdminService", "GetCaller", Effect.READ, ALL_SCOPES),
     Rpc("AdminService", "CreateApiKey", Effect.CHANGE, ("admin",)),
     Rpc("AdminService", "ListApiKeys", Effect.READ, ("admin",)),
     Rpc("AdminService", "RevokeApiKey", Effect.CHANGE_ONCE, ("admin",)),
