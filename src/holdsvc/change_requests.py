@@ -155,6 +155,8 @@ class Adjust(Request):
     pool: str
     delta: int
     reason: str
+    effective_time: datetime | None = None
+    """When the goods came or left; None: now."""
 
 
 @dataclass(slots=True)

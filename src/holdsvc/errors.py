@@ -55,6 +55,16 @@ def invalid_field(field: str, description: str, rule: str) -> Refused:
     return invalid_fields([Violation(field, description, rule)])
 
 
+def effective_time_ahead() -> Refused:
+    """Says that goods cannot have come or left in the future."""
+    return invalid_field("effective_time", "must not be in the future", "EFFECTIVE_TIME")
+
+
+def returns_to_itself(field: str) -> Refused:
+    """Says that an allotment would return to its own pool."""
+    return invalid_field(field, "must be another pool than the item's", "RETURN_POOL")
+
+
 def capacity_exceeded(shortfall: Sequence[ShortLine]) -> Refused:
     """Says which lines are short and by how much."""
     first = shortfall[0]

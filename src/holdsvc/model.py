@@ -44,6 +44,21 @@ class SaleState(_Open):
     CLOSED = 2
 
 
+class StockLevel(_Open):
+    """How much of an item new holds may take, numbered as in the contract and in the tables."""
+
+    AVAILABLE = 1
+    LOW = 2
+    OUT = 3
+
+
+class LevelChange(NamedTuple):
+    """The level of an item before and after."""
+
+    before: StockLevel
+    after: StockLevel
+
+
 class EventType(_Open):
     """What an event tells, numbered as in the contract and in the tables."""
 
@@ -62,6 +77,7 @@ class EventType(_Open):
     FULFILLED = 13
     RESCUED = 14
     STOCK_SET = 15
+    LEVEL_CHANGED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +221,11 @@ class Item:
     """Units that new holds never take."""
     count_time: datetime | None = None
     """When the latest count that is in `capacity` was made."""
+    low_at: int | None = None
+    """From so few units on that new holds may take the item is LOW; None: its level is not followed."""
+    return_pool: str | None = None
+    """The pool that its units go to at `return_time`; None: the default pool."""
+    return_time: datetime | None = None
 
 
 class Counted(NamedTuple):
@@ -231,6 +252,7 @@ class Event:
     item: Item | None = None
     written_off_lines: list[Line] = field(default_factory=list)
     returned_lines: list[Line] = field(default_factory=list)
+    level_change: LevelChange | None = None
 
 
 @dataclass(slots=True)

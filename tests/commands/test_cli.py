@@ -19,7 +19,7 @@ from holdsvc.settings import rows
 from tests.support.program import WAIT_S, Program, command, descendants
 
 FAMILIES = ["", "serve", "config", "health", "migrate", "migrate down", "keys", "keys create", "items", "items import"]
-FAMILIES += ["items set-stock", "reservations", "reservations export"]
+FAMILIES += ["items set-stock", "items close", "reservations", "reservations export"]
 FAMILIES += ["events", "events export", "relay", "verify", "psql", "dump", "restore"]
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +133,50 @@ def test_a_row_that_names_no_item_is_refused_in_words(ledger_dsn: str, tmp_path:
     assert refused["error"].startswith(why)
 
 
-@pytest.mark.parametrize("name", ["pool", "display_name", "oversell_limit", "sale_state", "buffer"])
+@pytest.mark.parametrize("name", ["pool", "display_name", "oversell_limit", "sale_state", "buffer", "low_at"])
 def test_the_contracts_rules_hold_for_every_column(ledger_dsn: str, tmp_path: Path, name: str) -> None:
     content = f"sku,capacity,{name}\na,1,{'1' * 257}\nb,1,\x01\nc,1,\n"
     assert imported(ledger_dsn, tmp_path / "items.csv", content) == Counts(read=3, created=1, refused=2)
     assert [row["error"].partition(":")[0] for row in refused_rows(tmp_path / "items.csv")] == [name, name]
 
 
-def test_sale_state_and_buffer_are_imported_and_listed(run: Any, ledger_dsn: str, tmp_path: Path) -> None:
-    content = "sku,capacity,sale_state,buffer\na,9,CLOSED,2\nb,9,OPEN,\nc,9,,\nd,9,closed,\n"
+def test_what_steers_a_sale_is_imported_and_listed(run: Any, ledger_dsn: str, tmp_path: Path) -> None:
+    content = "sku,capacity,sale_state,buffer,low_at\na,9,CLOSED,2,3\nb,9,OPEN,,0\nc,9,,,\nd,9,closed,,\n"
     assert imported(ledger_dsn, tmp_path / "items.csv", content) == Counts(read=4, created=3, refused=1)
     assert [row["error"] for row in refused_rows(tmp_path / "items.csv")] == [
         "sale_state: must be OPEN or CLOSED, not 'closed'"
     ]
     listed = [json.loads(line) for line in run("items", "list").stdout.splitlines()]
-    assert [(item["sku"], item["sale_state"], item["buffer"]) for item in listed] == [
-        ("a", "CLOSED", 2), ("b", "OPEN", 0), ("c", "OPEN", 0)
+    assert [(item["sku"], item["sale_state"], item["buffer"], item["low_at"]) for item in listed] == [
+        ("a", "CLOSED", 2, 3), ("b", "OPEN", 0, 0), ("c", "OPEN", 0, None)
     ]  # fmt: skip
+
+
+def test_the_sale_of_an_item_is_closed_and_opened_by_commands(run: Any, ledger_dsn: str, tmp_path: Path) -> None:
+    imported(ledger_dsn, tmp_path / "items.csv", "sku,capacity,pool\na,9,\na,9,web\n")
+    closed = run("items", "close", "a", "--pool", "web")
+    assert (closed.exit_code, json.loads(closed.stdout)["sale_state"]) == (0, "CLOSED")
+    listed = [json.loads(line) for line in run("items", "list").stdout.splitlines()]
+    assert [(item["pool"], item["sale_state"]) for item in listed] == [("", "OPEN"), ("web", "CLOSED")]
+    assert json.loads(run("items", "open", "a", "--pool", "web").stdout)["sale_state"] == "OPEN"
+    unknown = run("items", "close", "b")
+    assert (unknown.exit_code, str(unknown.exception)) == (1, "no item 'b'")
+
+
+def test_a_time_without_its_zone_refuses_its_row(ledger_dsn: str, tmp_path: Path) -> None:
+    content = (
+        "sku,capacity,pool,return_time,return_pool\na,1,web,2026-07-04T18:00:00,\nb,1,web,soon,\nc,1,,2026-07-04T18:00Z,\n"
+        "d,1,web,2026-07-04T20:00:00+02:00,\ne,1,,2026-07-04T18:00:00Z,box\n"
+    )
+    assert imported(ledger_dsn, tmp_path / "items.csv", content) == Counts(read=5, created=2, refused=3)
+    assert [row["error"] for row in refused_rows(tmp_path / "items.csv")] == [
+        "return_time: '2026-07-04T18:00:00' is no time with its zone: write it as in 2026-01-31T18:00:00Z",
+        "return_time: 'soon' is no time with its zone: write it as in 2026-01-31T18:00:00Z",
+        "return_pool: must be another pool than the item's",
+    ]
+    with psycopg.connect(ledger_dsn) as connection:
+        query = "SELECT DISTINCT return_time AT TIME ZONE 'UTC' FROM holdsvc.item"
+        assert connection.execute(query).fetchall() == [(datetime(2026, 7, 4, 18),)]  # noqa: DTZ001
 
 
 def test_a_byte_that_is_not_utf_8_refuses_its_row_with_the_byte_and_its_place(ledger_dsn: str, tmp_path: Path) -> None:

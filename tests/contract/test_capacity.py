@@ -1,6 +1,7 @@
 """Capacity: adjusted by differences, moved between pools, never from under what is held or confirmed."""
 
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ def _counters(item: item_pb2.Item) -> tuple[int, int, int, int]:
     return (item.capacity, item.remaining, item.held, item.confirmed)
 
 
-async def _adjust(service: Harness, delta: int, sku: str = "bed", **fields: str) -> item_pb2.Item:
+async def _adjust(service: Harness, delta: int, sku: str = "bed", **fields: Any) -> item_pb2.Item:
     return (await service.inventory.AdjustCapacity(pb.AdjustCapacityRequest(sku=sku, delta=delta, **fields))).item
 
 

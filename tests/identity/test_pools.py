@@ -34,7 +34,7 @@ async def reserved(partner: Partner, *pools: str, **fields: Any) -> str:
 async def test_inventory_of_other_pools_is_not_there(guarded: Harness) -> None:
     web = await new_partner(guarded, "partner", pools="web")
     for pool in ("agency", "", "none such"):
-        item = {"sku": "tour", "pool": pool}
+        item: dict[str, Any] = {"sku": "tour", "pool": pool}
         for method, request in (
             ("GetItem", inventory.GetItemRequest(**item)),
             ("CreateItem", inventory.CreateItemRequest(item=item)),
@@ -59,6 +59,31 @@ async def test_inventory_of_other_pools_is_not_there(guarded: Harness) -> None:
             assert (refusal.reason, refusal.metadata) == ("ITEM_NOT_FOUND", item), (method, pool)
     found = await web.inventory.GetItem(inventory.GetItemRequest(sku="tour", pool="web"))
     assert found.item.revision == 1
+
+
+async def test_an_allotment_returns_to_the_keys_pools_only(guarded: Harness) -> None:
+    web = await new_partner(guarded, "partner", pools="web")
+    time = {"seconds": 1}
+    create, update = web.inventory.CreateItem, web.inventory.UpdateItem
+    item = {"sku": "new", "pool": "web", "return_time": time}
+    for pool in ("agency", ""):
+        refusal = await refused(create(inventory.CreateItemRequest(item={**item, "return_pool": pool})))
+        assert (refusal.reason, refusal.metadata) == ("ITEM_NOT_FOUND", {"sku": "new", "pool": pool})
+    await create(inventory.CreateItemRequest(item={"sku": "new", "pool": "web"}))
+    for paths, pool in ((["return_time"], ""), (["return_time", "return_pool"], "agency")):
+        request = inventory.UpdateItemRequest(item={**item, "return_pool": pool}, update_mask={"paths": paths})
+        refusal = await refused(update(request))
+        assert (refusal.reason, refusal.metadata) == ("ITEM_NOT_FOUND", {"sku": "new", "pool": pool})
+    # Another key has given it a return pool that this one may not see: other fields it may set all the same.
+    boss = await new_partner(guarded, "boss-2")
+    mask = {"paths": ["return_time", "return_pool"]}
+    await boss.inventory.UpdateItem(
+        inventory.UpdateItemRequest(item={**item, "return_pool": "agency"}, update_mask=mask)
+    )
+    await update(inventory.UpdateItemRequest(item={**item, "buffer": 1}, update_mask={"paths": ["buffer"]}))
+    mask = {"paths": ["return_time"]}
+    later = inventory.UpdateItemRequest(item={**item, "return_time": {"seconds": 2}}, update_mask=mask)
+    assert (await refused(update(later))).metadata["pool"] == "agency"
 
 
 async def test_lists_of_items_show_the_keys_pools_only(guarded: Harness) -> None:

@@ -96,7 +96,7 @@ async def test_another_tenants_reservation_is_not_there_whatever_the_scopes(both
 async def test_another_tenants_items_are_not_there_and_do_not_change(both: Both) -> None:
     first, second = both
     await first.inventory.CreateItem(inventory.CreateItemRequest(item={"sku": "bed", "capacity": 7}))
-    item = {"sku": "bed"}
+    item: dict[str, Any] = {"sku": "bed"}
     for method, request in (
         ("GetItem", inventory.GetItemRequest(**item)),
         ("UpdateItem", inventory.UpdateItemRequest(item={**item, "capacity": 1}, update_mask={"paths": ["capacity"]})),

@@ -188,6 +188,8 @@ async def of_limits(service: Any) -> None:
 async def of_the_background(service: Any) -> None:
     """What loops, commands and the relay call, and what LimitService calls."""
     await of_limits(service)
+    # An allotment that is due and followed, for what returns it.
+    await service.create_item("bed", 3, low_at=1, return_pool="box", return_time={"seconds": 1})
     async with service.service.database.connection() as connection:
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
@@ -213,6 +215,7 @@ async def of_the_background(service: Any) -> None:
         )
         # Sweeps skip items that others keep locked.
         await upkeep._RELEASE.one(connection, tenant=None, max_count=10, skip_busy=True)
+        assert (await upkeep._RETURN.one(connection, tenant=None, max_count=10, skip_busy=True)).returned_count == 1
     async with await psycopg.AsyncConnection.connect(
         service.owner_dsn, autocommit=True, row_factory=tuple_row
     ) as owner:

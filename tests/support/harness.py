@@ -163,6 +163,11 @@ class Harness:
         async with self.service.database.connection() as connection:
             return await upkeep.release_expired(connection, None, max_count)
 
+    async def return_allotments(self) -> upkeep.Returned:
+        """Returns the allotments that are due."""
+        async with self.service.database.connection() as connection:
+            return await upkeep.return_allotments(connection, None, 100)
+
     async def create_item(self, sku: str, capacity: int, **fields: Any) -> item_pb2.Item:
         """Creates an item."""
         request = inventory_service_pb2.CreateItemRequest(item=item_pb2.Item(sku=sku, capacity=capacity, **fields))

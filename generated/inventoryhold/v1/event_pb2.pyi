@@ -30,6 +30,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_FULFILLED: _ClassVar[EventType]
     EVENT_TYPE_RESCUED: _ClassVar[EventType]
     EVENT_TYPE_STOCK_SET: _ClassVar[EventType]
+    EVENT_TYPE_LEVEL_CHANGED: _ClassVar[EventType]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_RESERVED: EventType
 EVENT_TYPE_CONFIRMED: EventType
@@ -46,9 +47,10 @@ EVENT_TYPE_MODIFIED: EventType
 EVENT_TYPE_FULFILLED: EventType
 EVENT_TYPE_RESCUED: EventType
 EVENT_TYPE_STOCK_SET: EventType
+EVENT_TYPE_LEVEL_CHANGED: EventType
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines")
+    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines", "level_change")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +63,7 @@ class Event(_message.Message):
     OCCUR_TIME_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_OFF_LINES_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LINES_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_CHANGE_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     type: EventType
     reservation: _reservation_pb2.Reservation
@@ -73,4 +76,22 @@ class Event(_message.Message):
     occur_time: _timestamp_pb2.Timestamp
     written_off_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
     returned_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
-    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., returned_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ...) -> None: ...
+    level_change: LevelChange
+    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., returned_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., level_change: _Optional[_Union[LevelChange, _Mapping]] = ...) -> None: ...
+
+class LevelChange(_message.Message):
+    __slots__ = ("to",)
+    class StockLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STOCK_LEVEL_UNSPECIFIED: _ClassVar[LevelChange.StockLevel]
+        STOCK_LEVEL_AVAILABLE: _ClassVar[LevelChange.StockLevel]
+        STOCK_LEVEL_LOW: _ClassVar[LevelChange.StockLevel]
+        STOCK_LEVEL_OUT: _ClassVar[LevelChange.StockLevel]
+    STOCK_LEVEL_UNSPECIFIED: LevelChange.StockLevel
+    STOCK_LEVEL_AVAILABLE: LevelChange.StockLevel
+    STOCK_LEVEL_LOW: LevelChange.StockLevel
+    STOCK_LEVEL_OUT: LevelChange.StockLevel
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: LevelChange.StockLevel
+    def __init__(self, to: _Optional[_Union[LevelChange.StockLevel, str]] = ..., **kwargs) -> None: ...

@@ -89,18 +89,20 @@ class UpdateItemResponse(_message.Message):
     def __init__(self, item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ...) -> None: ...
 
 class AdjustCapacityRequest(_message.Message):
-    __slots__ = ("sku", "pool", "delta", "request_id", "reason")
+    __slots__ = ("sku", "pool", "delta", "request_id", "reason", "effective_time")
     SKU_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_TIME_FIELD_NUMBER: _ClassVar[int]
     sku: str
     pool: str
     delta: int
     request_id: str
     reason: str
-    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., delta: _Optional[int] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    effective_time: _timestamp_pb2.Timestamp
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., delta: _Optional[int] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., effective_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class AdjustCapacityResponse(_message.Message):
     __slots__ = ("item", "replayed")

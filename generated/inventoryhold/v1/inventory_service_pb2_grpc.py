@@ -172,8 +172,8 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TransferCapacity(self, request, context):
-        """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
-        `inventory.write`.
+        """Moves remaining units of a sku from one pool to another, which is created when it is missing, with the giving item's
+        name and sale state. Scope `inventory.write`.
 
         (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE) when fewer units remain.
         """

@@ -79,8 +79,8 @@ class InventoryServiceStub:
     entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
     """
     TransferCapacity: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.TransferCapacityRequest, _inventory_service_pb2.TransferCapacityResponse]
-    """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
-    `inventory.write`.
+    """Moves remaining units of a sku from one pool to another, which is created when it is missing, with the giving item's
+    name and sale state. Scope `inventory.write`.
 
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE) when fewer units remain.
     """
@@ -153,8 +153,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     entry names, and for a time that is older than the service keeps movements (COUNT_MAX_AGE) or more than a minute ahead.
     """
     TransferCapacity: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.TransferCapacityRequest, _inventory_service_pb2.TransferCapacityResponse]  # type: ignore[assignment]
-    """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
-    `inventory.write`.
+    """Moves remaining units of a sku from one pool to another, which is created when it is missing, with the giving item's
+    name and sale state. Scope `inventory.write`.
 
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE) when fewer units remain.
     """
@@ -272,8 +272,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.TransferCapacityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.TransferCapacityResponse, _abc.Awaitable[_inventory_service_pb2.TransferCapacityResponse]]:
-        """Moves remaining units of a sku from one pool to another, which is created when it is missing. Scope
-        `inventory.write`.
+        """Moves remaining units of a sku from one pool to another, which is created when it is missing, with the giving item's
+        name and sale state. Scope `inventory.write`.
 
         (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE) when fewer units remain.
         """

@@ -1,10 +1,9 @@
 """Changes of reservations as the engine takes them, made from requests."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from holdsvc import change_requests, model
-from holdsvc.api import validation
+from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
 from holdsvc.change_requests import RefundUnits
@@ -97,7 +96,7 @@ class Changes:
             write_off=request.write_off,
             reason=request.reason,
             units=RefundUnits(request.units or RefundUnits.ANY),
-            effective_time=_effective_time(request),
+            effective_time=convert.time_of(request, "effective_time"),
         )
 
     def fulfil(self, request: pb.FulfilRequest, call: Call, check: Check) -> change_requests.Fulfil:
@@ -107,7 +106,7 @@ class Changes:
             *_target(request, call),
             lines=merged_lines(request.lines),
             reason=request.reason,
-            effective_time=_effective_time(request),
+            effective_time=convert.time_of(request, "effective_time"),
         )
 
     def extend(self, request: pb.ExtendRequest, call: Call, check: Check) -> change_requests.Extend:
@@ -115,11 +114,6 @@ class Changes:
         ttl_us, violation = self._ttl.read(request)
         check(request, violation)
         return change_requests.Extend(*_target(request, call), ttl_us=ttl_us)
-
-
-def _effective_time(request: pb.RefundRequest | pb.FulfilRequest) -> datetime | None:
-    """When the goods came or left; None: now."""
-    return request.effective_time.ToDatetime(UTC) if request.HasField("effective_time") else None
 
 
 def _duplicate_window_rule(request: pb.ReserveRequest) -> Violation | None:

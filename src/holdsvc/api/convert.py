@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
@@ -25,6 +26,12 @@ _SECOND = timedelta(seconds=1)
 def set_time(timestamp: Timestamp, time: datetime) -> None:
     """Sets a timestamp, to the microsecond."""
     timestamp.CopyFrom(_timestamp(time))
+
+
+def time_of(message: Message, field: str) -> datetime | None:
+    """The time in a field, to the microsecond; None where it is not set."""
+    time: Timestamp = getattr(message, field)
+    return time.ToDatetime(UTC) if message.HasField(field) else None
 
 
 # The holds of a batch share the time of its judgement and, where they last equally long, the time of their end.
@@ -96,13 +103,39 @@ def item(i: model.Item) -> item_pb2.Item:
         revision=i.revision,
         sale_state=int(i.sale_state),  # type: ignore[arg-type]
         buffer=i.buffer,
+        low_at=i.low_at,
+        return_pool=i.return_pool,
     )
+    if i.return_time is not None:
+        set_time(message.return_time, i.return_time)
     if i.create_time is not None:
         set_time(message.create_time, i.create_time)
     set_time(message.update_time, i.update_time)
     if i.count_time is not None:
         set_time(message.count_time, i.count_time)
     return message
+
+
+def wanted_item(wanted: item_pb2.Item) -> model.Item:
+    """The item that a request describes: what callers set of it."""
+    return model.Item(
+        sku=wanted.sku,
+        pool=wanted.pool,
+        display_name=wanted.display_name,
+        capacity=wanted.capacity,
+        remaining=0,
+        held=0,
+        confirmed=0,
+        oversell_limit=wanted.oversell_limit,
+        revision=0,
+        create_time=None,
+        update_time=_EPOCH,
+        sale_state=model.SaleState(wanted.sale_state or model.SaleState.OPEN),
+        buffer=wanted.buffer,
+        low_at=wanted.low_at if wanted.HasField("low_at") else None,
+        return_pool=wanted.return_pool if wanted.HasField("return_pool") else None,
+        return_time=time_of(wanted, "return_time"),
+    )
 
 
 def event(e: model.Event) -> event_pb2.Event:
@@ -124,6 +157,10 @@ def event(e: model.Event) -> event_pb2.Event:
         message.reservation.ClearField("customer")
     if e.item is not None:
         message.item.CopyFrom(item(e.item))
+    if e.level_change is not None:
+        # `from` is a word of Python's own.
+        setattr(message.level_change, "from", int(e.level_change.before))
+        message.level_change.to = int(e.level_change.after)  # type: ignore[assignment]
     return message
 
 

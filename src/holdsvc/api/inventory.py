@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 
 from google.rpc import status_pb2
 
@@ -27,8 +26,6 @@ from inventoryhold.v1 import item_pb2
 WATCH_INTERVAL_S = 0.1
 """The shortest time between two messages of a watcher that names none."""
 
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 class InventoryServicer:
     """One coroutine each rpc; the proto documents them."""
@@ -41,7 +38,7 @@ class InventoryServicer:
 
     async def CreateItem(self, request: pb.CreateItemRequest, call: Call) -> pb.CreateItemResponse:
         """Creates an item."""
-        validation.check(request)
+        validation.check(request, *_returning_to_themselves([request.item], "item"))
         [created] = await self._create([request.item], call)
         return pb.CreateItemResponse(item=convert.item(created))
 
@@ -53,14 +50,16 @@ class InventoryServicer:
             first = seen.setdefault((item.sku, item.pool), index)
             if first != index:
                 repeated.append(Violation(f"items[{index}]", f"names the same item as items[{first}]", "REPEATED_ITEM"))
-        validation.check(request, *repeated)
+        validation.check(request, *repeated, *_returning_to_themselves(request.items, "items[{}]"))
         created = await self._create(request.items, call)
         return pb.BatchCreateItemsResponse(items=[convert.item(item) for item in created])
 
     async def _create(self, wanted: Sequence[item_pb2.Item], call: Call) -> list[model.Item]:
-        new = [_new_item(item) for item in wanted]
+        new = [convert.wanted_item(item) for item in wanted]
         for item in new:
             check_pool(call.caller, item.sku, item.pool)
+            if item.return_time is not None:
+                check_pool(call.caller, item.sku, item.return_pool or "")
         result = await self._engine.change(
             call.caller.tenant, lambda connection: items.create(connection, call.caller, new), call.deadline
         )
@@ -106,7 +105,7 @@ class InventoryServicer:
         paths = set(request.update_mask.paths)
         empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
         validation.check(request, empty, _unsaid_sale_state(request.item, paths))
-        new = _new_item(request.item)
+        new = convert.wanted_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
         result = await self._engine.change(
             call.caller.tenant,
@@ -127,6 +126,7 @@ class InventoryServicer:
             pool=request.pool,
             delta=request.delta,
             reason=request.reason,
+            effective_time=convert.time_of(request, "effective_time"),
         )
         [answer] = await self._engine.adjust([change], call.deadline)
         done = unwrap(answer)
@@ -215,25 +215,6 @@ class InventoryServicer:
                     yield message
 
 
-def _new_item(wanted: item_pb2.Item) -> model.Item:
-    """The fields of an item that callers set."""
-    return model.Item(
-        sku=wanted.sku,
-        pool=wanted.pool,
-        display_name=wanted.display_name,
-        capacity=wanted.capacity,
-        remaining=0,
-        held=0,
-        confirmed=0,
-        oversell_limit=wanted.oversell_limit,
-        revision=0,
-        create_time=None,
-        update_time=_NEVER,
-        sale_state=model.SaleState(wanted.sale_state or model.SaleState.OPEN),
-        buffer=wanted.buffer,
-    )
-
-
 class _Counts:
     """Makes the changes of the counts of one call, of which each must be of another item."""
 
@@ -257,7 +238,7 @@ class _Counts:
             sku=count.sku,
             pool=count.pool,
             on_hand=count.on_hand,
-            count_time=count.count_time.ToDatetime(UTC) if count.HasField("count_time") else None,
+            count_time=convert.time_of(count, "count_time"),
             revision=count.revision,
         )
 
@@ -287,3 +268,12 @@ def _unsaid_sale_state(item: item_pb2.Item, paths: set[str]) -> Violation | None
     if "sale_state" in paths and not item.sale_state:
         return Violation("item.sale_state", "must be OPEN or CLOSED", "REQUIRED")
     return None
+
+
+def _returning_to_themselves(items: Sequence[item_pb2.Item], path: str) -> list[Violation]:
+    return [
+        violation
+        for index, item in enumerate(items)
+        if item.HasField("return_time") and item.return_pool == item.pool
+        for violation in errors.returns_to_itself(f"{path.format(index)}.return_pool").violations
+    ]

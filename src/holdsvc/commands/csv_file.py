@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Generic, NamedTuple, Self, TextIO, TypeVar
@@ -200,6 +201,25 @@ def whole_number(name: str, text: str) -> int:
     if not match:
         raise ValueError(f"{name}: must be a whole number in digits, not {text[:40]!r}")
     return int(match[1])
+
+
+def parse_time(text: str) -> datetime:
+    """Reads a time with its zone, as in 2026-01-31T18:00:00Z; raises ValueError."""
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ValueError(f"{text[:40]!r} is no time with its zone: write it as in 2026-01-31T18:00:00Z")
+    return time.astimezone(UTC)
+
+
+def time_cell(name: str, text: str) -> datetime:
+    """The time in a cell; raises ValueError."""
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 class RefusedFile:

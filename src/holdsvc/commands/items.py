@@ -1,6 +1,7 @@
-"""`holdsvc items`: import items or counts of them from a CSV file, and list them."""
+"""`holdsvc items`: import items or counts of them from a CSV file, list them, stop and open their sale."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -8,13 +9,14 @@ import typer
 
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, read
+from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Item, ItemKey
+from holdsvc.model import Done, Item, ItemKey, Refused, SaleState
 
 PAGE = 1000
 
-app = typer.Typer(no_args_is_help=True, help="Import and list items, and set their stock.")
+app = typer.Typer(no_args_is_help=True, help="Import and list items, set their stock, stop and open their sale.")
 
 
 @app.command("import")
@@ -23,7 +25,8 @@ def import_(
         Path,
         typer.Argument(
             help="CSV in UTF-8, separated by commas; the first line names the columns: sku, capacity and, where wanted,"
-            " pool, display_name, oversell_limit, sale_state (OPEN or CLOSED), buffer."
+            " pool, display_name, oversell_limit, sale_state (OPEN or CLOSED), buffer, low_at, return_pool,"
+            " return_time."
         ),
     ],
     tenant: Tenant = "default",
@@ -73,7 +76,8 @@ def set_stock(
     data_dir: DataDir = None,
 ) -> None:
     """Set capacities from a CSV file of counts, corrected for what came and left since; safe to repeat."""
-    from holdsvc.commands.set_stock import parse_time, set_stock
+    from holdsvc.commands.csv_file import parse_time
+    from holdsvc.commands.set_stock import set_stock
 
     time = None if count_time is None else read("--count-time", parse_time, count_time)
     max_age = target.settings_of(dsn, data_dir).count_max_age
@@ -100,6 +104,37 @@ def list_(
     """List a tenant's items in order of sku and pool, a JSON object a line."""
     with target.opened(dsn, data_dir) as owner:
         target.run(owner, lambda connection: _write(connection, tenant, prefix))
+
+
+Sku = Annotated[str, typer.Argument(help="The item's sku.")]
+Pool = Annotated[str, typer.Option(help="The item's pool. Default: the default pool.")]
+
+
+@app.command("close")
+def close(sku: Sku, pool: Pool = "", tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """Stop the sale of an item: it takes no new holds; those that there are can still be confirmed."""
+    with target.opened(dsn, data_dir) as owner:
+        _set_sale_state(owner, tenant, ItemKey(sku, pool), SaleState.CLOSED)
+
+
+@app.command("open")
+def open_(sku: Sku, pool: Pool = "", tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+    """Open the sale of an item again."""
+    with target.opened(dsn, data_dir) as owner:
+        _set_sale_state(owner, tenant, ItemKey(sku, pool), SaleState.OPEN)
+
+
+def _set_sale_state(dsn: str, tenant: str, key: ItemKey, state: SaleState) -> None:
+    from holdsvc.api import convert
+    from inventoryhold.v1 import item_pb2
+
+    new = replace(convert.wanted_item(item_pb2.Item(sku=key.sku, pool=key.pool)), sale_state=state)
+    caller = target.operator(tenant)
+    done = target.run(dsn, lambda connection: items.update(connection, caller, new, ["sale_state"], 0))
+    if isinstance(done, Refused):
+        raise HoldError(done)
+    assert isinstance(done, Done), done
+    output.write_lines(_objects([done.value]))
 
 
 async def _write(connection: Connection, tenant: str, prefix: str) -> None:

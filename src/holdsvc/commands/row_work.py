@@ -7,17 +7,14 @@ from typing import Generic, TypeVar
 
 import typer
 
-from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.commands.csv_file import CsvFile, GoodRow, RefusedFile, RefusedRow
 from holdsvc.commands.output import Progress
-from holdsvc.commands.target import CommandError, run
+from holdsvc.commands.target import CommandError, operator, run
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Caller
 
 V = TypeVar("V")
 
 BATCH = 500
-CLIENT = "holdsvc-cli"
 
 
 class RowWork(ABC, Generic[V]):
@@ -26,7 +23,7 @@ class RowWork(ABC, Generic[V]):
     def __init__(
         self, tenant: str, source: CsvFile[V], refused: RefusedFile, progress: Progress, *, dry_run: bool
     ) -> None:
-        self._caller = Caller(tenant, CLIENT, "", frozenset(ALL_SCOPES))
+        self._caller = operator(tenant)
         self._source = source
         self._refused = refused
         self._progress = progress

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdsvc.change_requests import SetStock
-from holdsvc.commands.csv_file import CsvFile, GoodRow, Layout, RefusedFile, RefusedRow, whole_number
+from holdsvc.commands.csv_file import CsvFile, GoodRow, Layout, RefusedFile, RefusedRow, time_cell, whole_number
 from holdsvc.commands.options import check_rules
 from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork
@@ -69,17 +69,6 @@ def set_stock(
         source.close()
 
 
-def parse_time(text: str) -> datetime:
-    """Reads a time with its zone, as in 2026-01-31T18:00:00Z; raises ValueError."""
-    try:
-        time = datetime.fromisoformat(text.strip())
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise ValueError(f"{text[:40]!r} is no time with its zone: write it as in 2026-01-31T18:00:00Z")
-    return time.astimezone(UTC)
-
-
 def _written(file: Path) -> datetime:
     try:
         written = file.stat().st_mtime if file.is_file() else None
@@ -94,10 +83,7 @@ def _reader(count_time: datetime) -> Callable[[dict[str, str]], Count]:
 
     def read(cells: dict[str, str]) -> Count:
         on_hand = whole_number("on_hand", cells["on_hand"])
-        try:
-            time = parse_time(cells["count_time"]) if cells.get("count_time") else count_time
-        except ValueError as error:
-            raise ValueError(f"count_time: {error}") from None
+        time = time_cell("count_time", cells["count_time"]) if cells.get("count_time") else count_time
         count = Count(cells["sku"], cells.get("pool", ""), on_hand, time)
         check_rules(pb.StockCount(sku=count.sku, pool=count.pool, on_hand=on_hand, count_time=time))
         return count

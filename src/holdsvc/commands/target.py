@@ -11,10 +11,12 @@ import psycopg
 from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
+from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
+from holdsvc.model import Caller
 from holdsvc.postgres import check_version, with_connect_timeout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
@@ -22,11 +24,18 @@ from holdsvc.telemetry import logs
 CONNECT_TIMEOUT_S = 10
 """The longest wait for a connection to each host of a DSN that says nothing else."""
 
+CLIENT = "holdsvc-cli"
+
 T = TypeVar("T")
 
 
 class CommandError(Exception):
     """A command that cannot be carried out; the message says what to do."""
+
+
+def operator(tenant: str) -> Caller:
+    """Who changes a tenant's stock from the command line: all rights, and no key."""
+    return Caller(tenant, CLIENT, "", frozenset(ALL_SCOPES))
 
 
 def settings_of(dsn: str | None, data_dir: Path | None) -> Settings:

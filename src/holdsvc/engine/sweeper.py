@@ -33,6 +33,9 @@ SWEEPS_AT_ONCE = 2
 BUSY_BATCH_MAX = 100
 """Holds that a sweep releases at once while callers make changes: a hot item is locked for as long as that takes."""
 
+RETURN_BATCH = 100
+"""Allotments that one transaction returns: their items are locked for as long as that takes."""
+
 BUSY_PAUSE_FACTOR = 2.0
 """The pause after such a batch, as a multiple of the time that it took: callers have the rest of the database."""
 
@@ -89,6 +92,8 @@ class Sweeper:
         if failures:
             raise failures[0]
         self._more = True in results
+        # After the holds: what lapsed has come free by now.
+        await self.return_allotments()
         if not self._more:
             return self._settings.sweep_interval.total_seconds()
         return BUSY_PAUSE_FACTOR * (loop.time() - began) if self._busy() else 0.0
@@ -119,6 +124,15 @@ class Sweeper:
             took = asyncio.get_running_loop().time() - began
             return BUSY_PAUSE_FACTOR * took if self._busy() else 0.0
         return LIMITS_WAIT_S if built.waiting else LIMITS_INTERVAL_S
+
+    async def return_allotments(self) -> None:
+        """Sends what remains of allotments that are due back to their return pools."""
+        returned = None
+        while returned is None or (returned.more and returned.returned_count):
+            async with self._database.connection(self._lock_wait_s) as connection:
+                returned = await upkeep.return_allotments(connection, None, RETURN_BATCH)
+            if returned.returned_count:
+                log.info("allotment.returned", count=returned.returned_count, quantity=returned.returned_quantity)
 
     async def keep_up(self) -> float:
         """Makes partitions, forgets old request ids and stock moves, drops old events; returns the pause, seconds."""

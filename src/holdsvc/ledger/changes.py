@@ -13,8 +13,8 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import over_limit
-from holdsvc.ledger.requests import REQUEST, RequestColumns, columns, inactive_feature
-from holdsvc.ledger.reservations import ReservationAnswer, Result, pool_list, reservation_of, without_hidden
+from holdsvc.ledger.requests import REQUEST, RequestColumns, columns, inactive_feature, pool_list
+from holdsvc.ledger.reservations import ReservationAnswer, Result, reservation_of, without_hidden
 from holdsvc.model import Again, Done, ItemKey, Line, Refused, ShortLine, Sweep
 
 LINES_MAX = 100
@@ -223,7 +223,7 @@ def _refused_lines(outcome: str, row: ReservationAnswer) -> Refused | None:
     if outcome == "LINES_MANY":
         return errors.invalid_field("lines", f"the reservation would have more than {LINES_MAX} lines", outcome)
     if outcome == "EFFECTIVE_TIME":
-        return errors.invalid_field("effective_time", "must not be in the future", outcome)
+        return errors.effective_time_ahead()
     return None
 
 

@@ -7,7 +7,19 @@ from uuid import UUID
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.reservations import Snapshot, original
-from holdsvc.model import Event, EventType, Item, Line, Original, Reservation, ReservationLine, SaleState, State
+from holdsvc.model import (
+    Event,
+    EventType,
+    Item,
+    LevelChange,
+    Line,
+    Original,
+    Reservation,
+    ReservationLine,
+    SaleState,
+    State,
+    StockLevel,
+)
 
 
 class EventRow(NamedTuple):
@@ -45,6 +57,11 @@ class EventRow(NamedTuple):
     sale_state: int | None
     buffer: int | None
     count_time: datetime | None
+    low_at: int | None
+    return_pool: str | None
+    return_time: datetime | None
+    from_level: int | None
+    to_level: int | None
     filters: list[int] | None
     """Of the reader's filters, those that want it."""
 
@@ -78,8 +95,11 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
         event.item = Item(
             r.line_sku[0], r.line_pool[0], r.display_name or "", r.capacity, r.remaining or 0, r.held or 0,
             r.confirmed or 0, r.oversell_limit or 0, r.revision, None, r.occur_time,
-            SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0, r.count_time,
+            SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0, r.count_time, r.low_at, r.return_pool,
+            r.return_time,
         )  # fmt: skip
+    if r.from_level is not None and r.to_level is not None:
+        event.level_change = LevelChange(StockLevel(r.from_level), StockLevel(r.to_level))
     return event
 
 

@@ -9,7 +9,7 @@ from holdsvc.change_requests import Adjust, Transfer
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.requests import columns, inactive_feature
+from holdsvc.ledger.requests import columns, inactive_feature, pool_list
 from holdsvc.model import (
     Again,
     Answer,
@@ -46,6 +46,9 @@ class ItemAnswer(NamedTuple):
     oversell_limit: int
     sale_state: int
     buffer: int
+    low_at: int | None
+    return_pool: str | None
+    return_time: datetime | None
     revision: int
     create_time: datetime
     update_time: datetime
@@ -61,30 +64,14 @@ class _Expired(NamedTuple):
 
 
 _BATCH = ("client", "key_id", "request_id", "request_key", "fingerprint")
-_CREATE = bind(
-    "create_items",
-    ItemAnswer,
-    *(
-        "tenant",
-        "client",
-        "key_id",
-        "sku",
-        "pool",
-        "display_name",
-        "capacity",
-        "oversell_limit",
-        "sale_state",
-        "buffer",
-    ),
-)
+_SET = ("display_name", "capacity", "oversell_limit", "sale_state", "buffer", "low_at", "return_pool", "return_time")
+"""What callers set of an item."""
+_CREATE = bind("create_items", ItemAnswer, "tenant", "client", "key_id", "sku", "pool", *_SET)
 _UPDATE = bind(
-    "update_item",
-    ItemAnswer,
-    *("tenant", "client", "key_id", "sku", "pool", "sets", "display_name", "capacity", "oversell_limit", "sale_state"),
-    *("buffer", "revision"),
+    "update_item", ItemAnswer, "tenant", "client", "key_id", "sku", "pool", "sets", *_SET, "revision", "pools"
 )
 _DELETE = bind("delete_item", ItemAnswer, "tenant", "client", "key_id", "sku", "pool")
-_ADJUST = bind("adjust_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "pool", "delta", "reason")
+_ADJUST = bind("adjust_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "pool", "delta", "reason", "effective_time")
 _TRANSFER = bind(
     "transfer_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "from_pool", "to_pool", "quantity", "reason"
 )
@@ -111,6 +98,9 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
         oversell_limit=arrays.plain(item.oversell_limit for item in items),
         sale_state=arrays.plain(int(item.sale_state) for item in items),
         buffer=arrays.plain(item.buffer for item in items),
+        low_at=arrays.plain(item.low_at for item in items),
+        return_pool=arrays.texts(item.return_pool for item in items),
+        return_time=arrays.times(item.return_time for item in items),
     )
     if rows[0].outcome is not None:
         there = {(row.sku, row.pool) for row in rows}
@@ -134,8 +124,16 @@ async def update(connection: Connection, caller: Caller, new: Item, sets: Collec
         oversell_limit=new.oversell_limit,
         sale_state=int(new.sale_state),
         buffer=new.buffer,
+        low_at=new.low_at,
+        return_pool=new.return_pool,
+        return_time=new.return_time,
         revision=revision,
+        pools=pool_list(caller),
     )
+    if row.outcome == "RETURN_POOL":
+        return errors.returns_to_itself("item.return_pool")
+    if row.outcome == "RETURN_POOL_NOT_FOUND":
+        return errors.item_not_found(new.sku, (new.return_pool if "return_pool" in sets else row.return_pool) or "")
     return _result(row, "")
 
 
@@ -157,6 +155,7 @@ async def adjust(connection: Connection, tenant: str, requests: Sequence[Adjust]
         pool=arrays.texts(r.pool for r in requests),
         delta=arrays.plain(r.delta for r in requests),
         reason=arrays.texts(r.reason or None for r in requests),
+        effective_time=arrays.times(r.effective_time for r in requests),
     )
     return [_result(row, request.request_id, "delta") for request, row in zip(requests, rows, strict=True)]
 
@@ -207,6 +206,8 @@ def not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") ->
         return errors.capacity_in_use(row.sku, row.pool, abs(row.requested or 0), row.available or 0)
     if outcome == "REVISION_MISMATCH":
         return errors.revision_mismatch(row.sku, row.pool, row.revision)
+    if outcome == "EFFECTIVE_TIME":
+        return errors.effective_time_ahead()
     if outcome == "CAPACITY_LIMIT":
         return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
     if outcome == "REQUEST_ID_REUSED":
@@ -234,6 +235,9 @@ def item_of(row: ItemAnswer) -> Item:
         sale_state=SaleState(row.sale_state),
         buffer=row.buffer,
         count_time=row.count_time,
+        low_at=row.low_at,
+        return_pool=row.return_pool,
+        return_time=row.return_time,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 from holdsvc import errors
 from holdsvc.change_requests import Request
 from holdsvc.ledger import arrays
-from holdsvc.model import Refused
+from holdsvc.model import Caller, Refused
 
 REQUEST = ("client", "key_id", "request_id", "request_key", "fingerprint")
 """The arguments that `columns` makes."""
@@ -32,6 +32,13 @@ def columns(tenant: str, requests: Sequence[Request]) -> RequestColumns:
         "request_key": arrays.plain([_key(tenant, r) for r in requests]),
         "fingerprint": arrays.blobs([r.fingerprint for r in requests]),
     }
+
+
+def pool_list(caller: Caller) -> str | None:
+    """The caller's pools as the SQL functions take them: each between U+001F, which no pool's name may contain."""
+    if not caller.pools:
+        return None
+    return "\x1f" + "".join(f"{pool}\x1f" for pool in sorted(caller.pools))
 
 
 def inactive_feature(outcome: str) -> Refused | None:

@@ -11,6 +11,7 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.limits import LimitRefusal
+from holdsvc.ledger.requests import pool_list
 from holdsvc.model import Caller, Line, Original, Outcome, Refused, Reservation, ReservationLine, State
 
 Result = Outcome[Reservation]
@@ -85,13 +86,6 @@ class _Ids(NamedTuple):
 
 _GET = bind("get_reservations", ReservationAnswer, "tenant", "reservation_id")
 _FIND_REFERENCE = bind_out("find_reference", _Ids, "tenant", "client", "pools", "reference")
-
-
-def pool_list(caller: Caller) -> str | None:
-    """The caller's pools as the SQL functions take them: each between U+001F, which no pool's name may contain."""
-    if not caller.pools:
-        return None
-    return "\x1f" + "".join(f"{pool}\x1f" for pool in sorted(caller.pools))
 
 
 def reservation_of(row: ReservationAnswer) -> Reservation:

@@ -29,6 +29,14 @@ class Released(NamedTuple):
     more: bool
 
 
+class Returned(NamedTuple):
+    """What went from allotments back to their return pools."""
+
+    returned_count: int
+    returned_quantity: int
+    more: bool
+
+
 class _Number(NamedTuple):
     number: int
 
@@ -60,6 +68,7 @@ class _LimitRecountRow(NamedTuple):
 
 
 _RELEASE = bind_out("release_expired", Released, "tenant", "max_count", "skip_busy")
+_RETURN = bind_out("return_allotments", Returned, "tenant", "max_count", "skip_busy")
 _PURGE = bind_scalar("purge_requests", _Number, "age", "max_count")
 _PURGE_MOVES = bind_scalar("purge_stock_moves", _Number, "age", "max_count")
 _CREATE_PARTITIONS = bind_scalar("create_event_partitions", _Number, "days_ahead")
@@ -77,6 +86,16 @@ async def release_expired(connection: Connection, tenant: str | None, max_count:
         if error.cause is not Cause.LOCK_WAIT:
             raise
     return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
+
+
+async def return_allotments(connection: Connection, tenant: str | None, max_count: int) -> Returned:
+    """Returns at most `max_count` due allotments of a tenant, or of all; those that others keep locked wait."""
+    try:
+        return await _RETURN.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
+    except NothingRan as error:
+        if error.cause is not Cause.LOCK_WAIT:
+            raise
+    return await _RETURN.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
 
 
 async def purge_requests(connection: Connection, age: timedelta, max_count: int = 1000) -> int:

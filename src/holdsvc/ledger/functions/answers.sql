@@ -15,10 +15,20 @@ CREATE TYPE item_answer AS (
   oversell_limit bigint,
   sale_state smallint,
   buffer bigint,
+  low_at bigint,
+  return_pool text,
+  return_time timestamptz,
   revision bigint,
   create_time timestamptz,
   update_time timestamptz,
   count_time timestamptz
+);
+
+-- An item that is followed, as it was when it was locked: see follow_items.
+CREATE TYPE item_before AS (
+  sku text,
+  pool text,
+  level smallint
 );
 
 -- What a function on reservations answers: a row for each request.
@@ -119,6 +129,11 @@ CREATE TYPE event_answer AS (
   sale_state smallint,
   buffer bigint,
   count_time timestamptz,
+  low_at bigint,
+  return_pool text,
+  return_time timestamptz,
+  from_level smallint,
+  to_level smallint,
   filters integer[]
 );
 
@@ -174,7 +189,8 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN QUERY
   SELECT x.ix::integer, x.outcome, x.requested, x.available, x.sku, x.pool,
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+         i.low_at, i.return_pool::text, i.return_time, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM unnest(_outcome, _sku, _pool, _requested, _available)
     WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)

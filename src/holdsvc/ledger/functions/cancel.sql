@@ -15,6 +15,7 @@ DECLARE
   _n integer := cardinality(_client);
   _outcome text[];
   _id uuid[];
+  _followed item_before[];
   _short jsonb[];
   _partial boolean[] := array_fill(false, ARRAY[_n]);
   _now timestamptz;
@@ -26,8 +27,8 @@ BEGIN
   FROM find_targets(_tenant, 'Cancel', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
   -- lock
-  PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
-                                  WHERE x.outcome IS NULL));
+  _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
+                                       WHERE x.outcome IS NULL));
   _now := wall_clock();
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
@@ -81,6 +82,7 @@ BEGIN
       PERFORM settle_limited(_tenant, _r.id);
     END IF;
   END IF;
+  PERFORM follow_items(_tenant, _followed, _now);
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
 END

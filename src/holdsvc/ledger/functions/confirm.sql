@@ -19,6 +19,7 @@ DECLARE
   _rescue_after timestamptz := wall_clock() - _rescue_window_us * interval '1 microsecond';
   _outcome text[];
   _id uuid[];
+  _followed item_before[];
   _short jsonb[];
   _other_id uuid[] := array_fill(NULL::uuid, ARRAY[_n]);
   _changing uuid[] := '{}';
@@ -54,8 +55,8 @@ BEGIN
                FROM unnest(_rescue) WITH ORDINALITY x (rescue, ix)) ELSE '{}' END
   ) f;
   -- lock
-  PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
-                                  WHERE x.outcome IS NULL));
+  _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
+                                       WHERE x.outcome IS NULL));
   SELECT array_agg(x.rescue AND (v.state = 4 OR v.state = 1 AND v.expire_time <= wall_clock()) ORDER BY x.ix) INTO _may_rescue
   FROM unnest(_id, _rescue) WITH ORDINALITY x (id, rescue, ix)
   LEFT JOIN LATERAL (
@@ -227,6 +228,7 @@ BEGIN
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
   FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL;
+  PERFORM follow_items(_tenant, _followed, _now);
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, _other_id, _now);
 END

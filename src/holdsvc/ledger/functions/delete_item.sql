@@ -11,7 +11,7 @@ DECLARE
   _item record;
   _lapsed bigint;
 BEGIN
-  SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed INTO _item FROM item i
+  SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed, i.free, i.low_at INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
   _now := wall_clock();
@@ -24,9 +24,11 @@ BEGIN
     _outcome := 'SWEEP';
   ELSE
     UPDATE item i SET
-      capacity = 0, remaining = 0, revision = i.revision + 1, update_time = _now, delete_time = _now
+      capacity = 0, remaining = 0, revision = i.revision + 1, update_time = _now, delete_time = _now,
+      return_due = NULL
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
     PERFORM write_item_event(_tenant, 9::smallint, _sku, _pool, -_item.capacity, _client, _key_id, NULL, NULL, _now);
+    PERFORM follow_items(_tenant, ARRAY[(_sku, _pool, stock_level(_item.free, _item.low_at))::item_before], _now);
     PERFORM write_stock_move(_tenant, _sku, _pool, _now, -_item.capacity);
   END IF;
   RETURN QUERY SELECT * FROM answer_items(

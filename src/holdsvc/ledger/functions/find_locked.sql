@@ -1,14 +1,9 @@
--- Which of these items another transaction has locked now. The engine asks after a batch has waited for a lock in vain, so
--- that the requests for other items need not wait. The locks that it takes on free items end with the statement.
+-- Which of these items another transaction has locked now; the others are locked from now on.
 -- Locks: items that are free, never waiting.
-CREATE FUNCTION find_locked_items(_tenant text, _sku text[], _pool text[])
+CREATE FUNCTION locked_items(_tenant text, _sku text[], _pool text[])
 RETURNS TABLE (_locked_sku text, _locked_pool text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  -- It writes nothing but row locks: nothing to flush.
-  PERFORM set_config('synchronous_commit', 'off', true);
   RETURN QUERY
   SELECT k.sku, k.pool
   FROM (
@@ -22,6 +17,21 @@ BEGIN
     FOR NO KEY UPDATE SKIP LOCKED
   ) i ON true
   WHERE i.free IS NULL;
+END
+$$;
+
+-- Which of these items another transaction has locked now. The engine asks after a batch has waited for a lock in vain, so
+-- that the requests for other items need not wait. The locks that it takes on free items end with the statement.
+-- Locks: items that are free, never waiting.
+CREATE FUNCTION find_locked_items(_tenant text, _sku text[], _pool text[])
+RETURNS TABLE (_locked_sku text, _locked_pool text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+  -- It writes nothing but row locks: nothing to flush.
+  PERFORM set_config('synchronous_commit', 'off', true);
+  RETURN QUERY SELECT l._locked_sku, l._locked_pool FROM locked_items(_tenant, _sku, _pool) l;
 END
 $$;
 

@@ -21,6 +21,7 @@ DECLARE
   _lines integer := cardinality(_line_sku);
   _outcome text[];
   _id uuid[];
+  _followed item_before[];
   _short jsonb[] := array_fill(NULL::jsonb, ARRAY[_n]);
   -- The number of each line's item, and what is free of each item, null where there is no such item.
   _item integer[];
@@ -59,7 +60,7 @@ BEGIN
                     _target, _reference, '{}') f;
   -- lock
   IF _lines > 0 THEN
-    PERFORM lock_items(_tenant, _line_sku, _line_pool);
+    _followed := lock_items(_tenant, _line_sku, _line_pool);
     SELECT array_agg(x.item::integer ORDER BY x.ix) INTO _item
     FROM (
       SELECT u.ix, dense_rank() OVER (ORDER BY u.sku COLLATE "C", u.pool COLLATE "C") AS item
@@ -188,6 +189,7 @@ BEGIN
     IF cardinality(_need_request) > 0 THEN
       PERFORM settle_limits(_tenant, _r.id);
     END IF;
+    PERFORM follow_items(_tenant, _followed, _now);
   END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);

@@ -20,7 +20,8 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
-         i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision, i.create_time, i.update_time, i.count_time
+         i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+         i.low_at, i.return_pool::text, i.return_time, i.revision, i.create_time, i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant AND i.delete_time IS NULL
     AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
@@ -65,7 +66,8 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku, x.pool,
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
+         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+         i.low_at, i.return_pool::text, i.return_time, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   CROSS JOIN LATERAL (
@@ -87,7 +89,8 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT NULL::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, i.sku::text,
-         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer, i.revision,
+         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+         i.low_at, i.return_pool::text, i.return_time, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant

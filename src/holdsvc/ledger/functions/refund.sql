@@ -20,6 +20,7 @@ DECLARE
   _n integer := cardinality(_client);
   _outcome text[];
   _id uuid[];
+  _followed item_before[];
   _short jsonb[];
   _changing uuid[] := '{}';
   _limited uuid[];
@@ -32,8 +33,8 @@ BEGIN
   FROM find_targets(_tenant, 'Refund', 6::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
   -- lock
-  PERFORM lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
-                                  WHERE x.outcome IS NULL));
+  _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
+                                       WHERE x.outcome IS NULL));
   _now := wall_clock();
 
   -- judge
@@ -138,6 +139,7 @@ BEGIN
   IF _limited IS NOT NULL THEN
     PERFORM settle_limits(_tenant, _limited);
   END IF;
+  PERFORM follow_items(_tenant, _followed, _now);
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
 END

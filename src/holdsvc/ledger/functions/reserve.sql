@@ -31,6 +31,7 @@ DECLARE
   _take bigint[];
   -- How many items have what all requests together want and nothing special, and how many give units.
   _fitting bigint;
+  _followed item_before[];
   _taken integer := _items;
   _updated bigint;
   _claimed boolean := false;
@@ -71,14 +72,15 @@ BEGIN
   _other_id := array_fill(NULL::uuid, ARRAY[_n]);
 
   -- lock
-  SELECT array_agg(i.place), array_agg(k.quantity), count(*) FILTER (WHERE i.free >= k.quantity AND i.gate = 0)
-  INTO _place, _take, _fitting
+  SELECT array_agg(i.place), array_agg(k.quantity), count(*) FILTER (WHERE i.free >= k.quantity AND i.gate = 0),
+         array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.low_at IS NOT NULL)
+  INTO _place, _take, _fitting, _followed
   FROM (
     SELECT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool, x.quantity
     FROM unnest(_item_sku, _item_pool, _item_quantity) x (sku, pool, quantity) ORDER BY 1, 2
   ) k
   CROSS JOIN LATERAL (
-    SELECT v.ctid AS place, v.free, v.gate FROM item v
+    SELECT v.ctid AS place, v.free, v.gate, v.low_at FROM item v
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant AND v.delete_time IS NULL
     FOR NO KEY UPDATE
   ) i;
@@ -268,6 +270,7 @@ BEGIN
     GROUP BY m.request
   ) x
   WHERE _outcome[x.request] IS NULL;
+  PERFORM follow_items(_tenant, _followed, _judge_time);
 END
 $$;
 

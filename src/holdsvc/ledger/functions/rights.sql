@@ -49,6 +49,7 @@ GRANT EXECUTE ON FUNCTION
   release_expired,
   remove_ended,
   reserve,
+  return_allotments,
   revoke_api_key,
   save_relay_position,
   set_limit,

@@ -19,13 +19,14 @@ DECLARE
   _taken bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _now timestamptz;
+  _followed item_before[];
   _time timestamptz;
   _delta numeric;
   _lapsed bigint;
   _item record;
 BEGIN
   -- lock
-  PERFORM lock_items(_tenant, _sku, _pool);
+  _followed := lock_items(_tenant, _sku, _pool);
   _now := wall_clock();
   -- judge, apply: each request is judged by what those before it left.
   FOR _i IN 1 .. _n LOOP
@@ -69,6 +70,7 @@ BEGIN
       END IF;
     END IF;
   END LOOP;
+  PERFORM follow_items(_tenant, _followed, _now);
   RETURN QUERY SELECT * FROM answer_items(_tenant, _outcome, _sku, _pool, _taken, _available);
 END
 $$;

@@ -79,39 +79,46 @@ EXCEPTION
 END
 $$;
 
--- Step "lock" of a change to items: these item rows, deleted ones too.
+-- Step "lock" of a change to items: these item rows, deleted ones too. Returns those that are followed, as they are before
+-- the change, for follow_items; null: none is.
 -- Locks: item rows in (sku, pool) order.
-CREATE FUNCTION lock_items(_tenant text, _sku text[], _pool text[]) RETURNS void
+CREATE FUNCTION lock_items(_tenant text, _sku text[], _pool text[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  PERFORM 1
-  FROM (
-    SELECT DISTINCT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool FROM unnest(_sku, _pool) x (sku, pool)
-    ORDER BY 1, 2
-  ) k
-  CROSS JOIN LATERAL (
-    SELECT 1 FROM item i WHERE i.sku = k.sku AND i.pool = k.pool AND i.tenant = _tenant FOR NO KEY UPDATE
-  ) i;
+  RETURN (
+    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
+    FROM (
+      SELECT DISTINCT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool FROM unnest(_sku, _pool) x (sku, pool)
+      ORDER BY 1, 2
+    ) k
+    CROSS JOIN LATERAL (
+      SELECT v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+      WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
+    ) i
+  );
 END
 $$;
 
--- Step "lock" of a change to reservations: the items of all their lines.
+-- Step "lock" of a change to reservations: the items of all their lines. Returns what lock_items does.
 -- Locks: item rows in (sku, pool) order.
-CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS void
+CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  PERFORM 1
-  FROM (
-    SELECT DISTINCT l.sku, l.pool
-    FROM unnest(_reservation_id) x (id)
+  RETURN (
+    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
+    FROM (
+      SELECT DISTINCT l.sku, l.pool
+      FROM unnest(_reservation_id) x (id)
+      CROSS JOIN LATERAL (
+        SELECT sku, pool FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant OFFSET 0
+      ) l
+      ORDER BY l.sku, l.pool
+    ) k
     CROSS JOIN LATERAL (
-      SELECT sku, pool FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant OFFSET 0
-    ) l
-    ORDER BY l.sku, l.pool
-  ) k
-  CROSS JOIN LATERAL (
-    SELECT 1 FROM item i WHERE i.sku = k.sku AND i.pool = k.pool AND i.tenant = _tenant FOR NO KEY UPDATE
-  ) i;
+      SELECT v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+      WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
+    ) i
+  );
 END
 $$;
 
@@ -319,14 +326,14 @@ $$;
 
 -- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The
 -- caller has locked these reservations and found them HELD. Who did it, and why: arrays in their order, or empty: the
--- service. Without _now the time is read when the items are locked. Returns the units.
+-- service. Without _now the time is read when the items are locked. Returns the units, and of the items what lock_items does.
 -- Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for its own
 -- update and the events only.
 -- Locks: items in (sku, pool) order.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
-  _reason text[], _now timestamptz
-) RETURNS bigint
+  _reason text[], _now timestamptz, OUT _released_quantity bigint, OUT _followed item_before[]
+)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _n integer := cardinality(_reservation_id);
@@ -377,13 +384,16 @@ BEGIN
     revision = v.revision + 1
   FROM unnest(_place) WITH ORDINALITY x (place, ix)
   WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant;
-  SELECT array_agg(i.place), array_agg(k.quantity) INTO _item_place, _item_quantity
+  SELECT array_agg(i.place), array_agg(k.quantity),
+         array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
+  INTO _item_place, _item_quantity, _followed
   FROM (
     SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
     FROM unnest(_sku, _pool, _quantity) l (sku, pool, quantity) GROUP BY 1, 2 ORDER BY 1, 2
   ) k
   LEFT JOIN LATERAL (
-    SELECT v.ctid AS place FROM item v WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
+    SELECT v.ctid AS place, v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
     FOR NO KEY UPDATE
   ) i ON true;
   _now := coalesce(_now, wall_clock());
@@ -431,7 +441,7 @@ BEGIN
     ) m
     GROUP BY m.ix
   ) x;
-  RETURN (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
+  _released_quantity := (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
 END
 $$;
 
@@ -551,22 +561,22 @@ END
 $$;
 
 -- Writes the event of a change to one item, which the caller has applied: the item as it is now and the difference of
--- capacity.
+-- capacity. LEVEL_CHANGED (16) has the levels.
 CREATE FUNCTION write_item_event(
   _tenant text, _type smallint, _sku text, _pool text, _delta bigint, _client text, _key_id text, _request_id text,
-  _reason text, _now timestamptz
+  _reason text, _now timestamptz, _from_level smallint DEFAULT NULL, _to_level smallint DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit,
-    sale_state, buffer, count_time
+    sale_state, buffer, count_time, low_at, return_pool, return_time, from_level, to_level
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
          ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.count_time
+         i.count_time, i.low_at, i.return_pool, i.return_time, _from_level, _to_level
   FROM item i WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
 END
 $$;

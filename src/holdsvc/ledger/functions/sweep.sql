@@ -34,12 +34,12 @@ BEGIN
 END
 $$;
 
--- Expires these lapsed holds of one tenant, which the caller has locked, and returns the units. Holds that cannot be
--- expired, because their lines and their items contradict each other, go into the table quarantine, and the others are
--- expired all the same. Locks: items in (sku, pool) order.
+-- Expires these lapsed holds of one tenant, which the caller has locked, and returns the units; the caller follows the
+-- items. Holds that cannot be expired, because their lines and their items contradict each other, go into the table
+-- quarantine, and the others are expired all the same. Locks: items in (sku, pool) order.
 CREATE FUNCTION expire_holds(
   _tenant text, _reservation_id uuid[], OUT _expired_count bigint, OUT _released_quantity bigint,
-  OUT _quarantined_count bigint
+  OUT _quarantined_count bigint, OUT _followed item_before[]
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -49,7 +49,8 @@ BEGIN
   _released_quantity := 0;
   _quarantined_count := 0;
   BEGIN
-    _released_quantity := return_held(_tenant, 4::smallint, _reservation_id, '{}', '{}', '{}', '{}', NULL);
+    SELECT r.released, r.followed INTO _released_quantity, _followed
+    FROM return_held(_tenant, 4::smallint, _reservation_id, '{}', '{}', '{}', '{}', NULL) r (released, followed);
     _expired_count := cardinality(_reservation_id);
     RETURN;
   EXCEPTION
@@ -64,9 +65,9 @@ BEGIN
   END;
   FOREACH _id IN ARRAY _reservation_id LOOP
     SELECT _expired_count + e.expired, _released_quantity + e.released,
-           _quarantined_count + e.quarantined
-    INTO _expired_count, _released_quantity, _quarantined_count
-    FROM expire_holds(_tenant, ARRAY[_id]) e (expired, released, quarantined);
+           _quarantined_count + e.quarantined, _followed || e.followed
+    INTO _expired_count, _released_quantity, _quarantined_count, _followed
+    FROM expire_holds(_tenant, ARRAY[_id]) e (expired, released, quarantined, followed);
   END LOOP;
 END
 $$;
@@ -87,6 +88,7 @@ DECLARE
   _now timestamptz := wall_clock();
   _r record;
   _ids uuid[];
+  _followed item_before[];
 BEGIN
   _expired_count := 0;
   _released_quantity := 0;
@@ -108,9 +110,10 @@ BEGIN
     _ids := _ids[1 : (_max_count - _expired_count)::integer];
     CONTINUE WHEN coalesce(cardinality(_ids), 0) = 0;
     SELECT _expired_count + e.expired, _released_quantity + e.released,
-           _quarantined_count + e.quarantined
-    INTO _expired_count, _released_quantity, _quarantined_count
-    FROM expire_holds(_r.tenant, _ids) e (expired, released, quarantined);
+           _quarantined_count + e.quarantined, e.followed
+    INTO _expired_count, _released_quantity, _quarantined_count, _followed
+    FROM expire_holds(_r.tenant, _ids) e (expired, released, quarantined, followed);
+    PERFORM follow_items(_r.tenant, _followed, wall_clock());
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM reservation v
@@ -134,6 +137,8 @@ DECLARE
   _now timestamptz := wall_clock();
   _lapsed uuid[];
   _id uuid[];
+  _expired integer;
+  _followed item_before[];
 BEGIN
   SELECT array_agg(DISTINCT l.reservation_id) INTO _lapsed
   FROM unnest(_sku, _pool) x (sku, pool)
@@ -155,6 +160,9 @@ BEGIN
   IF _id IS NULL THEN
     RETURN 0;
   END IF;
-  RETURN (SELECT e.expired FROM expire_holds(_tenant, _id) e (expired, released, quarantined));
+  SELECT e.expired, e.followed INTO _expired, _followed
+  FROM expire_holds(_tenant, _id) e (expired, released, quarantined, followed);
+  PERFORM follow_items(_tenant, _followed, wall_clock());
+  RETURN _expired;
 END
 $$;

@@ -14,6 +14,7 @@ DECLARE
   _outcome text[];
   _available bigint[] := array_fill(NULL::bigint, ARRAY[_n]);
   _now timestamptz;
+  _followed item_before[];
   _lapsed bigint;
   _from record;
   _to record;
@@ -23,7 +24,7 @@ BEGIN
   _r := find_requests(_tenant, 'TransferCapacity', _request_key, _fingerprint);
   _outcome := _r._outcome;
   -- lock
-  PERFORM lock_items(_tenant, _sku || _sku, _from_pool || _to_pool);
+  _followed := lock_items(_tenant, _sku || _sku, _from_pool || _to_pool);
   _now := wall_clock();
   -- claim, before the judgement: each request is judged by what those before it left, and a refusal gives its id back.
   IF NOT claim_requests(_tenant, 'TransferCapacity', _request_key, _fingerprint, NULL, _outcome, _now) THEN
@@ -33,9 +34,9 @@ BEGIN
   -- judge, apply
   FOR _i IN 1 .. _n LOOP
     CONTINUE WHEN _outcome[_i] IS NOT NULL;
-    SELECT i.sku, i.display_name, i.remaining, i.sale_state INTO _from FROM item i
+    SELECT i.sku, i.remaining, i.sale_state INTO _from FROM item i
     WHERE i.sku = _sku[_i] AND i.pool = _from_pool[_i] AND i.tenant = _tenant AND i.delete_time IS NULL;
-    SELECT i.capacity, i.delete_time INTO _to FROM item i WHERE i.sku = _sku[_i] AND i.pool = _to_pool[_i] AND i.tenant = _tenant;
+    SELECT i.capacity INTO _to FROM item i WHERE i.sku = _sku[_i] AND i.pool = _to_pool[_i] AND i.tenant = _tenant;
     IF _from.sku IS NULL THEN
       _outcome[_i] := 'ITEM_NOT_FOUND';
     ELSIF _to.capacity + _quantity[_i] > 1000000000000000 THEN
@@ -45,40 +46,56 @@ BEGIN
       _available[_i] := greatest(0, _from.remaining + _lapsed);
       _outcome[_i] := CASE WHEN _available[_i] < _quantity[_i] THEN 'CAPACITY_IN_USE' ELSE 'SWEEP' END;
     ELSE
-      UPDATE item i SET
-        capacity = i.capacity - _quantity[_i], remaining = i.remaining - _quantity[_i], revision = i.revision + 1,
-        update_time = _now
-      WHERE i.sku = _sku[_i] AND i.pool = _from_pool[_i] AND i.tenant = _tenant;
-      IF _to.delete_time IS NULL THEN
-        -- An upsert: another transaction may have created it since the look above.
-        INSERT INTO item AS i (
-          tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, create_time, update_time
-        )
-        VALUES (_tenant, _sku[_i], _to_pool[_i], _from.display_name, _quantity[_i], _quantity[_i], 0, _from.sale_state, _now,
-                _now)
-        ON CONFLICT (sku, pool, tenant) DO UPDATE SET
-          capacity = i.capacity + _quantity[_i], remaining = i.remaining + _quantity[_i], revision = i.revision + 1,
-          update_time = _now;
-      ELSE
-        UPDATE item i SET
-          display_name = _from.display_name, capacity = _quantity[_i], remaining = _quantity[_i], oversell_limit = 0,
-          sale_state = _from.sale_state, buffer = 0, create_time = _now, update_time = _now, revision = i.revision + 1, delete_time = NULL
-        WHERE i.sku = _sku[_i] AND i.pool = _to_pool[_i] AND i.tenant = _tenant;
-      END IF;
-      PERFORM write_item_event(_tenant, 11::smallint, _sku[_i], _from_pool[_i], -_quantity[_i], _client[_i],
-                               _key_id[_i], _request_id[_i], _reason[_i], _now);
-      PERFORM write_item_event(_tenant, 11::smallint, _sku[_i], _to_pool[_i], _quantity[_i], _client[_i],
-                               _key_id[_i], _request_id[_i], _reason[_i], _now);
-      PERFORM write_stock_move(_tenant, _sku[_i], _from_pool[_i], _now, -_quantity[_i]);
-      PERFORM write_stock_move(_tenant, _sku[_i], _to_pool[_i], _now, _quantity[_i]);
+      PERFORM move_capacity(_tenant, _sku[_i], _from_pool[_i], _to_pool[_i], _quantity[_i], _from.sale_state, _client[_i],
+                            _key_id[_i], _request_id[_i], _reason[_i], _now);
     END IF;
     IF _outcome[_i] IS NOT NULL THEN
       DELETE FROM request q
       WHERE q.request_key = _request_key[_i] AND q.tenant = _tenant;
     END IF;
   END LOOP;
+  PERFORM follow_items(_tenant, _followed, _now);
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, _outcome || _outcome, _sku || _sku, _from_pool || _to_pool, _quantity || _quantity,
     _available || _available);
+END
+$$;
+
+-- Step "apply" of a transfer: moves remaining units from one pool of a sku to another, which is made, or made again, with
+-- the giving item's name and this sale state where it is missing. Writes both items' CAPACITY_TRANSFERRED (11).
+-- The caller has locked the items that there are, and follows them.
+CREATE FUNCTION move_capacity(
+  _tenant text, _sku text, _from_pool text, _to_pool text, _quantity bigint, _sale_state smallint, _client text,
+  _key_id text, _request_id text, _reason text, _now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _name text;
+BEGIN
+  UPDATE item i SET
+    capacity = i.capacity - _quantity, remaining = i.remaining - _quantity, revision = i.revision + 1, update_time = _now
+  WHERE i.sku = _sku AND i.pool = _from_pool AND i.tenant = _tenant
+  RETURNING i.display_name INTO _name;
+  -- An upsert: another transaction may have created it since the look at it.
+  INSERT INTO item AS i (
+    tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, create_time, update_time
+  )
+  VALUES (_tenant, _sku, _to_pool, _name, _quantity, _quantity, 0, _sale_state, _now, _now)
+  ON CONFLICT (sku, pool, tenant) DO UPDATE SET
+    capacity = i.capacity + _quantity, remaining = i.remaining + _quantity, revision = i.revision + 1, update_time = _now
+  WHERE i.delete_time IS NULL;
+  IF NOT FOUND THEN
+    UPDATE item i SET
+      display_name = _name, capacity = _quantity, remaining = _quantity, oversell_limit = 0, sale_state = _sale_state,
+      buffer = 0, low_at = NULL, return_pool = NULL, return_time = NULL, return_due = NULL, create_time = _now,
+      update_time = _now, revision = i.revision + 1, delete_time = NULL
+    WHERE i.sku = _sku AND i.pool = _to_pool AND i.tenant = _tenant;
+  END IF;
+  PERFORM write_item_event(
+    _tenant, 11::smallint, _sku, _from_pool, -_quantity, _client, _key_id, _request_id, _reason, _now);
+  PERFORM write_item_event(
+    _tenant, 11::smallint, _sku, _to_pool, _quantity, _client, _key_id, _request_id, _reason, _now);
+  PERFORM write_stock_move(_tenant, _sku, _from_pool, _now, -_quantity);
+  PERFORM write_stock_move(_tenant, _sku, _to_pool, _now, _quantity);
 END
 $$;

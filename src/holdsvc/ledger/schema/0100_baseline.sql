@@ -41,6 +41,13 @@ CREATE TABLE holdsvc.item (
   sale_state smallint NOT NULL DEFAULT 1 CHECK (sale_state IN (1, 2)),
   -- Units that new holds never take; it may exceed what there is.
   buffer bigint NOT NULL DEFAULT 0 CHECK (buffer >= 0),
+  -- From so few units on the item is LOW; null: its level is not followed.
+  low_at bigint CHECK (low_at >= 0),
+  -- An allotment: at return_time what remains goes to return_pool of the sku, null: the default pool, and the sale is closed.
+  return_pool text COLLATE "C",
+  return_time timestamptz,
+  -- When the sweep returns it next: at return_time, and whenever units come free later while it is closed; else null.
+  return_due timestamptz,
   -- What a new hold may take, lapsed holds left out: every judgement of a new hold, and of the growth of one, is by it.
   free bigint NOT NULL GENERATED ALWAYS AS (remaining + oversell_limit - buffer) STORED,
   -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
@@ -55,9 +62,11 @@ CREATE TABLE holdsvc.item (
   PRIMARY KEY (sku, pool, tenant),
   CONSTRAINT item_counters_add_up CHECK (capacity = remaining + held + confirmed),
   CONSTRAINT item_is_not_oversold CHECK (remaining >= -oversell_limit),
+  CONSTRAINT item_returns_to_another_pool CHECK (return_time IS NULL OR coalesce(return_pool, '') <> pool),
   CONSTRAINT item_deleted_is_empty CHECK (delete_time IS NULL OR capacity = 0)
 ) WITH (fillfactor = 50);
 CREATE INDEX item_by_tenant ON holdsvc.item (tenant, sku, pool);
+CREATE INDEX item_by_return ON holdsvc.item (return_due) WHERE return_due IS NOT NULL;
 
 -- States, as in the contract: 1 HELD, 2 CONFIRMED, 3 CANCELLED, 4 EXPIRED, 5 REFUNDED, 6 FULFILLED. A HELD row whose
 -- expire_time has passed is EXPIRED to every caller; the sweep makes it so in the table.
@@ -303,6 +312,12 @@ CREATE TABLE holdsvc.event (
   sale_state smallint,
   buffer bigint,
   count_time timestamptz,
+  low_at bigint,
+  return_pool text,
+  return_time timestamptz,
+  -- LEVEL_CHANGED: the item's level before and after, see stock_level.
+  from_level smallint,
+  to_level smallint,
   PRIMARY KEY (event_id, occur_day),
   CONSTRAINT event_has_one_subject CHECK ((reservation_id IS NULL) = (capacity IS NOT NULL))
 ) PARTITION BY RANGE (occur_day);
