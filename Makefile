@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	    echo "'$(PYTHON3)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Setting up $(VENV); this takes a minute or two, once."
 	@$(PYTHON3) -m venv $(VENV)
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,otel,relay,dev]'
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,cli,otel,relay,dev]'
 	@touch $@
 
 serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import holdsvc
@@ -18,9 +19,15 @@ from holdsvc.embedded.server import running_dsn
 from holdsvc.settings import rows
 from tests.support.program import WAIT_S, Program, command, descendants
 
-FAMILIES = ["", "serve", "config", "health", "migrate", "migrate down", "keys", "keys create", "items", "items import"]
-FAMILIES += ["items set-stock", "items close", "reservations", "reservations export"]
-FAMILIES += ["events", "events export", "relay", "verify", "psql", "dump", "restore"]
+
+def families(group: typer.Typer, prefix: str = "") -> Iterator[str]:
+    """Every command and every group of commands."""
+    yield prefix.strip()
+    for command in group.registered_commands:
+        yield f"{prefix}{command.name}"
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        yield from families(inner.typer_instance, f"{prefix}{inner.name} ")
 
 
 def help_of(family: str, option: str = "--help") -> str:
@@ -30,7 +37,7 @@ def help_of(family: str, option: str = "--help") -> str:
     return " ".join(result.output.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families(app))
 def test_every_command_has_both_options_for_help(family: str) -> None:
     assert help_of(family, "-h") == help_of(family)
 
@@ -57,6 +64,17 @@ def test_without_the_packages_of_the_server_the_program_says_what_to_install(pac
     assert done.stderr == (
         f"holdsvc: the command line needs the package {package}, which the base installation does not bring along: pip"
         " install 'holdsvc[server]'\n"
+    )
+
+
+def test_top_without_its_package_says_what_to_install() -> None:
+    program = "import runpy, sys; sys.modules['textual'] = None; runpy.run_module('holdsvc', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "top"], capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "holdsvc: top needs the package textual: pip install 'holdsvc[cli]'\n",
     )
 
 

@@ -9,12 +9,14 @@ from holdsvc import __version__, errors
 from holdsvc.client import CallError
 from holdsvc.commands import events, holds, items, keys, migrate, outcome, reservations, stock
 from holdsvc.commands.database import dump, psql, restore
+from holdsvc.commands.dev import dev
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
 from holdsvc.commands.outcome import OutcomeOpen
 from holdsvc.commands.relay import relay
 from holdsvc.commands.serve import config, serve
 from holdsvc.commands.target import CommandError
+from holdsvc.commands.top import top
 from holdsvc.commands.verify import verify
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.ledger.schema_files import MigrationError
@@ -59,9 +61,11 @@ for name, command in (
 app.add_typer(reservations.app, name="reservations", rich_help_panel=_HOLDS)
 app.command("availability", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.availability)
 app.command("watch", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.watch)
+app.command("top", rich_help_panel=_STOCK)(top)
 app.add_typer(items.app, name="items", rich_help_panel=_STOCK)
 app.add_typer(events.app, name="events", rich_help_panel=_STOCK)
 app.command("serve", rich_help_panel=_SERVICE)(settings_options(serve))
+app.command("dev", rich_help_panel=_SERVICE)(dev)
 app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
 app.command("health", rich_help_panel=_SERVICE)(health)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)

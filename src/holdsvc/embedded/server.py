@@ -190,7 +190,7 @@ class EmbeddedServer:
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 start_new_session=True,  # Ctrl-C is ours: the service drains first, then stops the server
                 pass_fds=(lock.fileno(),),  # the folder is free only when the server has ended too
-                preexec_fn=_dying_with_parent(),  # noqa: PLW1509 - touches nothing that another thread may hold
+                preexec_fn=dying_with_parent(),  # noqa: PLW1509 - touches nothing that another thread may hold
             )
         finally:
             os.close(log)
@@ -291,7 +291,7 @@ def _create_database(dsn: str) -> None:
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())
 
 
-def _dying_with_parent() -> Callable[[], None] | None:
+def dying_with_parent() -> Callable[[], None] | None:
     """Returns a function that makes a child shut down when its parent dies, also by SIGKILL; Linux only."""
     if sys.platform != "linux":
         return None
