@@ -23,8 +23,8 @@ from tests.support.program import WAIT_S, Program, command, descendants
 def families(group: typer.Typer, prefix: str = "") -> Iterator[str]:
     """Every command and every group of commands."""
     yield prefix.strip()
-    for command in group.registered_commands:
-        yield f"{prefix}{command.name}"
+    for each in group.registered_commands:
+        yield f"{prefix}{each.name}"
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
         yield from families(inner.typer_instance, f"{prefix}{inner.name} ")
@@ -37,7 +37,7 @@ def help_of(family: str, option: str = "--help") -> str:
     return " ".join(result.output.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("family", families(app))
+@pytest.mark.parametrize("family", [*families(app)])
 def test_every_command_has_both_options_for_help(family: str) -> None:
     assert help_of(family, "-h") == help_of(family)
 
