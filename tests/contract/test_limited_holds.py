@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from holdsvc.ledger import removal
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import limit_service_pb2 as limits
@@ -307,3 +308,24 @@ async def test_verify_ledger_finds_what_is_counted_wrongly_for_a_limit(shop: Har
     }
     used = "UPDATE holdsvc.limit_subject SET used = used + {} WHERE holder = ''"
     assert await drifts(used.format(7), used.format(-7)) == {("client", "", "limit_used", 10, 3)}
+
+
+async def test_a_quarantined_hold_and_a_removed_reservation_count_no_more(service: Harness) -> None:
+    for sku in ("sound", "broken"):
+        await service.create_item(sku, 10)
+    await set_limit(service, "four", 4, **HELD_AND_CONFIRMED)
+    await set_limit(service, "client", 6, per="PER_CLIENT")
+    await service.reserve({"broken": 4}, holder="ann", ttl=timedelta(seconds=30))
+    service.sql("UPDATE holdsvc.item SET held = 0, remaining = 10 WHERE sku = 'broken'")
+    service.clock.advance(timedelta(seconds=31))
+    assert (await service.sweep()).quarantined_count == 1
+    assert (await used(service, "four", "ann"), await used(service, "client")) == (0, 0)
+    gone = await service.reserve({"sound": 4}, holder="ann")
+    await service.reservations.Confirm(pb.ConfirmRequest(reservation_id=gone.reservation_id))
+    await service.reservations.Fulfil(pb.FulfilRequest(reservation_id=gone.reservation_id))
+    service.clock.advance(timedelta(days=3))
+    assert await used(service, "four", "ann") == 4
+    async with service.service.database.connection() as connection:
+        assert (await removal.remove(connection, timedelta(days=2))).removed_count == 1
+    assert await used(service, "four", "ann") == 0
+    assert service.sql("SELECT count(*) FROM holdsvc.limit_use WHERE confirm_time IS NOT NULL") == [(0,)]

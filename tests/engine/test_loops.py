@@ -13,7 +13,7 @@ from holdsvc.engine.engine import Engine
 from holdsvc.engine.lane import Lanes
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.errors import HoldError
-from holdsvc.ledger import holds, items, upkeep
+from holdsvc.ledger import holds, items, limits, upkeep
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed, soon
@@ -84,6 +84,20 @@ async def test_the_upkeep_goes_on(
     before = loop_failures("upkeep")
     await run_until(sweeps.run(), lambda: sql(f"SELECT to_regclass('{last}') IS NOT NULL") == [(True,)])
     assert loop_failures("upkeep") - before == len(FAULTS)
+
+
+async def test_the_work_on_limits_goes_on(
+    sweeper: tuple[Sweeper, Swept], database: Database, monkeypatch: pytest.MonkeyPatch, ledger_dsn: str
+) -> None:
+    sweeps, _ = sweeper
+    terms = limits.LimitTerms("each", "", None, limits.Per.HOLDER, limits.Counts.HELD, 4, None)
+    async with database.connection() as connection:
+        await limits.set_limit(connection, "default", terms)
+    monkeypatch.setattr(limits, "build", Failing(limits.build))
+    before = loop_failures("limits")
+    sql = sessions.sql_of(ledger_dsn)
+    await run_until(sweeps.run(), lambda: sql("SELECT state FROM holdsvc.hold_limit") == [(2,)])
+    assert loop_failures("limits") - before == len(FAULTS)
 
 
 async def test_deadlines_are_kept(

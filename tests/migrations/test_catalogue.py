@@ -13,6 +13,7 @@ WITHOUT_TENANT = {
     "drop_event_partition": "retention by whole days, returns a day",
     "feed_identity": "which history of the feed this is, reads no tenant's data",
     "find_api_key": "the key is what tells the tenant",
+    "limit_totals": "how many limits there are, numbers alone",
     "oldest_transactions": "ages of the server's transactions, no rows of ours",
     "poll_feed": "how far the feed has come, numbers alone",
     "purge_requests": "deletes by age, returns a count",

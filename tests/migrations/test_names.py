@@ -11,6 +11,7 @@ import pytest
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep
+from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -191,6 +192,7 @@ async def of_the_background(service: Any) -> None:
     # An allotment that is due and followed, for what returns it.
     await service.create_item("bed", 3, low_at=1, return_pool="box", return_time={"seconds": 1})
     async with service.service.database.connection() as connection:
+        await ledger_limits.totals(connection)
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
         await removal.remove(connection, timedelta(days=1))

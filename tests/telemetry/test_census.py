@@ -14,6 +14,7 @@ from holdsvc.telemetry import families
 from holdsvc.telemetry.census import Census, Count, _families
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness
+from tests.support.limits import set_limit
 
 
 def _census(**settings: str) -> Census:
@@ -45,6 +46,14 @@ async def test_the_census_shows_where_the_units_are(service: Harness) -> None:
     assert series["holdsvc_active_holds", "default"] == 1
     assert series["holdsvc_top_item_units", "default", "hot", "", "held"] == 3
     assert ("holdsvc_top_item_units", "default", "cold", "", "held") not in series
+
+
+async def test_the_census_counts_limits_by_state(service: Harness) -> None:
+    await set_limit(service, "each", 4)
+    await set_limit(service, "all", 9, per="PER_CLIENT")
+    service.sql("UPDATE holdsvc.hold_limit SET state = 1 WHERE limit_id = 'all'")
+    series = _series(await _count(service))
+    assert (series["holdsvc_limits", "active"], series["holdsvc_limits", "building"]) == (1, 1)
 
 
 async def test_a_lapsed_hold_that_no_sweep_has_returned_shows_with_its_age(service: Harness) -> None:

@@ -160,7 +160,8 @@ class ReservationServiceServicer:
 
         Result: a HELD reservation. Scope `reserve`.
         (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
+        (FAILED_PRECONDITION, LIMIT_EXCEEDED) with the limit; (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They
+        are judged in this order. (INVALID_ARGUMENT, INVALID_FIELD) for no `holder` where a limit counts by holder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +183,8 @@ class ReservationServiceServicer:
         stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
         possible, but one line must stay. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        (FAILED_PRECONDITION, LIMIT_EXCEEDED) for growth, and for a new holder with all units; (FAILED_PRECONDITION,
+        CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -198,7 +200,7 @@ class ReservationServiceServicer:
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
         REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
-        CAPACITY_EXCEEDED).
+        LIMIT_EXCEEDED, CAPACITY_EXCEEDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,8 @@ class ReservationServiceStub:
 
     Result: a HELD reservation. Scope `reserve`.
     (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
+    (FAILED_PRECONDITION, LIMIT_EXCEEDED) with the limit; (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They
+    are judged in this order. (INVALID_ARGUMENT, INVALID_FIELD) for no `holder` where a limit counts by holder.
     """
     BatchReserve: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
@@ -65,7 +66,8 @@ class ReservationServiceStub:
     stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
     possible, but one line must stay. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    (FAILED_PRECONDITION, LIMIT_EXCEEDED) for growth, and for a new holder with all units; (FAILED_PRECONDITION,
+    CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
     """
     Confirm: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]
@@ -77,7 +79,7 @@ class ReservationServiceStub:
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
     REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
-    CAPACITY_EXCEEDED).
+    LIMIT_EXCEEDED, CAPACITY_EXCEEDED).
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]
     """Gives the held units back, all of them or those that `lines` name.
@@ -168,7 +170,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 
     Result: a HELD reservation. Scope `reserve`.
     (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
+    (FAILED_PRECONDITION, LIMIT_EXCEEDED) with the limit; (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They
+    are judged in this order. (INVALID_ARGUMENT, INVALID_FIELD) for no `holder` where a limit counts by holder.
     """
     BatchReserve: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.BatchReserveRequest, _reservation_service_pb2.BatchReserveResponse]  # type: ignore[assignment]
     """Makes 1 to 1,000 reservations; each entry stands alone and is answered in the order of the request, also one with a
@@ -182,7 +185,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
     possible, but one line must stay. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
-    (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+    (FAILED_PRECONDITION, LIMIT_EXCEEDED) for growth, and for a new holder with all units; (FAILED_PRECONDITION,
+    CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
     RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
     """
     Confirm: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ConfirmRequest, _reservation_service_pb2.ConfirmResponse]  # type: ignore[assignment]
@@ -194,7 +198,7 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
     RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
     REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
-    CAPACITY_EXCEEDED).
+    LIMIT_EXCEEDED, CAPACITY_EXCEEDED).
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.CancelRequest, _reservation_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives the held units back, all of them or those that `lines` name.
@@ -288,7 +292,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Result: a HELD reservation. Scope `reserve`.
         (NOT_FOUND, ITEM_NOT_FOUND); (ALREADY_EXISTS, DUPLICATE_RESERVATION); (FAILED_PRECONDITION, SALE_CLOSED);
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They are judged in this order.
+        (FAILED_PRECONDITION, LIMIT_EXCEEDED) with the limit; (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line. They
+        are judged in this order. (INVALID_ARGUMENT, INVALID_FIELD) for no `holder` where a limit counts by holder.
         """
 
     @_abc_1.abstractmethod
@@ -314,7 +319,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         stay. The hold's own units never count against growth; a refusal leaves the hold whole; a smaller hold is always
         possible, but one line must stay. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED);
-        (FAILED_PRECONDITION, CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
+        (FAILED_PRECONDITION, LIMIT_EXCEEDED) for growth, and for a new holder with all units; (FAILED_PRECONDITION,
+        CAPACITY_EXCEEDED) with every short line; (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
         RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS); (ABORTED, REVISION_MISMATCH).
         """
 
@@ -332,7 +338,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         (NOT_FOUND, RESERVATION_NOT_FOUND); (ALREADY_EXISTS, ORDER_ID_IN_USE); (FAILED_PRECONDITION, RESERVATION_EXPIRED,
         RESERVATION_ALREADY_CONFIRMED, RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED,
         REFERENCE_AMBIGUOUS); with `rescue` also (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, SALE_CLOSED,
-        CAPACITY_EXCEEDED).
+        LIMIT_EXCEEDED, CAPACITY_EXCEEDED).
         """
 
     @_abc_1.abstractmethod

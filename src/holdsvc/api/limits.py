@@ -36,8 +36,8 @@ class LimitServicer:
 
     async def SetLimit(self, request: pb.SetLimitRequest, call: Call) -> pb.SetLimitResponse:
         """Creates or changes a limit."""
-        validation.check(request, *_contradictions(request.limit))
-        terms = _terms(request.limit)
+        validation.check(request, *contradictions(request.limit))
+        terms = terms_of(request.limit)
         _check_pool(call, terms.pool)
         tenant = call.caller.tenant
         found = unwrap(
@@ -161,7 +161,7 @@ def _check_pool(call: Call, pool: str | None) -> None:
         raise HoldError(errors.pool_denied(pool))
 
 
-def _contradictions(limit: pb.Limit) -> list[Violation]:
+def contradictions(limit: pb.Limit) -> list[Violation]:
     """Fields of a limit that do not go together."""
     found = []
     if limit.HasField("window") and limit.counts == pb.Limit.COUNTS_HELD:
@@ -171,7 +171,8 @@ def _contradictions(limit: pb.Limit) -> list[Violation]:
     return found
 
 
-def _terms(limit: pb.Limit) -> LimitTerms:
+def terms_of(limit: pb.Limit) -> LimitTerms:
+    """What a valid message says of a limit."""
     return LimitTerms(
         limit.limit_id,
         limit.sku_prefix,

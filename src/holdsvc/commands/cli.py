@@ -7,7 +7,7 @@ import typer
 
 from holdsvc import __version__, errors
 from holdsvc.client import CallError
-from holdsvc.commands import events, holds, items, keys, migrate, outcome, reservations, stock
+from holdsvc.commands import events, holds, items, keys, limits, migrate, outcome, reservations, stock
 from holdsvc.commands.database import dump, psql, restore
 from holdsvc.commands.dev import dev
 from holdsvc.commands.health import health
@@ -68,6 +68,7 @@ app.command("serve", rich_help_panel=_SERVICE)(settings_options(serve))
 app.command("dev", rich_help_panel=_SERVICE)(dev)
 app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
 app.command("health", rich_help_panel=_SERVICE)(health)
+app.add_typer(limits.app, name="limits", rich_help_panel=_STOCK)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.command("relay", rich_help_panel=_SERVICE)(relay)
 app.add_typer(migrate.app, name="migrate", rich_help_panel=_DATABASE)

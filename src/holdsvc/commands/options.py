@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from holdsvc.commands.target import CommandError
 from holdsvc.errors import HoldError
+from holdsvc.model import Violation
 from holdsvc.settings import PREFIX, SettingRow, Settings, rows
 
 T = TypeVar("T")
@@ -54,12 +55,12 @@ def read(option: str, parse: Callable[[str], T], text: str) -> T:
         raise CommandError(f"{option}: {error}") from None
 
 
-def check_rules(message: Message) -> None:
-    """Raises ValueError with every rule of the contract that the message breaks."""
+def check_rules(message: Message, *more: Violation | None) -> None:
+    """Raises ValueError with every rule of the contract that the message breaks, and the violations in `more`."""
     from holdsvc.api import validation
 
     try:
-        validation.check(message)
+        validation.check(message, *more)
     except HoldError as error:
         raise ValueError("; ".join(f"{each.field}: {each.description}" for each in error.refused.violations)) from None
 

@@ -80,6 +80,13 @@ class Built(NamedTuple):
     """Something is left that could not be done yet: older transactions are running."""
 
 
+class LimitTotals(NamedTuple):
+    """How many limits all tenants have."""
+
+    active: int
+    building: int
+
+
 class LimitRefusal(TypedDict):
     """What judge_limits says of a refusal: of HOLDER_REQUIRED the limit_id alone."""
 
@@ -123,6 +130,7 @@ _SET = bind(
 _LIST = bind("list_limits", _LimitRow, "tenant", "limit_id", "pools", "after_id", "limit")
 _DELETE = bind_scalar("delete_limit", _Found, "tenant", "limit_id")
 _USAGE = bind_out("limit_usage", _UsageRow, "tenant", "limit_id", "client", "holder")
+_TOTALS = bind_out("limit_totals", LimitTotals)
 _BUILD = bind_out("build_limits", Built, "tenant", "limit_id", "max_count")
 
 
@@ -179,6 +187,11 @@ async def usage(connection: Connection, tenant: str, limit_id: str, client: str,
 async def build(connection: Connection, tenant: str | None = None, limit_id: str | None = None) -> Built:
     """A step of the work on new and deleted limits, of all tenants, or on one new limit."""
     return await _BUILD.one(connection, tenant=tenant, limit_id=limit_id, max_count=BUILD_MAX)
+
+
+async def totals(connection: Connection) -> LimitTotals:
+    """How many limits all tenants have."""
+    return await _TOTALS.one(connection)
 
 
 def over_limit(outcome: str, detail: LimitRefusal) -> Refused:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from prometheus_client.registry import Collector
 
-from holdsvc.ledger import stock
+from holdsvc.ledger import limits, stock
 from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.limits import LimitTotals
 from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
@@ -31,6 +32,7 @@ class Count:
     holds: Holds = field(default_factory=Holds)
     oldest_lapsed_s: float = 0.0
     oldest: OldestTransactions = field(default_factory=lambda: OldestTransactions(0.0, 0.0))
+    limits: LimitTotals = field(default_factory=lambda: LimitTotals(0, 0))
     took_s: float = 0.0
     time_s: float = 0.0
 
@@ -74,6 +76,7 @@ class Census(Collector):
             count.stocks[tenant], top = await stock.totals(connection, tenant, items)
             count.top = heapq.nlargest(items, [*count.top, *top])
         count.holds = await stock.holds(connection)
+        count.limits = await limits.totals(connection)
         self._fold(count)
         count.took_s = time.monotonic() - began
         count.time_s = time.time()
@@ -142,5 +145,6 @@ def _families(count: Count) -> Iterator[Series]:
             for state, units in (("held", item.held), ("confirmed", item.confirmed), ("remaining", item.remaining))
         ),
     )
+    yield family(families.LIMITS, [(("active",), count.limits.active), (("building",), count.limits.building)])
     yield family(families.CENSUS_TIME, [((), count.time_s)])
     yield family(families.CENSUS_SECONDS, [((), count.took_s)])

@@ -33,6 +33,7 @@ TOP_ITEM_UNITS = Family(
     "Units of the items with the most units held by where they are.",
     ("tenant", "sku", "pool", "state"),
 )
+LIMITS = Family("holdsvc_limits", "Limits of all tenants; one that is building refuses nothing yet.", ("state",))
 CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
 CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
 WORKERS = Family("holdsvc_workers", "Worker processes that run.")
@@ -51,6 +52,7 @@ FAMILIES = (
     FENCE_AGE,
     SNAPSHOT_AGE,
     TOP_ITEM_UNITS,
+    LIMITS,
     CENSUS_TIME,
     CENSUS_SECONDS,
     WORKERS,

@@ -221,3 +221,9 @@ BEGIN
   END IF;
 END
 $$;
+
+-- How many limits of all tenants are ACTIVE, how many BUILDING, for metrics. Locks nothing.
+CREATE FUNCTION limit_totals(OUT _active bigint, OUT _building bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  SELECT count(*) FILTER (WHERE h.state = 2), count(*) FILTER (WHERE h.state = 1) FROM hold_limit h
+$$;

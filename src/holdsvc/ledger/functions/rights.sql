@@ -29,6 +29,7 @@ GRANT EXECUTE ON FUNCTION
   get_items,
   get_reservations,
   hold_totals,
+  limit_totals,
   limit_usage,
   list_api_keys,
   list_items,
