@@ -55,7 +55,13 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     await service.start()
     # Two more servers of the same kind, which differ in AUTH only.
     servers = [
-        Server(settings.model_copy(update={"auth": auth}), service.engine, service.streams, service._observer)  # noqa: SLF001
+        Server(
+            settings.model_copy(update={"auth": auth}),
+            service.engine,
+            service.streams,
+            service.webhooks,
+            service._observer,  # noqa: SLF001
+        )
         for auth in ("off", "api-key")
     ]
     for server in servers:

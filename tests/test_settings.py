@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from holdsvc import settings
 from holdsvc.addresses import is_loopback, split_address
-from holdsvc.settings import Settings, SettingsError, format_duration, parse_duration
+from holdsvc.durations import format_duration, parse_duration
+from holdsvc.settings import Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
-"""Addresses to listen on: `host:port`, or `[ipv6]:port`."""
+"""Addresses as people write them: `host:port`, `[ipv6]:port`, and networks."""
 
 import ipaddress
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -27,3 +29,11 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def parse_networks(text: str) -> list[Network]:
+    """Reads networks with commas between them; raises ValueError."""
+    try:
+        return [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ValueError(f"{error}: write networks as in 10.1.0.0/16,fd00::/8") from None

@@ -271,6 +271,16 @@ def api_key_not_found(key_id: str) -> Refused:
     return Refused("API_KEY_NOT_FOUND", f"no API key {key_id}", {"key_id": key_id})
 
 
+def webhook_not_found(webhook_id: str) -> Refused:
+    """Says which webhook does not exist."""
+    return Refused("WEBHOOK_NOT_FOUND", f"no webhook {webhook_id}", {"webhook_id": webhook_id})
+
+
+def too_many_webhooks(most: int) -> Refused:
+    """Says how many webhooks a tenant may have."""
+    return Refused("TOO_MANY_WEBHOOKS", f"the tenant has {most} webhooks, as many as it may", {"max": str(most)})
+
+
 def rate_limited(limit: str, retry_after_s: float) -> Refused:
     """Says which limit the caller has reached and when to come back."""
     return Refused(

@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from holdsvc.addresses import is_loopback, split_address
+from holdsvc.addresses import is_loopback, parse_networks, split_address
+from holdsvc.durations import format_duration, parse_duration
 from holdsvc.postgres import check_dsn, masked_dsn
 
 PREFIX = "HOLDSVC_"
@@ -35,44 +35,9 @@ CALLER_VARIABLES: Mapping[str, str] = {
 }
 """What callers read besides LISTEN: no settings of the service, but no misspelt ones either."""
 
-_UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-}
-_DURATION = re.compile(r"(\d+(?:ms|s|m|h|d))+", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d)", re.ASCII)
-
 
 class SettingsError(ValueError):
     """Settings that the service does not start with; the message has one line for each, saying what to do."""
-
-
-def parse_duration(value: object) -> timedelta:
-    """Reads `500ms`, `90s`, `30m`, `24h`, `2d`, a chain such as `1h30m`, or `0`."""
-    if isinstance(value, timedelta):
-        return value
-    text = str(value).strip()
-    if text == "0":
-        return timedelta()
-    if not _DURATION.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is not a duration: write a whole number with its unit, as in 500ms, 90s, 30m, 24h, 2d"
-        )
-    try:
-        return sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text)), timedelta())
-    except OverflowError as error:
-        raise ValueError(f"{text!r} is too long a duration") from error
-
-
-def format_duration(value: timedelta) -> str:
-    """Writes a duration as `parse_duration` reads it, in the largest unit that is exact; below a millisecond is cut."""
-    for unit, length in (("h", _UNITS["h"]), ("m", _UNITS["m"]), ("s", _UNITS["s"])):
-        if value and not value % length:
-            return f"{value // length}{unit}"
-    return f"{value // _UNITS['ms']}ms" if value else "0"
 
 
 Duration = Annotated[
@@ -270,6 +235,22 @@ class Settings(BaseSettings):
         timedelta(), ge=timedelta(), description="How long events are kept, counted in whole days; 0: no limit."
     )
 
+    webhook_networks: str = Field(
+        "",
+        description="Networks outside the public internet that webhooks may reach, also by http, as in"
+        " `10.1.0.0/16,127.0.0.0/8`.",
+    )
+    webhook_timeout: Duration = Field(
+        timedelta(seconds=10),
+        gt=timedelta(),
+        le=timedelta(seconds=15),
+        description="Time that a webhook's endpoint has to answer, from the look-up of its name on.",
+    )
+    webhook_failing_max: Duration = Field(
+        timedelta(hours=72), gt=timedelta(), description="How long a webhook's attempts may fail before it is disabled."
+    )
+    webhooks_max: int = Field(20, ge=0, le=1000, description="Webhooks that each tenant may have.")
+
     @classmethod
     def load(cls, **flags: Any) -> Self:
         """Reads the environment, under the flags that are not None; raises SettingsError, a line for each bad one."""
@@ -288,6 +269,12 @@ class Settings(BaseSettings):
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if value or info.field_name == "listen":
             split_address(value)
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        parse_networks(value)
         return value
 
     @field_validator("dsn", "migrate_dsn")

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from holdsvc.api import convert
 from holdsvc.engine import retention
 from holdsvc.ledger import removal
 from holdsvc.ledger.feed import UNKNOWN, Filter, Position, read
@@ -61,7 +62,7 @@ async def relayed(service: Harness) -> list[bytes]:
     [[last, day]] = service.sql("SELECT max(event_id), max(occur_day) FROM event")
     async with service.service.database.connection() as connection:
         found, _ = await read(connection, [Filter(None)], UNKNOWN, Position(last, day), limit=1000)
-    return [cloud_event(event, "epoch").encode() for event in found]
+    return [cloud_event(event.tenant, convert.event(event.event), "epoch").encode() for event in found]
 
 
 async def _reserve(service: Harness, **fields: Any) -> dict[str, Any]:

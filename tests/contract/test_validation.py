@@ -19,6 +19,7 @@ from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import webhook_service_pb2 as webhook
 from tests.support.harness import Harness, Refusal, refusal_of, refused
 
 CONTROL = "a\x01b"
@@ -197,6 +198,13 @@ BAD: list[tuple[Message, set[str]]] = [
     (limits.GetLimitUsageRequest(holder=LONG, client=LONG), {"limit_id", "holder", "client"}),
     (admin.ListApiKeysRequest(page_size=-1, page_token="nonsense"), {"page_size", "page_token"}),
     (admin.RevokeApiKeyRequest(key_id=LONG), {"key_id"}),
+    (
+        webhook.CreateWebhookRequest(url="ftp://x", types=[0, 99], sku_prefix=CONTROL),  # type: ignore[list-item]
+        {"url", "types[0]", "types[1]", "sku_prefix"},
+    ),
+    (webhook.ListWebhooksRequest(page_size=-1, page_token="nonsense"), {"page_size", "page_token"}),
+    (webhook.DeleteWebhookRequest(webhook_id="x"), {"webhook_id"}),
+    (webhook.TestWebhookRequest(), {"webhook_id"}),
 ]
 
 CANNOT_BE_BAD = {

@@ -10,7 +10,18 @@ import psycopg
 import pytest
 
 # They bind what they call.
-from holdsvc.ledger import events, feed, items, keys, reservation_lists, reservations, retention, stock, upkeep  # noqa: F401
+from holdsvc.ledger import (  # noqa: F401
+    events,
+    feed,
+    items,
+    keys,
+    reservation_lists,
+    reservations,
+    retention,
+    stock,
+    upkeep,
+    webhooks,
+)
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
 from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.ledger.reservations import Snapshot

@@ -9,6 +9,7 @@ SERVICE_ROLE = "holdsvc_service"
 
 # Functions that the service may execute without naming a tenant, and why.
 WITHOUT_TENANT = {
+    "claim_webhooks": "the senders of all processes, which hand each webhook its own tenant's events",
     "create_event_partitions": "makes tables, reads no rows",
     "drop_event_partition": "retention by whole days, returns a day",
     "feed_identity": "which history of the feed this is, reads no tenant's data",
@@ -20,9 +21,11 @@ WITHOUT_TENANT = {
     "purge_stock_moves": "deletes by age, returns a count",
     "read_item_changes": "the one reader of a process, names of items which the tenant's own function then reads",
     "relay_position": "a relay serves all tenants, its place in the feed",
+    "renew_webhooks": "a sender's own leases of whatever tenants, by an id that it alone knows",
     "save_relay_position": "a relay serves all tenants, its place in the feed",
     "remove_ended": "deletes by age, returns a count",
     "use_function_set": "which processes use the set, reads no tenant's data",
+    "webhook_totals": "counts of all tenants together",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,15 +10,17 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep
+from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, webhooks
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
+from holdsvc.model import Attempt
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import webhook_service_pb2 as hooks
 from tests.support.harness import SET_NAME, StartService, refused
 from tests.support.limits import set_limit, used
 from tests.support.wide_schema import widen, words
@@ -75,7 +77,7 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     assert len(words()) > 200
     if not os.environ.get("TEST_WIDE_SCHEMA"):
         widen(ledger_dsn)
-    service = await start_service()
+    service = await start_service(webhook_networks="127.0.0.0/8")
     stub, items = service.reservations, service.inventory
     await service.create_item("seat", 20)
     await items.BatchCreateItems(inventory.BatchCreateItemsRequest(items=[{"sku": "bed", "capacity": 5}]))
@@ -186,11 +188,35 @@ async def of_limits(service: Any) -> None:
     await service.limits.DeleteLimit(limits.DeleteLimitRequest(limit_id="all"))
 
 
+async def of_webhooks(service: Any) -> None:
+    """A webhook from its creation to its end, and what a sender calls."""
+    stub = service.webhooks
+    made = await stub.CreateWebhook(hooks.CreateWebhookRequest(url="http://127.0.0.1:1/", sku_prefix="none"))
+    id_ = made.webhook.webhook_id
+    assert (await stub.ListWebhooks(hooks.ListWebhooksRequest())).webhooks
+    await stub.TestWebhook(hooks.TestWebhookRequest(webhook_id=id_))
+    # Its own sender would be in the way.
+    await service.service.webhooks.stop()
+    lease = timedelta(seconds=30)
+    async with service.service.database.connection() as connection:
+        await webhooks.enable(connection, "default", id_, "")
+        service.sql("UPDATE holdsvc.webhook SET due_time = '-infinity', lease_id = NULL")
+        [taken] = await webhooks.claim(connection, lease, 10)
+        report = webhooks.Report(taken, taken.place, succeeded=True)
+        assert await webhooks.renew(connection, lease, [report]) == {taken.lease_id}
+        failed = Attempt("STATUS", 500, 0.0)
+        await webhooks.release(connection, taken, failed, pause=lease, failing_max=lease)
+        assert await webhooks.place_at(connection, "default", datetime(2026, 1, 1, tzinfo=UTC)) is not None
+        assert (await webhooks.totals(connection)).failing == 1
+    await stub.DeleteWebhook(hooks.DeleteWebhookRequest(webhook_id=id_))
+
+
 async def of_the_background(service: Any) -> None:
-    """What loops, commands and the relay call, and what LimitService calls."""
+    """What loops, commands and the relay call, and what LimitService and webhooks call."""
     await of_limits(service)
     # An allotment that is due and followed, for what returns it.
     await service.create_item("bed", 3, low_at=1, return_pool="box", return_time={"seconds": 1})
+    await of_webhooks(service)
     async with service.service.database.connection() as connection:
         await ledger_limits.totals(connection)
         await upkeep.purge_requests(connection, timedelta(0))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdsvc import addresses, settings
+from holdsvc import addresses, durations, settings
 from holdsvc.process import workforce
 from holdsvc.telemetry import metrics
 
@@ -226,7 +226,7 @@ def test_ports_probes_and_settings_agree(manifests: dict[str, Any], container: A
 
 def test_a_pod_gets_time_to_drain(manifests: dict[str, Any], container: Any) -> None:
     pod = manifests["Deployment/holdsvc"]["spec"]["template"]["spec"]
-    grace = settings.parse_duration(manifests["ConfigMap/holdsvc"]["data"]["HOLDSVC_DRAIN_GRACE"]).total_seconds()
+    grace = durations.parse_duration(manifests["ConfigMap/holdsvc"]["data"]["HOLDSVC_DRAIN_GRACE"]).total_seconds()
     before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > before + grace + workforce.KILL_AFTER_S
 

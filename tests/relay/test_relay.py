@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from nats.js import JetStreamContext
 
 from holdsvc.relay.broker import RelayError
-from holdsvc.relay.cloud_event import CloudEvent, escaped, item_key
-from holdsvc.relay.relay import open_broker, waves
+from holdsvc.relay.cloud_event import CloudEvent, escaped, item_key, waves
+from holdsvc.relay.relay import open_broker
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.faults.proxy import Proxy

@@ -28,6 +28,7 @@ from inventoryhold.v1 import (
     reservation_pb2,
     reservation_service_pb2,
     reservation_service_pb2_grpc,
+    webhook_service_pb2_grpc,
 )
 
 _DETAILS: Mapping[str, type[Message]] = {
@@ -132,6 +133,7 @@ class Harness:
         self.limits = limit_service_pb2_grpc.LimitServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
         self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
+        self.webhooks = webhook_service_pb2_grpc.WebhookServiceStub(self.channel)
 
     @property
     def address(self) -> str:

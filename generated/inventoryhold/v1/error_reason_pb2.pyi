@@ -46,6 +46,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_ALREADY_FULFILLED: _ClassVar[ErrorReason]
     ERROR_REASON_LIMIT_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_LIMIT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_WEBHOOK_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_WEBHOOKS: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_CAPACITY_EXCEEDED: ErrorReason
 ERROR_REASON_ITEM_NOT_FOUND: ErrorReason
@@ -80,6 +82,8 @@ ERROR_REASON_SALE_CLOSED: ErrorReason
 ERROR_REASON_ALREADY_FULFILLED: ErrorReason
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason
 ERROR_REASON_LIMIT_NOT_FOUND: ErrorReason
+ERROR_REASON_WEBHOOK_NOT_FOUND: ErrorReason
+ERROR_REASON_TOO_MANY_WEBHOOKS: ErrorReason
 
 class CapacityShortfall(_message.Message):
     __slots__ = ("lines",)

@@ -17,6 +17,7 @@ from inventoryhold.v1 import (
     item_pb2,
     limit_service_pb2,
     reservation_pb2,
+    webhook_service_pb2,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -222,3 +223,34 @@ def limit(found: Limit) -> limit_service_pb2.Limit:
     set_time(message.create_time, found.create_time)
     set_time(message.update_time, found.update_time)
     return message
+
+
+def webhook(w: model.Webhook) -> webhook_service_pb2.Webhook:
+    """A Webhook."""
+    message = webhook_service_pb2.Webhook(
+        webhook_id=w.webhook_id,
+        url=w.url,
+        types=w.types,  # type: ignore[arg-type]
+        sku_prefix=w.sku_prefix,
+        client=w.client,
+        pools=w.pools,
+        state=_webhook_state(w),
+        disable_reason=w.disable_reason or "",
+        failure_count=w.failure_count,
+        last_error=w.last_error,
+        last_status=w.last_status,
+    )
+    set_time(message.create_time, w.create_time)
+    if w.fail_time is not None:
+        set_time(message.failing_since, w.fail_time)
+    if w.success_time is not None:
+        set_time(message.last_success_time, w.success_time)
+    if message.state == webhook_service_pb2.Webhook.STATE_FAILING:
+        set_time(message.next_attempt_time, w.next_time)
+    return message
+
+
+def _webhook_state(w: model.Webhook) -> webhook_service_pb2.Webhook.State:
+    if w.disable_reason is not None:
+        return webhook_service_pb2.Webhook.STATE_DISABLED
+    return webhook_service_pb2.Webhook.STATE_FAILING if w.failure_count else webhook_service_pb2.Webhook.STATE_ACTIVE

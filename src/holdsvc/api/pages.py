@@ -15,7 +15,13 @@ from holdsvc.engine.engine import Engine
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Violation
-from inventoryhold.v1 import admin_service_pb2, inventory_service_pb2, limit_service_pb2, reservation_service_pb2
+from inventoryhold.v1 import (
+    admin_service_pb2,
+    inventory_service_pb2,
+    limit_service_pb2,
+    reservation_service_pb2,
+    webhook_service_pb2,
+)
 
 Listed = (
     reservation_service_pb2.ListReservationsRequest
@@ -23,6 +29,7 @@ Listed = (
     | inventory_service_pb2.ListItemsRequest
     | limit_service_pb2.ListLimitsRequest
     | admin_service_pb2.ListApiKeysRequest
+    | webhook_service_pb2.ListWebhooksRequest
 )
 
 R = TypeVar("R")

@@ -97,6 +97,12 @@ _LIMITS = (
     Rpc("LimitService", "GetLimitUsage", Effect.READ, (*_READERS, "limits.write")),
 )
 _EVENTS = (Rpc("EventService", "StreamEvents", Effect.STREAM, ("events.read",)),)
+_WEBHOOKS = (
+    Rpc("WebhookService", "CreateWebhook", Effect.CHANGE, ("webhooks.manage",)),
+    Rpc("WebhookService", "ListWebhooks", Effect.READ, ("webhooks.manage",)),
+    Rpc("WebhookService", "DeleteWebhook", Effect.CHANGE, ("webhooks.manage",)),
+    Rpc("WebhookService", "TestWebhook", Effect.CHANGE, ("webhooks.manage",)),
+)
 _ADMIN = (
     Rpc("AdminService", "GetCaller", Effect.READ, ALL_SCOPES),
     Rpc("AdminService", "CreateApiKey", Effect.CHANGE, ("admin",)),
@@ -105,5 +111,7 @@ _ADMIN = (
     Rpc("AdminService", "VerifyLedger", Effect.READ, ("admin",)),
 )
 
-RPCS: Mapping[str, Rpc] = {rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_LIMITS, *_EVENTS, *_ADMIN)}
+RPCS: Mapping[str, Rpc] = {
+    rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_LIMITS, *_EVENTS, *_WEBHOOKS, *_ADMIN)
+}
 """By the path of its calls."""

@@ -22,6 +22,7 @@ from holdsvc.api.pages import Pages
 from holdsvc.api.reflection import Reflection
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
+from holdsvc.api.webhooks import Sender, WebhookServicer
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.settings import PREFIX, Settings
@@ -32,6 +33,7 @@ from inventoryhold.v1 import (
     inventory_service_pb2,
     limit_service_pb2,
     reservation_service_pb2,
+    webhook_service_pb2,
 )
 
 ACCEPTORS = 16
@@ -56,6 +58,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         (inventory_service_pb2, "InventoryService"),
         (limit_service_pb2, "LimitService"),
         (event_service_pb2, "EventService"),
+        (webhook_service_pb2, "WebhookService"),
         (admin_service_pb2, "AdminService"),
     )
 )
@@ -99,7 +102,9 @@ KEYLESS_BYTES_MAX = 4096
 class Server:
     """Serves the engine. Construct it on the loop that will serve."""
 
-    def __init__(self, settings: Settings, engine: Engine, streams: Streams, observer: CallObserver) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, streams: Streams, sender: Sender, observer: CallObserver
+    ) -> None:
         self._settings = settings
         self._servers = [grpc.aio.server(options=_options(settings)) for _ in range(ACCEPTORS)]
         self._certificates = certificates_of(settings)
@@ -117,6 +122,7 @@ class Server:
             "InventoryService": InventoryServicer(engine, streams, calls.turns, pages),
             "LimitService": LimitServicer(engine, pages),
             "EventService": EventServicer(streams),
+            "WebhookService": WebhookServicer(settings, engine, streams.events, pages, sender),
             "AdminService": AdminServicer(engine, pages),
         }
         # Counted apart, so that calls without a key are never in the way of the others.

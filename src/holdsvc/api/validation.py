@@ -14,9 +14,10 @@ from protovalidate import Violation as RuleViolation
 
 from holdsvc import errors
 from holdsvc.api import bounds
+from holdsvc.durations import format_duration
 from holdsvc.errors import HoldError
 from holdsvc.model import Violation
-from holdsvc.settings import Settings, format_duration
+from holdsvc.settings import Settings
 from inventoryhold.v1 import reservation_service_pb2
 
 _validator = Validator()

@@ -213,6 +213,18 @@ class FeatureNotActive(CallError):
     REASON = "FEATURE_NOT_ACTIVE"
 
 
+class WebhookNotFound(CallError):
+    """No such webhook."""
+
+    REASON = "WEBHOOK_NOT_FOUND"
+
+
+class TooManyWebhooks(CallError):
+    """The tenant has as many webhooks as it may have."""
+
+    REASON = "TOO_MANY_WEBHOOKS"
+
+
 class RevisionMismatch(CallError):
     """The item has changed since it was read."""
 

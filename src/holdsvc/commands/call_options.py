@@ -17,7 +17,7 @@ from holdsvc.commands import output
 from holdsvc.commands.endpoint import Endpoint
 from holdsvc.commands.options import read
 from holdsvc.commands.target import CommandError
-from holdsvc.settings import parse_duration
+from holdsvc.durations import parse_duration
 
 if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper as EnumTypeWrapper

@@ -8,6 +8,7 @@ from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
 
+from holdsvc.api import convert
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.output import Progress
@@ -91,7 +92,7 @@ def export_day(dsn: str, day: date, file: Path | None, progress: Progress = outp
 async def _write(connection: Connection, day: date, sink: BinaryIO, progress: Progress) -> int:
     count = after = 0
     while found := await retention.events_of(connection, day, after):
-        output.write_lines(({"tenant": event.tenant, **as_json(event)} for event in found), sink)
+        output.write_lines(({"tenant": event.tenant, **as_json(convert.event(event.event))} for event in found), sink)
         count += len(found)
         after = found[-1].event.event_id
         progress(f"export {day}", count, 0)

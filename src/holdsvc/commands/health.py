@@ -13,7 +13,8 @@ from holdsvc.addresses import split_address
 from holdsvc.commands.endpoint import callable_address
 from holdsvc.commands.options import read
 from holdsvc.commands.target import CommandError
-from holdsvc.settings import Settings, parse_duration
+from holdsvc.durations import parse_duration
+from holdsvc.settings import Settings
 
 
 def health(

@@ -11,11 +11,11 @@ from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
+from holdsvc.durations import parse_duration
 from holdsvc.errors import unwrap
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, ApiKey
-from holdsvc.settings import parse_duration
 from inventoryhold.v1 import admin_service_pb2
 
 PAGE = 1000

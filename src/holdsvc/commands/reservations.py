@@ -18,10 +18,10 @@ from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.commands.target import CommandError
+from holdsvc.durations import parse_duration
 from holdsvc.ledger import removal
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Reservation
-from holdsvc.settings import parse_duration
 from inventoryhold.v1 import reservation_pb2
 
 START = str(UUID(int=0))

@@ -28,6 +28,7 @@ from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
+from holdsvc.relay.webhooks import Webhooks
 from holdsvc.settings import Settings, SettingsError
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Encoding
@@ -74,6 +75,7 @@ class Service:
             convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
         )
         self.streams = Streams(settings, self.database, self.engine, encoding)
+        self.webhooks = Webhooks(settings, self.database, self.streams.events, self._observer)
         self._set_use = SetUse(self.database)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,8 +103,9 @@ class Service:
             await self._point_to_keys()
         self.engine.start()
         self.streams.start()
-        self._server = Server(self._settings, self.engine, self.streams, self._observer)
+        self._server = Server(self._settings, self.engine, self.streams, self.webhooks, self._observer)
         await self._server.start()
+        self.webhooks.start()
         sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
         if sweeping:
             self._tasks.append(asyncio.create_task(sweeper.run()))
@@ -157,6 +160,7 @@ class Service:
         log.info("draining")
         self._server.announce_stop()
         await tasks.end(self._tasks)
+        await self.webhooks.stop()
         # Streams do not end by themselves: they end first, and their clients reconnect elsewhere.
         await self.streams.close()
         end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
@@ -164,6 +168,7 @@ class Service:
             async with asyncio.timeout_at(end):
                 await self.engine.drain()
         await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+        await self.webhooks.close()
         await self.engine.close()
         await self._set_use.end()
         await self.database.close()

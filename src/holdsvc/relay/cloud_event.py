@@ -2,14 +2,17 @@
 
 import json
 import re
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.json_format import MessageToDict
 
-from holdsvc.api import convert
-from holdsvc.ledger.feed import FeedEvent
+from holdsvc.model import EventType
+from inventoryhold.v1 import event_pb2
 
 CONTENT_TYPE = "application/cloudevents+json"
 REASON_MAX = 500
@@ -41,35 +44,53 @@ class CloudEvent:
         return json.dumps({**attributes, "holdsvcerror": why[:REASON_MAX]}, separators=(",", ":")).encode()
 
 
-def as_json(found: FeedEvent) -> dict[str, Any]:
+def as_json(event: event_pb2.Event) -> dict[str, Any]:
     """The Event message as JSON, with proto's own field names."""
-    return MessageToDict(convert.event(found.event), preserving_proto_field_name=True)
+    return MessageToDict(event, preserving_proto_field_name=True)
 
 
-def cloud_event(found: FeedEvent, epoch: str) -> CloudEvent:
+def cloud_event(tenant: str, event: event_pb2.Event, epoch: str) -> CloudEvent:
     """The event in its envelope."""
-    event = found.event
-    kind = event.type.name.lower()
-    if event.reservation is not None:
+    kind = EventType(event.type).name.lower()
+    if event.HasField("reservation"):
         key = event.reservation.reservation_id
     else:
-        assert event.item is not None
         key = item_key(event.item.sku, event.item.pool)
     # CloudEvents want id to be unique within source; event ids are so within an epoch.
     id_ = f"{epoch}-{event.event_id}"
     attributes = {
         "specversion": "1.0",
         "id": id_,
-        "source": f"/holdsvc/{escaped(found.tenant)}",
+        "source": source(tenant),
         "type": f"inventoryhold.v1.{kind}",
         "subject": key,
-        "time": event.occur_time.isoformat().replace("+00:00", "Z"),
+        "time": event.occur_time.ToDatetime(UTC).isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",
         "partitionkey": key,
         "sequence": f"{event.event_id:020}",
-        "data": as_json(found),
+        "data": as_json(event),
     }
-    return CloudEvent(id_, found.tenant, kind, key, attributes)
+    return CloudEvent(id_, tenant, kind, key, attributes)
+
+
+def source(tenant: str) -> str:
+    """Where a tenant's events come from."""
+    return f"/holdsvc/{escaped(tenant)}"
+
+
+def waves(events: Iterable[CloudEvent], size_max: int = sys.maxsize) -> Iterator[list[CloudEvent]]:
+    """Cuts events into runs in which no key comes twice: a run is published at once, the next one after its end."""
+    wave: list[CloudEvent] = []
+    keys: set[tuple[str, str]] = set()
+    for event in events:
+        key = (event.tenant, event.key)
+        if key in keys or len(wave) >= size_max:
+            yield wave
+            wave, keys = [], set()
+        wave.append(event)
+        keys.add(key)
+    if wave:
+        yield wave
 
 
 def item_key(sku: str, pool: str) -> str:

@@ -5,20 +5,21 @@ events: after a kill it publishes some again, with the same ids.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
+from holdsvc.api import convert
 from holdsvc.engine import tasks
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Filter, Look, Position
 from holdsvc.relay import metrics
 from holdsvc.relay.broker import Broker, BrokerDown, RelayError, Stdout
-from holdsvc.relay.cloud_event import CloudEvent, cloud_event
+from holdsvc.relay.cloud_event import CloudEvent, cloud_event, waves
 from holdsvc.streams.follower import Follower
 
 log = structlog.get_logger(__name__)
@@ -104,7 +105,7 @@ class Relay:
             if identity.floor > self._position.event_id:
                 raise RelayError(f"relay {self._name}: retention has dropped events before they were published")
             self._tell(look, found[0].event.occur_time if found else None)
-            await self._publish([cloud_event(event, self._epoch) for event in found])
+            await self._publish([cloud_event(event.tenant, convert.event(event.event), self._epoch) for event in found])
             await feed.save_relay_position(connection, self._name, self._epoch, reached)
             self._position = reached
         self._tell(look, None)
@@ -160,18 +161,3 @@ class Relay:
             log.info(
                 "relay.lag", name=self._name, event_id=self._position.event_id, behind=behind, lag_s=round(lag_s, 1)
             )
-
-
-def waves(events: Sequence[CloudEvent]) -> Iterator[list[CloudEvent]]:
-    """Cuts events into runs in which no key comes twice: a run is published at once, the next one after its end."""
-    wave: list[CloudEvent] = []
-    keys: set[tuple[str, str]] = set()
-    for event in events:
-        key = (event.tenant, event.key)
-        if key in keys:
-            yield wave
-            wave, keys = [], set()
-        wave.append(event)
-        keys.add(key)
-    if wave:
-        yield wave

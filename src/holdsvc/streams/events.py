@@ -7,6 +7,7 @@ a slow one) reads pages of the past, which it shares with streams at the same pl
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -160,6 +161,13 @@ class EventHub:
         return answer if identity.floor <= after.event_id else None
 
     # Streams.
+
+    def told_until(self, position: Position) -> datetime | None:
+        """The time until which a stream at this place has been told everything; None: it is behind."""
+        look = self._means.follower.end.look
+        if look is None or self._end is None or position.event_id < self._end.event_id:
+            return None
+        return look.read_time - timedelta(seconds=self._means.follower.end.lag_s)
 
     async def look(self, tenant: str) -> tuple[Identity, Poll]:
         """Which history a new stream is of, to which this hub has come, and where the feed ends."""

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from prometheus_client.registry import Collector
 
-from holdsvc.ledger import limits, stock
+from holdsvc.ledger import limits, stock, webhooks
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.limits import LimitTotals
 from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
+from holdsvc.ledger.webhooks import Totals as WebhookTotals
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
 from holdsvc.telemetry.families import Series, family
@@ -33,6 +34,7 @@ class Count:
     oldest_lapsed_s: float = 0.0
     oldest: OldestTransactions = field(default_factory=lambda: OldestTransactions(0.0, 0.0))
     limits: LimitTotals = field(default_factory=lambda: LimitTotals(0, 0))
+    webhooks: WebhookTotals = field(default_factory=lambda: WebhookTotals(0, 0, 0, None))
     took_s: float = 0.0
     time_s: float = 0.0
 
@@ -77,6 +79,7 @@ class Census(Collector):
             count.top = heapq.nlargest(items, [*count.top, *top])
         count.holds = await stock.holds(connection)
         count.limits = await limits.totals(connection)
+        count.webhooks = await webhooks.totals(connection)
         self._fold(count)
         count.took_s = time.monotonic() - began
         count.time_s = time.time()
@@ -146,5 +149,11 @@ def _families(count: Count) -> Iterator[Series]:
         ),
     )
     yield family(families.LIMITS, [(("active",), count.limits.active), (("building",), count.limits.building)])
+    yield family(
+        families.WEBHOOKS,
+        [((state,), getattr(count.webhooks, state)) for state in ("active", "failing", "disabled")],
+    )
+    overdue = count.webhooks.overdue
+    yield family(families.WEBHOOK_OVERDUE, [((), overdue.total_seconds() if overdue else 0.0)])
     yield family(families.CENSUS_TIME, [((), count.time_s)])
     yield family(families.CENSUS_SECONDS, [((), count.took_s)])

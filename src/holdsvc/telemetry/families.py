@@ -34,6 +34,10 @@ TOP_ITEM_UNITS = Family(
     ("tenant", "sku", "pool", "state"),
 )
 LIMITS = Family("holdsvc_limits", "Limits of all tenants; one that is building refuses nothing yet.", ("state",))
+WEBHOOKS = Family("holdsvc_webhooks", "Webhooks of all tenants by how they fare.", ("state",))
+WEBHOOK_OVERDUE = Family(
+    "holdsvc_webhook_overdue_seconds", "For how long the webhook that waits longest has been due without a sender."
+)
 CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
 CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
 WORKERS = Family("holdsvc_workers", "Worker processes that run.")
@@ -53,6 +57,8 @@ FAMILIES = (
     SNAPSHOT_AGE,
     TOP_ITEM_UNITS,
     LIMITS,
+    WEBHOOKS,
+    WEBHOOK_OVERDUE,
     CENSUS_TIME,
     CENSUS_SECONDS,
     WORKERS,

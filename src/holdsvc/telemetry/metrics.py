@@ -76,6 +76,13 @@ FEED_DAYS_BEHIND = Gauge(
     multiprocess_mode="livemax",
 )
 
+WEBHOOK_ATTEMPTS = Counter(
+    "holdsvc_webhook_attempts_total",
+    "Attempts to send an event to a webhook; reason is OK or why it failed.",
+    ("reason",),
+)
+WEBHOOKS_DISABLED = Counter("holdsvc_webhooks_disabled_total", "Webhooks that were disabled.", ("reason",))
+
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "fulfil", "modify", "expire")
 
 STREAMS = {"WatchInventory", "StreamEvents"}
@@ -138,6 +145,14 @@ class Metrics:
     def sweep_failed(self) -> None:
         """A background sweep has failed."""
         SWEEP_FAILURES.inc()
+
+    def webhook_attempted(self, reason: str) -> None:
+        """An event was sent to a webhook: OK, or why that failed."""
+        WEBHOOK_ATTEMPTS.labels(reason).inc()
+
+    def webhook_disabled(self, reason: str) -> None:
+        """A webhook was disabled."""
+        WEBHOOKS_DISABLED.labels(reason).inc()
 
 
 def labels_by_name() -> dict[str, tuple[str, ...]]:

@@ -181,6 +181,46 @@ CREATE TYPE limit_answer AS (
   update_time timestamptz
 );
 
+-- A webhook without its secret. outcome is null, except where create_webhook refuses.
+CREATE TYPE webhook_answer AS (
+  outcome text,
+  webhook_id uuid,
+  client text,
+  url text,
+  types smallint[],
+  sku_prefix text,
+  reads_all boolean,
+  pools text[],
+  create_time timestamptz,
+  state smallint,
+  disable_reason text,
+  failure_count integer,
+  fail_time timestamptz,
+  last_error text,
+  last_status integer,
+  success_time timestamptz,
+  due_time timestamptz
+);
+
+-- A webhook as its sender needs it.
+CREATE TYPE webhook_lease_answer AS (
+  tenant text,
+  webhook_id uuid,
+  client text,
+  url text,
+  types smallint[],
+  sku_prefix text,
+  reads_all boolean,
+  pools text[],
+  secret bytea,
+  epoch text,
+  event_id bigint,
+  event_day date,
+  event_time timestamptz,
+  failure_count integer,
+  lease_id uuid
+);
+
 -- Makes the answers of a call on items: one row for each element, with the item as it is now. Locks nothing.
 CREATE FUNCTION answer_items(
   _tenant text, _outcome text[], _sku text[], _pool text[], _requested bigint[], _available bigint[]

@@ -368,6 +368,45 @@ CREATE TABLE holdsvc.relay (
   update_time timestamptz NOT NULL
 );
 
+-- Where events are sent by HTTP, and how far each has come: after (event_id, event_day) of the history `epoch`, with events
+-- until event_time. The sender that has the lease alone sends. The secret signs, so it is stored as it is.
+-- States: 1 ACTIVE, 2 DISABLED.
+CREATE TABLE holdsvc.webhook (
+  tenant text COLLATE "C" NOT NULL,
+  webhook_id uuid NOT NULL,
+  client text COLLATE "C" NOT NULL,
+  -- The key whose rights it has; empty without keys.
+  key_id text COLLATE "C" NOT NULL,
+  url text NOT NULL,
+  types smallint[] NOT NULL,
+  sku_prefix text COLLATE "C" NOT NULL,
+  -- What the creating key may see: reservations of every client, and these pools (none: all).
+  reads_all boolean NOT NULL,
+  pools text[] NOT NULL,
+  secret bytea NOT NULL,
+  create_time timestamptz NOT NULL,
+  state smallint NOT NULL DEFAULT 1 CHECK (state BETWEEN 1 AND 2),
+  disable_reason text,
+  epoch text NOT NULL,
+  event_id bigint NOT NULL,
+  event_day date NOT NULL,
+  event_time timestamptz NOT NULL,
+  -- Attempts that failed since the last success; null and 0: the last one succeeded.
+  failure_count integer NOT NULL DEFAULT 0,
+  fail_time timestamptz,
+  last_error text,
+  last_status integer,
+  success_time timestamptz,
+  -- Whose it is until due_time; null: anyone's from then on.
+  lease_id uuid,
+  due_time timestamptz NOT NULL,
+  PRIMARY KEY (webhook_id, tenant),
+  CONSTRAINT webhook_failing_has_its_time CHECK ((failure_count = 0) = (fail_time IS NULL)),
+  CONSTRAINT webhook_disabled_has_its_reason CHECK ((state = 2) = (disable_reason IS NOT NULL))
+) WITH (fillfactor = 50);
+CREATE INDEX webhook_by_tenant ON holdsvc.webhook (tenant, create_time, webhook_id);
+CREATE INDEX webhook_by_due_time ON holdsvc.webhook (due_time) WHERE state = 1;
+
 -- PostgreSQL 18 may use an index by skipping its leading column. With statistics gathered while the tables held one item
 -- it preferred that to the primary key, and each look-up read the whole index. Without statistics of the leading hashes
 -- it does not.

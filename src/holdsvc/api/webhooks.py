@@ -1,0 +1,169 @@
+"""WebhookService: where events are sent by HTTP."""
+
+import secrets
+from base64 import b64encode
+from collections.abc import Awaitable
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+
+from holdsvc import errors
+from holdsvc.api import convert, validation
+from holdsvc.api.calls import Call
+from holdsvc.api.pages import Pages, Position
+from holdsvc.engine.engine import Engine
+from holdsvc.engine.limits import RateLimit
+from holdsvc.errors import HoldError, unwrap
+from holdsvc.ledger import webhooks
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.webhooks import Place, Sight
+from holdsvc.model import Answer, Attempt, Done, Violation, Webhook
+from holdsvc.settings import Settings
+from holdsvc.streams.events import EventHub
+from inventoryhold.v1 import webhook_service_pb2 as pb
+
+SECRET_BYTES = 32
+
+TESTS_PER_SECOND = 1.0
+"""TestWebhook calls of each tenant, in each worker: each is a request to a place of the caller's choice."""
+
+
+_NOT_REACHED = "must lead to a public address by https, or to one that the operator allows"
+
+
+class Sender(Protocol):
+    """Sends to webhooks."""
+
+    async def reaches(self, tenant: str, url: str) -> bool:
+        """Whether a webhook may have this URL, as far as its name says so now."""
+
+    async def test(self, tenant: str, webhook: Webhook, secret: bytes) -> Attempt:
+        """Sends a test event to a webhook and tells what came of it."""
+
+
+class WebhookServicer:
+    """One coroutine each rpc; the proto documents them."""
+
+    def __init__(self, settings: Settings, engine: Engine, hub: EventHub, pages: Pages, sender: Sender) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._hub = hub
+        self._pages = pages
+        self._sender = sender
+        self._tests = RateLimit(TESTS_PER_SECOND)
+
+    async def CreateWebhook(self, request: pb.CreateWebhookRequest, call: Call) -> pb.CreateWebhookResponse:
+        """Stores a webhook that begins now."""
+        caller = call.caller
+        validation.check(request, _url_violation(request.url))
+        if not await self._sender.reaches(caller.tenant, request.url):
+            raise HoldError(errors.invalid_field("url", _NOT_REACHED, "URL_ADDRESS"))
+        identity, last = await self._hub.look(caller.tenant)
+        start = await self._hub.begin(last)
+        if start is None:
+            # This process began during a transaction that still runs: nothing says yet where now is.
+            raise HoldError(errors.database_unavailable())
+        secret, webhook_id = secrets.token_bytes(SECRET_BYTES), self._engine.new_id()
+
+        async def create(connection: Connection) -> Answer[Webhook]:
+            return await webhooks.create(
+                connection,
+                tenant=caller.tenant,
+                webhook_id=UUID(webhook_id),
+                client=caller.client,
+                key_id=caller.key_id,
+                url=request.url,
+                types=[int(type_) for type_ in request.types],
+                sku_prefix=request.sku_prefix,
+                reads_all=caller.reads_all,
+                pools=sorted(caller.pools),
+                secret=secret,
+                place=Place(identity.epoch, start, last.read_time),
+                webhooks_max=self._settings.webhooks_max,
+            )
+
+        made = unwrap(await self._engine.change(caller.tenant, create, call.deadline)).value
+        return pb.CreateWebhookResponse(webhook=convert.webhook(made), secret=f"whsec_{b64encode(secret).decode()}")
+
+    async def ListWebhooks(self, request: pb.ListWebhooksRequest, call: Call) -> pb.ListWebhooksResponse:
+        """Lists the webhooks that the caller sees, newest first."""
+        start, violation = await self._pages.position(request, call)
+        validation.check(request, violation)
+        response = pb.ListWebhooksResponse()
+
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Webhook]]:
+            before = (datetime.fromisoformat(after[0]), UUID(after[1])) if after else None
+            return webhooks.list_page(connection, _sight(call), before, limit)
+
+        def add(found: Webhook) -> pb.Webhook:
+            response.webhooks.append(convert.webhook(found))
+            return response.webhooks[-1]
+
+        response.next_page_token = await self._pages.fill(
+            request, call, start, read, add, lambda found: [found.create_time.isoformat(), found.webhook_id]
+        )
+        return response
+
+    async def DeleteWebhook(self, request: pb.DeleteWebhookRequest, call: Call) -> pb.DeleteWebhookResponse:
+        """Deletes a webhook."""
+        validation.check(request)
+        unwrap(
+            await self._engine.change(
+                call.caller.tenant,
+                lambda connection: webhooks.delete(connection, _sight(call), request.webhook_id),
+                call.deadline,
+            )
+        )
+        return pb.DeleteWebhookResponse()
+
+    async def TestWebhook(self, request: pb.TestWebhookRequest, call: Call) -> pb.TestWebhookResponse:
+        """Sends a test event; a success lets the webhook go on."""
+        validation.check(request)
+        caller, webhook_id = call.caller, request.webhook_id
+        self._tests.take(caller.tenant, "tests of webhooks per second of a tenant")
+
+        async def find(connection: Connection) -> tuple[Webhook, bytes] | None:
+            found = await webhooks.find(connection, _sight(call), webhook_id)
+            secret = await webhooks.secret(connection, caller.tenant, webhook_id)
+            return (found, secret) if found is not None and secret is not None else None
+
+        found = await self._engine.read(caller.tenant, find, call.deadline)
+        if found is None:
+            raise HoldError(errors.webhook_not_found(webhook_id))
+        attempt = await self._sender.test(caller.tenant, *found)
+        if not attempt.error:
+
+            async def enable(connection: Connection) -> Answer[None]:
+                await webhooks.enable(connection, caller.tenant, webhook_id, caller.key_id)
+                return Done(None, replayed=False)
+
+            unwrap(await self._engine.change(caller.tenant, enable, call.deadline))
+        duration = Duration()
+        duration.FromMilliseconds(int(attempt.seconds * 1000))
+        return pb.TestWebhookResponse(
+            delivered=not attempt.error, status_code=attempt.status, error=attempt.error, duration=duration
+        )
+
+
+def _sight(call: Call) -> Sight:
+    caller = call.caller
+    return Sight(caller.tenant, None if "admin" in caller.scopes else caller.client, sorted(caller.pools) or None)
+
+
+def _url_violation(url: str) -> Violation | None:
+    """What is wrong with a URL as far as that is visible without looking up its name."""
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return Violation("url", "must be a URL, as in https://example.org/hooks", "URL")
+    if parts.scheme not in ("https", "http") or not host:
+        return Violation("url", "must be an absolute URL of https", "URL_SCHEME")
+    if "@" in parts.netloc or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        return Violation("url", "must be ASCII without user name, fragment and blanks", "URL_PARTS")
+    return None
