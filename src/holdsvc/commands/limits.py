@@ -12,11 +12,11 @@ from holdsvc.api.limits import contradictions, terms_of
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
+from holdsvc.durations import format_duration, parse_duration
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import limits
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Limit, LimitState, LimitTerms, LimitUsage, Per
-from holdsvc.settings import format_duration, parse_duration
 from inventoryhold.v1 import limit_service_pb2 as pb
 
 PAGE = 1000
