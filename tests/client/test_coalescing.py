@@ -18,7 +18,8 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 
 from holdsvc.client import AsyncClient, Client, errors
-from holdsvc.client.coalescing import BYTES_MAX, ENTRIES_MAX
+from holdsvc.client.coalescing import BYTES_MAX, ENTRIES_MAX, Entry, Lane
+from holdsvc.client.wire import Wire
 from inventoryhold.v1 import inventory_service_pb2, item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import (
@@ -124,6 +125,42 @@ async def test_threads_share_batches_and_each_gets_its_own_outcome(service: Harn
     assert (await service.item("seat")).held == 250
     calls = service.sql("SELECT count(DISTINCT occur_time) FROM holdsvc.event WHERE request_id IS NOT NULL")
     assert calls[0][0] < 200
+
+
+async def test_threads_that_were_answered_together_travel_together_again(
+    service: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.create_item("seat", 1000)
+    sent: list[int] = []
+    dispatch = Lane._dispatch
+
+    def recording(lane: Lane, entries: list[Entry]) -> None:
+        sent.append(len(entries))
+        dispatch(lane, entries)
+
+    monkeypatch.setattr(Lane, "_dispatch", recording)
+
+    def work() -> None:
+        with Client(service.address) as client, ThreadPoolExecutor(10) as threads:
+            list(threads.map(lambda _: [client.reserve({"seat": 1}) for _ in range(30)], range(10)))
+
+    await asyncio.to_thread(work)
+    assert (await service.item("seat")).held == 300
+    # 5.5 to 7.7 calls a batch; 3.8 to 4.0 where the next batch is sent before the answered threads are awake.
+    assert sum(sent) / len(sent) > 4.6, sent
+
+
+def test_a_thread_that_does_not_wake_keeps_no_other_waiting() -> None:
+    wire = Wire()
+    first, asleep, next_one = (wire.promise() for _ in range(3))
+
+    def send_the_next() -> None:
+        wire.deliver([next_one], ["next"], then=lambda: None)
+
+    wire.deliver([first, asleep], ["first", "never read"], then=send_the_next)
+    assert wire.answer(first, 10) == "first"
+    assert not next_one.done()
+    assert wire.answer(next_one, 10) == "next"
 
 
 async def test_a_lone_call_goes_alone(service: Harness) -> None:

@@ -46,6 +46,7 @@ class AsyncCalls:
     def reset(self) -> None:
         """Forgets the calls under way."""
         self._lanes.reset()
+        self._wire.reset()
 
     def unary_unary(self, path: str, **stub: Any) -> Callable[..., Awaitable[Any]]:
         """What a generated stub calls for a unary rpc."""

@@ -46,6 +46,7 @@ class Calls:
     def reset(self) -> None:
         """Forgets the calls under way."""
         self._lanes.reset()
+        self._wire.reset()
 
     def unary_unary(self, path: str, **stub: Any) -> Callable[..., Any]:
         """What a generated stub calls for a unary rpc."""

@@ -47,6 +47,9 @@ _BATCH_REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
 )
 
+_LENGTH_DELIMITED = 2
+"""Protobuf's wire type of messages."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -56,23 +59,25 @@ class Pair:
 
     path: str
     batch_path: str
-    batch_request: type[Message]
     batch_response: type[Message]
     response: type[Message]
     flags: tuple[str, ...]
     """Truth values, as `replayed`, that both a result and the response have."""
     abridges: bool
     """Whether a result may be cut short, where the answer would be too large."""
+    tag: bytes
+    """What precedes the length of each request in the bytes of a batch."""
 
     def encoded(self, request: Message) -> bytes:
         """A batch of one request; batches are joined by joining their bytes."""
-        return self.batch_request(requests=(request,)).SerializeToString()
+        data = request.SerializeToString()
+        return self.tag + _varint(len(data)) + data
 
     def answer(self, result: Any) -> Any:
         """What the rpc alone would have answered: its response, its CallError, or ALONE."""
         if self.abridges and result.abridged:
             return ALONE
-        if result.WhichOneof("result") == "error":
+        if result.HasField("error"):
             status = result.error
             failure = errors.from_status(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
             # An item stayed locked longer than the batch could wait; alone the call may wait as long as it likes.
@@ -85,6 +90,13 @@ class Pair:
         return response
 
 
+def _varint(number: int) -> bytes:
+    """A number as Protobuf writes it: seven bits a byte, the lowest first."""
+    if number < 128:
+        return bytes((number,))
+    return bytes((number & 127 | 128,)) + _varint(number >> 7)
+
+
 def pairs(service: ServiceDescriptor, names: tuple[str, ...] = SHARED) -> Mapping[str, Pair]:
     """The pairs that a service has of these rpcs, by path."""
     found = {}
@@ -93,10 +105,10 @@ def pairs(service: ServiceDescriptor, names: tuple[str, ...] = SHARED) -> Mappin
         if batch is not None:
             response: Any = service.methods_by_name[name].output_type
             result: Any = batch.output_type.fields_by_name["results"].message_type
+            requests = batch.input_type.fields_by_name["requests"]
             found[f"/{service.full_name}/{name}"] = Pair(
                 path=f"/{service.full_name}/{name}",
                 batch_path=f"/{service.full_name}/{batch.name}",
-                batch_request=GetMessageClass(batch.input_type),
                 batch_response=GetMessageClass(batch.output_type),
                 response=GetMessageClass(response),
                 flags=tuple(
@@ -105,6 +117,7 @@ def pairs(service: ServiceDescriptor, names: tuple[str, ...] = SHARED) -> Mappin
                     if field.type == FieldDescriptor.TYPE_BOOL and field.name in result.fields_by_name
                 ),
                 abridges="abridged" in result.fields_by_name,
+                tag=_varint(requests.number << 3 | _LENGTH_DELIMITED),
             )
     return found
 
@@ -242,10 +255,9 @@ class Lane:
         return [self._pair.answer(result) for result in results]
 
     def _ended(self, entries: list[Entry], outcomes: list[Any]) -> None:
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            self._wire.deliver(entry.promise, outcome)
+        promises = [entry.promise for entry in entries]
         # The callers that were answered run first: what they call now joins the next batch.
-        self._wire.soon(lambda: self._release(len(entries)))
+        self._wire.deliver(promises, outcomes, then=lambda: self._release(len(entries)))
 
     def _release(self, size: int) -> None:
         with self._lock:

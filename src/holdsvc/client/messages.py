@@ -16,6 +16,10 @@ from holdsvc.client import errors
 from inventoryhold.v1 import event_service_pb2, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
+_random = random.Random()
+"""For request ids. Of its own: a program that seeds the module's would repeat them; a forked child takes a new seed."""
+os.register_at_fork(after_in_child=_random.seed)
+
 M = TypeVar("M", bound=Message)
 
 Lines = Mapping[str, int] | Iterable[item_pb2.ItemQuantity | tuple[str, str, int]]
@@ -63,7 +67,7 @@ class ModifyFields(TypedDict, total=False):
 
 def lines_of(lines: Lines) -> list[item_pb2.ItemQuantity]:
     """Lines as messages."""
-    if isinstance(lines, Mapping):
+    if isinstance(lines, dict | Mapping):  # `dict` is what it mostly is, and the quicker question
         return [item_pb2.ItemQuantity(sku=sku, quantity=quantity) for sku, quantity in lines.items()]
     return [
         line
@@ -103,15 +107,21 @@ def reserve(
     request_id: str = "",
 ) -> pb.ReserveRequest:
     """A ReserveRequest."""
-    return pb.ReserveRequest(
-        request_id=request_id,
-        lines=lines_of(lines),
-        holder=holder,
-        reference=reference,
-        ttl=duration_of(ttl),
-        metadata=metadata,
-        duplicate_window=duration_of(duplicate_window),
-    )
+    request = pb.ReserveRequest(lines=lines_of(lines))
+    # What is not given is not passed: an empty argument costs as much as a set one.
+    if request_id:
+        request.request_id = request_id
+    if holder:
+        request.holder = holder
+    if reference:
+        request.reference = reference
+    if (life := duration_of(ttl)) is not None:
+        request.ttl.CopyFrom(life)
+    if metadata:
+        request.metadata.update(metadata)
+    if (window := duration_of(duplicate_window)) is not None:
+        request.duplicate_window.CopyFrom(window)
+    return request
 
 
 def confirm(
@@ -184,10 +194,9 @@ def with_request_id(request: M) -> M:
 
 
 def new_request_id() -> str:
-    """A UUIDv4. `uuid.uuid4` takes 2 µs for its object, a tenth of what a shared call costs."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    """A UUIDv4 of 120 random bits. `uuid.uuid4` takes four times as long, a sixth of what a shared call costs."""
+    digits = _random.randbytes(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 @functools.cache
