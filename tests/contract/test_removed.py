@@ -14,12 +14,13 @@ from holdsvc.ledger import removal
 from holdsvc.ledger.feed import UNKNOWN, Filter, Position, read
 from holdsvc.relay.cloud_event import cloud_event
 from holdsvc.settings import Settings, SettingsError
-from inventoryhold.v1 import event_pb2, reservation_pb2
+from inventoryhold.v1 import event_pb2, limit_service_pb2, reservation_pb2
 from inventoryhold.v1 import event_service_pb2 as events_pb
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.contract.lines import lines, wanted
 from tests.support.harness import Harness, StartService, refused
+from tests.support.limits import set_limit
 from tests.support.partners import new_caller
 from tests.support.polling import until
 
@@ -277,6 +278,24 @@ async def test_processes_share_one_walk_and_remove_each_reservation_once(service
     assert await remove(service) == 0
     service.clock.advance(removal.WALK_PAUSE)
     assert await remove(service) == 1
+
+
+async def test_a_fulfilled_reservation_stays_as_long_as_it_counts_for_a_limit(service: Harness) -> None:
+    await stocked(service)
+    confirmed_too = {"sku_prefix": "bed", "counts": "COUNTS_HELD_AND_CONFIRMED"}
+    await set_limit(service, "ever", 6, **confirmed_too)
+    await set_limit(service, "month", 6, **confirmed_too, window=timedelta(days=30))
+    await _fulfilled_with_a_return(service)
+    service.clock.advance(timedelta(days=31))
+    assert await remove(service) == 0
+    assert (await refused(_reserve(service))).metadata["limit_id"] == "ever"
+    await service.limits.DeleteLimit(limit_service_pb2.DeleteLimitRequest(limit_id="ever"))
+    target = await _fulfilled_with_a_return(service)
+    service.clock.advance(timedelta(days=29))
+    assert await remove(service) == 1
+    assert (await refused(_reserve(service))).metadata["limit_id"] == "month"
+    assert await service.get(target.reservation_id) == target
+    await service.verify()
 
 
 async def test_a_worker_applies_retention_by_itself(

@@ -24,11 +24,27 @@ CREATE FUNCTION time_of_id(_id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE 
   END
 $$;
 
+-- Whether what was confirmed of a reservation still counts for a limit. Locks nothing.
+CREATE FUNCTION counts_for_a_limit(_tenant text, _reservation_id uuid, _now timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT 1 FROM limit_use u
+    CROSS JOIN LATERAL (
+      SELECT w.window_us FROM hold_limit w WHERE w.limit_number = u.limit_number AND w.state < 3 LIMIT 1
+    ) h
+    WHERE u.reservation_id = _reservation_id AND u.tenant = _tenant
+      AND (h.window_us IS NULL OR u.confirm_time > _now - h.window_us * interval '1 microsecond')
+  );
+END
+$$;
+
 -- A step of retention's walk over the reservations of all tenants, in order of id, that is, of their creation. It looks
--- at the next _scan_max and removes those that ended longer than _age ago, with their lines, in the same transaction in
--- which their events get the rest of what they tell: the key "removed" of event.snapshot. At most _events_max events are
--- written; a reservation that has more of them is removed by the last of several calls. sales_order keeps its rows, so
--- no order_id is given twice. A walk that has ended begins again _pause after its beginning.
+-- at the next _scan_max and removes those that ended longer than _age ago and count for no limit any more, with their
+-- lines, in the same transaction in which their events get the rest of what they tell: the key "removed" of
+-- event.snapshot. At most _events_max events are written: a reservation that has more is removed by the last of several
+-- calls. sales_order keeps its rows, so no order_id is given twice. A walk that has ended begins again _pause after its
+-- beginning.
 -- No index finds what has ended: one would cost each Cancel and each expiry an entry.
 -- Locks: retention_walk's row (a call that does not get it at once does nothing), reservations that are not locked.
 CREATE FUNCTION remove_ended(
@@ -98,6 +114,7 @@ BEGIN
     WHERE v.reservation_id = x.id AND v.tenant = x.tenant
       -- As it is by now: a refund may have been just before the lock.
       AND last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time) <= _before
+      AND NOT (v.limited AND counts_for_a_limit(v.tenant, v.reservation_id, _now))
     FOR UPDATE SKIP LOCKED
   ) r
   CROSS JOIN LATERAL (
@@ -130,7 +147,7 @@ BEGIN
   FROM unnest(_event_id, _event_day, _event_ix) x (event_id, occur_day, ix)
   WHERE e.event_id = x.event_id AND e.occur_day = x.occur_day;
 
-  -- What is forgotten counts for no limit; of clients' limits only holds do, which are none of these.
+  -- What is left of them has left its limit's window.
   DELETE FROM limit_use u
   USING unnest(_tenant, _id) WITH ORDINALITY x (tenant, id, ix)
   WHERE u.reservation_id = x.id AND u.tenant = x.tenant AND x.ix <= _whole;
@@ -172,7 +189,8 @@ BEGIN
   FROM (
     SELECT v.tenant, v.reservation_id,
            (_tenant IS NULL OR v.tenant = _tenant) AND (_age IS NULL OR coalesce(last_change_time(
-             v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time) <= _before, false)) AS wanted
+             v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time) <= _before, false)
+             AND NOT (v.limited AND counts_for_a_limit(v.tenant, v.reservation_id, _before + _age))) AS wanted
     FROM reservation v
     WHERE v.reservation_id > _after AND (_age IS NULL OR v.reservation_id < first_id_of(_before))
     ORDER BY v.reservation_id
