@@ -148,6 +148,10 @@ class ShortLine(NamedTuple):
     pool: str
     requested: int
     available: int
+    next_free_time: datetime | None = None
+    """When `requested` units could be had, if no hold is confirmed; None: it is not known."""
+    next_free_quantity: int = 0
+    """How many could be had then."""
 
 
 class OverLimit(NamedTuple):

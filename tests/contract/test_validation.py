@@ -159,6 +159,7 @@ BAD: list[tuple[Message, set[str]]] = [
     ),
     (inventory.TransferCapacityRequest(sku="a", quantity=1), {"to_pool"}),
     (inventory.DeleteItemRequest(pool=LONG), {"sku", "pool"}),
+    (inventory.ExplainAvailabilityRequest(pool=LONG), {"sku", "pool"}),
     (inventory.CheckAvailabilityRequest(), {"lines"}),
     (inventory.CheckAvailabilityRequest(lines=[BAD_LINE]), _under("lines[0]", BAD_LINE_FIELDS)),
     (

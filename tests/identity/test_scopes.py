@@ -48,6 +48,7 @@ NEEDED: Mapping[str, str] = {
     "TransferCapacity": "inventory.write",
     "DeleteItem": "inventory.write",
     "CheckAvailability": "inventory.read",
+    "ExplainAvailability": "inventory.read",
     "WatchInventory": "inventory.read",
     "SetLimit": "limits.write",
     "ListLimits": "reserve",

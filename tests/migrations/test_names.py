@@ -143,6 +143,7 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
 async def of_capacity(items: Any) -> None:
     """What sets and moves units."""
     await items.AdjustCapacity(inventory.AdjustCapacityRequest(sku="seat", delta=1))
+    await items.ExplainAvailability(inventory.ExplainAvailabilityRequest(sku="seat"))
     await items.BatchSetStock(inventory.BatchSetStockRequest(counts=[{"sku": "seat", "on_hand": 22}]))
     await items.TransferCapacity(inventory.TransferCapacityRequest(sku="seat", to_pool="web", quantity=1))
 

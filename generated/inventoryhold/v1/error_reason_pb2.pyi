@@ -92,18 +92,22 @@ class CapacityShortfall(_message.Message):
     def __init__(self, lines: _Optional[_Iterable[_Union[ShortLine, _Mapping]]] = ...) -> None: ...
 
 class ShortLine(_message.Message):
-    __slots__ = ("sku", "pool", "requested", "available", "shortfall")
+    __slots__ = ("sku", "pool", "requested", "available", "shortfall", "next_free_time", "next_free_quantity")
     SKU_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     SHORTFALL_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FREE_TIME_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FREE_QUANTITY_FIELD_NUMBER: _ClassVar[int]
     sku: str
     pool: str
     requested: int
     available: int
     shortfall: int
-    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., requested: _Optional[int] = ..., available: _Optional[int] = ..., shortfall: _Optional[int] = ...) -> None: ...
+    next_free_time: _timestamp_pb2.Timestamp
+    next_free_quantity: int
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., requested: _Optional[int] = ..., available: _Optional[int] = ..., shortfall: _Optional[int] = ..., next_free_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., next_free_quantity: _Optional[int] = ...) -> None: ...
 
 class LimitExceeded(_message.Message):
     __slots__ = ("limit_id", "max", "used", "requested", "reset_time")

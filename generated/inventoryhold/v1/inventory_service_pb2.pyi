@@ -216,6 +216,60 @@ class AvailabilityLine(_message.Message):
     shortfall: int
     def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ..., requested: _Optional[int] = ..., available: _Optional[int] = ..., shortfall: _Optional[int] = ...) -> None: ...
 
+class ExplainAvailabilityRequest(_message.Message):
+    __slots__ = ("sku", "pool")
+    SKU_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    sku: str
+    pool: str
+    def __init__(self, sku: _Optional[str] = ..., pool: _Optional[str] = ...) -> None: ...
+
+class ExplainAvailabilityResponse(_message.Message):
+    __slots__ = ("available", "remaining", "oversell", "buffer", "lapsed", "sale_state", "held", "held_later", "own_holds", "waiters", "read_time")
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    OVERSELL_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    LAPSED_FIELD_NUMBER: _ClassVar[int]
+    SALE_STATE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    HELD_LATER_FIELD_NUMBER: _ClassVar[int]
+    OWN_HOLDS_FIELD_NUMBER: _ClassVar[int]
+    WAITERS_FIELD_NUMBER: _ClassVar[int]
+    READ_TIME_FIELD_NUMBER: _ClassVar[int]
+    available: int
+    remaining: int
+    oversell: int
+    buffer: int
+    lapsed: int
+    sale_state: _item_pb2.Item.SaleState
+    held: _containers.RepeatedCompositeFieldContainer[HeldStep]
+    held_later: int
+    own_holds: _containers.RepeatedCompositeFieldContainer[OwnHold]
+    waiters: int
+    read_time: _timestamp_pb2.Timestamp
+    def __init__(self, available: _Optional[int] = ..., remaining: _Optional[int] = ..., oversell: _Optional[int] = ..., buffer: _Optional[int] = ..., lapsed: _Optional[int] = ..., sale_state: _Optional[_Union[_item_pb2.Item.SaleState, str]] = ..., held: _Optional[_Iterable[_Union[HeldStep, _Mapping]]] = ..., held_later: _Optional[int] = ..., own_holds: _Optional[_Iterable[_Union[OwnHold, _Mapping]]] = ..., waiters: _Optional[int] = ..., read_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class HeldStep(_message.Message):
+    __slots__ = ("time", "quantity")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    quantity: int
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quantity: _Optional[int] = ...) -> None: ...
+
+class OwnHold(_message.Message):
+    __slots__ = ("reservation_id", "reference", "quantity", "expire_time")
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    reservation_id: str
+    reference: str
+    quantity: int
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, reservation_id: _Optional[str] = ..., reference: _Optional[str] = ..., quantity: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class WatchInventoryRequest(_message.Message):
     __slots__ = ("items", "sku_prefix", "min_interval")
     ITEMS_FIELD_NUMBER: _ClassVar[int]

@@ -87,6 +87,11 @@ class InventoryServiceStub:
                 request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityRequest.SerializeToString,
                 response_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityResponse.FromString,
                 _registered_method=True)
+        self.ExplainAvailability = channel.unary_unary(
+                '/inventoryhold.v1.InventoryService/ExplainAvailability',
+                request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityRequest.SerializeToString,
+                response_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityResponse.FromString,
+                _registered_method=True)
         self.WatchInventory = channel.unary_stream(
                 '/inventoryhold.v1.InventoryService/WatchInventory',
                 request_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.WatchInventoryRequest.SerializeToString,
@@ -200,6 +205,16 @@ class InventoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainAvailability(self, request, context):
+        """Tells what can be had of one item and why: its counters, the units of running holds by the time at which they end,
+        and the caller's own holds. Holds of other clients are told as sums only. Reads only. Scope `inventory.read`.
+
+        (NOT_FOUND, ITEM_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchInventory(self, request, context):
         """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
         item that changes, latest state only. Scope `inventory.read`.
@@ -262,6 +277,11 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.CheckAvailability,
                     request_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityRequest.FromString,
                     response_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityResponse.SerializeToString,
+            ),
+            'ExplainAvailability': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAvailability,
+                    request_deserializer=inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityRequest.FromString,
+                    response_serializer=inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityResponse.SerializeToString,
             ),
             'WatchInventory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInventory,
@@ -542,6 +562,33 @@ class InventoryService:
             '/inventoryhold.v1.InventoryService/CheckAvailability',
             inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityRequest.SerializeToString,
             inventoryhold_dot_v1_dot_inventory__service__pb2.CheckAvailabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAvailability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inventoryhold.v1.InventoryService/ExplainAvailability',
+            inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityRequest.SerializeToString,
+            inventoryhold_dot_v1_dot_inventory__service__pb2.ExplainAvailabilityResponse.FromString,
             options,
             channel_credentials,
             insecure,

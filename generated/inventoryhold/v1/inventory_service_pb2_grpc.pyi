@@ -95,6 +95,12 @@ class InventoryServiceStub:
 
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
+    ExplainAvailability: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ExplainAvailabilityRequest, _inventory_service_pb2.ExplainAvailabilityResponse]
+    """Tells what can be had of one item and why: its counters, the units of running holds by the time at which they end,
+    and the caller's own holds. Holds of other clients are told as sums only. Reads only. Scope `inventory.read`.
+
+    (NOT_FOUND, ITEM_NOT_FOUND).
+    """
     WatchInventory: _grpc.UnaryStreamMultiCallable[_inventory_service_pb2.WatchInventoryRequest, _inventory_service_pb2.WatchInventoryResponse]
     """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
     item that changes, latest state only. Scope `inventory.read`.
@@ -166,6 +172,12 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     CheckAvailability: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.CheckAvailabilityRequest, _inventory_service_pb2.CheckAvailabilityResponse]  # type: ignore[assignment]
     """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
     available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+
+    (NOT_FOUND, ITEM_NOT_FOUND).
+    """
+    ExplainAvailability: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ExplainAvailabilityRequest, _inventory_service_pb2.ExplainAvailabilityResponse]  # type: ignore[assignment]
+    """Tells what can be had of one item and why: its counters, the units of running holds by the time at which they end,
+    and the caller's own holds. Holds of other clients are told as sums only. Reads only. Scope `inventory.read`.
 
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
@@ -297,6 +309,18 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inventory_service_pb2.CheckAvailabilityResponse, _abc.Awaitable[_inventory_service_pb2.CheckAvailabilityResponse]]:
         """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
         available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+
+        (NOT_FOUND, ITEM_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainAvailability(
+        self,
+        request: _inventory_service_pb2.ExplainAvailabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_service_pb2.ExplainAvailabilityResponse, _abc.Awaitable[_inventory_service_pb2.ExplainAvailabilityResponse]]:
+        """Tells what can be had of one item and why: its counters, the units of running holds by the time at which they end,
+        and the caller's own holds. Holds of other clients are told as sums only. Reads only. Scope `inventory.read`.
 
         (NOT_FOUND, ITEM_NOT_FOUND).
         """

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
+from holdsvc.ledger.availability import Explanation
 from holdsvc.ledger.limits import Limit
 from holdsvc.streams.subscriptions import Update
 from inventoryhold.v1 import (
@@ -137,6 +138,26 @@ def wanted_item(wanted: item_pb2.Item) -> model.Item:
         return_pool=wanted.return_pool if wanted.HasField("return_pool") else None,
         return_time=time_of(wanted, "return_time"),
     )
+
+
+def explanation(e: Explanation) -> inventory_service_pb2.ExplainAvailabilityResponse:
+    """An answer of ExplainAvailability."""
+    message = inventory_service_pb2.ExplainAvailabilityResponse(
+        available=e.available,
+        remaining=e.remaining,
+        oversell=e.oversell,
+        buffer=e.buffer,
+        lapsed=e.lapsed,
+        sale_state=int(e.sale_state),  # type: ignore[arg-type]
+        held_later=e.held_later,
+    )
+    for time, quantity in e.held:
+        set_time(message.held.add(quantity=quantity).time, time)
+    for reservation_id, reference, quantity, expire_time in e.own_holds:
+        own = message.own_holds.add(reservation_id=reservation_id, reference=reference, quantity=quantity)
+        set_time(own.expire_time, expire_time)
+    set_time(message.read_time, e.read_time)
+    return message
 
 
 def event(e: model.Event) -> event_pb2.Event:

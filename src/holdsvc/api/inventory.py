@@ -15,7 +15,7 @@ from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
-from holdsvc.ledger import items
+from holdsvc.ledger import availability, items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, Counted, ItemKey, Refused, Violation
 from holdsvc.streams.hub import Streams
@@ -194,6 +194,20 @@ class InventoryServicer:
                 sku=line.sku, pool=line.pool, requested=line.quantity, available=available, shortfall=shortfall
             )
         return response
+
+    async def ExplainAvailability(
+        self, request: pb.ExplainAvailabilityRequest, call: Call
+    ) -> pb.ExplainAvailabilityResponse:
+        """Tells what can be had of one item and why."""
+        validation.check(request)
+        check_pool(call.caller, request.sku, request.pool)
+        key = ItemKey(request.sku, request.pool)
+        found = await self._engine.read(
+            call.caller.tenant, lambda connection: availability.explain(connection, call.caller, key), call.deadline
+        )
+        if found is None:
+            raise HoldError(errors.item_not_found(request.sku, request.pool))
+        return convert.explanation(found)
 
     async def WatchInventory(self, request: pb.WatchInventoryRequest, call: Call) -> AsyncGenerator[bytes]:
         """Streams the state of items as they change."""

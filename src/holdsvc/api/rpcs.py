@@ -88,6 +88,7 @@ _INVENTORY = (
     Rpc("InventoryService", "TransferCapacity", Effect.CHANGE_BY_REQUEST_ID, ("inventory.write",), "transfer"),
     Rpc("InventoryService", "DeleteItem", Effect.CHANGE, ("inventory.write",)),
     Rpc("InventoryService", "CheckAvailability", Effect.READ, ("inventory.read",)),
+    Rpc("InventoryService", "ExplainAvailability", Effect.READ, ("inventory.read",)),
     Rpc("InventoryService", "WatchInventory", Effect.STREAM, ("inventory.read",)),
 )
 _LIMITS = (

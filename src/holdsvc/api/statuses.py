@@ -133,6 +133,8 @@ def _short_line(line: ShortLine) -> error_reason_pb2.ShortLine:
         requested=line.requested,
         available=line.available,
         shortfall=max(0, line.requested - line.available),
+        next_free_time=line.next_free_time,
+        next_free_quantity=line.next_free_quantity,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 from holdsvc import errors
 from holdsvc.change_requests import Cancel, Confirm, Extend, Fulfil, Modify, Refund, Targeted
 from holdsvc.ledger import arrays
+from holdsvc.ledger.availability import with_next_free
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import over_limit
@@ -50,7 +51,8 @@ async def modify(connection: Connection, tenant: str, requests: Sequence[Modify]
         metadata=arrays.documents(r.metadata or {} for r in requests),
         **_lines([r.lines or () for r in requests]),
     )
-    return [_result(request, row) for request, row in zip(requests, rows, strict=True)]
+    results = [_result(request, row) for request, row in zip(requests, rows, strict=True)]
+    return await with_next_free(connection, tenant, results, [row.reservation_id for row in rows])
 
 
 def _sets(request: Modify) -> str:
@@ -75,6 +77,7 @@ async def confirm(
         **_lines([r.lines for r in requests]),
     )
     results = [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
+    results = await with_next_free(connection, tenant, results)
     return await without_hidden(connection, tenant, requests, results)
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from holdsvc import errors
 from holdsvc.change_requests import Reserve
 from holdsvc.ledger import arrays
+from holdsvc.ledger.availability import with_next_free
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import LimitRefusal, over_limit
@@ -99,6 +100,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             results.append(over_limit(outcome, detail))
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
+    results = await with_next_free(connection, tenant, results)
     return await without_hidden(connection, tenant, requests, results)
 
 

@@ -32,6 +32,13 @@ BEGIN
 END
 $$;
 
+-- What a new hold can have of an item with this gate and as much free, lapsed holds counted; null: there is no such item.
+CREATE FUNCTION available_units(_gate smallint, _free bigint, _lapsed bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  -- greatest() skips nulls: an item that is not there would read as 0.
+  SELECT CASE WHEN _gate & 1 = 1 THEN 0 WHEN _free IS NOT NULL THEN greatest(0, _free + _lapsed) END
+$$;
+
 -- The available units of each item, lapsed holds counted, none where its sale is closed; null where there is no such item. Locks nothing.
 CREATE FUNCTION check_availability(_tenant text, _sku text[], _pool text[], OUT _available bigint[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -41,9 +48,7 @@ DECLARE
   _now timestamptz := wall_clock();
 BEGIN
   -- One statement, so that a sweep between reading counter and lapsed lines counts no unit twice.
-  -- greatest() skips nulls: an item that is not there would read as 0.
-  SELECT array_agg(CASE WHEN i.gate & 1 = 1 THEN 0 WHEN i.free IS NOT NULL THEN greatest(0, i.free + i.lapsed) END ORDER BY x.ix)
-  INTO _available
+  SELECT array_agg(available_units(i.gate, i.free, i.lapsed) ORDER BY x.ix) INTO _available
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   LEFT JOIN LATERAL (
     SELECT v.free, v.gate, (
