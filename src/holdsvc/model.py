@@ -232,14 +232,6 @@ class Item:
     return_time: datetime | None = None
 
 
-class Counted(NamedTuple):
-    """What a count made of its item."""
-
-    item: Item
-    superseded: bool
-    """A later count had been there, and nothing changed."""
-
-
 @dataclass(slots=True)
 class Event:
     """One committed change, with its subject as it was right after it."""
@@ -320,18 +312,6 @@ class KeyRights(NamedTuple):
     pools: list[str]
     lives_s: float
     """Seconds until it ends, on the database's clock; not above 0: it has expired or is revoked."""
-
-
-class Drift(NamedTuple):
-    """A counter that differs from what the reservations add up to."""
-
-    sku: str
-    pool: str
-    counter: str
-    stored: int
-    recomputed: int
-    limit_id: str = ""
-    """The limit that the counter is of; empty: the item's own."""
 
 
 class Transferred(NamedTuple):

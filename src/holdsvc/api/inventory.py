@@ -15,9 +15,9 @@ from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
-from holdsvc.ledger import availability, items
+from holdsvc.ledger import availability, counts, items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, Counted, ItemKey, Refused, Violation
+from holdsvc.model import Answer, ItemKey, Refused, Violation
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Selection
 from inventoryhold.v1 import inventory_service_pb2 as pb
@@ -258,7 +258,7 @@ class _Counts:
 
 
 def _set_results(
-    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Counted]]
+    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[counts.Counted]]
 ) -> Generator[None, None, pb.BatchSetStockResponse]:
     """The refused counts by index, what came of the others in their order."""
     response = pb.BatchSetStockResponse()

@@ -19,7 +19,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import changes, counts, holds, items, locks, upkeep
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
-from holdsvc.model import Again, Answer, Cause, Counted, Done, Item, Outcome, Reservation, Sweep, Transferred
+from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -241,7 +241,7 @@ class Engine:
 
     def set_stock(
         self, requests: Sequence[change_requests.SetStock], deadline: float
-    ) -> asyncio.Future[list[Answer[Counted]]]:
+    ) -> asyncio.Future[list[Answer[counts.Counted]]]:
         """Sets capacities from counts."""
         return self._submit(self._set_stocks, requests, deadline)
 

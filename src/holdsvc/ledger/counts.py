@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from holdsvc import errors
 from holdsvc.change_requests import SetStock
@@ -9,7 +10,16 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.items import ItemAnswer, item_of, not_done
-from holdsvc.model import Counted, Done, Outcome
+from holdsvc.model import Done, Item, Outcome
+
+
+class Counted(NamedTuple):
+    """What a count made of its item."""
+
+    item: Item
+    superseded: bool
+    """A later count had been there, and nothing changed."""
+
 
 _SET = bind(
     "set_stock",

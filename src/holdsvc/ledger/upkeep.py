@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from holdsvc.ledger import function_set
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
-from holdsvc.model import Cause, Drift
+from holdsvc.model import Cause
 
 VERIFY_SKUS = 200
 """Skus that one statement of a recount reads: short, so that no snapshot stays open on a hot row."""
@@ -17,6 +17,18 @@ VERIFY_SKUS = 200
 
 DAYS_AHEAD = 7
 """Days for which the event table gets its partitions in advance."""
+
+
+class Drift(NamedTuple):
+    """A counter that differs from what the reservations add up to."""
+
+    sku: str
+    pool: str
+    counter: str
+    stored: int
+    recomputed: int
+    limit_id: str = ""
+    """The limit that the counter is of; empty: the item's own."""
 
 
 class Released(NamedTuple):
