@@ -268,40 +268,6 @@ class ApiKey:
     """The key that made it; empty: an operator."""
 
 
-class Attempt(NamedTuple):
-    """What came of sending one event to a webhook."""
-
-    error: str
-    """As in the contract: `STATUS`, `TIMEOUT`, …; empty: the endpoint took it."""
-    status: int
-    """Of the endpoint's answer; 0: there was none."""
-    seconds: float
-    retry_after_s: float = 0.0
-    """When the endpoint wants to be asked again; 0: it did not say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """Where events are sent, and how that fares; without its secret."""
-
-    webhook_id: str
-    client: str
-    url: str
-    types: Sequence[int]
-    sku_prefix: str
-    pools: Sequence[str]
-    create_time: datetime
-    disable_reason: str | None
-    """None: it is not disabled."""
-    failure_count: int
-    """Attempts that failed since the last success."""
-    fail_time: datetime | None
-    last_error: str
-    last_status: int
-    success_time: datetime | None
-    next_time: datetime
-
-
 class KeyRights(NamedTuple):
     """What a call needs to know of the key that it brings."""
 

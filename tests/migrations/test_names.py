@@ -14,7 +14,6 @@ from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, webhoo
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Attempt
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -205,7 +204,7 @@ async def of_webhooks(service: Any) -> None:
         [taken] = await webhooks.claim(connection, lease, 10)
         report = webhooks.Report(taken, taken.place, succeeded=True)
         assert await webhooks.renew(connection, lease, [report]) == {taken.lease_id}
-        failed = Attempt("STATUS", 500, 0.0)
+        failed = webhooks.Attempt("STATUS", 500, 0.0)
         await webhooks.release(connection, taken, failed, pause=lease, failing_max=lease)
         assert await webhooks.place_at(connection, "default", datetime(2026, 1, 1, tzinfo=UTC)) is not None
         assert (await webhooks.totals(connection)).failing == 1

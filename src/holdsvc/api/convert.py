@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from holdsvc import model
 from holdsvc.ledger.availability import Explanation
 from holdsvc.ledger.limits import Limit
+from holdsvc.ledger.webhooks import Webhook
 from holdsvc.streams.subscriptions import Update
 from inventoryhold.v1 import (
     admin_service_pb2,
@@ -246,7 +247,7 @@ def limit(found: Limit) -> limit_service_pb2.Limit:
     return message
 
 
-def webhook(w: model.Webhook) -> webhook_service_pb2.Webhook:
+def webhook(w: Webhook) -> webhook_service_pb2.Webhook:
     """A Webhook."""
     message = webhook_service_pb2.Webhook(
         webhook_id=w.webhook_id,
@@ -271,7 +272,7 @@ def webhook(w: model.Webhook) -> webhook_service_pb2.Webhook:
     return message
 
 
-def _webhook_state(w: model.Webhook) -> webhook_service_pb2.Webhook.State:
+def _webhook_state(w: Webhook) -> webhook_service_pb2.Webhook.State:
     if w.disable_reason is not None:
         return webhook_service_pb2.Webhook.STATE_DISABLED
     return webhook_service_pb2.Webhook.STATE_FAILING if w.failure_count else webhook_service_pb2.Webhook.STATE_ACTIVE

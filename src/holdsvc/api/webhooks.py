@@ -19,8 +19,8 @@ from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.webhooks import Place, Sight
-from holdsvc.model import Answer, Attempt, Done, Violation, Webhook
+from holdsvc.ledger.webhooks import Attempt, Place, Sight, Webhook
+from holdsvc.model import Answer, Done, Violation
 from holdsvc.settings import Settings
 from holdsvc.streams.events import EventHub
 from inventoryhold.v1 import webhook_service_pb2 as pb

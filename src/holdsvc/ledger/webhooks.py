@@ -1,6 +1,7 @@
 """Webhooks in the tables: what callers see of them, and the leases of those who send."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -10,10 +11,44 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Filter, Position
-from holdsvc.model import Answer, Attempt, Done, Webhook
+from holdsvc.model import Answer, Done
 
 REWIND = timedelta(minutes=10)
 """How far before the last event sent a webhook begins in another history of events."""
+
+
+class Attempt(NamedTuple):
+    """What came of sending one event to a webhook."""
+
+    error: str
+    """As in the contract: `STATUS`, `TIMEOUT`, …; empty: the endpoint took it."""
+    status: int
+    """Of the endpoint's answer; 0: there was none."""
+    seconds: float
+    retry_after_s: float = 0.0
+    """When the endpoint wants to be asked again; 0: it did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where events are sent, and how that fares; without its secret."""
+
+    webhook_id: str
+    client: str
+    url: str
+    types: Sequence[int]
+    sku_prefix: str
+    pools: Sequence[str]
+    create_time: datetime
+    disable_reason: str | None
+    """None: it is not disabled."""
+    failure_count: int
+    """Attempts that failed since the last success."""
+    fail_time: datetime | None
+    last_error: str
+    last_status: int
+    success_time: datetime | None
+    next_time: datetime
 
 
 class _WebhookRow(NamedTuple):

@@ -23,7 +23,7 @@ from yarl import URL
 
 from holdsvc.addresses import Network
 from holdsvc.engine.fairness import FairQueue
-from holdsvc.model import Attempt
+from holdsvc.ledger.webhooks import Attempt
 from holdsvc.relay.cloud_event import CONTENT_TYPE
 from holdsvc.relay.public_addresses import PublicAddresses
 

@@ -23,8 +23,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.feed import Identity, Poll, Position
-from holdsvc.ledger.webhooks import Lease, Place, Report
-from holdsvc.model import Attempt, Webhook
+from holdsvc.ledger.webhooks import Attempt, Lease, Place, Report, Webhook
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event, source, waves
 from holdsvc.relay.endpoint import Endpoint, Endpoints
 from holdsvc.settings import Settings
