@@ -32,8 +32,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,cli,otel,relay,dev]'
 	@touch $@
 
-serve: $(READY) ## Run the service; settings come from HOLDSVC_* (AUTH is off unless set)
-	@HOLDSVC_AUTH="$${HOLDSVC_AUTH:-off}" exec $(VENV)/bin/holdsvc serve $(ARGS)
+serve: $(READY) ## Run the service; settings come from HOLDSVC_* (unless set: AUTH is off, HTTP on 127.0.0.1:8080)
+	@HOLDSVC_AUTH="$${HOLDSVC_AUTH:-off}" HOLDSVC_HTTP_LISTEN="$${HOLDSVC_HTTP_LISTEN-127.0.0.1:8080}" exec $(VENV)/bin/holdsvc serve $(ARGS)
 
 test: fresh ## Run all tests, two at once (ARGS="-k name" for some)
 	$(PYTHON) -m pytest --numprocesses=$(TESTERS) --dist=worksteal $(ARGS)
@@ -62,9 +62,10 @@ format: $(READY) ## Format Python and protos, apply ruff's fixes
 	$(PYTHON) -m ruff format .
 	$(VENV)/bin/buf format --write protos
 
-generate: $(READY) ## Generate the stubs in generated/ and the pages of docs/reference/
+generate: $(READY) ## Generate the stubs, the description of HTTP, and the pages of docs/reference/
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py
 	@$(PYTHON) scripts/generate_client.py
+	@$(PYTHON) scripts/openapi.py
 	@$(PYTHON) scripts/reference.py
 
 # Fails if the committed stubs are not those of the protos. Leaves the image that buf reads.
@@ -73,6 +74,7 @@ fresh: $(READY)
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py --out build/generated --image $(IMAGE) > build/generate.log 2>&1 || { cat build/generate.log >&2; exit 1; }
 	@diff -r -x __pycache__ generated build/generated || { echo "generated/ is stale: run 'make generate' and commit it." >&2; exit 1; }
 	@$(PYTHON) scripts/generate_client.py --check
+	@$(PYTHON) scripts/openapi.py --check
 
 released: fresh ## At a release: renew what the next protos and schema are compared with
 	$(VENV)/bin/buf build $(IMAGE) --path inventoryhold --exclude-imports --exclude-source-info -o $(RELEASED)

@@ -25,6 +25,7 @@ from benchmark.generator import SCRAMBLED
 from benchmark.results import median
 from benchmark.wire import Connection
 from holdsvc.api.server import Server
+from holdsvc.api.services import Services
 from holdsvc.commands.keys import create_key
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
@@ -36,7 +37,7 @@ WARM_UP_TURNS = 10
 GOAL = 0.95
 _OK = grpc.StatusCode.OK.value[0]
 
-_ITEM = """
+ITEM = """
 INSERT INTO holdsvc.item
   (tenant, sku, pool, display_name, capacity, remaining, oversell_limit, create_time, update_time)
 VALUES ('default', '{sku}', '', '', 1e12, 1e12, 0, now(), now())
@@ -54,16 +55,7 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     service = Service(settings, dsn)
     await service.start()
     # Two more servers of the same kind, which differ in AUTH only.
-    servers = [
-        Server(
-            settings.model_copy(update={"auth": auth}),
-            service.engine,
-            service.streams,
-            service.webhooks,
-            service._observer,  # noqa: SLF001
-        )
-        for auth in ("off", "api-key")
-    ]
+    servers = [_server(settings.model_copy(update={"auth": auth}), service) for auth in ("off", "api-key")]
     for server in servers:
         await server.start()
     pipe.send([server.port for server in servers])
@@ -71,6 +63,11 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
     for server in servers:
         await server.stop(1.0)
     await service.stop()
+
+
+def _server(settings: Settings, service: Service) -> Server:
+    observer = service._observer  # noqa: SLF001
+    return Server(settings, Services(settings, service.engine, service.streams, service.webhooks, observer))
 
 
 class Caller:
@@ -112,7 +109,7 @@ def main() -> None:
         postgres.start()
         try:
             dsn = postgres.ledger()
-            stage.run_sql(dsn, _ITEM.format(sku=messages.HOT))
+            stage.run_sql(dsn, ITEM.format(sku=messages.HOT))
             secret = create_key(dsn, "default", "dev", "all", "", None)
             ours, theirs = multiprocessing.Pipe()
             process = multiprocessing.get_context("spawn").Process(target=serve, args=(dsn, theirs))

@@ -1,6 +1,9 @@
-"""Addresses as people write them: `host:port`, `[ipv6]:port`, and networks."""
+"""Addresses as people write them: `host:port`, `[ipv6]:port`, networks, and origins of pages."""
 
 import ipaddress
+import re
+
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", re.ASCII)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,3 +40,12 @@ def parse_networks(text: str) -> list[Network]:
         return [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise ValueError(f"{error}: write networks as in 10.1.0.0/16,fd00::/8") from None
+
+
+def origins_of(text: str) -> frozenset[str]:
+    """Reads origins separated by commas, as a browser writes them; raises ValueError."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for origin in found:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin: write scheme and host, as in https://shop.example.com")
+    return frozenset(found)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from holdsvc.addresses import is_loopback, parse_networks, split_address
+from holdsvc.addresses import is_loopback, origins_of, parse_networks, split_address
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.postgres import check_dsn, masked_dsn
 
@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="Address of the gRPC service, host:port.")
+    http_listen: str = Field("", description="Address of HTTP with JSON, host:port; empty: off.")
+    http_origins: str = Field(
+        "", description="Origins of pages that may call over HTTP, separated by commas: https://shop.example.com."
+    )
     metrics_listen: str = Field("127.0.0.1:9464", description="Address of the Prometheus metrics; empty: off.")
     workers: int = Field(1, ge=1, le=256, description="Processes that serve calls.")
     auth: Literal["api-key", "off"] = Field(
@@ -264,7 +268,13 @@ class Settings(BaseSettings):
         """The DSN that migrations use: MIGRATE_DSN or else DSN; empty with an embedded database."""
         return self.migrate_dsn if self.migrate_dsn.get_secret_value() else self.dsn
 
-    @field_validator("listen", "metrics_listen")
+    @field_validator("http_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        origins_of(value)
+        return value
+
+    @field_validator("listen", "http_listen", "metrics_listen")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if value or info.field_name == "listen":
@@ -286,13 +296,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_addresses(self) -> Self:
-        if self.metrics_listen == self.listen and not self.listen.endswith(":0"):
-            raise ValueError("METRICS_LISTEN is the address of LISTEN: give the metrics a port of their own")
-        if self.auth == "off" and not is_loopback(self.listen):
-            raise ValueError(
-                f"AUTH=off would open {self.listen} to callers without a key: listen on 127.0.0.1, or set AUTH=api-key"
-                " and make a key with `holdsvc keys create`"
-            )
+        taken = {self.listen: "LISTEN"}
+        for name, address in (("HTTP_LISTEN", self.http_listen), ("METRICS_LISTEN", self.metrics_listen)):
+            if address in taken and not address.endswith(":0"):
+                raise ValueError(f"{name} is the address of {taken[address]}: give it a port of its own")
+            if address:
+                taken[address] = name
+        for address in (self.listen, self.http_listen):
+            if self.auth == "off" and address and not is_loopback(address):
+                raise ValueError(
+                    f"AUTH=off would open {address} to callers without a key: listen on 127.0.0.1, or set AUTH=api-key"
+                    " and make a key with `holdsvc keys create`"
+                )
         return self
 
     @model_validator(mode="after")

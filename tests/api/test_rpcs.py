@@ -1,7 +1,9 @@
 """The table of rpcs agrees with the protos, the engine, the metrics and the client's retry policy."""
 
+from google.protobuf.descriptor_pb2 import MethodOptions
+
 from holdsvc.api.rpcs import ALL_SCOPES, RPCS, Effect
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from holdsvc.client.retries import shipped_policy
 from holdsvc.telemetry import metrics
 from tests.support.harness import Harness
@@ -41,3 +43,9 @@ async def test_every_lane_of_the_table_is_one_of_the_engine(service: Harness) ->
 def test_metrics_know_which_rpcs_stream() -> None:
     streams = {rpc.name for rpc in RPCS.values() if rpc.effect is Effect.STREAM}
     assert streams == metrics.STREAMS
+
+
+def test_the_protos_say_of_exactly_the_reads_that_they_have_no_side_effects() -> None:
+    for path, method in METHODS.items():
+        says = method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+        assert says == (RPCS[path].effect is Effect.READ), path

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from holdsvc.api import bounds
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from holdsvc.api.turns import Turns
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb

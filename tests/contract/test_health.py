@@ -53,7 +53,7 @@ async def test_a_watcher_of_health_is_told_at_once_and_of_the_stop(start_service
     stub: Any = health_pb2_grpc.HealthStub(service.channel)
     call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await call.read()).status == SERVING
-    service.service._server.announce_stop()  # type: ignore[union-attr]
+    service.service._services.health.stop()  # type: ignore[union-attr]
     assert (await call.read()).status == NOT_SERVING
     call.cancel()
 
@@ -137,12 +137,12 @@ async def test_reflection_can_be_turned_off(start_service: StartService) -> None
 
 async def test_a_watch_that_is_never_read_holds_up_neither_health_nor_the_stop(start_service: StartService) -> None:
     service = await start_service(drain_grace="500ms")
-    server = service.service._server
-    assert server is not None
+    services = service.service._services
+    assert services is not None
     with attackers.attacking("unread_watches", service.service.port):
-        await until(lambda: len(server._health._watchers) == 400)
+        await until(lambda: len(services.health._watchers) == 400)
         async with asyncio.timeout(10):
             for serving in (False, True, False):
-                server.set_serving(serving)
+                services.set_serving(serving=serving)
                 assert await _check(service, "") == (SERVING if serving else NOT_SERVING)
             await service.service.stop()

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from holdsvc.api.bounds import rules_of
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory

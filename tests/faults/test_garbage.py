@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from tests.support.harness import Harness, refusal_of
 
 ROUNDS = int(os.environ.get("HOLDSVC_TEST_FUZZ_ROUNDS", "400"))

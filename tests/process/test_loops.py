@@ -38,11 +38,11 @@ def failing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def test_the_health_check_goes_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = service.service._server
-    assert server is not None
+    services = service.service._services
+    assert services is not None
     told: list[bool] = []
     before = loop_failures("health")
-    monkeypatch.setattr(server, "set_serving", failing(told.append))
+    monkeypatch.setattr(services, "set_serving", failing(lambda *, serving: told.append(serving)))
     await until(lambda: told)
     assert loop_failures("health") - before == len(FAULTS)
 

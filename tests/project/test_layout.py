@@ -12,16 +12,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "holdsvc"
 
 BELOW: Mapping[str, set[str]] = {
-    "ledger": {"engine", "streams", "api", "relay", "process", "commands", "client"},
-    "engine": {"streams", "api", "relay", "process", "commands", "client"},
-    "streams": {"api", "relay", "process", "commands", "client"},
-    "api": {"relay", "process", "commands", "client"},
-    "embedded": {"ledger", "engine", "streams", "api", "relay", "process", "commands", "client"},
+    "ledger": {"engine", "streams", "api", "http", "relay", "process", "commands", "client"},
+    "engine": {"streams", "api", "http", "relay", "process", "commands", "client"},
+    "streams": {"api", "http", "relay", "process", "commands", "client"},
+    "api": {"http", "relay", "process", "commands", "client"},
+    "http": {"ledger", "streams", "embedded", "relay", "process", "commands", "client"},
+    "embedded": {"ledger", "engine", "streams", "api", "http", "relay", "process", "commands", "client"},
     "client": {
         "ledger",
         "engine",
         "streams",
         "api",
+        "http",
         "relay",
         "process",
         "commands",
@@ -35,7 +37,8 @@ BELOW: Mapping[str, set[str]] = {
 LIBRARIES: Mapping[str, set[str]] = {
     "psycopg": {"ledger", "embedded", "postgres", "commands"},
     "psycopg_pool": {"ledger"},
-    "grpc": {"api", "client", "commands"},
+    "grpc": {"api", "client", "commands", "http"},
+    "httptools": {"http"},
 }
 """Libraries, and the folders that may import them."""
 

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from holdsvc.api.auth.identity import authenticator
 from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.bodies import Bodies
-from holdsvc.api.calls import Call, Calls
-from holdsvc.api.server import SERVICES
+from holdsvc.api.calls import Call, Calls, grpc_handlers
+from holdsvc.api.services import SERVICES
 from holdsvc.engine.limits import ClientLimits
 from inventoryhold.v1 import event_service_pb2 as events
 from tests.support.harness import Harness
@@ -56,7 +56,8 @@ async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterat
     calls = Calls(authenticator(Keyring(service.service.engine)), limits, Bodies(64), _Deaf(), 30.0)
     server = grpc.aio.server()
     [service_of_events] = [each for each in SERVICES if each.name == "EventService"]
-    server.add_generic_rpc_handlers((calls.handlers(service_of_events, _Servicer()),))
+    endpoints = calls.endpoints(service_of_events, _Servicer())
+    server.add_generic_rpc_handlers((grpc_handlers(service_of_events, endpoints),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

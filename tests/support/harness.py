@@ -140,6 +140,11 @@ class Harness:
         """Where it listens."""
         return f"127.0.0.1:{self.service.port}"
 
+    @property
+    def http_address(self) -> str:
+        """Where it listens for HTTP."""
+        return f"127.0.0.1:{self.service.http_port}"
+
     def new_channel(self) -> grpc.aio.Channel:
         """A connection of its own, without retries."""
         return grpc.aio.insecure_channel(

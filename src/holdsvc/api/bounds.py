@@ -48,8 +48,7 @@ class _List:
 
     @property
     def violation(self) -> Violation:
-        noun, rule = ("entries", "MAP_MAX_PAIRS") if self.is_map else ("items", "REPEATED_MAX_ITEMS")
-        return Violation(self.name, f"must not have more than {self.items_max} {noun}", rule)
+        return _too_many(self.name, self.items_max, is_map=self.is_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def _bounds(descriptor: Descriptor) -> _Bounds:
             plain[each.number] = each.name
             of_items = None
         if each.is_repeated:
-            is_map = each.message_type is not None and each.message_type.GetOptions().map_entry
+            is_map = _is_map(each)
             packed = each.message_type is None and each.type not in (
                 FieldDescriptor.TYPE_STRING,
                 FieldDescriptor.TYPE_BYTES,
@@ -92,6 +91,21 @@ def rules_of(descriptor: Any) -> validate_pb2.FieldRules:
     """The rules of a field in its proto."""
     rules: validate_pb2.FieldRules = descriptor.GetOptions().Extensions[validate_pb2.field]
     return rules
+
+
+def list_limit(descriptor: FieldDescriptor) -> tuple[int, Violation]:
+    """How many items a list or map may have, and what is said of one that has more."""
+    most = _items_max(descriptor)
+    return most, _too_many(descriptor.name, most, is_map=_is_map(descriptor))
+
+
+def _is_map(descriptor: FieldDescriptor) -> bool:
+    return descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry
+
+
+def _too_many(name: str, items_max: int, *, is_map: bool) -> Violation:
+    noun, rule = ("entries", "MAP_MAX_PAIRS") if is_map else ("items", "REPEATED_MAX_ITEMS")
+    return Violation(name, f"must not have more than {items_max} {noun}", rule)
 
 
 def _items_max(descriptor: FieldDescriptor) -> int:

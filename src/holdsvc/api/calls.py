@@ -5,7 +5,7 @@ of each, and a call has to pay for it. The order is that of the code, and a test
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from holdsvc import errors
-from holdsvc.api import bounds
+from holdsvc.api import bounds, json_text
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
 from holdsvc.api.bodies import Bodies
@@ -49,6 +49,34 @@ class Call:
     """Entries of a batch that were too long to be parsed, by index; they are empty in the request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An rpc as its callers reach it, by whatever protocol."""
+
+    path: str
+    descriptor: MethodDescriptor
+    run: Any
+    """Takes (ignored, context, json=False); returns the answer's bytes, or yields those of each message.
+
+    The context is gRPC's, or one that behaves like it: `time_remaining`, `invocation_metadata`, `read`, `abort`,
+    `abort_with_status`.
+    """
+
+
+def grpc_handlers(service: ServiceDescriptor, endpoints: Iterable[Endpoint]) -> grpc.GenericRpcHandler:
+    """The endpoints of a service as gRPC's handlers.
+
+    To gRPC each takes a stream of requests, whose only message is read when the call may make it: for the others
+    gRPC reads, and buffers, the message before it calls the handler.
+    """
+    handlers: dict[str, Any] = {}
+    for endpoint in endpoints:
+        streams = endpoint.descriptor.server_streaming
+        kind = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
+        handlers[endpoint.descriptor.name] = kind(endpoint.run)
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
 class CallObserver(Protocol):
     """Who hears of calls: metrics and the access log."""
 
@@ -62,7 +90,7 @@ class CallObserver(Protocol):
 
 
 class Calls:
-    """Makes gRPC handlers of a servicer's coroutines. Construct it on the loop that will serve."""
+    """Makes endpoints of a servicer's coroutines. Construct it on the loop that will serve."""
 
     def __init__(
         self,
@@ -80,25 +108,21 @@ class Calls:
         self._default_deadline_s = default_deadline_s
         self.turns = Turns()
         """For the long work of large requests and answers."""
+        self._shared_json = json_text.Shared(self.turns)
         # Asking for the running loop costs a system call: Python 3.11 looks whether the process has forked.
         self._loop = asyncio.get_running_loop()
 
-    def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """The handlers of a service: each method of the descriptor is a coroutine of the servicer by its name.
-
-        To gRPC each takes a stream of requests, whose only message is read when the call may make it: for the others
-        gRPC reads, and buffers, the message before it calls the handler.
-        """
-        handlers: dict[str, Any] = {}
+    def endpoints(self, service: ServiceDescriptor, servicer: object) -> list[Endpoint]:
+        """Each method of the service is a coroutine, or an async generator, of the servicer by its name."""
+        found = []
         for method in service.methods:
             handle = getattr(servicer, method.name)
             if method.server_streaming:
-                handler = _traced_stream(_path(method), self._stream(method, handle))
-                handlers[method.name] = grpc.stream_stream_rpc_method_handler(handler)
+                run = _traced_stream(_path(method), self._stream(method, handle))
             else:
-                handler = _traced(_path(method), self._unary(method, handle))
-                handlers[method.name] = grpc.stream_unary_rpc_method_handler(handler)
-        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+                run = _traced(_path(method), self._unary(method, handle))
+            found.append(Endpoint(_path(method), method, run))
+        return found
 
     async def _identify(self, method: str, context: Any) -> Call:
         remaining = context.time_remaining()
@@ -116,8 +140,12 @@ class Calls:
     def _read(self, context: Any, caller: Caller) -> Awaitable[bytes]:
         return self._bodies.read(context, (caller.tenant, caller.client))
 
-    async def _parse(self, rpc: Rpc, request_class: type[Message], data: bytes, call: Call) -> tuple[Message, Call]:
+    async def _parse(
+        self, rpc: Rpc, request_class: type[Message], data: bytes, call: Call, *, json: bool
+    ) -> tuple[Message, Call]:
         """Parses a request once it is known that it cannot become much more than it is on the wire."""
+        if json:
+            return await self._parse_json(rpc, request_class, data, call)
         try:
             if len(data) <= bounds.UNCOUNTED_BYTES:
                 return request_class.FromString(data), call
@@ -130,20 +158,33 @@ class Calls:
             malformed = f"is not a well-formed {request_class.DESCRIPTOR.full_name}"
             raise HoldError(errors.invalid_field("request", malformed, "MALFORMED")) from None
 
+    async def _parse_json(
+        self, rpc: Rpc, request_class: type[Message], data: bytes, call: Call
+    ) -> tuple[Message, Call]:
+        try:
+            request, read = await self.turns.run(json_text.read(request_class, data, rpc.entries))
+        except json_text.MalformedJson as error:
+            raise HoldError(errors.invalid_field("request", str(error), "MALFORMED")) from None
+        if read.violations:
+            raise HoldError(errors.invalid_fields(read.violations))
+        return request, replace(call, large=len(data) > bounds.UNCOUNTED_BYTES, bad_entries=read.entries)
+
     def _unary(self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], Awaitable[Message]]) -> Any:
         rpc, request_class = _row(descriptor), GetMessageClass(descriptor.input_type)
         method = rpc.method
         observer = self._observer
 
-        async def unary(_messages: object, context: Any) -> bytes:
+        async def unary(_messages: object, context: Any, *, json: bool = False) -> bytes:
             start = perf_counter()
             observer.started(method)
             call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
-                request, call = await self._parse(rpc, request_class, await self._read(context, call.caller), call)
-                answer = (await handle(request, call)).SerializeToString()
+                data = await self._read(context, call.caller)
+                request, call = await self._parse(rpc, request_class, data, call, json=json)
+                message = await handle(request, call)
+                answer = await self.turns.run(json_text.write(message)) if json else message.SerializeToString()
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
                 raise
@@ -156,24 +197,27 @@ class Calls:
         self, descriptor: MethodDescriptor, handle: Callable[[Any, Call], AsyncGenerator[Message | bytes]]
     ) -> Any:
         rpc, request_class = _row(descriptor), GetMessageClass(descriptor.input_type)
+        answer_class = GetMessageClass(descriptor.output_type)
         method = rpc.method
         observer = self._observer
 
-        async def stream(_messages: object, context: Any) -> AsyncIterator[bytes]:
+        async def stream(_messages: object, context: Any, *, json: bool = False) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
             call = request = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
-                request, call = await self._parse(rpc, request_class, await self._read(context, call.caller), call)
+                data = await self._read(context, call.caller)
+                request, call = await self._parse(rpc, request_class, data, call, json=json)
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
                         aclosing(self._guard.watch(messages, call.caller, self._recheck(call))) as guarded,
                     ):
                         async for message in guarded:
-                            yield message if isinstance(message, bytes) else message.SerializeToString()
+                            encoded = message if isinstance(message, bytes) else message.SerializeToString()
+                            yield await self._shared_json.of(answer_class, encoded) if json else encoded
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
                 raise
@@ -218,9 +262,9 @@ def _traced(method: str, handle: Any) -> Any:
         return handle
     active = tracing.active
 
-    async def traced(messages: object, context: Any) -> bytes:
+    async def traced(messages: object, context: Any, *, json: bool = False) -> bytes:
         with active.call(method, dict(context.invocation_metadata())):
-            return bytes(await handle(messages, context))
+            return bytes(await handle(messages, context, json=json))
 
     return traced
 
@@ -230,9 +274,9 @@ def _traced_stream(method: str, handle: Any) -> Any:
         return handle
     active = tracing.active
 
-    async def traced(messages: object, context: Any) -> AsyncIterator[bytes]:
+    async def traced(messages: object, context: Any, *, json: bool = False) -> AsyncIterator[bytes]:
         with active.call(method, dict(context.invocation_metadata())):
-            async with aclosing(handle(messages, context)) as answers:
+            async with aclosing(handle(messages, context, json=json)) as answers:
                 async for answer in answers:
                     yield answer
 

@@ -33,6 +33,11 @@ class Health:
         self._stopping = False
         self._closing = False
 
+    @property
+    def serving(self) -> bool:
+        """Whether calls can be answered."""
+        return self._serving[""]
+
     def set(self, name: str, *, serving: bool) -> None:
         """Sets a service's state and wakes its watchers; nothing after `stop`."""
         if not self._stopping and self._serving[name] != serving:

@@ -1,10 +1,11 @@
 """TLS: the service's certificate, and the authorities that its callers' certificates must come from.
 
-gRPC asks for them before each handshake, so files that change are taken up by the next connection; those that are open
+They are looked at before each handshake, so files that change are taken up by the next connection; those that are open
 keep what they began with, and no call notices. At least TLS 1.2: gRPC's own default, held by a test.
 """
 
 import ssl
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,34 @@ class Certificates:
         self._seen = self._signatures()
         self._contents = self._read()
         self._version = 1
+        self._context: tuple[int, ssl.SSLContext] | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What an HTTP connection is secured with: the newest files that fit together."""
+        self.reload()
+        with self._lock:
+            if self._context is None or self._context[0] != self._version:
+                self._context = self._version, self._new_context()
+            return self._context[1]
+
+    def _new_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # A session taken up again would be of an authority that may no longer be trusted.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+        with tempfile.TemporaryDirectory(prefix="holdsvc-tls-") as folder:
+            # Python loads a chain from files only; these are the contents that were found to fit together.
+            certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
+            certificate.write_bytes(self._contents.certificate)
+            key.touch(mode=0o600)
+            key.write_bytes(self._contents.key)
+            context.load_cert_chain(certificate, key, password="")
+        if self._contents.authorities is not None:
+            context.load_verify_locations(cadata=self._contents.authorities.decode("ascii"))
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def credentials(self) -> grpc.ServerCredentials:
         """What a server serves with: always the newest files that fit together."""

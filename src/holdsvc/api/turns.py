@@ -18,7 +18,15 @@ class Turns:
         self._lock = asyncio.Lock()
 
     async def run(self, work: Generator[None, None, T]) -> T:
-        """Runs work that yields wherever it may be interrupted, and returns what it returns."""
+        """Runs work that yields wherever it may be interrupted, and returns what it returns.
+
+        Work that ends without a pause takes no turn.
+        """
+        try:
+            next(work)
+        except StopIteration as done:
+            short: T = done.value
+            return short
         while True:
             async with self._lock:
                 end = perf_counter() + SLICE_S

@@ -82,7 +82,7 @@ class Supervisor:
         self._reloading = False
         self._failed = False
         self._embedded: EmbeddedServer | None = None
-        self._port_holder: socket.socket | None = None
+        self._port_holders: list[socket.socket] = []
         self._workforce: Workforce | None = None
         self._monitor: Monitor | None = None
 
@@ -107,7 +107,7 @@ class Supervisor:
 
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
         try:
-            settings = self._claim_address()
+            settings = self._claim_addresses()
             dsn = self._start_database()
             self._migrate(dsn)
             self._workforce = Workforce(settings, dsn)
@@ -134,8 +134,8 @@ class Supervisor:
             self._monitor.stop()
         if self._embedded is not None:
             self._embedded.stop()
-        if self._port_holder is not None:
-            self._port_holder.close()
+        for holder in self._port_holders:
+            holder.close()
         shutil.rmtree(metrics_dir, ignore_errors=True)
 
     def _start_database(self) -> str:
@@ -168,13 +168,17 @@ class Supervisor:
         if done.function_set:
             log.info("database.functions_installed", set=done.function_set)
 
-    def _claim_address(self) -> Settings:
+    def _claim_addresses(self) -> Settings:
         """Refuses an address that is in use, before anything is started.
 
-        The servers of all workers share one port by SO_REUSEPORT, with which a second service could bind
-        silently and get a part of the calls. With port 0 a free one is chosen here and kept for replaced workers.
+        The servers of all workers share a port by SO_REUSEPORT, with which a second service could bind silently and
+        get a part of the calls. With port 0 a free one is chosen here and kept for replaced workers.
         """
-        listen = self._settings.listen
+        listen = {"listen": self._settings.listen, "http_listen": self._settings.http_listen}
+        claimed = {name: self._claim(name, address) for name, address in listen.items() if address}
+        return self._settings.model_copy(update=claimed)
+
+    def _claim(self, name: str, listen: str) -> str:
         host, port = split_address(listen)
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
@@ -183,13 +187,13 @@ class Supervisor:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
-            self._port_holder = socket.socket(family, kind, protocol)
-            self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            self._port_holder.bind(address)
+            holder = socket.socket(family, kind, protocol)
+            self._port_holders.append(holder)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind(address)
         except OSError as error:
-            raise SettingsError(f"{PREFIX}LISTEN: cannot listen on {listen}: {error.strerror}") from error
-        port = self._port_holder.getsockname()[1]
-        return self._settings.model_copy(update={"listen": join_address(host, port)})
+            raise SettingsError(f"{PREFIX}{name.upper()}: cannot listen on {listen}: {error.strerror}") from error
+        return join_address(host, holder.getsockname()[1])
 
     def _serve_metrics(self, folder: Path, dsn: str, workforce: "Workforce") -> None:
         if not self._settings.metrics_listen:

@@ -14,16 +14,19 @@ import uvloop
 from google.protobuf.message import Message
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_delay, wait_exponential
 
+from holdsvc.addresses import split_address
 from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
 from holdsvc.api.server import Server
+from holdsvc.api.services import Services
 from holdsvc.api.tls import CertificateError
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.retention import Retention
 from holdsvc.engine.set_use import SetUse
 from holdsvc.engine.sweeper import Sweeper
+from holdsvc.http.server import HttpServer
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
@@ -77,7 +80,9 @@ class Service:
         self.streams = Streams(settings, self.database, self.engine, encoding)
         self.webhooks = Webhooks(settings, self.database, self.streams.events, self._observer)
         self._set_use = SetUse(self.database)
+        self._services: Services | None = None
         self._server: Server | None = None
+        self._http: HttpServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -85,6 +90,11 @@ class Service:
         """The port it listens on."""
         assert self._server is not None
         return self._server.port
+
+    @property
+    def http_port(self) -> int:
+        """The port of HTTP; 0 where it is off."""
+        return self._http.port if self._http is not None else 0
 
     async def start(self, *, sweeping: bool = True) -> None:
         """Connects, sweeps once, serves. Raises OSError when the address is taken, SetTooOld and SettingsError."""
@@ -103,8 +113,14 @@ class Service:
             await self._point_to_keys()
         self.engine.start()
         self.streams.start()
-        self._server = Server(self._settings, self.engine, self.streams, self.webhooks, self._observer)
+        self._services = Services(self._settings, self.engine, self.streams, self.webhooks, self._observer)
+        self._server = Server(self._settings, self._services)
         await self._server.start()
+        if self._settings.http_listen:
+            self._http = HttpServer(self._settings, self._services)
+            await self._http.start()
+            host, _ = split_address(self._settings.http_listen)
+            log.info("http.serving", host=host, port=self._http.port)
         self.webhooks.start()
         sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
         if sweeping:
@@ -124,12 +140,12 @@ class Service:
 
     def reload_certificates(self) -> None:
         """Takes up certificate files that have changed."""
-        if self._server is not None:
-            self._server.reload_certificates()
+        if self._services is not None:
+            self._services.reload_certificates()
 
     async def _check_health(self) -> float:
         """Asks the database, and tells health and metrics; returns the pause until the next time."""
-        assert self._server is not None
+        assert self._services is not None
         try:
             await self.database.ping()
             alive = True
@@ -137,7 +153,7 @@ class Service:
             alive = False
             log.warning("database.unreachable", error=type(error).__name__)
         metrics.DATABASE_UP.set(alive)
-        self._server.set_serving(alive)
+        self._services.set_serving(serving=alive)
         return HEALTH_INTERVAL_S
 
     async def _show_gauges(self) -> float:
@@ -156,10 +172,13 @@ class Service:
 
     async def stop(self) -> None:
         """Health first, then the calls in flight, then the connections; all of it within `drain_grace`."""
+        assert self._services is not None
         assert self._server is not None
         log.info("draining")
-        self._server.announce_stop()
+        self._services.health.stop()
         await tasks.end(self._tasks)
+        if self._http is not None:
+            self._http.drain()
         await self.webhooks.stop()
         # Streams do not end by themselves: they end first, and their clients reconnect elsewhere.
         await self.streams.close()
@@ -167,7 +186,8 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end):
                 await self.engine.drain()
-        await self._server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+        rest_s = max(0.0, end - asyncio.get_running_loop().time())
+        await asyncio.gather(self._server.stop(rest_s), *([self._http.stop(rest_s)] if self._http else []))
         await self.webhooks.close()
         await self.engine.close()
         await self._set_use.end()
@@ -211,7 +231,7 @@ async def _run(settings: Settings, dsn: str, beat: c_uint64) -> int:
         # middle of a connection may never end.
         logs.drain()
         os._exit(0)
-    code = await _outcome(starting, settings)
+    code = await _outcome(starting)
     if code == 0:
         # Objects of the start live as long as the process: without this, looking for cycles among them took 5 % of a
         # busy worker's time.
@@ -237,7 +257,7 @@ class Heartbeat:
         return BEAT_INTERVAL_S
 
 
-async def _outcome(starting: asyncio.Task[None], settings: Settings) -> int:
+async def _outcome(starting: asyncio.Task[None]) -> int:
     """The exit code for a start that failed, 0 for one that did not."""
     try:
         await starting
@@ -251,6 +271,6 @@ async def _outcome(starting: asyncio.Task[None], settings: Settings) -> int:
         log.error("settings.wrong", error=str(error))  # noqa: TRY400 - the message says it all
         return EXIT_FINAL
     except OSError as error:
-        log.error("address.taken", listen=settings.listen, error=str(error))  # noqa: TRY400 - the address says it all
+        log.error("address.taken", error=str(error))  # noqa: TRY400 - the address says it all
         return EXIT_FINAL
     return 0
