@@ -190,6 +190,25 @@ async def test_a_locked_item_does_not_keep_the_other_allotments_waiting(service:
     assert counters(await service.item("tour")) == (5, 5, 0, 0)
 
 
+async def test_pools_that_return_to_each_other_keep_their_units(service: Harness) -> None:
+    for pool, return_pool in (("a", "b"), ("b", "c"), ("c", "a")):
+        await service.create_item("bed", 2, pool=pool, return_pool=return_pool, return_time=_in(-1))
+    moved = 0
+    while (returned := await service.return_allotments()).returned_count:
+        moved += returned.returned_count
+        assert moved < 10
+    assert [(await service.item("bed", pool)).remaining for pool in "abc"] == [0, 0, 6]
+    assert await service.return_allotments() == (0, 0, False)
+
+
+async def test_units_go_on_through_allotments_that_have_returned(service: Harness) -> None:
+    for pool, return_pool in (("b", ""), ("c", "b")):
+        await service.create_item("bed", 2, pool=pool, return_pool=return_pool, return_time=_in(-1))
+    while (await service.return_allotments()).returned_count:
+        pass
+    assert counters(await service.item("bed")) == (4, 4, 0, 0)
+
+
 async def test_a_return_to_itself_is_refused(service: Harness) -> None:
     for pool, fields in (("web", {"return_pool": "web"}), ("", {}), ("", {"return_pool": ""})):
         refusal = await refused(service.create_item("bed", 1, pool=pool, return_time=_in(9), **fields))

@@ -60,7 +60,9 @@ BEGIN
       WHERE q.request_key = _request_key[_i] AND q.tenant = _tenant;
     END IF;
   END LOOP;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
   RETURN QUERY SELECT * FROM answer_items(_tenant, _outcome, _sku, _pool, _delta, _available);
 END
 $$;

@@ -82,7 +82,9 @@ BEGIN
       PERFORM settle_limited(_tenant, _r.id);
     END IF;
   END IF;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
 END

@@ -228,7 +228,9 @@ BEGIN
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
   FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, _other_id, _now);
 END

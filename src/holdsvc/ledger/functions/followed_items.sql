@@ -7,16 +7,13 @@ $$;
 -- Step "follow", the last of every function that moves units of items. Writes LEVEL_CHANGED (16) for each item that has
 -- another level now than before: one event for each item and transaction, for of an item that is named more than once the
 -- first counts. Tells the sweep of units that have come free in an allotment that has returned. _followed comes from the
--- locks of the items (see lock_items); null where no item is followed, and so a call costs nothing. The caller has locked
--- the items.
+-- locks of the items (see lock_items); where it is null no item is followed, and the caller does not call: that costs nothing.
+-- The caller has locked the items.
 CREATE FUNCTION follow_items(_tenant text, _followed item_before[], _now timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _r record;
 BEGIN
-  IF _followed IS NULL THEN
-    RETURN;
-  END IF;
   FOR _r IN
     SELECT f.sku, f.pool, f.level AS before, i.level AS after
     FROM (

@@ -189,7 +189,9 @@ BEGIN
     IF cardinality(_need_request) > 0 THEN
       PERFORM settle_limits(_tenant, _r.id);
     END IF;
-    PERFORM follow_items(_tenant, _followed, _now);
+    IF _followed IS NOT NULL THEN
+      PERFORM follow_items(_tenant, _followed, _now);
+    END IF;
   END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);

@@ -139,7 +139,9 @@ BEGIN
   IF _limited IS NOT NULL THEN
     PERFORM settle_limits(_tenant, _limited);
   END IF;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
 
   RETURN QUERY SELECT * FROM answer_reservations(_tenant, _outcome, _id, _short, NULL, _now);
 END

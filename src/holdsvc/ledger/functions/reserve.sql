@@ -270,7 +270,9 @@ BEGIN
     GROUP BY m.request
   ) x
   WHERE _outcome[x.request] IS NULL;
-  PERFORM follow_items(_tenant, _followed, _judge_time);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _judge_time);
+  END IF;
 END
 $$;
 

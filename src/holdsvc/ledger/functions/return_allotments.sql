@@ -1,7 +1,8 @@
 -- Returns allotments: of at most _max_count items that are due, of one tenant or of all, the longest due first, what remains
 -- goes to their return pool. The first time, at return_time, their sale is closed (ITEM_UPDATED); later only what comes free
 -- while it is closed goes, so an item that was opened again keeps its units. A pool that is made takes over the sale state
--- from before the closing. Holds stay: what they give back follows. The sweep calls it after lapsed holds have ended.
+-- from before the closing. Holds stay: what they give back follows. Pools that return to each other keep their units, or
+-- they would be moved for ever. The sweep calls it after lapsed holds have ended.
 -- It waits for an item a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves out
 -- what has a locked item. _more: others are due.
 -- Locks: tenant by tenant the items of both pools in (sku, pool) order.
@@ -16,6 +17,8 @@ DECLARE
   _now timestamptz := wall_clock();
   _followed item_before[];
   _quantity bigint;
+  -- The items whose units have no place to go to, by their number.
+  _kept integer[];
   _r record;
   _item record;
 BEGIN
@@ -48,6 +51,7 @@ BEGIN
     END IF;
     _followed := lock_items(_r.tenant, _r.sku || _r.sku, _r.pool || _r.return_pool);
     _now := wall_clock();
+    _kept := '{}';
 
     -- judge, apply
     FOR _i IN 1 .. cardinality(_r.sku) LOOP
@@ -67,18 +71,48 @@ BEGIN
         WHERE i.sku = _r.sku[_i] AND i.pool = _r.pool[_i] AND i.tenant = _r.tenant;
         PERFORM write_item_event(_r.tenant, 8::smallint, _r.sku[_i], _r.pool[_i], 0, '', '', NULL, NULL, _now);
       END IF;
+      CONTINUE WHEN _item.remaining <= 0 OR NOT (_item.first OR _item.sale_state = 2);
       _quantity := least(_item.remaining, _item.room);
-      IF (_item.first OR _item.sale_state = 2) AND _quantity > 0 THEN
-        PERFORM move_capacity(_r.tenant, _r.sku[_i], _r.pool[_i], _r.return_pool[_i], _quantity, _item.sale_state, '', '',
-                              NULL, NULL, _now);
-        _returned_count := _returned_count + 1;
-        _returned_quantity := _returned_quantity + _quantity;
+      IF _quantity = 0 OR returns_in_a_circle(_r.tenant, _r.sku[_i], _r.pool[_i], _r.return_pool[_i], _now) THEN
+        _kept := _kept || _i;
+        CONTINUE;
       END IF;
+      PERFORM move_capacity(_r.tenant, _r.sku[_i], _r.pool[_i], _r.return_pool[_i], _quantity, _item.sale_state, '', '', NULL,
+                            NULL, _now);
+      _returned_count := _returned_count + 1;
+      _returned_quantity := _returned_quantity + _quantity;
     END LOOP;
-    PERFORM follow_items(_r.tenant, _followed, _now);
+    IF _followed IS NOT NULL THEN
+      PERFORM follow_items(_r.tenant, _followed, _now);
+    END IF;
+    -- What could not go is not due before something comes free again.
+    UPDATE item i SET return_due = NULL FROM unnest(_kept) x (ix)
+    WHERE i.sku = _r.sku[x.ix] AND i.pool = _r.pool[x.ix] AND i.tenant = _r.tenant;
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM item v WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant) LIMIT 1
   );
+END
+$$;
+
+-- Whether units that return from a pool to _to_pool would be sent on, by allotments that have returned already, and come
+-- back. Locks nothing: a chain that is changed meanwhile is judged by the next return.
+CREATE FUNCTION returns_in_a_circle(_tenant text, _sku text, _pool text, _to_pool text, _now timestamptz) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _seen text[] := ARRAY[_pool];
+BEGIN
+  WHILE _to_pool <> ALL (_seen) LOOP
+    _seen := _seen || _to_pool;
+    _to_pool := (
+      SELECT coalesce(i.return_pool, '') FROM item i
+      WHERE i.sku = _sku AND i.pool = _to_pool AND i.tenant = _tenant AND i.delete_time IS NULL
+        AND i.sale_state = 2 AND i.return_time < _now AND i.return_due IS DISTINCT FROM i.return_time
+    );
+    IF _to_pool IS NULL THEN
+      RETURN false;
+    END IF;
+  END LOOP;
+  RETURN true;
 END
 $$;

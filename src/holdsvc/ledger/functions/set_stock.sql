@@ -70,7 +70,9 @@ BEGIN
       END IF;
     END IF;
   END LOOP;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
   RETURN QUERY SELECT * FROM answer_items(_tenant, _outcome, _sku, _pool, _taken, _available);
 END
 $$;

@@ -113,7 +113,9 @@ BEGIN
            _quarantined_count + e.quarantined, e.followed
     INTO _expired_count, _released_quantity, _quarantined_count, _followed
     FROM expire_holds(_r.tenant, _ids) e (expired, released, quarantined, followed);
-    PERFORM follow_items(_r.tenant, _followed, wall_clock());
+    IF _followed IS NOT NULL THEN
+      PERFORM follow_items(_r.tenant, _followed, wall_clock());
+    END IF;
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM reservation v
@@ -162,7 +164,9 @@ BEGIN
   END IF;
   SELECT e.expired, e.followed INTO _expired, _followed
   FROM expire_holds(_tenant, _id) e (expired, released, quarantined, followed);
-  PERFORM follow_items(_tenant, _followed, wall_clock());
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, wall_clock());
+  END IF;
   RETURN _expired;
 END
 $$;

@@ -54,7 +54,9 @@ BEGIN
       WHERE q.request_key = _request_key[_i] AND q.tenant = _tenant;
     END IF;
   END LOOP;
-  PERFORM follow_items(_tenant, _followed, _now);
+  IF _followed IS NOT NULL THEN
+    PERFORM follow_items(_tenant, _followed, _now);
+  END IF;
   RETURN QUERY SELECT * FROM answer_items(
     _tenant, _outcome || _outcome, _sku || _sku, _from_pool || _to_pool, _quantity || _quantity,
     _available || _available);

@@ -36,13 +36,13 @@ CREATE TABLE holdsvc.item (
   remaining bigint NOT NULL,
   held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
   confirmed bigint NOT NULL DEFAULT 0 CHECK (confirmed >= 0),
-  oversell_limit bigint NOT NULL CHECK (oversell_limit >= 0),
+  oversell_limit bigint NOT NULL,
   -- 1 OPEN, 2 CLOSED: no new holds.
-  sale_state smallint NOT NULL DEFAULT 1 CHECK (sale_state IN (1, 2)),
+  sale_state smallint NOT NULL DEFAULT 1,
   -- Units that new holds never take; it may exceed what there is.
-  buffer bigint NOT NULL DEFAULT 0 CHECK (buffer >= 0),
+  buffer bigint NOT NULL DEFAULT 0,
   -- From so few units on the item is LOW; null: its level is not followed.
-  low_at bigint CHECK (low_at >= 0),
+  low_at bigint,
   -- An allotment: at return_time what remains goes to return_pool of the sku, null: the default pool, and the sale is closed.
   return_pool text COLLATE "C",
   return_time timestamptz,
@@ -62,7 +62,11 @@ CREATE TABLE holdsvc.item (
   PRIMARY KEY (sku, pool, tenant),
   CONSTRAINT item_counters_add_up CHECK (capacity = remaining + held + confirmed),
   CONSTRAINT item_is_not_oversold CHECK (remaining >= -oversell_limit),
-  CONSTRAINT item_returns_to_another_pool CHECK (return_time IS NULL OR coalesce(return_pool, '') <> pool),
+  -- One CHECK for all of them: each is parsed anew by every statement that changes an item.
+  CONSTRAINT item_settings_are_sound CHECK (
+    oversell_limit >= 0 AND buffer >= 0 AND sale_state IN (1, 2) AND coalesce(low_at, 0) >= 0
+    AND (return_time IS NULL OR coalesce(return_pool, '') <> pool)
+  ),
   CONSTRAINT item_deleted_is_empty CHECK (delete_time IS NULL OR capacity = 0)
 ) WITH (fillfactor = 50);
 CREATE INDEX item_by_tenant ON holdsvc.item (tenant, sku, pool);
