@@ -1,9 +1,15 @@
-"""Callers that never stop: each reserves, then sells, gives back or extends, and repeats what is not answered."""
+"""Callers that never stop: each reserves, then changes, sells, ships, gives back, and repeats what is not answered.
+
+An operator stops and opens sales and keeps units back meanwhile.
+"""
 
 import asyncio
 import random
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +31,15 @@ MAYBE = {"", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED"}
 RETRY_PAUSE_S = 0.05
 DEADLINE_S = 3.0
 PATIENCE_S = 120.0
+STEER_PAUSE_S = 0.02
+
+
+@dataclass
+class _Hold:
+    """A hold that its caller knows."""
+
+    id: str
+    lines: dict[tuple[str, str], int]
 
 
 class Callers:
@@ -51,11 +66,12 @@ class Callers:
 
     async def __aenter__(self) -> Self:
         print(f"callers: seed {self.seed}")  # noqa: T201 - pytest shows it with a failure
-        items = [item_pb2.Item(sku=sku, capacity=15) for sku in self.skus]
+        items = [item_pb2.Item(sku=sku, capacity=15, low_at=4) for sku in self.skus]
         await self._inventory.BatchCreateItems(
             ipb.BatchCreateItemsRequest(items=items), wait_for_ready=True, timeout=60
         )
         self._tasks = [asyncio.create_task(self._work(random.Random(self.seed + n))) for n in range(self._count)]
+        self._tasks.append(asyncio.create_task(self._steer(random.Random(self.seed - 1))))
         return self
 
     async def __aexit__(
@@ -71,32 +87,84 @@ class Callers:
         return await until(lambda: self._answered >= wanted, timeout_s=timeout_s)
 
     async def _work(self, dice: random.Random) -> None:
-        mine: list[str] = []
+        mine: list[_Hold] = []
         sold: list[str] = []
         while not self._stopping:
             action = dice.random()
-            if action < 0.5 or not mine:
-                chosen = dice.sample(self.skus, dice.randint(1, 2))
-                lines = {(sku, ""): dice.randint(1, 3) for sku in chosen}
-                seen = await self._call("Reserve", self._reserve(lines), lines)
+            if action < 0.45 or not mine:
+                lines = {(sku, ""): dice.randint(1, 3) for sku in dice.sample(self.skus, dice.randint(1, 2))}
+                # Some lapse before they are sold, and are rescued.
+                ttl_s = dice.choice([1, 60, 60, 60])
+                seen = await self._call("Reserve", self._reserve(lines, ttl_s), lines)
                 if seen.acknowledged:
-                    mine.append(seen.reservation_id)
+                    mine.append(_Hold(seen.reservation_id, lines))
                 continue
-            target = mine.pop(dice.randrange(len(mine)))
-            if action < 0.7:
-                if (await self._call("Confirm", pb.ConfirmRequest(reservation_id=target))).acknowledged:
-                    sold.append(target)
+            hold = mine.pop(dice.randrange(len(mine)))
+            if action < 0.6:
+                confirm = pb.ConfirmRequest(reservation_id=hold.id, rescue=True)
+                if (await self._call("Confirm", confirm, hold.lines)).acknowledged:
+                    sold.append(hold.id)
+            elif action < 0.65:
+                if (await self._call("Extend", pb.ExtendRequest(reservation_id=hold.id))).acknowledged:
+                    mine.append(hold)
             elif action < 0.75:
-                await self._call("Extend", pb.ExtendRequest(reservation_id=target))
-                mine.append(target)
+                mine += await self._modify(hold, dice)
+            elif action < 0.8 and max(hold.lines.values()) > 1:
+                mine += await self._cancel_a_part(hold)
             else:
-                await self._call("Cancel", pb.CancelRequest(reservation_id=target))
-            if sold and action > 0.6:
-                await self._call("Refund", pb.RefundRequest(reservation_id=sold.pop()))
+                await self._call("Cancel", pb.CancelRequest(reservation_id=hold.id))
+            if sold and action > 0.55:
+                await self._after_the_sale(sold.pop(), dice)
 
-    def _reserve(self, lines: dict[tuple[str, str], int]) -> pb.ReserveRequest:
+    async def _modify(self, hold: "_Hold", dice: random.Random) -> list["_Hold"]:
+        """Changes the units of one item of a hold; returns the hold while it is known."""
+        key = dice.choice([(sku, "") for sku in self.skus])
+        before = hold.lines.get(key, 0)
+        after = dice.choice([units for units in range(1, 5) if units != before])
+        request = pb.ModifyRequest(
+            reservation_id=hold.id,
+            lines=[pb.LineChange(sku=key[0], quantity=after)],
+            update_mask={"paths": ["lines"]},
+        )
+        seen = await self._call("Modify", request, {key: after - before})
+        if seen.acknowledged:
+            hold.lines[key] = after
+        return [] if seen.unknown else [hold]
+
+    async def _cancel_a_part(self, hold: "_Hold") -> list["_Hold"]:
+        key = max(hold.lines, key=lambda each: hold.lines[each])
+        request = pb.CancelRequest(
+            reservation_id=hold.id, lines=[item_pb2.ItemQuantity(sku=key[0], pool=key[1], quantity=1)]
+        )
+        seen = await self._call("Cancel", request)
+        if seen.acknowledged:
+            hold.lines[key] -= 1
+        return [] if seen.unknown else [hold]
+
+    async def _after_the_sale(self, sold: str, dice: random.Random) -> None:
+        """Ships it, or part of it is a return, or all of it is given back."""
+        shipped = (
+            dice.random() < 0.5 and (await self._call("Fulfil", pb.FulfilRequest(reservation_id=sold))).acknowledged
+        )
+        if not shipped or dice.random() < 0.9:
+            refund = pb.RefundRequest(reservation_id=sold, write_off=not shipped and dice.random() < 0.05)
+            await self._call("Refund", refund)
+
+    async def _steer(self, dice: random.Random) -> None:
+        """Stops and opens sales and sets buffers, without a request id: the events tell what took effect."""
+        while not self._stopping:
+            state = dice.choice([item_pb2.Item.SALE_STATE_OPEN] * 3 + [item_pb2.Item.SALE_STATE_CLOSED])
+            item = item_pb2.Item(sku=dice.choice(self.skus), sale_state=state, buffer=dice.choice([0, 0, 0, 2]))
+            request = ipb.UpdateItemRequest(item=item, update_mask={"paths": ["sale_state", "buffer"]})
+            with suppress(grpc.RpcError):
+                await self._inventory.UpdateItem(request, timeout=DEADLINE_S)
+            # As often as a caller has come round.
+            await asyncio.sleep(STEER_PAUSE_S)
+
+    def _reserve(self, lines: dict[tuple[str, str], int], ttl_s: int) -> pb.ReserveRequest:
         return pb.ReserveRequest(
-            lines=[item_pb2.ItemQuantity(sku=sku, pool=pool, quantity=n) for (sku, pool), n in lines.items()]
+            ttl=timedelta(seconds=ttl_s),
+            lines=[item_pb2.ItemQuantity(sku=sku, pool=pool, quantity=n) for (sku, pool), n in lines.items()],
         )
 
     async def _call(self, rpc: str, request: Any, lines: dict[tuple[str, str], int] | None = None) -> Seen:

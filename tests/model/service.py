@@ -12,11 +12,12 @@ import psycopg
 
 from holdsvc.api.auth.keyring import make_key
 from holdsvc.api.rpcs import ALL_SCOPES
+from holdsvc.ledger import upkeep
 from holdsvc.settings import Settings
 from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
-from tests.model.ledger import Client
+from tests.model.books import Client
 from tests.support.harness import SET_NAME, Harness
 
 T = TypeVar("T")
@@ -71,8 +72,20 @@ class StillService:
         self.now += time
         self._owner.execute("UPDATE public.still_clock SET at = %s", (self.now,))
 
-    def new_tenant(self, clients: list[Client]) -> dict[str, str]:
-        """Keys of a new tenant, by client."""
+    def sql(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+        """Runs SQL as the schema's owner."""
+        return self._owner.execute(query.encode(), parameters).fetchall()
+
+    def return_allotments(self, tenant: str) -> int:
+        """Returns the allotments of a tenant that are due; returns how many have sent units back."""
+        return self._run(self._return_allotments(tenant))
+
+    async def _return_allotments(self, tenant: str) -> int:
+        async with self._harness.service.database.connection() as connection:
+            return (await upkeep.return_allotments(connection, tenant, 100)).returned_count
+
+    def new_tenant(self, clients: list[Client]) -> tuple[str, dict[str, str]]:
+        """A new tenant, and its keys by client."""
         self._owner.execute(f"SELECT {SET_NAME}.create_event_partitions()")
         tenant, secrets = f"t{next(self._tenants)}", {}
         for client in clients:
@@ -83,4 +96,4 @@ class StillService:
                 (tenant, key.key_id, client.name, key.secret_hash, scopes, sorted(client.pools)),
             )
             secrets[client.name] = key.secret
-        return secrets
+        return tenant, secrets
