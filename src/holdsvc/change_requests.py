@@ -20,6 +20,8 @@ class Request:
     caller: Caller
     request_id: str
     fingerprint: bytes
+    served: bool = field(default=False, kw_only=True)
+    """Whether waitlists were served for it: it is judged by what that left."""
 
     @property
     def line_count(self) -> int:
@@ -183,3 +185,23 @@ class Transfer(Request):
     to_pool: str
     quantity: int
     reason: str
+
+
+@dataclass(slots=True)
+class Join(Request):
+    """Wait for `lines`, one an item; an offer is held for `offer_ttl_us`."""
+
+    entry_id: str
+    lines: list[Line]
+    holder: str
+    reference: str
+    priority: int
+    offer_ttl_us: int
+    expire_time: datetime | None
+    """When the entry lapses if it still waits; None: it waits until it leaves."""
+    metadata: dict[str, str]
+
+    @property
+    def line_count(self) -> int:
+        """How many lines it brings."""
+        return len(self.lines)

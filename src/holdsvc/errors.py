@@ -237,6 +237,27 @@ def duplicate_reservation(reservation_id: str | None) -> Refused:
     )
 
 
+def waitlist_closed(sku: str, pool: str) -> Refused:
+    """Says which item has no waitlist."""
+    return Refused("WAITLIST_CLOSED", f"{_item(sku, pool)} has no waitlist", {"sku": sku, "pool": pool})
+
+
+def waitlist_entry_not_found(entry_id: str) -> Refused:
+    """Says which entry does not exist."""
+    return Refused("WAITLIST_ENTRY_NOT_FOUND", f"no waitlist entry {entry_id}", {"entry_id": entry_id})
+
+
+def already_waiting(entry_id: str | None) -> Refused:
+    """Says which entry of the holder is the reason; None: one that the caller may not see."""
+    if entry_id is None:
+        return Refused("ALREADY_WAITING", "the holder waits for one of these items already")
+    return Refused(
+        "ALREADY_WAITING",
+        f"the holder waits for one of these items already, as entry {entry_id}",
+        {"entry_id": entry_id},
+    )
+
+
 def request_id_reused(request_id: str) -> Refused:
     """Says that a request_id was used for something else."""
     return Refused(

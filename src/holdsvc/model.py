@@ -8,16 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from holdsvc.entries import WaitlistEntry
 
 V_co = TypeVar("V_co", covariant=True)
 
 
-class _Open(IntEnum):
+class Open(IntEnum):
     """An enum that takes up numbers of a later release as they are, named UNKNOWN_n, and passes them on."""
 
     @classmethod
-    def _missing_(cls, value: object) -> "_Open | None":
+    def _missing_(cls, value: object) -> "Open | None":
         if not isinstance(value, int):
             return None
         member = int.__new__(cls, value)
@@ -26,7 +29,7 @@ class _Open(IntEnum):
         return member
 
 
-class State(_Open):
+class State(Open):
     """A reservation's states, numbered as in the contract and in the tables."""
 
     HELD = 1
@@ -37,14 +40,14 @@ class State(_Open):
     FULFILLED = 6
 
 
-class SaleState(_Open):
+class SaleState(Open):
     """Whether new holds may take an item's units, numbered as in the contract and in the tables."""
 
     OPEN = 1
     CLOSED = 2
 
 
-class StockLevel(_Open):
+class StockLevel(Open):
     """How much of an item new holds may take, numbered as in the contract and in the tables."""
 
     AVAILABLE = 1
@@ -59,7 +62,15 @@ class LevelChange(NamedTuple):
     after: StockLevel
 
 
-class EventType(_Open):
+class WaitlistPolicy(Open):
+    """Who may have what becomes free of an item, numbered as in the contract and in the tables."""
+
+    OFF = 1
+    FIRST_FITTING = 2
+    STRICT = 3
+
+
+class EventType(Open):
     """What an event tells, numbered as in the contract and in the tables."""
 
     RESERVED = 1
@@ -78,6 +89,11 @@ class EventType(_Open):
     RESCUED = 14
     STOCK_SET = 15
     LEVEL_CHANGED = 16
+    WAITLIST_JOINED = 17
+    WAITLIST_OFFERED = 18
+    WAITLIST_TAKEN = 19
+    WAITLIST_LAPSED = 20
+    WAITLIST_LEFT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,16 @@ class Caller:
     def reads_all(self) -> bool:
         """Whether it may read other clients' reservations."""
         return "reservations.read_all" in self.scopes
+
+    @property
+    def reads_waitlists(self) -> bool:
+        """Whether it may read other clients' waitlist entries."""
+        return "waitlist.read" in self.scopes or self.manages_waitlists
+
+    @property
+    def manages_waitlists(self) -> bool:
+        """Whether it may take other clients' entries out of the queue, and give a priority."""
+        return "waitlist.manage" in self.scopes
 
     @property
     def writes_all(self) -> bool:
@@ -198,6 +224,8 @@ class Reservation:
     revision: int = 1
     original: Original | None = None
     """What it was before it was modified; None: it never was."""
+    entry_id: str = ""
+    """The waitlist entry whose offer it is; empty: of none."""
 
     @property
     def rescued(self) -> bool:
@@ -230,6 +258,9 @@ class Item:
     return_pool: str | None = None
     """The pool that its units go to at `return_time`; None: the default pool."""
     return_time: datetime | None = None
+    waitlist_policy: WaitlistPolicy = WaitlistPolicy.OFF
+    waiting: int = 0
+    """Waitlist entries that wait for it."""
 
 
 @dataclass(slots=True)
@@ -246,38 +277,10 @@ class Event:
     occur_time: datetime
     reservation: Reservation | None = None
     item: Item | None = None
+    entry: "WaitlistEntry | None" = None
     written_off_lines: list[Line] = field(default_factory=list)
     returned_lines: list[Line] = field(default_factory=list)
     level_change: LevelChange | None = None
-
-
-@dataclass(slots=True)
-class ApiKey:
-    """An API key, without its secret."""
-
-    key_id: str
-    tenant: str
-    client: str
-    secret_hash: bytes
-    scopes: list[str]
-    pools: list[str]
-    create_time: datetime
-    expire_time: datetime | None
-    revoke_time: datetime | None
-    creator_key_id: str = ""
-    """The key that made it; empty: an operator."""
-
-
-class KeyRights(NamedTuple):
-    """What a call needs to know of the key that it brings."""
-
-    tenant: str
-    client: str
-    secret_hash: bytes
-    scopes: list[str]
-    pools: list[str]
-    lives_s: float
-    """Seconds until it ends, on the database's clock; not above 0: it has expired or is revoked."""
 
 
 class Transferred(NamedTuple):
@@ -294,6 +297,8 @@ class Done(Generic[V_co]):
     value: V_co
     """What the change made of its subject."""
     replayed: bool
+    due: bool = False
+    """Whether units are due to those who wait for them: they are served before the answer."""
 
 
 class Cause(StrEnum):
@@ -353,6 +358,12 @@ class Sweep(NamedTuple):
     items: list[ItemKey]
 
 
+class Serve(NamedTuple):
+    """Not judged: somebody waits for these items and comes first. Sweep them, serve the waitlists and call again."""
+
+    items: list[ItemKey]
+
+
 class Again(NamedTuple):
     """Not judged: another change of the same reservation or request id came first. Call again."""
 
@@ -360,5 +371,5 @@ class Again(NamedTuple):
 Answer: TypeAlias = Done[V_co] | Refused
 """The end of a request."""
 
-Outcome: TypeAlias = Done[V_co] | Refused | Sweep | Again
+Outcome: TypeAlias = Done[V_co] | Refused | Sweep | Serve | Again
 """What a run of a request in the ledger led to: an answer, or a reason to run it again."""

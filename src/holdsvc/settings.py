@@ -225,6 +225,11 @@ class Settings(BaseSettings):
     request_id_retention: Duration = Field(
         timedelta(hours=48), ge=timedelta(hours=24), description="How long a request_id is remembered; 24h at least."
     )
+    waitlist_retention: Duration = Field(
+        timedelta(days=30),
+        ge=timedelta(hours=24),
+        description="How long a waitlist entry is kept after its end; 24h at least.",
+    )
     count_max_age: Duration = Field(
         timedelta(days=7),
         gt=timedelta(),

@@ -13,6 +13,7 @@ _EMPTY = "; ".join(
         *("item", "reservation", "reservation_line", "sales_order", "request", "event", "api_key"),
         *("stock_move", "quarantine"),
         *("hold_limit", "limit_subject", "limit_use", "limit_change"),
+        *("waitlist_entry", "waitlist_line"),
     )
 )
 _WALK = "UPDATE holdsvc.retention_walk SET after_id = NULL, begin_time = NULL"

@@ -19,6 +19,7 @@ from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import waitlist_service_pb2 as waitlist
 from inventoryhold.v1 import webhook_service_pb2 as webhook
 from tests.support.harness import Harness, Refusal, refusal_of, refused
 
@@ -130,6 +131,36 @@ BAD: list[tuple[Message, set[str]]] = [
         {"reservation_id", "page_size", "page_token"},
     ),
     (pb.CleanupRequest(max_count=-1), {"max_count"}),
+    (
+        waitlist.JoinWaitlistRequest(
+            request_id=LONG,
+            lines=[BAD_LINE],
+            reference=CONTROL,
+            offer_ttl=AGES,
+            expire_time=BAD_TIME,
+            priority=1001,
+            metadata={"": "x"},
+        ),
+        {"request_id", "holder", "reference", "offer_ttl", "expire_time", "priority", "metadata"}
+        | _under("lines[0]", BAD_LINE_FIELDS),
+    ),
+    (waitlist.JoinWaitlistRequest(holder=LONG, priority=-1001), {"lines", "holder", "priority"}),
+    (waitlist.JoinWaitlistRequest(holder="ann", lines=[{"sku": "a", "quantity": 1}] * 11), {"lines"}),
+    (waitlist.LeaveWaitlistRequest(entry_id="x", reason="\x00"), {"entry_id", "reason"}),
+    (waitlist.GetWaitlistEntryRequest(), {"entry_id"}),
+    (
+        waitlist.ListWaitlistEntriesRequest(
+            page_size=-1,
+            page_token="nonsense",
+            states=[0, 99],  # type: ignore[list-item]
+            sku=LONG,
+            pool=LONG,
+            holder=CONTROL,
+            client=LONG,
+        ),
+        {"page_size", "page_token", "states[0]", "states[1]", "sku", "pool", "holder", "client"},
+    ),
+    (waitlist.ListWaitlistEntriesRequest(pool="web"), {"pool"}),
     (inventory.CreateItemRequest(), {"item"}),
     (inventory.CreateItemRequest(item=BAD_ITEM), _under("item", BAD_ITEM)),
     (inventory.BatchCreateItemsRequest(), {"items"}),

@@ -8,7 +8,9 @@ import pytest
 
 from holdsvc.change_requests import Request
 from holdsvc.engine.batch import LaneKind
+from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import Lane, LaneLimits
+from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.locks import ItemLocks
 from holdsvc.model import Caller, Cause, Done, Outcome
@@ -43,6 +45,15 @@ class Observed:
 
     def expired(self, expired_count: int) -> None:
         self.outcomes["EXPIRED"] += expired_count
+
+    def offered(self, waited_us: list[int]) -> None:
+        self.outcomes["OFFERED"] += len(waited_us)
+
+    def taken(self, count: int) -> None:
+        self.outcomes["TAKEN"] += count
+
+    def serve_failed(self) -> None:
+        self.outcomes["SERVE_FAILED"] += 1
 
     def retried(self, lane: str, why: str) -> None:
         assert lane
@@ -88,6 +99,7 @@ def lane_of(
         observed,
         LaneLimits(queue_max),
         asyncio.Semaphore(1),
+        Waitlists(database, observed, Uuid7().many),
     )
 
 

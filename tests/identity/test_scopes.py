@@ -54,6 +54,10 @@ NEEDED: Mapping[str, str] = {
     "ListLimits": "reserve",
     "DeleteLimit": "limits.write",
     "GetLimitUsage": "reserve",
+    "JoinWaitlist": "waitlist.join",
+    "LeaveWaitlist": "waitlist.join",
+    "GetWaitlistEntry": "waitlist.join",
+    "ListWaitlistEntries": "waitlist.join",
     "StreamEvents": "events.read",
     "CreateWebhook": "webhooks.manage",
     "ListWebhooks": "webhooks.manage",
@@ -65,8 +69,15 @@ NEEDED: Mapping[str, str] = {
     "VerifyLedger": "admin",
 }
 ALSO_BY_READ_ALL = ("GetReservation", "ListReservations", "ListReservationEvents", "ListLimits", "GetLimitUsage")
-ALSO_BY_LIMITS_WRITE = ("ListLimits", "GetLimitUsage")
 ANY_KEY = ("GetCaller",)
+ALSO_BY = {
+    **{name: {"reservations.read_all"} for name in ALSO_BY_READ_ALL},
+    **{name: {"reservations.read_all", "limits.write"} for name in ("ListLimits", "GetLimitUsage")},
+    "LeaveWaitlist": {"waitlist.manage"},
+    "GetWaitlistEntry": {"waitlist.read", "waitlist.manage"},
+    "ListWaitlistEntries": {"waitlist.read", "waitlist.manage"},
+}
+"""Scopes that open an rpc as well."""
 OPEN = ("grpc.health.v1.Health", *reflection.SERVICES)
 
 NONSENSE = b"\xff\xff\xff"
@@ -110,8 +121,7 @@ async def test_every_method_needs_a_key_and_its_scope_before_it_looks_at_the_req
         needed = NEEDED[name]
         anonymous = refusal_of(await call(guarded.channel, method, streams))
         assert anonymous.reason == "UNAUTHENTICATED", method
-        lacking = set(ALL_SCOPES) - {needed} - ({"reservations.read_all"} if name in ALSO_BY_READ_ALL else set())
-        lacking -= {"limits.write"} if name in ALSO_BY_LIMITS_WRITE else set()
+        lacking = set(ALL_SCOPES) - {needed} - ALSO_BY.get(name, set())
         partner = await new_partner(guarded, "everything else", scopes=sorted(lacking))
         denied = refusal_of(await call(guarded.channel, method, streams, partner.metadata))
         assert (denied.code, denied.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"), method

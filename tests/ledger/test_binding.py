@@ -23,6 +23,7 @@ from holdsvc.ledger import (  # noqa: F401
     webhooks,
 )
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
+from holdsvc.ledger.events import EntrySnapshot
 from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.ledger.reservations import Snapshot
 from tests.support.harness import SET_NAME
@@ -41,6 +42,7 @@ PYTHON_TYPES: dict[type, set[str]] = {
     list: {"jsonb"},
     Snapshot: {"jsonb"},
     LimitRefusal: {"jsonb"},
+    EntrySnapshot: {"jsonb"},
     type(None): {"void"},
 }
 

@@ -198,7 +198,7 @@ async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(pl
     query(dsn, "SELECT pg_stat_reset()")
     async with session(dsn) as sweeping:
         assert (await upkeep.release_expired(sweeping, None, BATCH)).expired_count == BATCH
-        on_demand = await items.sweep(sweeping, "default", [ItemKey(hot(), "")])
+        on_demand = (await items.sweep(sweeping, "default", [ItemKey(hot(), "")])).expired
     assert query(dsn, SCANNED) == []
     [(rows_read,)] = query(dsn, READ)
     assert rows_read < ROWS_SWEPT_AT_MOST * (BATCH + on_demand)

@@ -18,6 +18,7 @@ WITHOUT_TENANT = {
     "oldest_transactions": "ages of the server's transactions, no rows of ours",
     "poll_feed": "how far the feed has come, numbers alone",
     "purge_requests": "deletes by age, returns a count",
+    "purge_waitlist": "deletes by age, returns a count",
     "purge_stock_moves": "deletes by age, returns a count",
     "read_item_changes": "the one reader of a process, names of items which the tenant's own function then reads",
     "relay_position": "a relay serves all tenants, its place in the feed",

@@ -10,15 +10,17 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, webhooks
+from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, waitlist, webhooks
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
+from inventoryhold.v1 import item_pb2, waitlist_pb2
 from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
+from inventoryhold.v1 import waitlist_service_pb2 as waitlists
 from inventoryhold.v1 import webhook_service_pb2 as hooks
 from tests.support.harness import SET_NAME, StartService, refused
 from tests.support.limits import set_limit, used
@@ -148,7 +150,7 @@ async def of_capacity(items: Any) -> None:
 
 
 async def of_holds_that_change(service: Any) -> None:
-    """Modify, a partial Cancel, a rescue, Fulfil and a return."""
+    """Modify, a partial Cancel, a rescue, Fulfil and a return; and waitlists."""
     stub = service.reservations
     made = await service.reserve({"seat": 2}, reference="other", ttl=timedelta(seconds=5))
     grown = pb.ModifyRequest(
@@ -161,6 +163,34 @@ async def of_holds_that_change(service: Any) -> None:
     await stub.Confirm(pb.ConfirmRequest(reservation_id=made.reservation_id, rescue=True))
     await stub.Fulfil(pb.FulfilRequest(reservation_id=made.reservation_id, lines=part))
     await stub.Refund(pb.RefundRequest(reservation_id=made.reservation_id))
+    await of_waitlists(service)
+
+
+ENDED = [waitlist_pb2.WaitlistEntry.STATE_LAPSED, waitlist_pb2.WaitlistEntry.STATE_LEFT]
+
+
+async def of_waitlists(service: Any) -> None:
+    """A queue of two that is served, lapses, is left, read and listed."""
+    await service.create_item("bunk", 1, waitlist_policy=item_pb2.Item.WAITLIST_POLICY_STRICT)
+    held = await service.reserve({"bunk": 1})
+    line = {"bunk": 1}
+    first = await service.join(line, "ann", request_id="join")
+    assert await service.join(line, "ann", request_id="join") == first
+    assert (await refused(service.join(line, "ann"))).reason == "ALREADY_WAITING"
+    await service.join(line, "ben", expire_time=held.expire_time)
+    await service.reservations.Cancel(pb.CancelRequest(reservation_id=held.reservation_id))
+    offer = (await service.entry(first.entry_id)).reservation_id
+    await service.reservations.Cancel(pb.CancelRequest(reservation_id=offer))
+    later = await service.join(line, "cid")
+    service.clock.advance(timedelta(hours=1))
+    await service.sweep()
+    await service.waitlist.LeaveWaitlist(waitlists.LeaveWaitlistRequest(entry_id=later.entry_id))
+    for wanted in (
+        waitlists.ListWaitlistEntriesRequest(states=[*ENDED, waitlist_pb2.WaitlistEntry.STATE_WAITING]),
+        waitlists.ListWaitlistEntriesRequest(states=ENDED, sku="bunk"),
+        waitlists.ListWaitlistEntriesRequest(states=ENDED, holder="ann"),
+    ):
+        assert (await service.waitlist.ListWaitlistEntries(wanted)).entries
 
 
 async def of_limits(service: Any) -> None:
@@ -222,6 +252,8 @@ async def of_the_background(service: Any) -> None:
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
         await removal.remove(connection, timedelta(days=1))
+        await waitlist.totals(connection, "default")
+        assert await waitlist.purge(connection, timedelta(0)) > 0
         await upkeep.create_event_partitions(connection)
         await retention.drop_day(connection, 1)
         await keys.find(connection, "none")

@@ -28,6 +28,9 @@ from inventoryhold.v1 import (
     reservation_pb2,
     reservation_service_pb2,
     reservation_service_pb2_grpc,
+    waitlist_pb2,
+    waitlist_service_pb2,
+    waitlist_service_pb2_grpc,
     webhook_service_pb2_grpc,
 )
 
@@ -132,6 +135,7 @@ class Harness:
         self.inventory = inventory_service_pb2_grpc.InventoryServiceStub(self.channel)
         self.limits = limit_service_pb2_grpc.LimitServiceStub(self.channel)
         self.events = event_service_pb2_grpc.EventServiceStub(self.channel)
+        self.waitlist = waitlist_service_pb2_grpc.WaitlistServiceStub(self.channel)
         self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
         self.webhooks = webhook_service_pb2_grpc.WebhookServiceStub(self.channel)
 
@@ -166,9 +170,11 @@ class Harness:
             return cursor.fetchall() if cursor.description else []
 
     async def sweep(self, max_count: int = 1000) -> upkeep.Released:
-        """Runs one sweep."""
+        """Runs one sweep, and serves the waitlists."""
         async with self.service.database.connection() as connection:
-            return await upkeep.release_expired(connection, None, max_count)
+            released = await upkeep.release_expired(connection, None, max_count)
+        await self.service.engine.waitlists.sweep()
+        return released
 
     async def return_allotments(self) -> upkeep.Returned:
         """Returns the allotments that are due."""
@@ -194,6 +200,23 @@ class Harness:
             **fields,
         )
         return (await self.reservations.Reserve(request)).reservation
+
+    async def join(
+        self, lines: Mapping[str, int] | list[tuple[str, str, int]], holder: str, **fields: Any
+    ) -> waitlist_pb2.WaitlistEntry:
+        """Joins a waitlist; `lines` as in `reserve`."""
+        wanted = [(sku, "", quantity) for sku, quantity in lines.items()] if isinstance(lines, Mapping) else lines
+        request = waitlist_service_pb2.JoinWaitlistRequest(
+            lines=[item_pb2.ItemQuantity(sku=sku, pool=pool, quantity=quantity) for sku, pool, quantity in wanted],
+            holder=holder,
+            **fields,
+        )
+        return (await self.waitlist.JoinWaitlist(request)).entry
+
+    async def entry(self, entry_id: str) -> waitlist_pb2.WaitlistEntry:
+        """Reads a waitlist entry."""
+        request = waitlist_service_pb2.GetWaitlistEntryRequest(entry_id=entry_id)
+        return (await self.waitlist.GetWaitlistEntry(request)).entry
 
     async def get(self, reservation_id: str) -> reservation_pb2.Reservation:
         """Reads a reservation."""

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inventoryhold/v1/admin_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x01\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\r\n\x05pools\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63reator_key_id\x18\x08 \x01(\t\"\x12\n\x10GetCallerRequest\"b\n\x11GetCallerResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\r\n\x05pools\x18\x05 \x03(\t\"\xf5\x02\n\x13\x43reateApiKeyRequest\x12(\n\x06\x63lient\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\xd3\x01\n\x06scopes\x18\x02 \x03(\tB\xc2\x01\xbaH\xbe\x01\x92\x01\xba\x01\x08\x01\x10\x14\x18\x01\"\xb1\x01r\xae\x01R\x07reserveR\x07\x63onfirmR\x06refundR\x06\x66ulfilR\x15reservations.read_allR\x16reservations.write_allR\x0einventory.readR\x0finventory.writeR\x0b\x65vents.readR\x0fwebhooks.manageR\x07\x63leanupR\x0climits.writeR\x05\x61\x64min\x12-\n\x05pools\x18\x03 \x03(\tB\x1e\xbaH\x1b\x92\x01\x18\x10\x64\x18\x01\"\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x14\x43reateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.inventoryhold.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"N\n\x12ListApiKeysRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x18.inventoryhold.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x13RevokeApiKeyRequest\x12\'\n\x06key_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$\"A\n\x14RevokeApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.inventoryhold.v1.ApiKey\"\x15\n\x13VerifyLedgerRequest\"\x80\x01\n\x14VerifyLedgerResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x19\n\x11reservation_count\x18\x03 \x01(\x03\x12-\n\x06\x64rifts\x18\x04 \x03(\x0b\x32\x1d.inventoryhold.v1.LedgerDrift\"o\n\x0bLedgerDrift\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\t\x12\x0e\n\x06stored\x18\x04 \x01(\x03\x12\x12\n\nrecomputed\x18\x05 \x01(\x03\x12\x10\n\x08limit_id\x18\x06 \x01(\t2\xec\x03\n\x0c\x41\x64minService\x12Y\n\tGetCaller\x12\".inventoryhold.v1.GetCallerRequest\x1a#.inventoryhold.v1.GetCallerResponse\"\x03\x90\x02\x01\x12]\n\x0c\x43reateApiKey\x12%.inventoryhold.v1.CreateApiKeyRequest\x1a&.inventoryhold.v1.CreateApiKeyResponse\x12_\n\x0bListApiKeys\x12$.inventoryhold.v1.ListApiKeysRequest\x1a%.inventoryhold.v1.ListApiKeysResponse\"\x03\x90\x02\x01\x12]\n\x0cRevokeApiKey\x12%.inventoryhold.v1.RevokeApiKeyRequest\x1a&.inventoryhold.v1.RevokeApiKeyResponse\x12\x62\n\x0cVerifyLedger\x12%.inventoryhold.v1.VerifyLedgerRequest\x1a&.inventoryhold.v1.VerifyLedgerResponse\"\x03\x90\x02\x01\x42`\n\x14\x63om.inventoryhold.v1B\x11\x41\x64minServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inventoryhold/v1/admin_service.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x01\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\r\n\x05pools\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63reator_key_id\x18\x08 \x01(\t\"\x12\n\x10GetCallerRequest\"b\n\x11GetCallerResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\r\n\x05pools\x18\x05 \x03(\t\"\xa4\x03\n\x13\x43reateApiKeyRequest\x12(\n\x06\x63lient\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12\x82\x02\n\x06scopes\x18\x02 \x03(\tB\xf1\x01\xbaH\xed\x01\x92\x01\xe9\x01\x08\x01\x10\x14\x18\x01\"\xe0\x01r\xdd\x01R\x07reserveR\x07\x63onfirmR\x06refundR\x06\x66ulfilR\x15reservations.read_allR\x16reservations.write_allR\x0einventory.readR\x0finventory.writeR\x0b\x65vents.readR\x0fwebhooks.manageR\x07\x63leanupR\x0climits.writeR\x05\x61\x64minR\rwaitlist.joinR\rwaitlist.readR\x0fwaitlist.manage\x12-\n\x05pools\x18\x03 \x03(\tB\x1e\xbaH\x1b\x92\x01\x18\x10\x64\x18\x01\"\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x14\x43reateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.inventoryhold.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"N\n\x12ListApiKeysRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x18.inventoryhold.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x13RevokeApiKeyRequest\x12\'\n\x06key_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18@2\x0c^[^\\p{Cc}]*$\"A\n\x14RevokeApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.inventoryhold.v1.ApiKey\"\x15\n\x13VerifyLedgerRequest\"\x80\x01\n\x14VerifyLedgerResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x19\n\x11reservation_count\x18\x03 \x01(\x03\x12-\n\x06\x64rifts\x18\x04 \x03(\x0b\x32\x1d.inventoryhold.v1.LedgerDrift\"o\n\x0bLedgerDrift\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\t\x12\x0e\n\x06stored\x18\x04 \x01(\x03\x12\x12\n\nrecomputed\x18\x05 \x01(\x03\x12\x10\n\x08limit_id\x18\x06 \x01(\t2\xec\x03\n\x0c\x41\x64minService\x12Y\n\tGetCaller\x12\".inventoryhold.v1.GetCallerRequest\x1a#.inventoryhold.v1.GetCallerResponse\"\x03\x90\x02\x01\x12]\n\x0c\x43reateApiKey\x12%.inventoryhold.v1.CreateApiKeyRequest\x1a&.inventoryhold.v1.CreateApiKeyResponse\x12_\n\x0bListApiKeys\x12$.inventoryhold.v1.ListApiKeysRequest\x1a%.inventoryhold.v1.ListApiKeysResponse\"\x03\x90\x02\x01\x12]\n\x0cRevokeApiKey\x12%.inventoryhold.v1.RevokeApiKeyRequest\x1a&.inventoryhold.v1.RevokeApiKeyResponse\x12\x62\n\x0cVerifyLedger\x12%.inventoryhold.v1.VerifyLedgerRequest\x1a&.inventoryhold.v1.VerifyLedgerResponse\"\x03\x90\x02\x01\x42`\n\x14\x63om.inventoryhold.v1B\x11\x41\x64minServiceProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['client']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['client']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['scopes']._loaded_options = None
-  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\276\001\222\001\272\001\010\001\020\024\030\001\"\261\001r\256\001R\007reserveR\007confirmR\006refundR\006fulfilR\025reservations.read_allR\026reservations.write_allR\016inventory.readR\017inventory.writeR\013events.readR\017webhooks.manageR\007cleanupR\014limits.writeR\005admin'
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\355\001\222\001\351\001\010\001\020\024\030\001\"\340\001r\335\001R\007reserveR\007confirmR\006refundR\006fulfilR\025reservations.read_allR\026reservations.write_allR\016inventory.readR\017inventory.writeR\013events.readR\017webhooks.manageR\007cleanupR\014limits.writeR\005adminR\rwaitlist.joinR\rwaitlist.readR\017waitlist.manage'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['pools']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['pools']._serialized_options = b'\272H\033\222\001\030\020d\030\001\"\022r\020\030@2\014^[^\\p{Cc}]*$'
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -59,23 +59,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCALLERRESPONSE']._serialized_start=385
   _globals['_GETCALLERRESPONSE']._serialized_end=483
   _globals['_CREATEAPIKEYREQUEST']._serialized_start=486
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=859
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=861
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=942
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=944
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1022
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1024
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1114
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1116
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1178
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1180
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1245
-  _globals['_VERIFYLEDGERREQUEST']._serialized_start=1247
-  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1268
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1271
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1399
-  _globals['_LEDGERDRIFT']._serialized_start=1401
-  _globals['_LEDGERDRIFT']._serialized_end=1512
-  _globals['_ADMINSERVICE']._serialized_start=1515
-  _globals['_ADMINSERVICE']._serialized_end=2007
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=906
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=908
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=989
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=991
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1069
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1071
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1161
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1163
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1225
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1227
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1292
+  _globals['_VERIFYLEDGERREQUEST']._serialized_start=1294
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1315
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1318
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1446
+  _globals['_LEDGERDRIFT']._serialized_start=1448
+  _globals['_LEDGERDRIFT']._serialized_end=1559
+  _globals['_ADMINSERVICE']._serialized_start=1562
+  _globals['_ADMINSERVICE']._serialized_end=2054
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from inventoryhold.v1 import item_pb2 as _item_pb2
 from inventoryhold.v1 import reservation_pb2 as _reservation_pb2
+from inventoryhold.v1 import waitlist_pb2 as _waitlist_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -31,6 +32,11 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_RESCUED: _ClassVar[EventType]
     EVENT_TYPE_STOCK_SET: _ClassVar[EventType]
     EVENT_TYPE_LEVEL_CHANGED: _ClassVar[EventType]
+    EVENT_TYPE_WAITLIST_JOINED: _ClassVar[EventType]
+    EVENT_TYPE_WAITLIST_OFFERED: _ClassVar[EventType]
+    EVENT_TYPE_WAITLIST_TAKEN: _ClassVar[EventType]
+    EVENT_TYPE_WAITLIST_LAPSED: _ClassVar[EventType]
+    EVENT_TYPE_WAITLIST_LEFT: _ClassVar[EventType]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_RESERVED: EventType
 EVENT_TYPE_CONFIRMED: EventType
@@ -48,13 +54,19 @@ EVENT_TYPE_FULFILLED: EventType
 EVENT_TYPE_RESCUED: EventType
 EVENT_TYPE_STOCK_SET: EventType
 EVENT_TYPE_LEVEL_CHANGED: EventType
+EVENT_TYPE_WAITLIST_JOINED: EventType
+EVENT_TYPE_WAITLIST_OFFERED: EventType
+EVENT_TYPE_WAITLIST_TAKEN: EventType
+EVENT_TYPE_WAITLIST_LAPSED: EventType
+EVENT_TYPE_WAITLIST_LEFT: EventType
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "type", "reservation", "item", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines", "level_change")
+    __slots__ = ("event_id", "type", "reservation", "item", "waitlist_entry", "lines", "client", "key_id", "request_id", "reason", "occur_time", "written_off_lines", "returned_lines", "level_change")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_ENTRY_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +80,7 @@ class Event(_message.Message):
     type: EventType
     reservation: _reservation_pb2.Reservation
     item: _item_pb2.Item
+    waitlist_entry: _waitlist_pb2.WaitlistEntry
     lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
     client: str
     key_id: str
@@ -77,7 +90,7 @@ class Event(_message.Message):
     written_off_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
     returned_lines: _containers.RepeatedCompositeFieldContainer[_item_pb2.ItemQuantity]
     level_change: LevelChange
-    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., returned_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., level_change: _Optional[_Union[LevelChange, _Mapping]] = ...) -> None: ...
+    def __init__(self, event_id: _Optional[int] = ..., type: _Optional[_Union[EventType, str]] = ..., reservation: _Optional[_Union[_reservation_pb2.Reservation, _Mapping]] = ..., item: _Optional[_Union[_item_pb2.Item, _Mapping]] = ..., waitlist_entry: _Optional[_Union[_waitlist_pb2.WaitlistEntry, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., client: _Optional[str] = ..., key_id: _Optional[str] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ..., occur_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_off_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., returned_lines: _Optional[_Iterable[_Union[_item_pb2.ItemQuantity, _Mapping]]] = ..., level_change: _Optional[_Union[LevelChange, _Mapping]] = ...) -> None: ...
 
 class LevelChange(_message.Message):
     __slots__ = ("to",)

@@ -196,8 +196,8 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckAvailability(self, request, context):
-        """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
-        available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+        """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed, or
+        whose free units are due to those who wait for them, none are available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
 
         (NOT_FOUND, ITEM_NOT_FOUND).
         """

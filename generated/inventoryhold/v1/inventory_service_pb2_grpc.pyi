@@ -90,8 +90,8 @@ class InventoryServiceStub:
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE).
     """
     CheckAvailability: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.CheckAvailabilityRequest, _inventory_service_pb2.CheckAvailabilityResponse]
-    """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
-    available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+    """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed, or
+    whose free units are due to those who wait for them, none are available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
 
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
@@ -170,8 +170,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     (NOT_FOUND, ITEM_NOT_FOUND); (FAILED_PRECONDITION, CAPACITY_IN_USE).
     """
     CheckAvailability: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.CheckAvailabilityRequest, _inventory_service_pb2.CheckAvailabilityResponse]  # type: ignore[assignment]
-    """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
-    available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+    """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed, or
+    whose free units are due to those who wait for them, none are available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
 
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
@@ -307,8 +307,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.CheckAvailabilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.CheckAvailabilityResponse, _abc.Awaitable[_inventory_service_pb2.CheckAvailabilityResponse]]:
-        """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed none are
-        available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
+        """Tells whether a Reserve of these lines would find the units, line by line; of an item whose sale is closed, or
+        whose free units are due to those who wait for them, none are available. Reads only: nothing is kept for the caller. Scope `inventory.read`.
 
         (NOT_FOUND, ITEM_NOT_FOUND).
         """

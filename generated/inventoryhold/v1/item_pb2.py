@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binventoryhold/v1/item.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x06\n\x04Item\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12,\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12\"\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12\x11\n\tremaining\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\x12\x11\n\tconfirmed\x18\x07 \x01(\x03\x12(\n\x0eoversell_limit\x18\x08 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12\x10\n\x08revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\nsale_state\x18\x0c \x01(\x0e\x32 .inventoryhold.v1.Item.SaleStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12 \n\x06\x62uffer\x18\r \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12%\n\x06low_at\x18\x0e \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00H\x00\x88\x01\x01\x12/\n\x0breturn_pool\x18\x0f \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x01\x88\x01\x01\x12/\n\x0breturn_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncount_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\tSaleState\x12\x1a\n\x16SALE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSALE_STATE_OPEN\x10\x01\x12\x15\n\x11SALE_STATE_CLOSED\x10\x02\x42\t\n\x07_low_atB\x0e\n\x0c_return_pool\"U\n\x07ItemKey\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"|\n\x0cItemQuantity\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12 \n\x08quantity\x18\x03 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x42X\n\x14\x63om.inventoryhold.v1B\tItemProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binventoryhold/v1/item.proto\x12\x10inventoryhold.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x07\n\x04Item\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12,\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x18\x80\x02\x32\x0c^[^\\p{Cc}]*$\x12\"\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12\x11\n\tremaining\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\x12\x11\n\tconfirmed\x18\x07 \x01(\x03\x12(\n\x0eoversell_limit\x18\x08 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12\x10\n\x08revision\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\nsale_state\x18\x0c \x01(\x0e\x32 .inventoryhold.v1.Item.SaleStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12 \n\x06\x62uffer\x18\r \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12%\n\x06low_at\x18\x0e \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00H\x00\x88\x01\x01\x12/\n\x0breturn_pool\x18\x0f \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$H\x01\x88\x01\x01\x12/\n\x0breturn_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12H\n\x0fwaitlist_policy\x18\x12 \x01(\x0e\x32%.inventoryhold.v1.Item.WaitlistPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x0f\n\x07waiting\x18\x13 \x01(\x03\x12.\n\ncount_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x0eWaitlistPolicy\x12\x1f\n\x1bWAITLIST_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13WAITLIST_POLICY_OFF\x10\x01\x12!\n\x1dWAITLIST_POLICY_FIRST_FITTING\x10\x02\x12\x1a\n\x16WAITLIST_POLICY_STRICT\x10\x03\"S\n\tSaleState\x12\x1a\n\x16SALE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSALE_STATE_OPEN\x10\x01\x12\x15\n\x11SALE_STATE_CLOSED\x10\x02\x42\t\n\x07_low_atB\x0e\n\x0c_return_pool\"U\n\x07ItemKey\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\"|\n\x0cItemQuantity\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[^\\p{Cc}]*$\x12#\n\x04pool\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18@2\x0c^[^\\p{Cc}]*$\x12 \n\x08quantity\x18\x03 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x42X\n\x14\x63om.inventoryhold.v1B\tItemProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEM'].fields_by_name['low_at']._serialized_options = b'\272H\r\"\013\030\200\200\232\246\352\257\343\001(\000'
   _globals['_ITEM'].fields_by_name['return_pool']._loaded_options = None
   _globals['_ITEM'].fields_by_name['return_pool']._serialized_options = b'\272H\022r\020\030@2\014^[^\\p{Cc}]*$'
+  _globals['_ITEM'].fields_by_name['waitlist_policy']._loaded_options = None
+  _globals['_ITEM'].fields_by_name['waitlist_policy']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_ITEMKEY'].fields_by_name['sku']._loaded_options = None
   _globals['_ITEMKEY'].fields_by_name['sku']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[^\\p{Cc}]*$'
   _globals['_ITEMKEY'].fields_by_name['pool']._loaded_options = None
@@ -63,11 +65,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMQUANTITY'].fields_by_name['quantity']._loaded_options = None
   _globals['_ITEMQUANTITY'].fields_by_name['quantity']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
   _globals['_ITEM']._serialized_start=112
-  _globals['_ITEM']._serialized_end=881
-  _globals['_ITEM_SALESTATE']._serialized_start=771
-  _globals['_ITEM_SALESTATE']._serialized_end=854
-  _globals['_ITEMKEY']._serialized_start=883
-  _globals['_ITEMKEY']._serialized_end=968
-  _globals['_ITEMQUANTITY']._serialized_start=970
-  _globals['_ITEMQUANTITY']._serialized_end=1094
+  _globals['_ITEM']._serialized_end=1112
+  _globals['_ITEM_WAITLISTPOLICY']._serialized_start=863
+  _globals['_ITEM_WAITLISTPOLICY']._serialized_end=1000
+  _globals['_ITEM_SALESTATE']._serialized_start=1002
+  _globals['_ITEM_SALESTATE']._serialized_end=1085
+  _globals['_ITEMKEY']._serialized_start=1114
+  _globals['_ITEMKEY']._serialized_end=1199
+  _globals['_ITEMQUANTITY']._serialized_start=1201
+  _globals['_ITEMQUANTITY']._serialized_end=1325
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inventoryhold/v1/reservation.proto\x12\x10inventoryhold.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x06\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x32\n\x05state\x18\x05 \x01(\x0e\x32#.inventoryhold.v1.Reservation.State\x12\x30\n\x05lines\x18\x06 \x03(\x0b\x32!.inventoryhold.v1.ReservationLine\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12,\n\x08\x63ustomer\x18\x08 \x01(\x0b\x32\x1a.inventoryhold.v1.Customer\x12=\n\x08metadata\x18\t \x03(\x0b\x32+.inventoryhold.v1.Reservation.MetadataEntry\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63onfirm_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61ncel_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefund_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x0f \x01(\t\x12\x10\n\x08revision\x18\x10 \x01(\x03\x12/\n\x0b\x66ulfil_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x13\n\x0fSTATE_CONFIRMED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03\x12\x11\n\rSTATE_EXPIRED\x10\x04\x12\x12\n\x0eSTATE_REFUNDED\x10\x05\x12\x13\n\x0fSTATE_FULFILLED\x10\x06\"\xac\x01\n\x0fReservationLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x1a\n\x12\x63onfirmed_quantity\x18\x04 \x01(\x03\x12\x19\n\x11refunded_quantity\x18\x05 \x01(\x03\x12\x1a\n\x12\x66ulfilled_quantity\x18\x06 \x01(\x03\x12\x19\n\x11returned_quantity\x18\x07 \x01(\x03\"\'\n\x08\x43ustomer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\tB_\n\x14\x63om.inventoryhold.v1B\x10ReservationProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inventoryhold/v1/reservation.proto\x12\x10inventoryhold.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x06\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x32\n\x05state\x18\x05 \x01(\x0e\x32#.inventoryhold.v1.Reservation.State\x12\x30\n\x05lines\x18\x06 \x03(\x0b\x32!.inventoryhold.v1.ReservationLine\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12,\n\x08\x63ustomer\x18\x08 \x01(\x0b\x32\x1a.inventoryhold.v1.Customer\x12=\n\x08metadata\x18\t \x03(\x0b\x32+.inventoryhold.v1.Reservation.MetadataEntry\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63onfirm_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61ncel_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefund_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x0f \x01(\t\x12\x10\n\x08revision\x18\x10 \x01(\x03\x12/\n\x0b\x66ulfil_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11waitlist_entry_id\x18\x12 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x13\n\x0fSTATE_CONFIRMED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03\x12\x11\n\rSTATE_EXPIRED\x10\x04\x12\x12\n\x0eSTATE_REFUNDED\x10\x05\x12\x13\n\x0fSTATE_FULFILLED\x10\x06\"\xac\x01\n\x0fReservationLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x1a\n\x12\x63onfirmed_quantity\x18\x04 \x01(\x03\x12\x19\n\x11refunded_quantity\x18\x05 \x01(\x03\x12\x1a\n\x12\x66ulfilled_quantity\x18\x06 \x01(\x03\x12\x19\n\x11returned_quantity\x18\x07 \x01(\x03\"\'\n\x08\x43ustomer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\tB_\n\x14\x63om.inventoryhold.v1B\x10ReservationProtoP\x01Z inventoryhold/v1;inventoryholdv1\xaa\x02\x10InventoryHold.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATION_METADATAENTRY']._loaded_options = None
   _globals['_RESERVATION_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_RESERVATION']._serialized_start=90
-  _globals['_RESERVATION']._serialized_end=936
-  _globals['_RESERVATION_METADATAENTRY']._serialized_start=738
-  _globals['_RESERVATION_METADATAENTRY']._serialized_end=785
-  _globals['_RESERVATION_STATE']._serialized_start=788
-  _globals['_RESERVATION_STATE']._serialized_end=936
-  _globals['_RESERVATIONLINE']._serialized_start=939
-  _globals['_RESERVATIONLINE']._serialized_end=1111
-  _globals['_CUSTOMER']._serialized_start=1113
-  _globals['_CUSTOMER']._serialized_end=1152
+  _globals['_RESERVATION']._serialized_end=963
+  _globals['_RESERVATION_METADATAENTRY']._serialized_start=765
+  _globals['_RESERVATION_METADATAENTRY']._serialized_end=812
+  _globals['_RESERVATION_STATE']._serialized_start=815
+  _globals['_RESERVATION_STATE']._serialized_end=963
+  _globals['_RESERVATIONLINE']._serialized_start=966
+  _globals['_RESERVATIONLINE']._serialized_end=1138
+  _globals['_CUSTOMER']._serialized_start=1140
+  _globals['_CUSTOMER']._serialized_end=1179
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Reservation(_message.Message):
-    __slots__ = ("reservation_id", "client", "holder", "reference", "state", "lines", "order_id", "customer", "metadata", "create_time", "expire_time", "confirm_time", "cancel_time", "refund_time", "reason", "revision", "fulfil_time")
+    __slots__ = ("reservation_id", "client", "holder", "reference", "state", "lines", "order_id", "customer", "metadata", "create_time", "expire_time", "confirm_time", "cancel_time", "refund_time", "reason", "revision", "fulfil_time", "waitlist_entry_id")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Reservation.State]
@@ -52,6 +52,7 @@ class Reservation(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     FULFIL_TIME_FIELD_NUMBER: _ClassVar[int]
+    WAITLIST_ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     client: str
     holder: str
@@ -69,7 +70,8 @@ class Reservation(_message.Message):
     reason: str
     revision: int
     fulfil_time: _timestamp_pb2.Timestamp
-    def __init__(self, reservation_id: _Optional[str] = ..., client: _Optional[str] = ..., holder: _Optional[str] = ..., reference: _Optional[str] = ..., state: _Optional[_Union[Reservation.State, str]] = ..., lines: _Optional[_Iterable[_Union[ReservationLine, _Mapping]]] = ..., order_id: _Optional[str] = ..., customer: _Optional[_Union[Customer, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confirm_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refund_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., fulfil_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    waitlist_entry_id: str
+    def __init__(self, reservation_id: _Optional[str] = ..., client: _Optional[str] = ..., holder: _Optional[str] = ..., reference: _Optional[str] = ..., state: _Optional[_Union[Reservation.State, str]] = ..., lines: _Optional[_Iterable[_Union[ReservationLine, _Mapping]]] = ..., order_id: _Optional[str] = ..., customer: _Optional[_Union[Customer, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confirm_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refund_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., fulfil_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waitlist_entry_id: _Optional[str] = ...) -> None: ...
 
 class ReservationLine(_message.Message):
     __slots__ = ("sku", "pool", "quantity", "confirmed_quantity", "refunded_quantity", "fulfilled_quantity", "returned_quantity")

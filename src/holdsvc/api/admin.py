@@ -9,11 +9,12 @@ from holdsvc.api import convert, validation
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.calls import Call
 from holdsvc.api.pages import Pages, Position
+from holdsvc.api_keys import ApiKey
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, ApiKey, Violation
+from holdsvc.model import Answer, Violation
 from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000

@@ -3,10 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import model
+from holdsvc.api_keys import ApiKey
+from holdsvc.entries import WaitlistEntry
 from holdsvc.ledger.availability import Explanation
 from holdsvc.ledger.limits import Limit
 from holdsvc.ledger.webhooks import Webhook
@@ -19,6 +22,7 @@ from inventoryhold.v1 import (
     item_pb2,
     limit_service_pb2,
     reservation_pb2,
+    waitlist_pb2,
     webhook_service_pb2,
 )
 
@@ -50,6 +54,8 @@ def set_reservation(message: reservation_pb2.Reservation, r: model.Reservation) 
     message.client = r.client
     message.state = int(r.state)  # type: ignore[assignment]
     message.revision = r.revision
+    if r.entry_id:
+        message.waitlist_entry_id = r.entry_id
     for sku, pool, quantity, confirmed_quantity, refunded_quantity, fulfilled_quantity, returned_quantity in r.lines:
         line = message.lines.add()
         line.sku = sku
@@ -92,6 +98,31 @@ def _set_times(message: reservation_pb2.Reservation, r: model.Reservation) -> No
         set_time(message.fulfil_time, r.fulfil_time)
 
 
+def set_entry(message: waitlist_pb2.WaitlistEntry, e: WaitlistEntry) -> None:
+    """Fills a WaitlistEntry."""
+    message.entry_id = e.entry_id
+    message.client = e.client
+    message.holder = e.holder
+    message.reference = e.reference
+    message.state = int(e.state)  # type: ignore[assignment]
+    message.position = e.position
+    message.reservation_id = e.reservation_id
+    message.lines.extend(_quantity(line) for line in e.lines)
+    message.priority = e.priority
+    message.offer_ttl.CopyFrom(Duration(seconds=e.offer_ttl_us // 1_000_000, nanos=e.offer_ttl_us % 1_000_000 * 1000))
+    message.metadata.update(e.metadata)
+    set_time(message.create_time, e.create_time)
+    if e.expire_time is not None:
+        set_time(message.expire_time, e.expire_time)
+    if e.offer_time is not None:
+        set_time(message.offer_time, e.offer_time)
+    if e.end_time is not None:
+        set_time(message.end_time, e.end_time)
+    message.pass_reason = int(e.pass_reason)  # type: ignore[assignment]
+    message.reason = e.reason
+    message.revision = e.revision
+
+
 def item(i: model.Item) -> item_pb2.Item:
     """An Item."""
     message = item_pb2.Item(
@@ -108,6 +139,8 @@ def item(i: model.Item) -> item_pb2.Item:
         buffer=i.buffer,
         low_at=i.low_at,
         return_pool=i.return_pool,
+        waitlist_policy=int(i.waitlist_policy),  # type: ignore[arg-type]
+        waiting=i.waiting,
     )
     if i.return_time is not None:
         set_time(message.return_time, i.return_time)
@@ -138,6 +171,7 @@ def wanted_item(wanted: item_pb2.Item) -> model.Item:
         low_at=wanted.low_at if wanted.HasField("low_at") else None,
         return_pool=wanted.return_pool if wanted.HasField("return_pool") else None,
         return_time=time_of(wanted, "return_time"),
+        waitlist_policy=model.WaitlistPolicy(wanted.waitlist_policy or model.WaitlistPolicy.OFF),
     )
 
 
@@ -150,6 +184,7 @@ def explanation(e: Explanation) -> inventory_service_pb2.ExplainAvailabilityResp
         buffer=e.buffer,
         lapsed=e.lapsed,
         sale_state=int(e.sale_state),  # type: ignore[arg-type]
+        waiters=e.waiters,
         held_later=e.held_later,
     )
     for time, quantity in e.held:
@@ -184,6 +219,8 @@ def event(e: model.Event) -> event_pb2.Event:
         # `from` is a word of Python's own.
         setattr(message.level_change, "from", int(e.level_change.before))
         message.level_change.to = int(e.level_change.after)  # type: ignore[assignment]
+    if e.entry is not None:
+        set_entry(message.waitlist_entry, e.entry)
     return message
 
 
@@ -217,7 +254,7 @@ def _quantity(line: model.Line) -> item_pb2.ItemQuantity:
     return item_pb2.ItemQuantity(sku=line.sku, pool=line.pool, quantity=line.quantity)
 
 
-def api_key(key: model.ApiKey) -> admin_service_pb2.ApiKey:
+def api_key(key: ApiKey) -> admin_service_pb2.ApiKey:
     """An ApiKey, without its secret's hash."""
     message = admin_service_pb2.ApiKey(key_id=key.key_id, client=key.client, scopes=key.scopes, pools=key.pools)
     set_time(message.create_time, key.create_time)

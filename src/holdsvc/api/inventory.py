@@ -104,7 +104,7 @@ class InventoryServicer:
         """Sets fields of an item."""
         paths = set(request.update_mask.paths)
         empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
-        validation.check(request, empty, _unsaid_sale_state(request.item, paths))
+        validation.check(request, empty, _unsaid_sale_state(request.item, paths), _unsaid_policy(request.item, paths))
         new = convert.wanted_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
         result = await self._engine.change(
@@ -291,3 +291,10 @@ def _returning_to_themselves(items: Sequence[item_pb2.Item], path: str) -> list[
         if item.HasField("return_time") and item.return_pool == item.pool
         for violation in errors.returns_to_itself(f"{path.format(index)}.return_pool").violations
     ]
+
+
+def _unsaid_policy(item: item_pb2.Item, paths: set[str]) -> Violation | None:
+    """Setting the policy without a value would turn a waitlist off by mistake."""
+    if "waitlist_policy" in paths and not item.waitlist_policy:
+        return Violation("item.waitlist_policy", "must be OFF, FIRST_FITTING or STRICT", "REQUIRED")
+    return None

@@ -20,6 +20,7 @@ from inventoryhold.v1 import (
     inventory_service_pb2,
     limit_service_pb2,
     reservation_service_pb2,
+    waitlist_service_pb2,
     webhook_service_pb2,
 )
 
@@ -28,6 +29,7 @@ Listed = (
     | reservation_service_pb2.ListReservationEventsRequest
     | inventory_service_pb2.ListItemsRequest
     | limit_service_pb2.ListLimitsRequest
+    | waitlist_service_pb2.ListWaitlistEntriesRequest
     | admin_service_pb2.ListApiKeysRequest
     | webhook_service_pb2.ListWebhooksRequest
 )

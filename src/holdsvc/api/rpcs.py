@@ -104,6 +104,13 @@ _WEBHOOKS = (
     Rpc("WebhookService", "DeleteWebhook", Effect.CHANGE, ("webhooks.manage",)),
     Rpc("WebhookService", "TestWebhook", Effect.CHANGE, ("webhooks.manage",)),
 )
+_WAITLIST_READERS = ("waitlist.join", "waitlist.read", "waitlist.manage")
+_WAITLIST = (
+    Rpc("WaitlistService", "JoinWaitlist", Effect.CHANGE_BY_REQUEST_ID, ("waitlist.join",), "join"),
+    Rpc("WaitlistService", "LeaveWaitlist", Effect.CHANGE_ONCE, ("waitlist.join", "waitlist.manage")),
+    Rpc("WaitlistService", "GetWaitlistEntry", Effect.READ, _WAITLIST_READERS),
+    Rpc("WaitlistService", "ListWaitlistEntries", Effect.READ, _WAITLIST_READERS),
+)
 _ADMIN = (
     Rpc("AdminService", "GetCaller", Effect.READ, ALL_SCOPES),
     Rpc("AdminService", "CreateApiKey", Effect.CHANGE, ("admin",)),
@@ -113,6 +120,6 @@ _ADMIN = (
 )
 
 RPCS: Mapping[str, Rpc] = {
-    rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_LIMITS, *_EVENTS, *_WEBHOOKS, *_ADMIN)
+    rpc.method: rpc for rpc in (*_RESERVATIONS, *_INVENTORY, *_LIMITS, *_WAITLIST, *_EVENTS, *_WEBHOOKS, *_ADMIN)
 }
 """By the path of its calls."""

@@ -16,6 +16,7 @@ from holdsvc.api.limits import LimitServicer
 from holdsvc.api.pages import Pages
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
+from holdsvc.api.waitlist import WaitlistServicer
 from holdsvc.api.webhooks import Sender, WebhookServicer
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import ClientLimits
@@ -27,6 +28,7 @@ from inventoryhold.v1 import (
     inventory_service_pb2,
     limit_service_pb2,
     reservation_service_pb2,
+    waitlist_service_pb2,
     webhook_service_pb2,
 )
 
@@ -39,6 +41,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         (reservation_service_pb2, "ReservationService"),
         (inventory_service_pb2, "InventoryService"),
         (limit_service_pb2, "LimitService"),
+        (waitlist_service_pb2, "WaitlistService"),
         (event_service_pb2, "EventService"),
         (webhook_service_pb2, "WebhookService"),
         (admin_service_pb2, "AdminService"),
@@ -83,6 +86,7 @@ class Services:
             "ReservationService": ReservationServicer(settings, engine, calls.turns, pages),
             "InventoryService": InventoryServicer(engine, streams, calls.turns, pages),
             "LimitService": LimitServicer(engine, pages),
+            "WaitlistService": WaitlistServicer(settings, engine, pages),
             "EventService": EventServicer(streams),
             "WebhookService": WebhookServicer(settings, engine, streams.events, pages, sender),
             "AdminService": AdminServicer(engine, pages),

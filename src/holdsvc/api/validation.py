@@ -256,9 +256,15 @@ class TtlRule:
         """The microseconds that the request's hold is to last, and what is wrong with them."""
         if not request.HasField("ttl"):
             return self._default_us, None
-        microseconds = microseconds_of(request.ttl)
+        return self.of(request.ttl, "ttl")
+
+    def of(self, ttl: duration_pb2.Duration | None, field: str) -> tuple[int, Violation | None]:
+        """The microseconds that a hold is to last by this field, None for the default, and what is wrong with them."""
+        if ttl is None:
+            return self._default_us, None
+        microseconds = microseconds_of(ttl)
         if not self._min_us <= microseconds <= self._max_us:
-            return 0, Violation("ttl", self._bounds, "DURATION_BOUNDS")
+            return 0, Violation(field, self._bounds, "DURATION_BOUNDS")
         return microseconds, None
 
 

@@ -14,7 +14,7 @@ from holdsvc.client import errors, messages
 from holdsvc.client.async_calls import AsyncCalls
 from holdsvc.client.background import AsyncBackground, AsyncSleep
 from holdsvc.client.connection import TIMEOUT_S, AsyncConnections, Tls
-from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
+from holdsvc.client.messages import ConfirmFields, JoinFields, Lines, ModifyFields, ReserveFields, Time
 from holdsvc.client.retries import RETRYABLE, RetryBudget, RetryPolicy, shipped_policy
 from holdsvc.client.stubs import (
     AsyncAdminStub,
@@ -22,8 +22,15 @@ from holdsvc.client.stubs import (
     AsyncInventoryStub,
     AsyncLimitStub,
     AsyncReservationStub,
+    AsyncWaitlistStub,
 )
-from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
+from inventoryhold.v1 import (
+    event_service_pb2,
+    inventory_service_pb2,
+    reservation_pb2,
+    waitlist_pb2,
+    waitlist_service_pb2,
+)
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -37,7 +44,7 @@ _RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 class AsyncClient:
     """Calls holdsvc. Close it, or use it as a context manager.
 
-    `reservations`, `inventory`, `events` and `admin` are the generated
+    `reservations`, `inventory`, `waitlist`, `events` and `admin` are the generated
     stubs: every rpc with its messages. Calls that are made at the same time travel together as a batch, unless
     `coalesce` is False. A change gets a request_id unless the request has one, so it is retried safely
     within its deadline. Failures are raised as `CallError`, one class for each reason.
@@ -75,6 +82,7 @@ class AsyncClient:
         self.reservations: AsyncReservationStub = AsyncReservationStub(calls)
         self.inventory: AsyncInventoryStub = AsyncInventoryStub(calls)
         self.limits: AsyncLimitStub = AsyncLimitStub(calls)
+        self.waitlist: AsyncWaitlistStub = AsyncWaitlistStub(calls)
         self.events: AsyncEventStub = AsyncEventStub(calls)
         self.admin: AsyncAdminStub = AsyncAdminStub(calls)
 
@@ -163,6 +171,22 @@ class AsyncClient:
         part = messages.part_of(lines, "refund")
         request = pb.RefundRequest(reservation_id=reservation_id, lines=part, write_off=write_off, reason=reason)
         return (await self.reservations.Refund(request)).reservation
+
+    async def join_waitlist(
+        self, lines: Lines, holder: str, **fields: Unpack[JoinFields]
+    ) -> waitlist_pb2.WaitlistEntry:
+        """Waits for units; the entry is OFFERED at once where they are free. Raises WaitlistClosed, AlreadyWaiting."""
+        return (await self.waitlist.JoinWaitlist(messages.join_waitlist(lines, holder, **fields))).entry
+
+    async def leave_waitlist(self, entry_id: str, reason: str = "") -> waitlist_pb2.WaitlistEntry:
+        """Leaves a waitlist; an offer is cancelled."""
+        request = waitlist_service_pb2.LeaveWaitlistRequest(entry_id=entry_id, reason=reason)
+        return (await self.waitlist.LeaveWaitlist(request)).entry
+
+    async def waitlist_entry(self, entry_id: str) -> waitlist_pb2.WaitlistEntry:
+        """Reads a waitlist entry with its position."""
+        request = waitlist_service_pb2.GetWaitlistEntryRequest(entry_id=entry_id)
+        return (await self.waitlist.GetWaitlistEntry(request)).entry
 
     @asynccontextmanager
     async def hold(self, lines: Lines, **fields: Unpack[ReserveFields]) -> AsyncIterator["AsyncHold"]:

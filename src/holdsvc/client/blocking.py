@@ -14,7 +14,7 @@ from holdsvc.client import errors, messages
 from holdsvc.client.background import Background, Sleep
 from holdsvc.client.calls import Calls
 from holdsvc.client.connection import TIMEOUT_S, Connections, Tls
-from holdsvc.client.messages import ConfirmFields, Lines, ModifyFields, ReserveFields, Time
+from holdsvc.client.messages import ConfirmFields, JoinFields, Lines, ModifyFields, ReserveFields, Time
 from holdsvc.client.retries import RETRYABLE, RetryBudget, RetryPolicy, shipped_policy
 from holdsvc.client.stubs import (
     AdminStub,
@@ -22,8 +22,15 @@ from holdsvc.client.stubs import (
     InventoryStub,
     LimitStub,
     ReservationStub,
+    WaitlistStub,
 )
-from inventoryhold.v1 import event_service_pb2, inventory_service_pb2, reservation_pb2
+from inventoryhold.v1 import (
+    event_service_pb2,
+    inventory_service_pb2,
+    reservation_pb2,
+    waitlist_pb2,
+    waitlist_service_pb2,
+)
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -37,7 +44,7 @@ _RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 class Client:
     """Calls holdsvc. Close it, or use it as a context manager.
 
-    `reservations`, `inventory`, `events` and `admin` are the generated
+    `reservations`, `inventory`, `waitlist`, `events` and `admin` are the generated
     stubs: every rpc with its messages. Calls that are made at the same time travel together as a batch, unless
     `coalesce` is False. A change gets a request_id unless the request has one, so it is retried safely
     within its deadline. Failures are raised as `CallError`, one class for each reason.
@@ -75,6 +82,7 @@ class Client:
         self.reservations: ReservationStub = ReservationStub(calls)
         self.inventory: InventoryStub = InventoryStub(calls)
         self.limits: LimitStub = LimitStub(calls)
+        self.waitlist: WaitlistStub = WaitlistStub(calls)
         self.events: EventStub = EventStub(calls)
         self.admin: AdminStub = AdminStub(calls)
 
@@ -163,6 +171,20 @@ class Client:
         part = messages.part_of(lines, "refund")
         request = pb.RefundRequest(reservation_id=reservation_id, lines=part, write_off=write_off, reason=reason)
         return (self.reservations.Refund(request)).reservation
+
+    def join_waitlist(self, lines: Lines, holder: str, **fields: Unpack[JoinFields]) -> waitlist_pb2.WaitlistEntry:
+        """Waits for units; the entry is OFFERED at once where they are free. Raises WaitlistClosed, AlreadyWaiting."""
+        return (self.waitlist.JoinWaitlist(messages.join_waitlist(lines, holder, **fields))).entry
+
+    def leave_waitlist(self, entry_id: str, reason: str = "") -> waitlist_pb2.WaitlistEntry:
+        """Leaves a waitlist; an offer is cancelled."""
+        request = waitlist_service_pb2.LeaveWaitlistRequest(entry_id=entry_id, reason=reason)
+        return (self.waitlist.LeaveWaitlist(request)).entry
+
+    def waitlist_entry(self, entry_id: str) -> waitlist_pb2.WaitlistEntry:
+        """Reads a waitlist entry with its position."""
+        request = waitlist_service_pb2.GetWaitlistEntryRequest(entry_id=entry_id)
+        return (self.waitlist.GetWaitlistEntry(request)).entry
 
     @contextmanager
     def hold(self, lines: Lines, **fields: Unpack[ReserveFields]) -> Iterator["Hold"]:

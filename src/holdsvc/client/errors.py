@@ -159,6 +159,24 @@ class QuantityExceeded(CallError):
     REASON = "QUANTITY_EXCEEDED"
 
 
+class WaitlistClosed(CallError):
+    """The item has no waitlist."""
+
+    REASON = "WAITLIST_CLOSED"
+
+
+class WaitlistEntryNotFound(CallError):
+    """No such waitlist entry."""
+
+    REASON = "WAITLIST_ENTRY_NOT_FOUND"
+
+
+class AlreadyWaiting(CallError):
+    """The holder waits for one of the items already."""
+
+    REASON = "ALREADY_WAITING"
+
+
 class ReferenceAmbiguous(CallError):
     """Several reservations have the reference."""
 
@@ -353,18 +371,6 @@ def no_connection(target: str, cause: str) -> CallError:
     """The error of a call whose deadline has passed while there was no connection."""
     return NoConnection(
         grpc.StatusCode.DEADLINE_EXCEEDED, f"no connection to {target} could be made within the deadline: {cause}"
-    )
-
-
-def no_lines(what: str) -> InvalidField:
-    """The error of an empty `lines`, which the service would read as everything."""
-    description = f"names no units: leave it out to {what} everything"
-    violation = error_details_pb2.BadRequest.FieldViolation(field="lines", description=description)
-    return InvalidField(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        f"lines {description}",
-        reason=InvalidField.REASON,
-        details=[error_details_pb2.BadRequest(field_violations=[violation])],
     )
 
 

@@ -4,16 +4,18 @@ import functools
 import os
 import random
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypedDict, TypeVar
 
+import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 
 from holdsvc.client import errors
-from inventoryhold.v1 import event_service_pb2, item_pb2
+from inventoryhold.v1 import event_service_pb2, item_pb2, waitlist_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 _random = random.Random()
@@ -65,6 +67,17 @@ class ModifyFields(TypedDict, total=False):
     request_id: str
 
 
+class JoinFields(TypedDict, total=False):
+    """The optional arguments of `join_waitlist`."""
+
+    reference: str
+    offer_ttl: Time | None
+    expire_time: datetime | None
+    priority: int
+    metadata: Mapping[str, str] | None
+    request_id: str
+
+
 def lines_of(lines: Lines) -> list[item_pb2.ItemQuantity]:
     """Lines as messages."""
     if isinstance(lines, dict | Mapping):  # `dict` is what it mostly is, and the quicker question
@@ -83,7 +96,7 @@ def part_of(lines: Lines | None, what: str) -> list[item_pb2.ItemQuantity]:
         return []
     messages = lines_of(lines)
     if not messages:
-        raise errors.no_lines(what)
+        raise _no_lines(what)
     return messages
 
 
@@ -167,6 +180,42 @@ def modify(
         new_reference=reference or "",
         metadata=metadata,
         update_mask=FieldMask(paths=[path for path, value in given.items() if value is not None]),
+    )
+
+
+def join_waitlist(
+    lines: Lines,
+    holder: str,
+    *,
+    reference: str = "",
+    offer_ttl: Time | None = None,
+    expire_time: datetime | None = None,
+    priority: int = 0,
+    metadata: Mapping[str, str] | None = None,
+    request_id: str = "",
+) -> waitlist_service_pb2.JoinWaitlistRequest:
+    """A JoinWaitlistRequest; `expire_time` is aware."""
+    return waitlist_service_pb2.JoinWaitlistRequest(
+        request_id=request_id,
+        lines=lines_of(lines),
+        holder=holder,
+        reference=reference,
+        offer_ttl=duration_of(offer_ttl),
+        expire_time=expire_time,
+        priority=priority,
+        metadata=metadata,
+    )
+
+
+def _no_lines(what: str) -> errors.InvalidField:
+    """The error of an empty `lines`, which the service would read as everything."""
+    description = f"names no units: leave it out to {what} everything"
+    violation = error_details_pb2.BadRequest.FieldViolation(field="lines", description=description)
+    return errors.InvalidField(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"lines {description}",
+        reason=errors.InvalidField.REASON,
+        details=[error_details_pb2.BadRequest(field_violations=[violation])],
     )
 
 

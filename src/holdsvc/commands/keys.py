@@ -8,6 +8,7 @@ import typer
 
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.rpcs import ALL_SCOPES
+from holdsvc.api_keys import ApiKey
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
@@ -15,7 +16,7 @@ from holdsvc.durations import parse_duration
 from holdsvc.errors import unwrap
 from holdsvc.ledger import keys
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, ApiKey
+from holdsvc.model import Answer
 from inventoryhold.v1 import admin_service_pb2
 
 PAGE = 1000

@@ -13,10 +13,11 @@ from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry
 from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
+from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
-from holdsvc.model import Again, Cause, ItemKey, Outcome, Sweep
+from holdsvc.model import Again, Cause, Done, ItemKey, Outcome, Serve, Sweep
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class BatchRunner(Generic[R, V]):
         database: Database,
         queue: Queue[R, V],
         observer: Observer,
+        waitlists: Waitlists,
         *,
         lock_wait_s: float,
         lock_timeout_s: float,
@@ -79,6 +81,7 @@ class BatchRunner(Generic[R, V]):
         self._database = database
         self._queue = queue
         self._observer = observer
+        self._waitlists = waitlists
         self._lock_wait_s = lock_wait_s
         self._lock_timeout_s = lock_timeout_s
         self._blocked = blocked
@@ -111,9 +114,11 @@ class BatchRunner(Generic[R, V]):
         except Exception as error:  # noqa: BLE001 - whatever it is, callers wait for an answer
             await self._attempt_each(batch, error)
         else:
-            lapsed = self._settle_all(batch, outcomes)
+            if any(isinstance(outcome, Done) and outcome.due for outcome in outcomes):
+                await self._waitlists.serve(self._tenant)
+            lapsed, serves = self._settle_all(batch, outcomes)
             if lapsed:
-                await self._sweep(lapsed)
+                await self._sweep(lapsed, serves=serves)
 
     async def _not_run(self, batch: list[Entry[R, V]], cause: Cause) -> None:
         if cause is Cause.STATEMENT_TIMEOUT and len(batch) > 1:
@@ -210,27 +215,43 @@ class BatchRunner(Generic[R, V]):
                 return await self._kind.execute(connection, self._tenant, [entry.request for entry in batch])
         raise AssertionError("tenacity returns or raises")
 
-    def _settle_all(self, batch: list[Entry[R, V]], outcomes: list[Outcome[V]]) -> list[ItemKey]:
-        """Answers what was judged, puts back what was not; returns the items whose lapsed holds stand in the way."""
+    def _settle_all(self, batch: list[Entry[R, V]], outcomes: list[Outcome[V]]) -> tuple[list[ItemKey], bool]:
+        """Answers what was judged, puts back what was not.
+
+        Returns the items whose lapsed holds stand in the way, and whether somebody who waits does.
+        """
+        serves = False
         again: list[Entry[R, V]] = []
         lapsed: dict[ItemKey, None] = {}
         for entry, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Sweep):
                 lapsed.update(dict.fromkeys(outcome.items))
                 again.append(entry)
+            elif isinstance(outcome, Serve):
+                lapsed.update(dict.fromkeys(outcome.items))
+                serves = entry.request.served = True
+                again.append(entry)
             elif isinstance(outcome, Again):
                 again.append(entry)
             else:
                 self._queue.settle(entry, outcome)
         self._queue.put_back(again)
-        return list(lapsed)
+        return list(lapsed), serves
 
-    async def _sweep(self, lapsed: list[ItemKey]) -> None:
-        """Makes room for calls that wait in the queue: they are judged again, until their deadline."""
-        self._observer.retried(self._kind.name, "swept")
+    async def _sweep(self, lapsed: list[ItemKey], *, serves: bool) -> None:
+        """Makes room for calls that wait in the queue: they are judged again, until their deadline.
+
+        Those who wait for the items come first; `serves`: also those whose entry has lapsed make way.
+        """
+        self._observer.retried(self._kind.name, "served" if serves else "swept")
         try:
             async with self._database.connection(self._lock_wait_s) as connection:
-                self._observer.expired(await items.sweep(connection, self._tenant, lapsed))
+                swept = await items.sweep(connection, self._tenant, lapsed)
+            self._observer.expired(swept.expired)
+            if serves:
+                await self._waitlists.sweep_of(self._tenant)
+            elif swept.due:
+                await self._waitlists.serve(self._tenant)
         except Exception as error:  # noqa: BLE001 - the calls ask again
             log.warning("sweep.on_demand_failed", error=type(error).__name__)
             await asyncio.sleep(SWEEP_PAUSE_S)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import structlog
 
@@ -13,13 +13,15 @@ from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.fairness import FairQueue
 from holdsvc.engine.identifiers import Uuid7
-from holdsvc.engine.lane import LaneLimits, Lanes
+from holdsvc.engine.lane import AnyLanes, LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
+from holdsvc.engine.waitlists import Waitlists
+from holdsvc.entries import WaitlistEntry
 from holdsvc.errors import HoldError
-from holdsvc.ledger import changes, counts, holds, items, locks, upkeep
+from holdsvc.ledger import changes, counts, holds, items, locks, upkeep, waitlist
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
-from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Sweep, Transferred
+from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Serve, Sweep, Transferred
 from holdsvc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -74,24 +76,6 @@ class PoolShare(NamedTuple):
         return cls(reads=max(1, (3 * pool_size + 4) // 8), changes=changes, blocked=max(1, pool_size // 8))
 
 
-class _AnyLanes(Protocol):
-    """Lanes of some kind, as far as the kind does not matter."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def idle(self) -> bool: ...
-
-    @property
-    def depth(self) -> int: ...
-
-    @property
-    def pressed(self) -> bool: ...
-
-    def expire(self) -> None: ...
-
-
 class Engine:
     """One per process. Construct it on the loop that serves the calls, then `start` it.
 
@@ -114,15 +98,15 @@ class Engine:
         # The other reserved connection is the health check's.
         self._looking_up = asyncio.Semaphore(RESERVED_CONNECTIONS - 1)
         self.new_id = Uuid7()
-        self._all_lanes: list[_AnyLanes] = []
+        self.waitlists = Waitlists(database, observer, self.new_id.many)
+        self._all_lanes: list[AnyLanes] = []
         self._lock_waits = asyncio.Semaphore(share.blocked)
         max_lifetime_us = settings.max_lifetime // MICROSECOND
-        rescue_window_us = settings.rescue_window // MICROSECOND
-        confirm = partial(changes.confirm, rescue_window_us=rescue_window_us)
+        self._rescue_window_us = settings.rescue_window // MICROSECOND
         extend = partial(changes.extend, max_lifetime_us=max_lifetime_us)
         self._reserves = self._lanes("reserve", self._run_reserves, locks.RESERVES)
         self._modifies = self._lanes("modify", changes.modify, locks.ModifyLocks())
-        self._confirms = self._lanes("confirm", confirm, locks.TargetLocks())
+        self._confirms = self._lanes("confirm", self._run_confirms, locks.TargetLocks())
         self._cancels = self._lanes("cancel", changes.cancel, locks.TargetLocks())
         self._fulfils = self._lanes("fulfil", changes.fulfil, locks.TargetLocks())
         self._refunds = self._lanes("refund", changes.refund, locks.TargetLocks())
@@ -131,6 +115,7 @@ class Engine:
         set_stock = partial(counts.set_stock, max_age=settings.count_max_age)
         self._set_stocks = self._lanes("set_stock", set_stock, locks.SET_STOCKS)
         self._transfers = self._lanes("transfer", items.transfer, locks.TRANSFERS)
+        self._joins = self._lanes("join", waitlist.join, locks.JOINS)
 
     def _lanes(
         self,
@@ -145,6 +130,7 @@ class Engine:
             self._observer,
             LaneLimits.of(self._settings),
             self._lock_waits,
+            self.waitlists,
         )
         self._all_lanes.append(lanes)
         return lanes
@@ -157,6 +143,14 @@ class Engine:
             if isinstance(outcome, Done) and not outcome.replayed:
                 self.new_id.observe(outcome.value.create_time.timestamp())
                 break
+        return outcomes
+
+    async def _run_confirms(
+        self, connection: Connection, tenant: str, requests: Sequence[change_requests.Confirm]
+    ) -> list[Outcome[Reservation]]:
+        outcomes = await changes.confirm(connection, tenant, requests, rescue_window_us=self._rescue_window_us)
+        sold = [outcome.value for outcome in outcomes if isinstance(outcome, Done) and not outcome.replayed]
+        self._observer.taken(sum(1 for each in sold if each.entry_id and not each.rescued))
         return outcomes
 
     def start(self) -> None:
@@ -251,6 +245,12 @@ class Engine:
         """Moves capacity between pools."""
         return self._submit(self._transfers, requests, deadline)
 
+    def join(
+        self, requests: Sequence[change_requests.Join], deadline: float
+    ) -> asyncio.Future[list[Answer[WaitlistEntry]]]:
+        """Joins the waitlists of items."""
+        return self._submit(self._joins, requests, deadline)
+
     def _submit(self, lanes: Lanes[R, V], requests: Sequence[R], deadline: float) -> asyncio.Future[list[Answer[V]]]:
         self._admit()
         self._last_change = self._loop.time()
@@ -271,10 +271,18 @@ class Engine:
         for _ in range(SWEEP_ROUNDS):
             async with self._database.connection(CHANGE_LOCK_WAIT_S) as connection:
                 outcome = await run(connection)
-                if isinstance(outcome, Sweep):
-                    self._observer.expired(await items.sweep(connection, tenant, outcome.items))
-                elif not isinstance(outcome, Again):
-                    return outcome
+                if isinstance(outcome, Sweep | Serve):
+                    swept = await items.sweep(connection, tenant, outcome.items)
+                    self._observer.expired(swept.expired)
+                    due = swept.due
+                elif isinstance(outcome, Again):
+                    continue
+                else:
+                    due = isinstance(outcome, Done) and outcome.due
+            if due:
+                await self.waitlists.serve(tenant)
+            if not isinstance(outcome, Sweep | Serve):
+                return outcome
         return errors.overloaded(Cause.CONFLICT)
 
     async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
@@ -302,7 +310,8 @@ class Engine:
         """Sweeps a tenant's lapsed holds now."""
 
         async def release(connection: Connection) -> Done[upkeep.Released]:
-            return Done(await upkeep.release_expired(connection, tenant, max_count), replayed=False)
+            released = await upkeep.release_expired(connection, tenant, max_count)
+            return Done(released, replayed=False, due=released.expired_count > 0)
 
         released = errors.unwrap(await self.change(tenant, release, deadline)).value
         self._observer.expired(released.expired_count)
@@ -354,6 +363,7 @@ class Engine:
         self._closing = True
         while not all(lanes.idle for lanes in self._all_lanes):
             await asyncio.sleep(DRAIN_TICK_S)
+        await self.waitlists.close()
         end = self._loop.time() + LINGER_S
         seen = -1
         while seen != self._turned_away and self._loop.time() < end:

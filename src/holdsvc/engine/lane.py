@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from time import thread_time
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from holdsvc import errors
 from holdsvc.change_requests import Request
@@ -19,6 +19,7 @@ from holdsvc.engine.blocked import BlockedLanes
 from holdsvc.engine.job import Entry
 from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
+from holdsvc.engine.waitlists import Waitlists
 from holdsvc.errors import HoldError
 from holdsvc.ledger.database import Database
 from holdsvc.model import Answer
@@ -70,6 +71,7 @@ class Lane(Generic[R, V]):
         observer: Observer,
         limits: LaneLimits,
         lock_waits: asyncio.Semaphore,
+        waitlists: Waitlists,
         *,
         waiting: bool = False,
     ) -> None:
@@ -81,7 +83,7 @@ class Lane(Generic[R, V]):
         self._lock_waits = lock_waits if waiting else None
         self._blocked: BlockedLanes[R, V] | None = None
         if not waiting:
-            make = partial(Lane[R, V], kind, tenant, database, observer, limits, lock_waits, waiting=True)
+            make = partial(Lane[R, V], kind, tenant, database, observer, limits, lock_waits, waitlists, waiting=True)
             self._blocked = BlockedLanes(self._queue, make, limits.queue_max)
         self._runner = BatchRunner(
             kind,
@@ -89,6 +91,7 @@ class Lane(Generic[R, V]):
             database,
             self._queue,
             observer,
+            waitlists,
             lock_wait_s=min(limits.lock_timeout_s, LOCK_WAIT_S) if waiting else BATCH_LOCK_WAIT_S,
             lock_timeout_s=limits.lock_timeout_s,
             blocked=self._blocked,
@@ -238,12 +241,14 @@ class Lanes(Generic[R, V]):
         observer: Observer,
         limits: LaneLimits,
         lock_waits: asyncio.Semaphore,
+        waitlists: Waitlists,
     ) -> None:
         self._kind = kind
         self._database = database
         self._observer = observer
         self._limits = limits
         self._lock_waits = lock_waits
+        self._waitlists = waitlists
         self._by_tenant: dict[str, Lane[R, V]] = {}
 
     @property
@@ -278,6 +283,7 @@ class Lanes(Generic[R, V]):
                 self._observer,
                 self._limits,
                 self._lock_waits,
+                self._waitlists,
             )
         return lane.submit(requests, deadline)
 
@@ -288,3 +294,26 @@ class Lanes(Generic[R, V]):
                 del self._by_tenant[tenant]
             else:
                 lane.expire()
+
+
+class AnyLanes(Protocol):
+    """Lanes of some kind, as far as the kind does not matter."""
+
+    @property
+    def name(self) -> str:
+        """The kind of change, as metrics name it."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a request waits."""
+
+    def expire(self) -> None:
+        """Answers the calls whose deadline has passed."""

@@ -2,10 +2,11 @@
 
 from typing import Protocol
 
+from holdsvc.engine.waitlists import ServeObserver
 from holdsvc.model import Cause
 
 
-class Observer(Protocol):
+class Observer(ServeObserver, Protocol):
     """Receives what the metrics show of batches and sweeps."""
 
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
@@ -19,6 +20,9 @@ class Observer(Protocol):
 
     def not_run(self, cause: Cause) -> None:
         """The database did not carry out a batch, a change or a read."""
+
+    def taken(self, count: int) -> None:
+        """Offers of waitlist entries have been confirmed."""
 
     def expired(self, expired_count: int) -> None:
         """A sweep on demand has released lapsed holds."""

@@ -5,14 +5,14 @@ Safe in any number of processes and replicas at once: a sweep skips rows that an
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Protocol
 
 import structlog
 
 from holdsvc.engine import tasks
-from holdsvc.ledger import limits, retention, upkeep
+from holdsvc.ledger import limits, retention, upkeep, waitlist
 from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 
@@ -62,12 +62,15 @@ class Sweeper:
         database: Database,
         observer: SweepObserver,
         busy: Callable[[], bool] = lambda: False,
+        serve: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
         self._lock_wait_s = settings.lock_timeout.total_seconds()
         self._database = database
         self._observer = observer
         self._busy = busy
+        self._serve = serve
+        """Serves the waitlists of all tenants."""
         self._more = False
         """Whether the last sweep left lapsed holds that it could have taken."""
 
@@ -86,6 +89,8 @@ class Sweeper:
         at_once = SWEEPS_AT_ONCE if self._more and not self._busy() else 1
         self._more = False
         results = await asyncio.gather(*(self.sweep_once() for _ in range(at_once)), return_exceptions=True)
+        if self._serve is not None:
+            await self._serve()
         failures = [result for result in results if isinstance(result, BaseException)]
         for _ in failures:
             self._observer.sweep_failed()
@@ -135,7 +140,7 @@ class Sweeper:
                 log.info("allotment.returned", count=returned.returned_count, quantity=returned.returned_quantity)
 
     async def keep_up(self) -> float:
-        """Makes partitions, forgets old request ids and stock moves, drops old events; returns the pause, seconds."""
+        """Makes partitions, forgets what is past its retention; returns the pause, seconds."""
         async with self._database.connection(self._lock_wait_s) as connection:
             made = await upkeep.create_event_partitions(connection)
         if made:
@@ -161,4 +166,5 @@ class Sweeper:
         async with self._database.connection(self._lock_wait_s) as connection:
             requests = await upkeep.purge_requests(connection, self._settings.request_id_retention)
             moves = await upkeep.purge_stock_moves(connection, self._settings.count_max_age)
-        return requests + moves > 0
+            entries = await waitlist.purge(connection, self._settings.waitlist_retention)
+        return requests + moves + entries > 0

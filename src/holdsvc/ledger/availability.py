@@ -55,6 +55,8 @@ class Explanation:
     buffer: int
     lapsed: int
     sale_state: SaleState
+    waiters: int
+    """Waitlist entries that wait for the item."""
     held: list[FreeStep]
     held_later: int
     """Units of holds that are not among those looked at."""
@@ -70,6 +72,7 @@ class _Explained(NamedTuple):
     buffer: int
     lapsed: int
     sale_state: int
+    waiters: int
     step_time: list[datetime]
     step_quantity: list[int]
     later: int
@@ -119,6 +122,7 @@ async def explain(
         buffer=row.buffer,
         lapsed=row.lapsed,
         sale_state=SaleState(row.sale_state),
+        waiters=row.waiters,
         held=[FreeStep(*step) for step in zip(row.step_time, row.step_quantity, strict=True)],
         held_later=row.later,
         own_holds=[OwnHold(*hold) for hold in own],

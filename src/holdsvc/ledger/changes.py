@@ -16,7 +16,7 @@ from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import over_limit
 from holdsvc.ledger.requests import REQUEST, RequestColumns, columns, inactive_feature, pool_list
 from holdsvc.ledger.reservations import ReservationAnswer, Result, reservation_of, without_hidden
-from holdsvc.model import Again, Done, ItemKey, Line, Refused, ShortLine, Sweep
+from holdsvc.model import Again, Done, ItemKey, Line, Refused, Serve, ShortLine, Sweep
 
 LINES_MAX = 100
 """Lines of a reservation, as the protos have it."""
@@ -25,12 +25,12 @@ _TARGET = ("tenant", *REQUEST, "pools", "read_all", "write_all", "target", "refe
 _LINES = ("line_first", "line_sku", "line_pool", "line_quantity")
 
 _MODIFY = bind(
-    "modify", ReservationAnswer, *_TARGET, "revision", "sets", "holder", "new_reference", "metadata", *_LINES
+    "modify", ReservationAnswer, *_TARGET, "served", "revision", "sets", "holder", "new_reference", "metadata", *_LINES
 )
 _CONFIRM = bind(
     "confirm",
     ReservationAnswer,
-    *(*_TARGET, "order_id", "minted", "customer_name", "customer_email", "rescue", "rescue_window_us"),
+    *(*_TARGET, "order_id", "minted", "customer_name", "customer_email", "rescue", "rescue_window_us", "served"),
     *_LINES,
 )
 _CANCEL = bind("cancel", ReservationAnswer, *_TARGET, "reason", *_LINES)
@@ -44,6 +44,7 @@ async def modify(connection: Connection, tenant: str, requests: Sequence[Modify]
     rows = await _MODIFY.fetch(
         connection,
         **_targets(tenant, requests),
+        served=arrays.flags(r.served for r in requests),
         revision=arrays.plain(r.revision for r in requests),
         sets=arrays.texts(_sets(r) for r in requests),
         holder=arrays.texts(r.holder for r in requests),
@@ -74,6 +75,7 @@ async def confirm(
         customer_email=arrays.texts(r.customer_email for r in requests),
         rescue=arrays.flags(r.rescue for r in requests),
         rescue_window_us=rescue_window_us,
+        served=arrays.flags(r.served for r in requests),
         **_lines([r.lines for r in requests]),
     )
     results = [_result(request, row, request.order_id) for request, row in zip(requests, rows, strict=True)]
@@ -176,11 +178,13 @@ def _result(request: Targeted, row: ReservationAnswer, order_id: str = "") -> Re
     """What came of a change of an existing reservation."""
     outcome = row.outcome
     if outcome is None or outcome == "REPLAYED":
-        return Done(reservation_of(row), replayed=outcome is not None)
+        return Done(reservation_of(row), replayed=outcome is not None, due=row.due)
     if outcome == "RETRY":
         return Again()
     if outcome == "SWEEP":
         return Sweep(_wanted_items(request, row))
+    if outcome == "SERVE":
+        return Serve(_wanted_items(request, row))
     refused = inactive_feature(outcome) or _refused_target(outcome, request) or _refused_lines(outcome, row)
     if refused is not None:
         return refused

@@ -50,7 +50,8 @@ async def set_stock(
 
 def _result(row: ItemAnswer, max_age: timedelta) -> Outcome[Counted]:
     if row.outcome in (None, "SUPERSEDED"):
-        return Done(Counted(item_of(row), superseded=row.outcome is not None), replayed=False)
+        counted = Counted(item_of(row), superseded=row.outcome is not None)
+        return Done(counted, replayed=False, due=row.waiting > 0)
     if row.outcome == "COUNT_TIME_FUTURE":
         return errors.invalid_field("count_time", "must not be in the future", row.outcome)
     if row.outcome == "COUNT_TIME_OLD":

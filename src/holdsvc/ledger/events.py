@@ -1,9 +1,10 @@
 """The event table: what happened, rebuilt from its rows."""
 
 from datetime import date, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 from uuid import UUID
 
+from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.ledger.binding import bind
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.reservations import Snapshot, original
@@ -19,7 +20,24 @@ from holdsvc.model import (
     SaleState,
     State,
     StockLevel,
+    WaitlistPolicy,
 )
+
+
+class EntrySnapshot(TypedDict):
+    """A waitlist entry in its event, as write_waitlist_events writes it; times in ISO 8601."""
+
+    entry_id: str
+    client: str
+    holder: str
+    reference: str
+    priority: int
+    offer_ttl_us: int
+    metadata: dict[str, str] | None
+    create_time: str
+    expire_time: str | None
+    offer_time: str | None
+    end_time: str | None
 
 
 class EventRow(NamedTuple):
@@ -62,6 +80,9 @@ class EventRow(NamedTuple):
     return_time: datetime | None
     from_level: int | None
     to_level: int | None
+    waitlist_policy: int | None
+    waiting: int | None
+    entry: EntrySnapshot | None
     filters: list[int] | None
     """Of the reader's filters, those that want it."""
 
@@ -89,7 +110,9 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
     )
     event.written_off_lines = _lines(r, r.written_off_quantity)
     event.returned_lines = _lines(r, r.restored_quantity)
-    if subject is not None:
+    if r.entry is not None:
+        event.entry = _entry(r, r.entry, lines)
+    elif subject is not None:
         event.reservation = _as_it_was(r, subject)
     elif r.capacity is not None:
         event.item = Item(
@@ -97,6 +120,7 @@ def rebuild(r: EventRow, subject: Reservation | None) -> Event:
             r.confirmed or 0, r.oversell_limit or 0, r.revision, None, r.occur_time,
             SaleState(r.sale_state or SaleState.OPEN), r.buffer or 0, r.count_time, r.low_at, r.return_pool,
             r.return_time,
+            WaitlistPolicy(r.waitlist_policy or WaitlistPolicy.OFF), r.waiting or 0,
         )  # fmt: skip
     if r.from_level is not None and r.to_level is not None:
         event.level_change = LevelChange(StockLevel(r.from_level), StockLevel(r.to_level))
@@ -122,6 +146,28 @@ def _removed(row: EventRow) -> Reservation | None:
         confirm_time=_time(rest["confirm_time"]),
         refund_time=_time(rest["refund_time"]),
         fulfil_time=_time(rest["fulfil_time"]),
+    )
+
+
+def _entry(row: EventRow, was: EntrySnapshot, lines: list[Line]) -> WaitlistEntry:
+    state = EntryState(row.state or 0)
+    return WaitlistEntry(
+        entry_id=was["entry_id"],
+        client=was["client"],
+        holder=was["holder"],
+        reference=was["reference"],
+        state=state,
+        lines=lines,
+        priority=was["priority"],
+        offer_ttl_us=was["offer_ttl_us"],
+        create_time=datetime.fromisoformat(was["create_time"]),
+        metadata=was["metadata"] or {},
+        expire_time=_time(was["expire_time"]),
+        offer_time=_time(was["offer_time"]),
+        end_time=_time(was["end_time"]),
+        reservation_id="" if row.reservation_id is None else str(row.reservation_id),
+        reason=(row.reason or "") if state is EntryState.LEFT else "",
+        revision=row.revision,
     )
 
 
@@ -158,6 +204,7 @@ def _as_it_was(row: EventRow, now: Reservation) -> Reservation:
         fulfil_time=_latest(row, EventType.FULFILLED, now.fulfil_time),
         reason=row.reason or "",
         revision=row.revision,
+        entry_id=now.entry_id,
     )
 
 

@@ -336,7 +336,7 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
     """The events of rows, with the reservations that they are about."""
     ids: dict[str, dict[str, None]] = {}
     for row in rows:
-        if row.reservation_id is not None:
+        if row.reservation_id is not None and row.entry is None:
             ids.setdefault(row.tenant, {})[str(row.reservation_id)] = None
     subjects: dict[tuple[str, str], Reservation] = {}
     for tenant, wanted in ids.items():

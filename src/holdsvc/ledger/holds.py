@@ -15,7 +15,7 @@ from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import LimitRefusal, over_limit
 from holdsvc.ledger.requests import REQUEST, columns, inactive_feature
 from holdsvc.ledger.reservations import Result, committed, without_hidden
-from holdsvc.model import Again, Done, ItemKey, Reservation, ShortLine, State, Sweep
+from holdsvc.model import Again, Done, ItemKey, Reservation, Serve, ShortLine, State, Sweep
 
 
 class _ReserveAnswer(NamedTuple):
@@ -35,7 +35,7 @@ _RESERVE = bind_out(
     "reserve",
     _ReserveAnswer,
     *("tenant", *REQUEST, "reservation_id", "holder", "reference", "ttl_us", "metadata", "duplicate_window_us"),
-    *("line_request", "line_number", "line_item", "line_quantity", "item_sku", "item_pool", "item_quantity"),
+    *("line_request", "line_number", "line_item", "line_quantity", "item_sku", "item_pool", "item_quantity", "served"),
 )
 
 
@@ -77,6 +77,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
         item_sku=arrays.texts([sku for sku, _ in flat.items]),
         item_pool=arrays.texts([pool for _, pool in flat.items]),
         item_quantity=arrays.plain(flat.item_quantity),
+        served=arrays.flags([r.served for r in requests]) if any(r.served for r in requests) else "{}",
     )
     judge_time, outcomes, other_ids = answer.judge_time, answer.outcome, answer.other_id
     short: dict[int, list[ShortLine]] = {}
@@ -111,8 +112,9 @@ _UNKNOWN = -1
 def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[ShortLine]) -> Result:
     if outcome == "RETRY":
         return Again()
-    if outcome == "SWEEP":
-        return Sweep([ItemKey(line.sku, line.pool) for line in request.lines])
+    if outcome in ("SWEEP", "SERVE"):
+        keys = [ItemKey(line.sku, line.pool) for line in request.lines]
+        return Sweep(keys) if outcome == "SWEEP" else Serve(keys)
     if outcome == "ITEM_NOT_FOUND":
         missing = next(line for line in short if line.available == _UNKNOWN)
         return errors.item_not_found(missing.sku, missing.pool)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from holdsvc import errors
 from holdsvc.change_requests import Adjust, Transfer
 from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import bind, bind_out
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import columns, inactive_feature, pool_list
 from holdsvc.model import (
@@ -23,6 +23,7 @@ from holdsvc.model import (
     SaleState,
     Sweep,
     Transferred,
+    WaitlistPolicy,
 )
 
 Result = Outcome[Item]
@@ -49,6 +50,8 @@ class ItemAnswer(NamedTuple):
     low_at: int | None
     return_pool: str | None
     return_time: datetime | None
+    waitlist_policy: int
+    waiting: int
     revision: int
     create_time: datetime
     update_time: datetime
@@ -59,12 +62,19 @@ class _Available(NamedTuple):
     available: list[int | None]
 
 
-class _Expired(NamedTuple):
+class Expired(NamedTuple):
+    """What a sweep on demand has done."""
+
     expired: int
+    due: bool
+    """Whether units are due to those who wait for them."""
 
 
 _BATCH = ("client", "key_id", "request_id", "request_key", "fingerprint")
-_SET = ("display_name", "capacity", "oversell_limit", "sale_state", "buffer", "low_at", "return_pool", "return_time")
+_SET = (
+    *("display_name", "capacity", "oversell_limit", "sale_state", "buffer", "low_at", "return_pool", "return_time"),
+    "waitlist_policy",
+)
 """What callers set of an item."""
 _CREATE = bind("create_items", ItemAnswer, "tenant", "client", "key_id", "sku", "pool", *_SET)
 _UPDATE = bind(
@@ -78,7 +88,7 @@ _TRANSFER = bind(
 _GET = bind("get_items", ItemAnswer, "tenant", "sku", "pool")
 _LIST = bind("list_items", ItemAnswer, "tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit")
 _CHECK = bind_out("check_availability", _Available, "tenant", "sku", "pool")
-_SWEEP = bind_scalar("sweep_items", _Expired, "tenant", "sku", "pool", "max_count")
+_SWEEP = bind_out("sweep_items", Expired, "tenant", "sku", "pool", "max_count")
 
 SWEEP_MAX = 1000
 """Holds that one sweep on demand expires at most."""
@@ -101,6 +111,7 @@ async def create(connection: Connection, caller: Caller, items: Sequence[Item]) 
         low_at=arrays.plain(item.low_at for item in items),
         return_pool=arrays.texts(item.return_pool for item in items),
         return_time=arrays.times(item.return_time for item in items),
+        waitlist_policy=arrays.plain(int(item.waitlist_policy) for item in items),
     )
     if rows[0].outcome is not None:
         there = {(row.sku, row.pool) for row in rows}
@@ -127,6 +138,7 @@ async def update(connection: Connection, caller: Caller, new: Item, sets: Collec
         low_at=new.low_at,
         return_pool=new.return_pool,
         return_time=new.return_time,
+        waitlist_policy=int(new.waitlist_policy),
         revision=revision,
         pools=pool_list(caller),
     )
@@ -181,7 +193,8 @@ async def transfer(connection: Connection, tenant: str, requests: Sequence[Trans
         elif not isinstance(taking, Done):
             results.append(taking)
         else:
-            results.append(Done(Transferred(giving.value, taking.value), giving.replayed))
+            due = giving.due or taking.due
+            results.append(Done(Transferred(giving.value, taking.value), giving.replayed, due=due))
     return results
 
 
@@ -189,7 +202,7 @@ def _result(row: ItemAnswer, request_id: str, units_field: str = "quantity") -> 
     """The outcome of a change of one item."""
     # A replay may find the item deleted since.
     if row.outcome in (None, "REPLAYED") and row.capacity is not None:
-        return Done(item_of(row), replayed=row.outcome is not None)
+        return Done(item_of(row), replayed=row.outcome is not None, due=row.waiting > 0)
     return not_done(row, request_id, units_field)
 
 
@@ -238,6 +251,8 @@ def item_of(row: ItemAnswer) -> Item:
         low_at=row.low_at,
         return_pool=row.return_pool,
         return_time=row.return_time,
+        waitlist_policy=WaitlistPolicy(row.waitlist_policy),
+        waiting=row.waiting,
     )
 
 
@@ -279,13 +294,12 @@ async def check(connection: Connection, tenant: str, lines: Sequence[Line]) -> l
     return row.available
 
 
-async def sweep(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> int:
-    """Expires lapsed holds on these items, waiting for their locks; returns how many."""
-    row = await _SWEEP.one(
+async def sweep(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> Expired:
+    """Expires lapsed holds on these items, waiting for their locks."""
+    return await _SWEEP.one(
         connection,
         tenant=tenant,
         sku=arrays.texts(key.sku for key in keys),
         pool=arrays.texts(key.pool for key in keys),
         max_count=SWEEP_MAX,
     )
-    return row.expired

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 from holdsvc import errors
+from holdsvc.api_keys import ApiKey, KeyRights
 from holdsvc.ledger import arrays, stock
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, ApiKey, Done, KeyRights, Violation
+from holdsvc.model import Answer, Done, Violation
 
 
 class _KeyRow(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from holdsvc.change_requests import Adjust, Modify, Request, Reserve, SetStock, Targeted, Transfer
+from holdsvc.change_requests import Adjust, Join, Modify, Request, Reserve, SetStock, Targeted, Transfer
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
@@ -101,6 +101,7 @@ class ModifyLocks:
 
 
 RESERVES = ItemLocks[Reserve](lambda request: [ItemKey(line.sku, line.pool) for line in request.lines])
+JOINS = ItemLocks[Join](lambda request: [ItemKey(line.sku, line.pool) for line in request.lines])
 ADJUSTS = ItemLocks[Adjust](lambda request: [ItemKey(request.sku, request.pool)])
 SET_STOCKS = ItemLocks[SetStock](lambda request: [ItemKey(request.sku, request.pool)])
 TRANSFERS = ItemLocks[Transfer](

@@ -78,6 +78,9 @@ class ReservationAnswer(NamedTuple):
     reason: str | None
     revision: int
     original: Snapshot | None
+    entry_id: UUID | None
+    due: bool
+    """Whether units of an item of the tenant are due to those who wait for them."""
 
 
 class _Ids(NamedTuple):
@@ -114,6 +117,7 @@ def reservation_of(row: ReservationAnswer) -> Reservation:
         reason=row.reason or "",
         revision=row.revision,
         original=None if row.original is None else original(row.original),
+        entry_id="" if row.entry_id is None else str(row.entry_id),
     )
 
 

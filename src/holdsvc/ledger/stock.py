@@ -35,6 +35,10 @@ class Stock:
     held: int = 0
     confirmed: int = 0
     remaining: int = 0
+    waiting: int = 0
+    """Waitlist entries."""
+    offered: int = 0
+    """Waitlist entries whose offer is held."""
 
     def add(self, other: "Stock") -> None:
         """Adds another one's."""
@@ -42,6 +46,8 @@ class Stock:
         self.held += other.held
         self.confirmed += other.confirmed
         self.remaining += other.remaining
+        self.waiting += other.waiting
+        self.offered += other.offered
 
 
 @dataclass

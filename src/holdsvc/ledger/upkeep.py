@@ -64,8 +64,12 @@ class _RecountRow(NamedTuple):
     remaining: int
     held: int
     confirmed: int
+    waiting: int
+    offered: int
     true_held: int
     true_confirmed: int
+    true_waiting: int
+    true_offered: int
     reservation_count: int
     deleted: bool
 
@@ -174,6 +178,8 @@ async def verify_step(connection: Connection, tenant: str, after_sku: str) -> Re
         counters = (
             ("held", row.held, row.true_held),
             ("confirmed", row.confirmed, row.true_confirmed),
+            ("waiting", row.waiting, row.true_waiting),
+            ("offered", row.offered, row.true_offered),
             ("capacity", row.capacity, row.remaining + row.held + row.confirmed),
         )
         drifts += [Drift(row.sku, row.pool, name, stored, true) for name, stored, true in counters if stored != true]

@@ -122,7 +122,7 @@ class Service:
             host, _ = split_address(self._settings.http_listen)
             log.info("http.serving", host=host, port=self._http.port)
         self.webhooks.start()
-        sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy)
+        sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy, self.engine.waitlists.sweep)
         if sweeping:
             self._tasks.append(asyncio.create_task(sweeper.run()))
             self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.registry import Collector
 
-from holdsvc.ledger import limits, stock, webhooks
+from holdsvc.ledger import limits, stock, waitlist, webhooks
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.limits import LimitTotals
 from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
@@ -75,7 +75,9 @@ class Census(Collector):
         count = Count(oldest_lapsed_s=await stock.oldest_lapsed_hold_age_s(connection))
         count.oldest = await stock.oldest_transactions(connection)
         for tenant in await stock.tenants(connection):
-            count.stocks[tenant], top = await stock.totals(connection, tenant, items)
+            total, top = await stock.totals(connection, tenant, items)
+            total.waiting, total.offered = await waitlist.totals(connection, tenant)
+            count.stocks[tenant] = total
             count.top = heapq.nlargest(items, [*count.top, *top])
         count.holds = await stock.holds(connection)
         count.limits = await limits.totals(connection)
@@ -134,6 +136,14 @@ def _families(count: Count) -> Iterator[Series]:
         ),
     )
     yield family(families.ITEMS, (((tenant,), total.items) for tenant, total in count.stocks.items()))
+    yield family(
+        families.WAITLIST_ENTRIES,
+        (
+            ((tenant, state), entries)
+            for tenant, total in count.stocks.items()
+            for state, entries in (("waiting", total.waiting), ("offered", total.offered))
+        ),
+    )
     # A tenant without holds has a series too: 0 differs from an absent series.
     yield family(families.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
     yield family(families.LAPSED_HOLDS, [((), count.holds.lapsed.total())])

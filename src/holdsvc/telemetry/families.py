@@ -21,6 +21,9 @@ class Family(NamedTuple):
 
 UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("tenant", "state"))
 ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
+WAITLIST_ENTRIES = Family(
+    "holdsvc_waitlist_entries", "Waitlist entries of a tenant that wait, or whose offer is held.", ("tenant", "state")
+)
 ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
 LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Expired holds whose units no sweep has released yet.")
 OLDEST_LAPSED_HOLD = Family(
@@ -50,6 +53,7 @@ WORKER_DEATHS = Family("holdsvc_worker_deaths_total", "Workers that have died si
 FAMILIES = (
     UNITS,
     ITEMS,
+    WAITLIST_ENTRIES,
     ACTIVE_HOLDS,
     LAPSED_HOLDS,
     OLDEST_LAPSED_HOLD,

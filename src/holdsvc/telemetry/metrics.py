@@ -56,6 +56,15 @@ QUARANTINED = Counter(
 SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.")
 SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
 SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
+TIME_TO_OFFER = Histogram(
+    "holdsvc_waitlist_offer_wait_seconds",
+    "Time from a waitlist entry's join to its offer.",
+    buckets=(1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400),
+)
+OFFERS_TAKEN = Counter("holdsvc_waitlist_taken_total", "Offers of waitlist entries that were confirmed.")
+SERVE_FAILURES = Counter(
+    "holdsvc_waitlist_serve_failures_total", "Serves of waitlists that failed; the sweep repeats them."
+)
 QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
 POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
@@ -126,6 +135,20 @@ class Metrics:
     def not_run(self, cause: str) -> None:
         """The database did not carry out a batch, a change or a read."""
         DATABASE_FAILURES.labels(cause).inc()
+
+    def offered(self, waited_us: list[int]) -> None:
+        """Waitlist entries have been offered units, each after so many microseconds."""
+        for wait in waited_us:
+            TIME_TO_OFFER.observe(wait / 1_000_000)
+
+    def taken(self, count: int) -> None:
+        """Offers of waitlist entries have been confirmed."""
+        if count:
+            OFFERS_TAKEN.inc(count)
+
+    def serve_failed(self) -> None:
+        """A serve of a waitlist has failed."""
+        SERVE_FAILURES.inc()
 
     def expired(self, expired_count: int) -> None:
         """Lapsed holds have been released, by whatever sweep."""

@@ -49,6 +49,7 @@ BEGIN
     ELSE
       UPDATE item i SET
         capacity = i.capacity + _delta[_i], remaining = i.remaining + _delta[_i], revision = i.revision + 1,
+        serve_time = CASE WHEN _delta[_i] > 0 THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
         update_time = _now
       WHERE i.sku = _sku[_i] AND i.pool = _pool[_i] AND i.tenant = _tenant;
       PERFORM write_item_event(_tenant, 10::smallint, _sku[_i], _pool[_i], _delta[_i], _client[_i], _key_id[_i],

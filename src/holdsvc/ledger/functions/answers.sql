@@ -18,6 +18,8 @@ CREATE TYPE item_answer AS (
   low_at bigint,
   return_pool text,
   return_time timestamptz,
+  waitlist_policy smallint,
+  waiting bigint,
   revision bigint,
   create_time timestamptz,
   update_time timestamptz,
@@ -67,7 +69,62 @@ CREATE TYPE reservation_answer AS (
   reason text,
   revision bigint,
   -- What it was before Modify or a partial Cancel changed it (see reservation_snapshot); null: never changed so.
-  original jsonb
+  original jsonb,
+  entry_id uuid,
+  -- Whether units of an item of this tenant are due to those who wait for them.
+  due boolean
+);
+
+-- What a function on waitlist entries answers: a row for each request.
+CREATE TYPE waitlist_answer AS (
+  ix integer,
+  -- Null: done. REPLAYED, RETRY and SERVE are for the engine; anything else is an ErrorReason or the rule of a bad field.
+  outcome text,
+  -- The item that a refusal is about; ALREADY_WAITING: the other entry.
+  at_sku text,
+  at_pool text,
+  other_id uuid,
+  -- Whether units of its items are due to those who wait for them.
+  due boolean,
+  -- The entry, where there is one to see.
+  entry_id uuid,
+  client text,
+  holder text,
+  reference text,
+  state smallint,
+  position bigint,
+  reservation_id uuid,
+  line_sku text[],
+  line_pool text[],
+  line_quantity bigint[],
+  priority integer,
+  sequence bigint,
+  offer_ttl_us bigint,
+  metadata jsonb,
+  create_time timestamptz,
+  expire_time timestamptz,
+  offer_time timestamptz,
+  end_time timestamptz,
+  pass_reason smallint,
+  reason text,
+  revision bigint
+);
+
+-- An item while its waitlist is served: what is free by now, what there can ever be, whether its sale is open and it has a
+-- waitlist, whether that is STRICT, whether it is due, and whether its head is blocked; what the offers take, how many
+-- entries wait for it no longer, and whether that unblocked a queue that is not due.
+CREATE TYPE served_item AS (
+  sku text,
+  pool text,
+  free bigint,
+  most bigint,
+  open boolean,
+  in_order boolean,
+  due boolean,
+  stuck boolean,
+  taken bigint,
+  gone bigint,
+  again boolean
 );
 
 -- What verify_items answers: a row for each item, with what is stored and what the reservations add up to.
@@ -78,8 +135,12 @@ CREATE TYPE recount_answer AS (
   remaining bigint,
   held bigint,
   confirmed bigint,
+  waiting bigint,
+  offered bigint,
   true_held bigint,
   true_confirmed bigint,
+  true_waiting bigint,
+  true_offered bigint,
   reservation_count bigint,
   deleted boolean
 );
@@ -134,6 +195,9 @@ CREATE TYPE event_answer AS (
   return_time timestamptz,
   from_level smallint,
   to_level smallint,
+  waitlist_policy smallint,
+  waiting bigint,
+  entry jsonb,
   filters integer[]
 );
 
@@ -230,7 +294,7 @@ BEGIN
   RETURN QUERY
   SELECT x.ix::integer, x.outcome, x.requested, x.available, x.sku, x.pool,
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.revision,
+         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM unnest(_outcome, _sku, _pool, _requested, _available)
     WITH ORDINALITY x (outcome, sku, pool, requested, available, ix)
@@ -257,7 +321,8 @@ BEGIN
          l.sku, l.pool, l.quantity, l.confirmed, l.refunded, l.fulfilled, l.returned,
          r.order_id, o.customer_name, o.customer_email, r.metadata,
          r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.fulfil_time, r.reason,
-         r.revision, r.original
+         r.revision, r.original, r.entry_id,
+         (SELECT EXISTS (SELECT 1 FROM item d WHERE d.serve_time = '-infinity' AND d.tenant = _tenant))
   FROM unnest(_outcome, _reservation_id, _short, _other_id) WITH ORDINALITY x (outcome, id, short, other_id, ix)
   LEFT JOIN LATERAL (
     SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1

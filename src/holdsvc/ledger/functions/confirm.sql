@@ -2,14 +2,16 @@
 -- record. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
 -- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them the
 -- service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units, and sold;
--- SWEEP: lapsed holds on its items would make room.
--- Locks: reservations in id order, items in (sku, pool) order, limits in order, request ids, order ids.
+-- SWEEP: lapsed holds on its items would make room. SERVE: somebody waits for its items and comes first: sweep them, serve
+-- the waitlists, and call again with _served.
+-- Locks: reservations in id order, items in (sku, pool) order, limits in order, the waitlist entries whose offers they are,
+-- request ids, order ids.
 CREATE FUNCTION confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
   _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
   _order_id text[], _minted boolean[], _customer_name text[], _customer_email text[], _rescue boolean[],
-  _rescue_window_us bigint, _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+  _rescue_window_us bigint, _served boolean[], _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -126,7 +128,7 @@ BEGIN
   END LOOP;
   IF cardinality(_rescued) > 0 THEN
     SELECT j.outcome, j.short, j.rescued INTO _outcome, _short, _rescued
-    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _need_request, _need_limit, _need_slot, _need_units,
+    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _served, _need_request, _need_limit, _need_slot, _need_units,
                        _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (outcome, short, rescued);
   END IF;
 
@@ -198,6 +200,7 @@ BEGIN
       held = i.held - m.quantity,
       confirmed = i.confirmed + m.confirmed,
       remaining = i.remaining + m.quantity - m.confirmed,
+      serve_time = CASE WHEN m.quantity > m.confirmed THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
       revision = i.revision + 1,
       update_time = _now
     FROM moved m
@@ -211,12 +214,23 @@ BEGIN
   IF _items <> _updated THEN
     RAISE 'held units do not cover the lines: % of % items', _updated, _items;
   END IF;
-  UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
-  FROM unnest(_id, _order_id, _outcome) x (id, order_id, outcome)
-  CROSS JOIN LATERAL (
-    SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-  ) k
-  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL;
+  WITH sold AS (
+    UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
+    FROM unnest(_id, _order_id, _outcome) WITH ORDINALITY x (id, order_id, outcome, ix)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL
+    RETURNING v.entry_id, x.ix
+  )
+  SELECT array_agg(s.entry_id ORDER BY s.ix) AS entry_id, array_agg(s.ix ORDER BY s.ix) AS ix INTO _r
+  FROM sold s WHERE s.entry_id IS NOT NULL;
+  IF _r.ix IS NOT NULL THEN
+    PERFORM end_entries(
+      _tenant, 2::smallint, 3::smallint, _r.entry_id, (SELECT array_agg(_client[a] ORDER BY a) FROM unnest(_r.ix) a),
+      (SELECT array_agg(_key_id[a] ORDER BY a) FROM unnest(_r.ix) a),
+      (SELECT array_agg(_request_id[a] ORDER BY a) FROM unnest(_r.ix) a), '{}', _now);
+  END IF;
   IF cardinality(_need_request) > 0 AND cardinality(_rescued) > 0 THEN
     _limited := _limited || (SELECT array_agg(_id[x.ix]) FROM unnest(_rescued) x (ix));
   END IF;
@@ -238,10 +252,10 @@ $$;
 
 -- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep has not
 -- ended yet are ended first. Each is then judged as a new hold, in order of arrival: ITEM_NOT_FOUND, SALE_CLOSED or
--- CAPACITY_EXCEEDED with the lines that it is about, LIMIT_EXCEEDED or HOLDER_REQUIRED with the limit, or SWEEP where lapsed
--- holds would make room. Returns what _rescued leaves. Needs and slots: see lock_limits.
+-- CAPACITY_EXCEEDED with the lines that it is about, LIMIT_EXCEEDED or HOLDER_REQUIRED with the limit, or SWEEP or
+-- SERVE as in confirm. Returns what _rescued leaves. Needs and slots: see lock_limits.
 CREATE FUNCTION judge_rescues(
-  _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[],
+  _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[], _served boolean[],
   _need_request integer[], _need_limit text[], _need_slot integer[], _need_units bigint[], _slot_limit bigint[],
   _slot_client text[], _slot_holder text[], _slot_max bigint[], _slot_used bigint[],
   _now timestamptz,
@@ -260,6 +274,8 @@ DECLARE
   _verdict text;
   -- The lines whose items are closed.
   _closed jsonb;
+  -- Whether those who wait for the item must be served first.
+  _serve boolean;
   _l record;
   _i integer;
   _need integer := 1;
@@ -294,6 +310,11 @@ BEGIN
       _at := (SELECT x.at FROM unnest(_item_sku, _item_pool) WITH ORDINALITY x (sku, pool, at)
               WHERE x.sku = _l.sku AND x.pool = _l.pool LIMIT 1);
       _free := _l.free - coalesce(_item_taken[_at], 0);
+      _serve := false;
+      IF _l.gate & 2 = 2 THEN
+        SELECT f._serve, f._free - coalesce(_item_taken[_at], 0) INTO _serve, _free
+        FROM free_beside_queue(_tenant, _l.sku, _l.pool, _now) f;
+      END IF;
       IF _l.free IS NULL THEN
         _verdict := 'ITEM_NOT_FOUND';
         _judged_short[_i] := coalesce(_judged_short[_i], '[]')
@@ -301,8 +322,11 @@ BEGIN
       ELSIF _l.gate & 1 = 1 THEN
         _closed := coalesce(_closed, '[]')
           || jsonb_build_array(jsonb_build_array(_l.sku, _l.pool, _l.quantity, NULL));
+      ELSIF _serve AND NOT coalesce(_served[_i], false) THEN
+        _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _free < _l.quantity THEN
-        _lapsed := lapsed_units(_tenant, _l.sku, _l.pool, _now);
+        -- Where somebody waits, lapsed units are theirs.
+        _lapsed := CASE WHEN _l.gate & 2 = 2 THEN 0 ELSE lapsed_units(_tenant, _l.sku, _l.pool, _now) END;
         IF _free + _lapsed < _l.quantity THEN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
           _judged_short[_i] := coalesce(_judged_short[_i], '[]')
@@ -323,7 +347,7 @@ BEGIN
     WHILE _need_request[_need] = _i LOOP
       _need := _need + 1;
     END LOOP;
-    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
       SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _judged_short[_i]) INTO _verdict, _detail
       FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
                         _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);

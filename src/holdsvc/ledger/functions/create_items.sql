@@ -5,7 +5,8 @@
 CREATE FUNCTION create_items(
   _tenant text, _client text, _key_id text, _sku text[], _pool text[], _display_name text[], _capacity bigint[],
   _oversell_limit bigint[], _sale_state smallint[] DEFAULT '{}', _buffer bigint[] DEFAULT '{}',
-  _low_at bigint[] DEFAULT '{}', _return_pool text[] DEFAULT '{}', _return_time timestamptz[] DEFAULT '{}'
+  _low_at bigint[] DEFAULT '{}', _return_pool text[] DEFAULT '{}', _return_time timestamptz[] DEFAULT '{}',
+  _waitlist_policy smallint[] DEFAULT '{}'
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -20,24 +21,25 @@ BEGIN
     FOR _r IN
       SELECT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool, x.display_name, x.capacity, x.oversell_limit,
              coalesce(x.sale_state, 1::smallint) AS sale_state, coalesce(x.buffer, 0) AS buffer, x.low_at,
-             x.return_pool, x.return_time
+             x.return_pool, x.return_time, coalesce(x.waitlist_policy, 1::smallint) AS waitlist_policy
       FROM unnest(_sku, _pool, _display_name, _capacity, _oversell_limit, _sale_state, _buffer, _low_at,
-                  _return_pool, _return_time)
-        x (sku, pool, display_name, capacity, oversell_limit, sale_state, buffer, low_at, return_pool, return_time)
+                  _return_pool, _return_time, _waitlist_policy)
+        x (sku, pool, display_name, capacity, oversell_limit, sale_state, buffer, low_at, return_pool, return_time,
+           waitlist_policy)
       ORDER BY 1, 2
     LOOP
       INSERT INTO item AS i (
         tenant, sku, pool, display_name, capacity, remaining, oversell_limit, sale_state, buffer, low_at, return_pool,
-        return_time, return_due, create_time, update_time, count_time
+        return_time, return_due, waitlist_policy, create_time, update_time, count_time
       )
       VALUES (_tenant, _r.sku, _r.pool, _r.display_name, _r.capacity, _r.capacity, _r.oversell_limit, _r.sale_state,
-              _r.buffer, _r.low_at, _r.return_pool, _r.return_time, _r.return_time, _now, _now,
+              _r.buffer, _r.low_at, _r.return_pool, _r.return_time, _r.return_time, _r.waitlist_policy, _now, _now,
               _now)
       ON CONFLICT (sku, pool, tenant) DO UPDATE SET
         display_name = excluded.display_name, capacity = excluded.capacity, remaining = excluded.remaining,
         oversell_limit = excluded.oversell_limit, sale_state = excluded.sale_state, buffer = excluded.buffer,
         low_at = excluded.low_at, return_pool = excluded.return_pool, return_time = excluded.return_time,
-        return_due = excluded.return_due, create_time = excluded.create_time,
+        return_due = excluded.return_due, waitlist_policy = excluded.waitlist_policy, create_time = excluded.create_time,
         update_time = excluded.update_time, count_time = excluded.count_time, revision = i.revision + 1, delete_time = NULL
       WHERE i.delete_time IS NOT NULL;
       IF FOUND THEN

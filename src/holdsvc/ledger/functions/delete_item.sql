@@ -1,4 +1,4 @@
--- Deletes one item. Outcomes: CAPACITY_IN_USE: units are held or confirmed. SWEEP: only lapsed holds are held. The row
+-- Deletes one item. Outcomes: CAPACITY_IN_USE: units are held or confirmed, or somebody waits for them. SWEEP: only lapsed holds are held. The row
 -- stays, without capacity, to keep its revision.
 -- Locks: the item row.
 CREATE FUNCTION delete_item(_tenant text, _client text, _key_id text, _sku text, _pool text)
@@ -11,14 +11,14 @@ DECLARE
   _item record;
   _lapsed bigint;
 BEGIN
-  SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed, i.free, i.low_at INTO _item FROM item i
+  SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed, i.free, i.low_at, i.waiting INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
   _now := wall_clock();
   _lapsed := lapsed_units(_tenant, _sku, _pool, _now);
   IF _item.sku IS NULL THEN
     _outcome := 'ITEM_NOT_FOUND';
-  ELSIF _item.confirmed > 0 OR _item.held > _lapsed THEN
+  ELSIF _item.confirmed > 0 OR _item.held > _lapsed OR _item.waiting > 0 THEN
     _outcome := 'CAPACITY_IN_USE';
   ELSIF _item.held > 0 THEN
     _outcome := 'SWEEP';

@@ -7,7 +7,7 @@ CREATE FUNCTION explain_availability(
   _tenant text, _client text, _pools text, _sku text, _pool text, _walk_max integer, _steps integer,
   _own_walk_max integer, _own_max integer,
   OUT _available bigint, OUT _remaining bigint, OUT _oversell bigint, OUT _buffer bigint, OUT _lapsed bigint,
-  OUT _sale_state smallint, OUT _step_time timestamptz[], OUT _step_quantity bigint[], OUT _later bigint,
+  OUT _sale_state smallint, OUT _waiters bigint, OUT _step_time timestamptz[], OUT _step_quantity bigint[], OUT _later bigint,
   OUT _own_id uuid[], OUT _own_reference text[], OUT _own_quantity bigint[], OUT _own_expire_time timestamptz[],
   OUT _read_time timestamptz
 )
@@ -42,14 +42,14 @@ BEGIN
     WHERE v.client = _client AND sees_reservation(_tenant, _pools, r.reservation_id)
     LIMIT _own_max
   )
-  SELECT available_units(i.gate, i.free, i.lapsed), i.remaining, i.oversell_limit, i.buffer, i.lapsed, i.sale_state,
+  SELECT available_units(i.gate, i.free, i.lapsed, i.waitlist_policy, i.serve_time, _read_time), i.remaining, i.oversell_limit, i.buffer, i.lapsed, i.sale_state, i.waiting,
          s.times, s.quantities,
          CASE WHEN (SELECT count(*) FROM looked) = _walk_max THEN greatest(0, i.held - i.lapsed - coalesce(s.total, 0)) ELSE 0 END,
          o.ids, o.refs, o.quantities, o.times
-  INTO _available, _remaining, _oversell, _buffer, _lapsed, _sale_state, _step_time, _step_quantity, _later,
+  INTO _available, _remaining, _oversell, _buffer, _lapsed, _sale_state, _waiters, _step_time, _step_quantity, _later,
        _own_id, _own_reference, _own_quantity, _own_expire_time
   FROM (
-    SELECT v.gate, v.free, v.remaining, v.oversell_limit, v.buffer, v.held, v.sale_state,
+    SELECT v.gate, v.free, v.waitlist_policy, v.serve_time, v.waiting, v.remaining, v.oversell_limit, v.buffer, v.held, v.sale_state,
            lapsed_units(_tenant, _sku, _pool, _read_time) AS lapsed
     FROM item v WHERE v.sku = _sku AND v.pool = _pool AND v.tenant = _tenant AND v.delete_time IS NULL
   ) i

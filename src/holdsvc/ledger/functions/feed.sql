@@ -110,7 +110,8 @@ BEGIN
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
          e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed, e.oversell_limit,
-         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level, e.waitlist_policy,
+         e.waiting, e.entry,
          w.filters
   FROM event e
   CROSS JOIN LATERAL (
@@ -118,12 +119,18 @@ BEGIN
     FROM unnest(_tenant, _client, _types, _pools) WITH ORDINALITY f (tenant, client, types, pools, number)
     WHERE (f.tenant IS NULL OR f.tenant = e.tenant)
       AND (f.types IS NULL OR strpos(f.types, ',' || e.type || ',') > 0)
-      AND (f.client IS NULL OR e.reservation_id IS NULL OR f.client = coalesce(e.snapshot -> 'removed' ->> 'client', (
-        SELECT r.client FROM reservation r
-        WHERE r.reservation_id = e.reservation_id AND r.tenant = e.tenant LIMIT 1
-      )))
+      AND (f.client IS NULL OR CASE
+        WHEN e.entry IS NOT NULL THEN f.client = e.entry ->> 'client'
+        WHEN e.reservation_id IS NULL THEN true
+        ELSE f.client = coalesce(e.snapshot -> 'removed' ->> 'client', (
+          SELECT r.client FROM reservation r
+          WHERE r.reservation_id = e.reservation_id AND r.tenant = e.tenant LIMIT 1
+        ))
+      END)
       AND (f.pools IS NULL OR CASE
-        WHEN e.reservation_id IS NULL THEN strpos(f.pools, chr(31) || e.line_pool[1] || chr(31)) > 0
+        WHEN e.reservation_id IS NULL OR e.entry IS NOT NULL THEN NOT EXISTS (
+          SELECT 1 FROM unnest(e.line_pool) l (pool) WHERE strpos(f.pools, chr(31) || l.pool || chr(31)) = 0
+        )
         WHEN e.snapshot -> 'removed' IS NOT NULL THEN NOT EXISTS (
           SELECT 1 FROM jsonb_array_elements_text(e.snapshot -> 'removed' -> 'pools') p (name)
           WHERE strpos(f.pools, chr(31) || p.name || chr(31)) = 0

@@ -168,6 +168,7 @@ BEGIN
       confirmed = i.confirmed - m.sold,
       capacity = i.capacity + m.capacity,
       remaining = i.remaining + m.sold + m.capacity,
+      serve_time = CASE WHEN m.sold + m.capacity > 0 THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
       revision = i.revision + 1,
       update_time = _now
     FROM moved m

@@ -11,7 +11,8 @@ BEGIN
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
          e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed, e.oversell_limit,
-         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level, e.waitlist_policy,
+         e.waiting, e.entry,
          NULL::integer[]
   FROM event e
   WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after

@@ -3,6 +3,7 @@
 -- the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A _revision other than 0
 -- must be the reservation's (REVISION_MISMATCH). The hold's own units never count against growth. LINES_EMPTY, LINES_MANY:
 -- no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP: lapsed holds on the reservation's or the request's items would make room.
+-- SERVE: somebody waits for them and comes first: sweep them, serve the waitlists, and call again with _served.
 -- LIMIT_EXCEEDED, HOLDER_REQUIRED: a limit has no room for growth, or for a new holder; the detail stands in place of the
 -- lines.
 -- Locks: reservations in id order, the items of the lines in (sku, pool) order, limits in order, request ids.
@@ -10,7 +11,7 @@ CREATE FUNCTION modify(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
   _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
-  _revision bigint[], _sets text[], _holder text[], _new_reference text[], _metadata jsonb[],
+  _served boolean[], _revision bigint[], _sets text[], _holder text[], _new_reference text[], _metadata jsonb[],
   _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -37,6 +38,8 @@ DECLARE
   _verdict text;
   -- The lines of a request that grow on items whose sale is closed.
   _closed jsonb;
+  -- Of each item: whether those who wait for it must be served before it gives more.
+  _serve boolean[] := '{}';
   _r record;
   _moved record;
   -- See lock_limits.
@@ -81,6 +84,12 @@ BEGIN
   FROM lock_limits_of_changes(_tenant, _id, _outcome, _sets, _holder, _line_first, _line_sku, _line_pool,
                               _line_quantity) l;
   _now := coalesce(_lock_time, wall_clock());
+  FOR _l IN 1 .. _lines LOOP
+    CONTINUE WHEN coalesce(_gate[_item[_l]], 0) & 2 = 0 OR _serve[_item[_l]] IS NOT NULL;
+    _r := free_beside_queue(_tenant, _line_sku[_l], _line_pool[_l], _now);
+    _serve[_item[_l]] := _r._serve;
+    _free[_item[_l]] := _r._free;
+  END LOOP;
 
   -- judge
   _outcome := judge_held(_tenant, _id, _outcome, _now);
@@ -114,8 +123,12 @@ BEGIN
       ELSIF _grows > 0 AND _gate[_item[_l]] & 1 = 1 THEN
         _closed := coalesce(_closed, '[]')
           || jsonb_build_array(jsonb_build_array(_line_sku[_l], _line_pool[_l], _line_quantity[_l], NULL));
+      ELSIF _grows > 0 AND _serve[_item[_l]] AND NOT coalesce(_served[_i], false) THEN
+        _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _grows > 0 AND _free[_item[_l]] < _grows THEN
-        _lapsed := lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now);
+        -- Where somebody waits, lapsed units are theirs.
+        _lapsed := CASE WHEN _gate[_item[_l]] & 2 = 2 THEN 0
+                        ELSE lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now) END;
         IF _free[_item[_l]] + _lapsed < _grows THEN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
           -- What could be had for this hold: its own units and what is free.
@@ -134,7 +147,7 @@ BEGIN
       _verdict := 'SALE_CLOSED';
       _short[_i] := _closed;
     END IF;
-    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+    IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
       SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _short[_i]) INTO _verdict, _detail
       FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
                         _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
@@ -146,7 +159,9 @@ BEGIN
         _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
       END LOOP;
       FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
-        _free[_item[_l]] := _free[_item[_l]] - _delta[_l];
+        -- Where somebody waits, what one request gives back is not for the next.
+        _free[_item[_l]] := _free[_item[_l]]
+          - CASE WHEN _gate[_item[_l]] & 2 = 2 THEN greatest(0, _delta[_l]) ELSE _delta[_l] END;
       END LOOP;
     END IF;
   END LOOP;

@@ -21,7 +21,7 @@ BEGIN
   RETURN QUERY
   SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
          i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.revision, i.create_time, i.update_time, i.count_time
+         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision, i.create_time, i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant AND i.delete_time IS NULL
     AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
@@ -33,13 +33,20 @@ END
 $$;
 
 -- What a new hold can have of an item with this gate and as much free, lapsed holds counted; null: there is no such item.
-CREATE FUNCTION available_units(_gate smallint, _free bigint, _lapsed bigint) RETURNS bigint
+-- Nothing where its sale is closed, where what is free or lapsed is due to those who wait, and where somebody waits and the
+-- policy is STRICT.
+CREATE FUNCTION available_units(
+  _gate smallint, _free bigint, _lapsed bigint, _waitlist_policy smallint, _serve_time timestamptz, _now timestamptz
+) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
   -- greatest() skips nulls: an item that is not there would read as 0.
-  SELECT CASE WHEN _gate & 1 = 1 THEN 0 WHEN _free IS NOT NULL THEN greatest(0, _free + _lapsed) END
+  SELECT CASE
+    WHEN _gate & 1 = 1 OR (_gate & 2 = 2 AND (_waitlist_policy = 3 OR _lapsed > 0 OR _serve_time <= _now)) THEN 0
+    WHEN _free IS NOT NULL THEN greatest(0, _free + _lapsed)
+  END
 $$;
 
--- The available units of each item, lapsed holds counted, none where its sale is closed; null where there is no such item. Locks nothing.
+-- The available units of each item, see available_units; null where there is no such item. Locks nothing.
 CREATE FUNCTION check_availability(_tenant text, _sku text[], _pool text[], OUT _available bigint[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -48,10 +55,11 @@ DECLARE
   _now timestamptz := wall_clock();
 BEGIN
   -- One statement, so that a sweep between reading counter and lapsed lines counts no unit twice.
-  SELECT array_agg(available_units(i.gate, i.free, i.lapsed) ORDER BY x.ix) INTO _available
+  SELECT array_agg(available_units(i.gate, i.free, i.lapsed, i.waitlist_policy, i.serve_time, _now) ORDER BY x.ix)
+  INTO _available
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   LEFT JOIN LATERAL (
-    SELECT v.free, v.gate, (
+    SELECT v.free, v.gate, v.waitlist_policy, v.serve_time, (
       SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
       WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(x.sku, hashtext(_tenant))
         AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.expire_time <= _now
@@ -72,7 +80,7 @@ BEGIN
   RETURN QUERY
   SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku, x.pool,
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.revision,
+         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
   CROSS JOIN LATERAL (
@@ -95,7 +103,7 @@ BEGIN
   RETURN QUERY
   SELECT NULL::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, i.sku::text,
          i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.revision,
+         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant

@@ -15,7 +15,7 @@ CREATE FUNCTION reserve(
   _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[], _reservation_id uuid[],
   _holder text[], _reference text[], _ttl_us bigint[], _metadata jsonb[], _duplicate_window_us bigint[],
   _line_request integer[], _line_number smallint[], _line_item integer[], _line_quantity bigint[],
-  _item_sku text[], _item_pool text[], _item_quantity bigint[],
+  _item_sku text[], _item_pool text[], _item_quantity bigint[], _served boolean[],
   OUT _judge_time timestamptz, OUT _outcome text[], OUT _other_id uuid[],
   OUT _short_line integer[], OUT _short_available bigint[], OUT _over_limit jsonb[]
 )
@@ -38,6 +38,9 @@ DECLARE
   _free bigint[];
   _gate smallint[];
   _lapsed bigint[] := array_fill(NULL::bigint, ARRAY[_items]);
+  -- Of each item for which somebody waits: whether they must be served first. Null: not asked yet, or nobody waits.
+  _serve boolean[] := '{}';
+  _queue record;
   _line integer := 1;
   _first integer;
   _item integer;
@@ -145,6 +148,16 @@ BEGIN
             _short_available := _short_available || NULL::bigint;
           ELSIF _gate[_item] & 1 = 1 THEN
             _closed := _closed || _line;
+          ELSIF _gate[_item] & 2 = 2 AND _serve[_item] IS NULL THEN
+            -- Read once: what earlier requests of the batch take comes off it.
+            _queue := free_beside_queue(_tenant, _item_sku[_item], _item_pool[_item], _judge_time);
+            _serve[_item] := _queue._serve;
+            _free[_item] := _queue._free;
+            -- Where somebody waits, lapsed units are theirs.
+            _lapsed[_item] := 0;
+            CONTINUE;
+          ELSIF _serve[_item] AND NOT coalesce(_served[_i], false) THEN
+            _verdict := coalesce(_verdict, 'SERVE');
           ELSIF _free[_item] < _line_quantity[_line] THEN
             IF _lapsed[_item] IS NULL THEN
               _lapsed[_item] := lapsed_units(_tenant, _item_sku[_item], _item_pool[_item], _judge_time);
@@ -179,7 +192,7 @@ BEGIN
         _short_line := _short_line || _closed;
         _short_available := _short_available || array_fill(NULL::bigint, ARRAY[cardinality(_closed)]);
       END IF;
-      IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP'), true) THEN
+      IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
         SELECT coalesce(j.verdict, _verdict), j.detail INTO _verdict, _detail
         FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
                           _slot_holder, _slot_max, _slot_used, _judge_time) j (verdict, detail);

@@ -29,7 +29,9 @@ BEGIN
            array_agg(d.return_pool ORDER BY d.sku, d.pool) AS return_pool
     FROM (
       SELECT v.tenant, v.sku, v.pool, coalesce(v.return_pool, '') AS return_pool FROM item v
+      -- Those who wait for what is free of it come first.
       WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+        AND NOT (v.gate & 3 = 2 AND v.serve_time IS NOT DISTINCT FROM '-infinity')
       ORDER BY v.return_due LIMIT _max_count
     ) d
     GROUP BY d.tenant ORDER BY d.tenant

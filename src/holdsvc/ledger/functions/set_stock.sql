@@ -59,6 +59,7 @@ BEGIN
       ELSIF NOT _dry_run AND _delta <> 0 THEN
         UPDATE item i SET
           capacity = i.capacity + _delta, remaining = i.remaining + _delta, count_time = _time, revision = i.revision + 1,
+          serve_time = CASE WHEN _delta > 0 THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
           update_time = _now
         WHERE i.sku = _sku[_i] AND i.pool = _pool[_i] AND i.tenant = _tenant;
         PERFORM write_item_event(_tenant, 15::smallint, _sku[_i], _pool[_i], _delta::bigint, _client[_i], _key_id[_i], NULL,

@@ -329,7 +329,7 @@ $$;
 -- service. Without _now the time is read when the items are locked. Returns the units, and of the items what lock_items does.
 -- Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for its own
 -- update and the events only.
--- Locks: items in (sku, pool) order.
+-- Locks: items in (sku, pool) order, then the waitlist entries whose offers they are.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
   _reason text[], _now timestamptz, OUT _released_quantity bigint, OUT _followed item_before[]
@@ -344,6 +344,9 @@ DECLARE
   _modified boolean[];
   -- Those that count for limits.
   _limited uuid[];
+  -- The waitlist entries whose offers they are.
+  _entry_id uuid[];
+  _offers bigint;
   -- One element a line, sorted: its place and its reservation's index.
   _line_place tid[];
   _line_ix integer[];
@@ -356,11 +359,13 @@ DECLARE
   _updated bigint;
 BEGIN
   SELECT array_agg(v.place ORDER BY x.ix), array_agg(v.revision ORDER BY x.ix), array_agg(v.expire_time ORDER BY x.ix),
-         array_agg(v.modified ORDER BY x.ix), array_agg(x.id) FILTER (WHERE v.limited)
-  INTO _place, _revision, _expire_time, _modified, _limited
+         array_agg(v.modified ORDER BY x.ix), array_agg(x.id) FILTER (WHERE v.limited),
+         array_agg(v.entry_id ORDER BY x.ix), count(v.entry_id)
+  INTO _place, _revision, _expire_time, _modified, _limited, _entry_id, _offers
   FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
   CROSS JOIN LATERAL (
-    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified, r.limited FROM reservation r
+    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified, r.limited, r.entry_id
+    FROM reservation r
     WHERE r.reservation_id = x.id AND r.tenant = _tenant LIMIT 1
   ) v;
   SELECT array_agg(l.place), array_agg(l.ix), array_agg(l.sku), array_agg(l.pool), array_agg(l.quantity)
@@ -401,6 +406,7 @@ BEGIN
   UPDATE item i SET
     held = i.held - x.quantity,
     remaining = i.remaining + x.quantity,
+    serve_time = when_to_serve(i.waiting, i.serve_time),
     revision = i.revision + 1,
     update_time = _now
   FROM unnest(_item_place, _item_quantity) x (place, quantity)
@@ -441,6 +447,10 @@ BEGIN
     ) m
     GROUP BY m.ix
   ) x;
+  IF _offers > 0 THEN
+    PERFORM end_entries(_tenant, 2::smallint, (CASE _state WHEN 3 THEN 5 ELSE 4 END)::smallint, _entry_id, _client, _key_id,
+                        _request_id, _reason, _now);
+  END IF;
   _released_quantity := (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
 END
 $$;
@@ -508,6 +518,7 @@ BEGIN
     UPDATE item i SET
       held = i.held + m.quantity,
       remaining = i.remaining - m.quantity,
+      serve_time = CASE WHEN m.quantity < 0 THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
       revision = i.revision + 1,
       update_time = _now
     FROM moved m
@@ -560,6 +571,23 @@ BEGIN
 END
 $$;
 
+-- What a new hold may take of an item for which somebody waits (gate 2), and whether those who wait must be served before:
+-- while something is due to them, or lapsed holds would make room, nothing is free; nor of a STRICT item. The caller has
+-- locked the item.
+CREATE FUNCTION free_beside_queue(
+  _tenant text, _sku text, _pool text, _now timestamptz, OUT _serve boolean, OUT _free bigint
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  SELECT q.serve, CASE WHEN q.serve OR q.waitlist_policy = 3 THEN least(0, q.free) ELSE q.free END INTO _serve, _free
+  FROM (
+    SELECT v.free, v.waitlist_policy,
+           coalesce(v.serve_time <= _now, false) OR lapsed_units(_tenant, _sku, _pool, _now) > 0 AS serve
+    FROM item v WHERE v.sku = _sku AND v.pool = _pool AND v.tenant = _tenant LIMIT 1
+  ) q;
+END
+$$;
+
 -- Writes the event of a change to one item, which the caller has applied: the item as it is now and the difference of
 -- capacity. LEVEL_CHANGED (16) has the levels.
 CREATE FUNCTION write_item_event(
@@ -571,12 +599,14 @@ BEGIN
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, display_name, capacity, remaining, held, confirmed, oversell_limit,
-    sale_state, buffer, count_time, low_at, return_pool, return_time, from_level, to_level
+    sale_state, buffer, count_time, low_at, return_pool, return_time, from_level, to_level,
+    waitlist_policy, waiting
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
          ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.count_time, i.low_at, i.return_pool, i.return_time, _from_level, _to_level
+         i.count_time, i.low_at, i.return_pool, i.return_time, _from_level, _to_level,
+         i.waitlist_policy, i.waiting
   FROM item i WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
 END
 $$;

@@ -127,11 +127,12 @@ END
 $$;
 
 -- The sweep on demand: expires at most _max_count lapsed holds on these items, for a call that is short of units, and
--- returns how many. It waits for locks: with SKIP LOCKED it would leave out what the background sweep is releasing, and
--- the call would be refused.
+-- returns how many, and whether units are due to those who wait. It waits for locks: with SKIP LOCKED it would leave out
+-- what the background sweep is releasing, and the call would be refused.
 -- Locks: reservations in id order, items in (sku, pool) order.
-CREATE FUNCTION sweep_items(_tenant text, _sku text[], _pool text[], _max_count integer)
-RETURNS integer
+CREATE FUNCTION sweep_items(
+  _tenant text, _sku text[], _pool text[], _max_count integer, OUT _expired bigint, OUT _due boolean
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_bitmapscan = off SET jit = off AS $$
@@ -139,7 +140,6 @@ DECLARE
   _now timestamptz := wall_clock();
   _lapsed uuid[];
   _id uuid[];
-  _expired integer;
   _followed item_before[];
 BEGIN
   SELECT array_agg(DISTINCT l.reservation_id) INTO _lapsed
@@ -159,14 +159,14 @@ BEGIN
     WHERE w.reservation_id = x.id AND w.tenant = _tenant AND w.state = 1 AND w.expire_time <= _now
     FOR NO KEY UPDATE
   ) v;
-  IF _id IS NULL THEN
-    RETURN 0;
+  _expired := 0;
+  IF _id IS NOT NULL THEN
+    SELECT e.expired, e.followed INTO _expired, _followed
+    FROM expire_holds(_tenant, _id) e (expired, released, quarantined, followed);
+    IF _followed IS NOT NULL THEN
+      PERFORM follow_items(_tenant, _followed, wall_clock());
+    END IF;
   END IF;
-  SELECT e.expired, e.followed INTO _expired, _followed
-  FROM expire_holds(_tenant, _id) e (expired, released, quarantined, followed);
-  IF _followed IS NOT NULL THEN
-    PERFORM follow_items(_tenant, _followed, wall_clock());
-  END IF;
-  RETURN _expired;
+  _due := EXISTS (SELECT 1 FROM item i WHERE i.serve_time = '-infinity' AND i.tenant = _tenant);
 END
 $$;

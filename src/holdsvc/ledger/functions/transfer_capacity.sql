@@ -84,12 +84,13 @@ BEGIN
   )
   VALUES (_tenant, _sku, _to_pool, _name, _quantity, _quantity, 0, _sale_state, _now, _now)
   ON CONFLICT (sku, pool, tenant) DO UPDATE SET
-    capacity = i.capacity + _quantity, remaining = i.remaining + _quantity, revision = i.revision + 1, update_time = _now
+    capacity = i.capacity + _quantity, remaining = i.remaining + _quantity, revision = i.revision + 1,
+    serve_time = when_to_serve(i.waiting, i.serve_time), update_time = _now
   WHERE i.delete_time IS NULL;
   IF NOT FOUND THEN
     UPDATE item i SET
       display_name = _name, capacity = _quantity, remaining = _quantity, oversell_limit = 0, sale_state = _sale_state,
-      buffer = 0, low_at = NULL, return_pool = NULL, return_time = NULL, return_due = NULL, create_time = _now,
+      buffer = 0, waitlist_policy = 1, low_at = NULL, return_pool = NULL, return_time = NULL, return_due = NULL, create_time = _now,
       update_time = _now, revision = i.revision + 1, delete_time = NULL
     WHERE i.sku = _sku AND i.pool = _to_pool AND i.tenant = _tenant;
   END IF;

@@ -5,8 +5,8 @@
 -- Locks: the item row.
 CREATE FUNCTION update_item(
   _tenant text, _client text, _key_id text, _sku text, _pool text, _sets text[], _display_name text, _capacity bigint,
-  _oversell_limit bigint, _sale_state smallint, _buffer bigint, _low_at bigint, _return_pool text, _return_time timestamptz, _revision bigint,
-  _pools text
+  _oversell_limit bigint, _sale_state smallint, _buffer bigint, _low_at bigint, _return_pool text, _return_time timestamptz,
+  _waitlist_policy smallint, _revision bigint, _pools text
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
@@ -19,7 +19,7 @@ DECLARE
   _lapsed bigint;
 BEGIN
   SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.sale_state, i.buffer, i.low_at, i.return_pool, i.return_time, i.free,
-         i.revision
+         i.waitlist_policy, i.revision
   INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
@@ -44,6 +44,7 @@ BEGIN
         WHEN strpos(_pools, chr(31) || coalesce(_return_pool, '') || chr(31)) = 0 THEN 'RETURN_POOL_NOT_FOUND'
       END;
     END IF;
+    _waitlist_policy := CASE WHEN 'waitlist_policy' = ANY (_sets) THEN _waitlist_policy ELSE _item.waitlist_policy END;
     -- What leaves "remaining + oversell_limit", against what is there.
     _free := _item.remaining + _item.oversell_limit;
     _taken := (_item.capacity + _item.oversell_limit) - (_capacity + _oversell_limit);
@@ -55,9 +56,9 @@ BEGIN
   END IF;
   -- Equal values change nothing: no revision, no event.
   IF _outcome IS NULL AND (_display_name, _capacity, _oversell_limit, _sale_state, _buffer, _low_at, _return_pool,
-                            _return_time) IS DISTINCT FROM (
+                            _return_time, _waitlist_policy) IS DISTINCT FROM (
     _item.display_name, _item.capacity, _item.oversell_limit, _item.sale_state, _item.buffer, _item.low_at, _item.return_pool,
-    _item.return_time
+    _item.return_time, _item.waitlist_policy
   ) THEN
     UPDATE item i SET
       display_name = _display_name,
@@ -71,6 +72,8 @@ BEGIN
       return_pool = _return_pool,
       return_time = _return_time,
       return_due = CASE WHEN _return_time IS DISTINCT FROM i.return_time THEN _return_time ELSE i.return_due END,
+      waitlist_policy = _waitlist_policy,
+      serve_time = when_to_serve(i.waiting, i.serve_time),
       revision = i.revision + 1,
       update_time = _now
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;

@@ -7,7 +7,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 BEGIN
   RETURN QUERY
   SELECT i.sku::text, i.pool::text, i.capacity, i.remaining, i.held, i.confirmed,
-         coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint, coalesce(l.reservations, 0),
+         i.waiting, w.offered, coalesce(l.held, 0)::bigint, coalesce(l.confirmed, 0)::bigint,
+         w.waiting, w.held + coalesce(l.loose, 0), coalesce(l.reservations, 0),
          i.delete_time IS NOT NULL
   FROM (
     SELECT DISTINCT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku > _after_sku ORDER BY v.sku LIMIT _limit
@@ -21,14 +22,34 @@ BEGIN
            count(*) FILTER (WHERE r.state IN (1, 2) AND (m.line_number = 1 OR NOT EXISTS (
              SELECT 1 FROM reservation_line o
              WHERE o.reservation_id = m.reservation_id AND o.tenant = _tenant AND o.line_number < m.line_number
-           ))) AS reservations
+           ))) AS reservations,
+           -- Offers of entries that are not OFFERED.
+           count(*) FILTER (WHERE r.state = 1 AND r.entry_id IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM waitlist_entry e
+             WHERE e.entry_id = r.entry_id AND e.tenant = _tenant AND e.state = 2 AND e.reservation_id = m.reservation_id
+           )) AS loose
     FROM reservation_line m
     CROSS JOIN LATERAL (
-      SELECT w.state FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
+      SELECT w.state, w.entry_id FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
     ) r
     WHERE hashtextextended(m.sku, hashtext(m.tenant)) = hashtextextended(i.sku, hashtext(_tenant))
       AND m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
   ) l ON true
+  -- An entry is OFFERED as long as its offer is HELD.
+  CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE m.state = 1) AS waiting, count(*) FILTER (WHERE m.state = 2) AS offered,
+           count(*) FILTER (WHERE m.state = 2 AND EXISTS (
+             SELECT 1 FROM waitlist_entry e
+             CROSS JOIN LATERAL (
+               SELECT v.state, v.entry_id FROM reservation v
+               WHERE v.reservation_id = e.reservation_id AND v.tenant = _tenant LIMIT 1
+             ) v
+             WHERE e.entry_id = m.entry_id AND e.tenant = _tenant AND e.state = 2 AND v.state = 1
+               AND v.entry_id = e.entry_id
+           )) AS held
+    FROM waitlist_line m
+    WHERE m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant AND m.state IN (1, 2)
+  ) w
   ORDER BY i.sku, i.pool;
 END
 $$;

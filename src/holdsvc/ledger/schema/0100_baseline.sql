@@ -50,9 +50,17 @@ CREATE TABLE holdsvc.item (
   return_due timestamptz,
   -- What a new hold may take, lapsed holds left out: every judgement of a new hold, and of the growth of one, is by it.
   free bigint NOT NULL GENERATED ALWAYS AS (remaining + oversell_limit - buffer) STORED,
+  -- Who may have what becomes free: 1 OFF, no waitlist; 2 FIRST_FITTING; 3 STRICT.
+  waitlist_policy smallint NOT NULL DEFAULT 1 CHECK (waitlist_policy BETWEEN 1 AND 3),
+  -- Entries that wait for it, and from when on its waitlist is due to be served: -infinity is at once. Due units are nobody
+  -- else's. Null: not before something frees units.
+  waiting bigint NOT NULL DEFAULT 0 CHECK (waiting >= 0),
+  serve_time timestamptz,
   -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
-  -- 1: the sale is closed.
-  gate smallint NOT NULL GENERATED ALWAYS AS ((CASE WHEN sale_state = 1 THEN 0 ELSE 1 END)::smallint) STORED,
+  -- 1: the sale is closed; 2: somebody waits.
+  gate smallint NOT NULL GENERATED ALWAYS AS ((
+    CASE WHEN sale_state = 1 THEN 0 ELSE 1 END + CASE WHEN waiting > 0 AND waitlist_policy > 1 THEN 2 ELSE 0 END
+  )::smallint) STORED,
   revision bigint NOT NULL DEFAULT 1,
   create_time timestamptz NOT NULL,
   update_time timestamptz NOT NULL,
@@ -71,6 +79,8 @@ CREATE TABLE holdsvc.item (
 ) WITH (fillfactor = 50);
 CREATE INDEX item_by_tenant ON holdsvc.item (tenant, sku, pool);
 CREATE INDEX item_by_return ON holdsvc.item (return_due) WHERE return_due IS NOT NULL;
+-- What is due to be served. Items for which nobody waits are not in it: their updates stay HOT.
+CREATE INDEX item_by_serve_time ON holdsvc.item (serve_time, tenant) WHERE serve_time IS NOT NULL;
 
 -- States, as in the contract: 1 HELD, 2 CONFIRMED, 3 CANCELLED, 4 EXPIRED, 5 REFUNDED, 6 FULFILLED. A HELD row whose
 -- expire_time has passed is EXPIRED to every caller; the sweep makes it so in the table.
@@ -96,6 +106,8 @@ CREATE TABLE holdsvc.reservation (
   original jsonb,
   -- Whether it has rows in limit_use, or had some.
   limited boolean NOT NULL DEFAULT false,
+  -- The waitlist entry whose offer it is; null for all others.
+  entry_id uuid,
   PRIMARY KEY (reservation_id, tenant),
   CONSTRAINT reservation_confirmed_has_its_order
     CHECK ((state IN (2, 5, 6)) = (confirm_time IS NOT NULL) AND (confirm_time IS NULL) = (order_id IS NULL)),
@@ -213,6 +225,63 @@ CREATE TABLE holdsvc.limit_change (
   units bigint NOT NULL
 );
 CREATE INDEX limit_change_by_client ON holdsvc.limit_change (limit_number, client, tenant);
+-- Entries of waitlists. States, as in the contract: 1 WAITING, 2 OFFERED, 3 TAKEN, 4 LAPSED, 5 LEFT. They are served in the
+-- order of (rank, sequence): the priority, negated, and a number drawn under the locks of the items.
+CREATE SEQUENCE holdsvc.waitlist_sequence AS bigint CACHE 1;
+CREATE TABLE holdsvc.waitlist_entry (
+  tenant text COLLATE "C" NOT NULL,
+  entry_id uuid NOT NULL,
+  client text COLLATE "C" NOT NULL,
+  holder text COLLATE "C" NOT NULL CHECK (holder <> ''),
+  reference text COLLATE "C" NOT NULL,
+  state smallint NOT NULL DEFAULT 1 CHECK (state BETWEEN 1 AND 5),
+  rank integer NOT NULL,
+  sequence bigint NOT NULL,
+  offer_ttl_us bigint NOT NULL CHECK (offer_ttl_us > 0),
+  metadata jsonb,
+  create_time timestamptz NOT NULL,
+  -- When it lapses if it still waits; null: never.
+  expire_time timestamptz,
+  offer_time timestamptz,
+  end_time timestamptz,
+  reservation_id uuid,
+  -- Why it was passed at the last serve: 1 LIMIT, 2 UNSERVABLE; 0: it was not.
+  pass_reason smallint NOT NULL DEFAULT 0,
+  reason text,
+  revision bigint NOT NULL DEFAULT 1,
+  PRIMARY KEY (entry_id, tenant),
+  CONSTRAINT waitlist_entry_offered_has_its_reservation
+    CHECK ((reservation_id IS NULL) = (offer_time IS NULL) AND (state NOT IN (2, 3) OR reservation_id IS NOT NULL)),
+  CONSTRAINT waitlist_entry_ended_has_its_time CHECK ((state IN (1, 2)) = (end_time IS NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX waitlist_entry_by_order ON holdsvc.waitlist_entry (tenant, state, rank, sequence);
+CREATE INDEX waitlist_entry_by_holder ON holdsvc.waitlist_entry (holder, tenant);
+CREATE INDEX waitlist_entry_by_expiry ON holdsvc.waitlist_entry (expire_time) WHERE state = 1;
+CREATE INDEX waitlist_entry_by_end ON holdsvc.waitlist_entry (end_time) WHERE state > 2;
+
+CREATE TABLE holdsvc.waitlist_line (
+  tenant text COLLATE "C" NOT NULL,
+  entry_id uuid NOT NULL,
+  line_number integer NOT NULL,
+  sku text COLLATE "C" NOT NULL,
+  pool text COLLATE "C" NOT NULL,
+  quantity bigint NOT NULL CHECK (quantity > 0),
+  -- Those of the entry, for the indexes.
+  client text COLLATE "C" NOT NULL,
+  holder text COLLATE "C" NOT NULL,
+  state smallint NOT NULL DEFAULT 1,
+  rank integer NOT NULL,
+  sequence bigint NOT NULL,
+  -- Of the lines of an entry the one at which it waits: at an item that blocks it, or that is due.
+  parked boolean NOT NULL,
+  PRIMARY KEY (entry_id, sku, pool, tenant)
+) WITH (fillfactor = 80);
+-- One live entry of a holder for an item.
+CREATE UNIQUE INDEX waitlist_line_by_holder ON holdsvc.waitlist_line (holder, sku, pool, client, tenant) WHERE state <= 2;
+CREATE INDEX waitlist_line_queue ON holdsvc.waitlist_line (sku, pool, tenant, state, rank, sequence);
+-- Whom free units may suit, without those who want more.
+CREATE INDEX waitlist_line_fitting ON holdsvc.waitlist_line (sku, pool, tenant, parked, quantity, rank, sequence)
+  WHERE state = 1;
 
 -- Units that came into or left the building other than by a count: a count made earlier is corrected by them.
 CREATE TABLE holdsvc.stock_move (
@@ -322,8 +391,13 @@ CREATE TABLE holdsvc.event (
   -- LEVEL_CHANGED: the item's level before and after, see stock_level.
   from_level smallint,
   to_level smallint,
+  waitlist_policy smallint,
+  waiting bigint,
+  -- A waitlist entry's event: the entry after the change, and the reservation of its offer, where it has one.
+  entry jsonb,
   PRIMARY KEY (event_id, occur_day),
-  CONSTRAINT event_has_one_subject CHECK ((reservation_id IS NULL) = (capacity IS NOT NULL))
+  CONSTRAINT event_has_one_subject
+    CHECK (CASE WHEN entry IS NULL THEN (reservation_id IS NULL) = (capacity IS NOT NULL) ELSE capacity IS NULL END)
 ) PARTITION BY RANGE (occur_day);
 CREATE INDEX event_by_reservation ON holdsvc.event (reservation_id, event_id) WHERE reservation_id IS NOT NULL;
 
