@@ -5,7 +5,7 @@ An `AsyncClient` belongs to the event loop of its first call, and moves to anoth
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -48,11 +48,13 @@ class AsyncClient:
     stubs: every rpc with its messages. Calls that are made at the same time travel together as a batch, unless
     `coalesce` is False. A change gets a request_id unless the request has one, so it is retried safely
     within its deadline. Failures are raised as `CallError`, one class for each reason.
+
+    `target` is an address, or several: then the calls of an item go to one of them, and to the next where that is down.
     """
 
     def __init__(
         self,
-        target: str = "127.0.0.1:50051",
+        target: str | Sequence[str] = "127.0.0.1:50051",
         *,
         api_key: str | None = None,
         tls: Tls | None = None,
@@ -66,7 +68,8 @@ class AsyncClient:
         policy = retry_policy or shipped_policy()
         self._budget = RetryBudget(policy.budget_tokens_max, policy.budget_token_ratio)
         self._background = AsyncBackground()
-        self._connections = AsyncConnections(target, tls, options, channel, self._reset)
+        targets = (target,) if isinstance(target, str) else tuple(target)
+        self._connections = AsyncConnections(targets, tls, options, channel, self._reset)
         self._sleep = sleep
         self._calls = AsyncCalls(
             self._connections,

@@ -3,6 +3,7 @@
 Generated from `async_calls.py` by scripts/generate_client.py: change that and run `make generate`.
 """
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ import grpc
 from google.protobuf.message import Message
 
 from holdsvc.client import errors, messages
+from holdsvc.client.affinity import PAUSE_MAX_S, Places
 from holdsvc.client.background import Sleep
 from holdsvc.client.coalescing import ALONE, PAIRS, Done, Lanes
 from holdsvc.client.connection import PROBE_S, Connection, Connections, call_metadata
-from holdsvc.client.retries import Attempts, RetryBudget, RetryPolicy
+from holdsvc.client.retries import RETRYABLE, Attempts, RetryBudget, RetryPolicy
 from holdsvc.client.wire import Wire
 
 
@@ -39,6 +41,7 @@ class Calls:
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._on_lost = on_lost
+        self._places = Places(connections.targets)
         self._stubs: dict[str, Mapping[str, Any]] = {}
         self._wire = Wire()
         self._lanes = Lanes(PAIRS if coalesce else {}, self._wire, self._send_shared)
@@ -60,7 +63,7 @@ class Calls:
             attempts = Attempts(self._policy, self._budget, safe, timeout_s)
             try:
                 while True:
-                    connection = self._connections.current()
+                    connection = self._reached(sent, attempts, safe)
                     try:
                         answer = self._attempt(connection, path, sent, attempts, metadata, more)
                     except errors.CallError as error:
@@ -78,11 +81,28 @@ class Calls:
 
         return call
 
+    def _reached(self, request: Any, attempts: Attempts, safe: bool) -> Connection:
+        """The connection to the address of a request.
+
+        A call that may not be repeated asks first whether there is one.
+        """
+        while True:
+            place = self._places.choose(request)
+            if place is not None:
+                connection = self._connections.current(place)
+                if safe or not self._places.several or self._missing(connection) is None:
+                    return connection
+                self._places.failed(place)
+            elif attempts.remaining_s:
+                self._sleep(random.uniform(0, min(PAUSE_MAX_S, attempts.remaining_s)))
+            else:
+                raise errors.no_connection(", ".join(self._connections.targets), "none of them answers")
+
     def _attempt(
         self, connection: Connection, path: str, request: Any, attempts: Attempts, metadata: Any, more: Any
     ) -> Any:
         """One attempt: alone where its lane is idle, else with the calls that wait there."""
-        lane = None if more else self._lanes.lane(path, metadata)
+        lane = None if more else self._lanes.lane(path, metadata, connection.place)
         if lane is None:
             return self._send(connection, path, request, attempts, metadata, more)
         if lane.enters_alone():
@@ -107,39 +127,55 @@ class Calls:
         attempts.sent = True
         send = connection.method(path, **self._stubs[path])
         try:
-            return send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
+            answer = send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
         except grpc.RpcError as error:
             raise self._explained(connection, errors.from_rpc(error)) from error
+        self._places.answered(connection.place)
+        return answer
 
-    def _send_shared(self, path: str, request: Any, timeout_s: float, metadata: Any, done: Done) -> None:
+    def _send_shared(self, place: int, path: str, request: Any, timeout_s: float, metadata: Any, done: Done) -> None:
         """Sends what a lane has ready: a message alone, or the bytes of a batch."""
         try:
-            connection = self._connections.current()
+            connection = self._connections.current(place)
         except errors.CallError as error:
             done(None, error)
             return
         send = connection.method(path, **self._stubs[path] if isinstance(request, Message) else {})
 
         def ended(answer: Any, error: errors.CallError | None) -> None:
-            if isinstance(error, errors.ShuttingDown):
-                self._connections.leave(connection)
+            if error is None:
+                self._places.answered(place)
+            else:
+                self._passed_over(connection, error)
             done(answer, error)
 
         self._wire.send(send, request, timeout_s, metadata, ended)
 
-    def _explained(self, connection: Connection, failure: errors.CallError) -> errors.CallError:
-        """The failure of an attempt, or a missing connection as its cause; where a server stops it is left."""
+    def _passed_over(self, connection: Connection, failure: errors.CallError) -> None:
+        """Leaves a connection whose server stops, and passes over an address without a server."""
         if isinstance(failure, errors.ShuttingDown):
             self._connections.leave(connection)
+        elif failure.reason or failure.code not in RETRYABLE:
+            return
+        self._places.failed(connection.place)
+
+    def _explained(self, connection: Connection, failure: errors.CallError) -> errors.CallError:
+        """The failure of an attempt, or a missing connection as its cause."""
+        self._passed_over(connection, failure)
         if failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED or not connection.replaceable:
             return failure
+        cause = self._missing(connection)
+        return failure if cause is None else errors.no_connection(connection.target, cause)
+
+    def _missing(self, connection: Connection) -> str | None:
+        """Why there is no connection; None where there is one."""
         try:
             connection.probe(b"", timeout=PROBE_S, wait_for_ready=False)
         except grpc.RpcError as probed:
             cause = errors.from_rpc(probed)
             if cause.code is grpc.StatusCode.UNAVAILABLE:
-                return errors.no_connection(self._connections.target, cause.message)
-        return failure
+                return cause.message
+        return None
 
     def unary_stream(self, path: str, **stub: Any) -> Callable[..., Iterator[Any]]:
         """What a generated stub calls for a streaming rpc."""
@@ -150,11 +186,15 @@ class Calls:
             metadata: Any = None,
             **more: Any,
         ) -> Iterator[Any]:
-            connection = self._connections.current()
+            place = self._places.choose(request)
+            if place is None:
+                raise errors.none_answers(self._connections.targets)
+            connection = self._connections.current(place)
             send = connection.channel.unary_stream(path, **stub)
             stream = send(request, timeout=timeout, metadata=call_metadata(self._api_key, metadata), **more)
             try:
                 for message in stream:
+                    self._places.answered(place)
                     yield message
             except grpc.RpcError as error:
                 raise self._explained(connection, errors.from_rpc(error)) from error

@@ -1,9 +1,9 @@
 """Calls that are made while others of their kind are under way travel together, as one batch.
 
-A lane is the queue of one rpc with one metadata. A call that finds its lane idle goes alone, at once. What is called
-while it is under way becomes the next batch; a second batch starts beside the first once as many calls wait as the
-first one has. Each call keeps its request_id, its deadline, its answer and its error. The rules are the same for
-asyncio and for threads; what differs is in `wire`.
+A lane is the queue of one rpc with one metadata to one address. A call that finds its lane idle goes alone, at once.
+What is called while it is under way becomes the next batch; a second batch starts beside the first once as many calls
+wait as the first one has. Each call keeps its request_id, its deadline, its answer and its error. The rules are the
+same for asyncio and for threads; what differs is in `wire`.
 """
 
 import threading
@@ -139,15 +139,17 @@ class Entry:
 
 
 Done = Callable[[Any, CallError | None], None]
-Send = Callable[[str, Any, float, Any, Done], None]
-"""Sends a request (a message, or a batch's bytes) to a path, with a timeout and metadata; tells what came of it."""
+Send = Callable[[int, str, Any, float, Any, Done], None]
+"""Sends a request (a message, or a batch's bytes) to a place and path, with a timeout and metadata; tells what came of
+it."""
 
 
 class Lane:
-    """The calls of one rpc with one metadata."""
+    """The calls of one rpc with one metadata to one place."""
 
-    def __init__(self, pair: Pair, metadata: Any, wire: Any, send: Send) -> None:
+    def __init__(self, pair: Pair, metadata: Any, place: int, wire: Any, send: Send) -> None:
         self._pair = pair
+        self._place = place
         self._metadata = metadata
         self._wire = wire
         self._send = send
@@ -224,6 +226,7 @@ class Lane:
         if len(entries) == 1:
             [entry] = entries
             self._send(
+                self._place,
                 self._pair.path,
                 entry.request,
                 timeout_s,
@@ -233,6 +236,7 @@ class Lane:
             return
         data = b"".join([entry.data for entry in entries])
         self._send(
+            self._place,
             self._pair.batch_path,
             data,
             timeout_s,
@@ -280,19 +284,20 @@ class Lanes:
         self._pairs = pairs
         self._wire = wire
         self._send = send
-        self._lanes: dict[tuple[str, Any], Lane] = {}
+        self._lanes: dict[tuple[str, Any, int], Lane] = {}
         self._lock = threading.Lock()
 
-    def lane(self, path: str, metadata: Any) -> Lane | None:
+    def lane(self, path: str, metadata: Any, place: int) -> Lane | None:
         """The lane of a call; None where its rpc has no batch."""
-        lane = self._lanes.get((path, metadata))
+        key = (path, metadata, place)
+        lane = self._lanes.get(key)
         if lane is not None or path not in self._pairs:
             return lane
         with self._lock:
             if len(self._lanes) >= LANES_MAX:
                 self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.is_idle}
-            new = Lane(self._pairs[path], metadata, self._wire, self._send)
-            return self._lanes.setdefault((path, metadata), new)
+            new = Lane(self._pairs[path], metadata, place, self._wire, self._send)
+            return self._lanes.setdefault(key, new)
 
     def reset(self) -> None:
         """Forgets all calls: their event loop, or their process, is gone."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -55,17 +55,18 @@ class Tls:
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 
-_SERVICE_CONFIG = (
-    '{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "waitForReady": true}]}'
-)
-"""Calls wait for a connection. The retries are the client's own, because gRPC's see only a code; gRPC keeps to the
-transparent ones of calls that never left this process."""
+_SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "waitForReady": %s}]}'
+"""The retries are the client's own, because gRPC's see only a code; gRPC keeps to the transparent ones of calls that
+never left this process."""
 
 
-def channel_options(more: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """Options of the channel: calls alternate between the target's addresses, and a dead connection is noticed."""
+def channel_options(more: Mapping[str, Any] | None, *, waits: bool = True) -> list[tuple[str, Any]]:
+    """Options of a channel: calls alternate between its target's addresses, and a dead connection is noticed.
+
+    Calls wait for a connection, unless there is another channel that they can use.
+    """
     options = {
-        "grpc.service_config": _SERVICE_CONFIG,
+        "grpc.service_config": _SERVICE_CONFIG % ("true" if waits else "false"),
         "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
         "grpc.keepalive_time_ms": KEEPALIVE_S * 1000,
         "grpc.keepalive_timeout_ms": 10_000,
@@ -82,8 +83,10 @@ def channel_options(more: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
 class Connection:
     """A channel and the methods called on it. It ends when the last call that uses it lets go of it."""
 
-    def __init__(self, channel: Any, *, replaceable: bool) -> None:
+    def __init__(self, channel: Any, target: str, place: int, *, replaceable: bool) -> None:
         self.channel = channel
+        self.target = target
+        self.place = place
         self.replaceable = replaceable
         self._opened_s = time.monotonic()
         self._methods: dict[str, Any] = {}
@@ -107,76 +110,80 @@ class Connection:
 
 
 class _Connections:
-    """The current connection: opened by the first call, left when its server stops, opened again by the next call."""
+    """A connection to each target: opened by a call, left when its server stops, opened again by the next call."""
 
     def __init__(
         self,
-        target: str,
+        targets: Sequence[str],
         tls: Tls | None,
         options: Mapping[str, Any] | None,
         channel: Any,
         on_reset: Callable[[], None],
     ) -> None:
-        self.target = target
+        if len(targets) != 1 and (channel is not None or not targets):
+            raise ValueError("a client needs one address, or several without a channel")
+        self.targets = targets
         self._on_reset = on_reset
         self._tls = tls
-        self._options = channel_options(options)
+        self._options = channel_options(options, waits=len(targets) == 1)
         self._given = channel
-        self._current: Connection | None = None
+        self._current: dict[int, Connection] = {}
         self._lock = threading.Lock()
         self.closed = False
         _all.add(self)
 
-    def _channel(self) -> Any:
+    def _channel(self, target: str) -> Any:
         raise NotImplementedError
 
-    def current(self) -> Connection:
+    def current(self, place: int = 0) -> Connection:
         """The connection for a new call. Raises CallError when the client is closed."""
-        connection = self._current
-        return connection if connection is not None else self._opened()
+        connection = self._current.get(place)
+        return connection if connection is not None else self._opened(place)
 
-    def _opened(self) -> Connection:
+    def _opened(self, place: int) -> Connection:
         with self._lock:
             if self.closed:
                 raise CallError(grpc.StatusCode.CANCELLED, _CLOSED)
-            if self._current is None:
-                given = self._given is not None
-                self._current = Connection(self._given if given else self._channel(), replaceable=not given)
-            return self._current
+            if place not in self._current:
+                target, given = self.targets[place], self._given is not None
+                channel = self._given if given else self._channel(target)
+                self._current[place] = Connection(channel, target, place, replaceable=not given)
+            return self._current[place]
 
     def leave(self, connection: Connection) -> None:
         """Lets new calls use a new connection: the server of this one is stopping."""
         with self._lock:
-            if self._current is connection and connection.replaceable and connection.is_settled:
-                self._current = None
+            is_current = self._current.get(connection.place) is connection
+            if is_current and connection.replaceable and connection.is_settled:
+                del self._current[connection.place]
 
-    def _taken(self) -> Any:
-        """The channel to close, if there is one; from now on there is none."""
+    def _taken(self) -> list[Any]:
+        """The channels to close; from now on there are none."""
         with self._lock:
             self.closed = True
-            connection, self._current = self._current, None
-            return connection.channel if connection is not None else self._given
+            channels = [connection.channel for connection in self._current.values()]
+            self._current = {}
+            return channels or ([] if self._given is None else [self._given])
 
     def abandon(self) -> None:
-        """Forgets the parent's connection in a forked child, which must neither use it nor close it."""
+        """Forgets the parent's connections in a forked child, which must neither use them nor close them."""
         self._lock = threading.Lock()
         _inherited.append(self._current)
-        self._current = None
+        self._current = {}
         self._on_reset()
 
 
 class Connections(_Connections):
     """Connections of the blocking client."""
 
-    def _channel(self) -> grpc.Channel:
+    def _channel(self, target: str) -> grpc.Channel:
         if self._tls:
-            return grpc.secure_channel(self.target, self._tls.credentials(), self._options)
-        return grpc.insecure_channel(self.target, self._options)
+            return grpc.secure_channel(target, self._tls.credentials(), self._options)
+        return grpc.insecure_channel(target, self._options)
 
     def close(self) -> None:
-        """Ends the connection and the calls on it."""
-        channel = self._taken()
-        if channel is not None:
+        """Ends the connections and the calls on them."""
+        for channel in self._taken():
             channel.close()
 
 
@@ -185,17 +192,17 @@ class AsyncConnections(_Connections):
 
     _loop: asyncio.AbstractEventLoop | None = None
 
-    def _channel(self) -> grpc.aio.Channel:
+    def _channel(self, target: str) -> grpc.aio.Channel:
         if self._tls:
-            return grpc.aio.secure_channel(self.target, self._tls.credentials(), self._options)
-        return grpc.aio.insecure_channel(self.target, self._options)
+            return grpc.aio.secure_channel(target, self._tls.credentials(), self._options)
+        return grpc.aio.insecure_channel(target, self._options)
 
-    def current(self) -> Connection:
+    def current(self, place: int = 0) -> Connection:
         """The connection for a new call. Raises RuntimeError where another running loop uses the client."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        return super().current()
+        return super().current(place)
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
@@ -203,14 +210,13 @@ class AsyncConnections(_Connections):
                 raise RuntimeError(
                     "this AsyncClient is in use on another event loop that is still running: make one for each loop"
                 )
-            self._current = None
+            self._current = {}
             self._on_reset()
         self._loop = loop
 
     async def close(self) -> None:
-        """Ends the connection and the calls on it."""
-        channel = self._taken()
-        if channel is not None:
+        """Ends the connections and the calls on them."""
+        for channel in self._taken():
             await channel.close()
 
 

@@ -374,6 +374,11 @@ def no_connection(target: str, cause: str) -> CallError:
     )
 
 
+def none_answers(targets: Sequence[str]) -> CallError:
+    """The error of a stream that finds none of several addresses up."""
+    return CallError(grpc.StatusCode.UNAVAILABLE, f"none of {', '.join(targets)} answers")
+
+
 def leaves_outcome_open(error: BaseException) -> bool:
     """Whether a call that ended like this may have taken effect."""
     if not isinstance(error, CallError):
