@@ -9,12 +9,14 @@ TESTERS ?= 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH := $(VENV)/.bench
+DOCS := $(VENV)/.docs
+MERMAID := mermaid@11.17.2
 LOAD ?= unary
 IMAGE := build/protos.binpb
 RELEASED := protos/released.binpb.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test torture check promtool format generate fresh released bench bench-full profile load smoke clean
+.PHONY: help setup serve test torture check promtool format generate fresh released bench bench-full profile load smoke docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
@@ -98,6 +100,15 @@ load: $(READY) ## Put load on a running service and check every promise
 
 smoke: $(READY) ## Run the quick start against a running service and check each answer
 	$(PYTHON) loadtest/smoke.py $(ARGS)
+
+docs: $(DOCS) fresh ## Build the documentation as a site in build/site
+	@[ -e build/mermaid.min.js ] || ! command -v npm >/dev/null || { cd build && npm pack --silent $(MERMAID) >/dev/null \
+	    && tar xzf mermaid-*.tgz --strip-components=2 package/dist/mermaid.min.js && rm mermaid-*.tgz; }
+	@$(PYTHON) -m scripts.site_pages
+
+$(DOCS): $(READY)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[server,cli,otel,relay,dev,docs]'
+	@touch $@
 
 clean: ## Remove everything that make made, except data/
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

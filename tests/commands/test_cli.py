@@ -67,6 +67,12 @@ def test_without_the_packages_of_the_server_the_program_says_what_to_install(pac
     )
 
 
+def test_a_command_starts_without_what_only_the_service_needs() -> None:
+    program = "import sys, holdsvc.commands.cli; print({'protovalidate', 'textual', 'uvloop'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_top_without_its_package_says_what_to_install() -> None:
     program = "import runpy, sys; sys.modules['textual'] = None; runpy.run_module('holdsvc', run_name='__main__')"
     done = subprocess.run(

@@ -8,7 +8,6 @@ from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
 
-from holdsvc.api import convert
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.output import Progress
@@ -16,7 +15,6 @@ from holdsvc.commands.tail import tail
 from holdsvc.commands.target import CommandError
 from holdsvc.ledger import retention
 from holdsvc.ledger.database import Connection
-from holdsvc.relay.cloud_event import as_json
 
 app = typer.Typer(no_args_is_help=True, help="Follow events; list and export their days; begin a new epoch.")
 
@@ -90,6 +88,9 @@ def export_day(dsn: str, day: date, file: Path | None, progress: Progress = outp
 
 
 async def _write(connection: Connection, day: date, sink: BinaryIO, progress: Progress) -> int:
+    from holdsvc.api import convert
+    from holdsvc.relay.cloud_event import as_json
+
     count = after = 0
     while found := await retention.events_of(connection, day, after):
         output.write_lines(({"tenant": event.tenant, **as_json(convert.event(event.event))} for event in found), sink)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc import errors
-from holdsvc.api.limits import contradictions, terms_of
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
@@ -98,6 +97,8 @@ def _terms(
     limit_id: str, most: int, per: str, counts: str, prefix: str, pool: str | None, window: timedelta | None
 ) -> LimitTerms:
     """The limit that the options name; raises CommandError with every rule of the contract that it breaks."""
+    from holdsvc.api.limits import contradictions, terms_of
+
     try:
         wanted = pb.Limit(
             limit_id=limit_id,

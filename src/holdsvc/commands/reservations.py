@@ -13,7 +13,6 @@ from uuid import UUID
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from holdsvc.api import convert
 from holdsvc.commands import output, target
 from holdsvc.commands.options import DataDir, Dsn, read
 from holdsvc.commands.output import Progress
@@ -141,6 +140,8 @@ async def _write(connection: Connection, wanted: Wanted, after: str, sink: Binar
 
 def _object(tenant: str, reservation: Reservation) -> dict[str, Any]:
     """As GetReservation shows it, with the tenant."""
+    from holdsvc.api import convert
+
     message = reservation_pb2.Reservation()
     convert.set_reservation(message, reservation)
     return {"tenant": tenant, **MessageToDict(message, preserving_proto_field_name=True)}
