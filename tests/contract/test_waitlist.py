@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import pytest
 
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import item_pb2, waitlist_pb2
@@ -13,6 +14,7 @@ from inventoryhold.v1 import reservation_service_pb2 as rpb
 from inventoryhold.v1 import waitlist_service_pb2 as pb
 from tests.contract.lines import counters, wanted
 from tests.support.harness import Harness, outcome, refused
+from tests.support.limits import set_limit, used
 
 Entry = waitlist_pb2.WaitlistEntry
 FIRST_FITTING = item_pb2.Item.WAITLIST_POLICY_FIRST_FITTING
@@ -324,3 +326,23 @@ async def test_an_item_for_which_somebody_waits_is_not_deleted(service: Harness)
     assert (await refused(service.inventory.DeleteItem(delete))).reason == "CAPACITY_IN_USE"
     await service.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
     await service.inventory.DeleteItem(delete)
+
+
+@pytest.mark.parametrize("policy", [FIRST_FITTING, STRICT])
+async def test_a_waiter_whose_limit_is_used_up_is_passed_with_the_reason_on_its_entry(
+    service: Harness, policy: item_pb2.Item.WaitlistPolicy
+) -> None:
+    held = await _sold_out(service, capacity=3, policy=policy)
+    await service.create_item("seat-2", 2)
+    await set_limit(service, "each", 2, sku_prefix="seat")
+    other = await service.reserve({"seat-2": 2}, holder="ann")
+    ann, ben, cid = [await service.join({"seat": 1}, name) for name in ("ann", "ben", "cid")]
+    await _cancel(service, held, seat=1)
+    assert await _states(service, ann, ben, cid) == ["WAITING", "OFFERED", "WAITING"]
+    assert (await service.entry(ann.entry_id)).pass_reason == Entry.PASS_REASON_LIMIT
+    # What it has elsewhere counts no more: at the next serve its turn comes before that of who came later.
+    await _cancel(service, other.reservation_id)
+    await _cancel(service, held, seat=1)
+    assert await _states(service, ann, ben, cid) == ["OFFERED", "OFFERED", "WAITING"]
+    assert await used(service, "each", "ann") == 1
+    await service.verify()

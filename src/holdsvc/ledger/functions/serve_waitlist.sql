@@ -109,8 +109,8 @@ $$;
 -- Offers what is free to those who wait, of at most 50 due items of the tenant and the items that go with them.
 -- _reservation_id has ids for the offers: no more are made. Returns how long each of those offered had waited, how many
 -- entries lapsed, and whether there may be more to do at once.
--- Locks: items in (sku, pool) order, then the entries; further items only where they are not locked. It waits for a lock a
--- quarter of a second at most, then it fails, and is called again.
+-- Locks: items in (sku, pool) order, limits in order, then the entries; further items only where they are not locked. It
+-- waits for a lock a quarter of a second at most, then it fails, and is called again.
 CREATE FUNCTION serve_waitlist(
   _tenant text, _reservation_id uuid[], OUT _waited_us bigint[], OUT _lapsed_count bigint, OUT _more boolean
 )
@@ -128,13 +128,29 @@ DECLARE
   _after_sequence bigint := 0;
   _page integer;
   _ids uuid[];
+  _limits boolean;
   -- Of the candidate: the places of its items and what it wants of them, the item that blocks it, and why it is passed.
   _ats integer[];
   _quantities bigint[];
   _blocked integer;
   _pass smallint;
   _at integer;
+  -- The offers of these candidates, and how many there are in all.
   _offers uuid[] := '{}';
+  _count integer := 0;
+  -- See lock_limits.
+  _need_request integer[];
+  _need_limit text[];
+  _need_slot integer[];
+  _need_units bigint[];
+  _slot_limit bigint[];
+  _slot_client text[];
+  _slot_holder text[];
+  _slot_max bigint[];
+  _slot_used bigint[];
+  _lock_time timestamptz;
+  _need integer;
+  _first_need integer;
   _c record;
   _l record;
   _one served_item;
@@ -155,6 +171,7 @@ BEGIN
                coalesce(v.serve_time <= _now, false), false, 0, 0, false)::served_item AS item
     FROM item v WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant LIMIT 1
   ) i;
+  _limits := EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3);
   _page := least(100, 1 + (SELECT sum(i.free) FROM unnest(_items) i WHERE i.free > 0));
 
   -- judge, in the order of the queue
@@ -167,6 +184,13 @@ BEGIN
     SELECT array_agg(c._candidate_id) INTO _ids FROM waitlist_candidates(
       _tenant, _sources.sku, _sources.pool, _sources.in_order, _sources.most, _after_rank, _after_sequence, _page) c;
     EXIT WHEN _ids IS NULL;
+    _need_request := '{}';
+    _need := 1;
+    IF _limits THEN
+      SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                      _slot_used, _lock_time
+      FROM lock_limits_of_entries(_tenant, _ids) k;
+    END IF;
     PERFORM 1
     FROM (SELECT u.id FROM unnest(_ids) u (id) ORDER BY u.id) x
     CROSS JOIN LATERAL (
@@ -174,13 +198,17 @@ BEGIN
     ) e;
     _now := wall_clock();
     FOR _c IN
-      SELECT e.entry_id, e.client, e.holder, e.rank, e.sequence, e.create_time, e.expire_time, e.pass_reason
-      FROM unnest(_ids) x (id)
+      SELECT x.ix, e.entry_id, e.client, e.holder, e.rank, e.sequence, e.create_time, e.expire_time, e.pass_reason
+      FROM unnest(_ids) WITH ORDINALITY x (id, ix)
       CROSS JOIN LATERAL (
         SELECT * FROM waitlist_entry w WHERE w.entry_id = x.id AND w.tenant = _tenant LIMIT 1
       ) e
-      ORDER BY e.rank, e.sequence
+      ORDER BY x.ix
     LOOP
+      _first_need := _need;
+      WHILE _need_request[_need] = _c.ix LOOP
+        _need := _need + 1;
+      END LOOP;
       _ats := '{}';
       _quantities := '{}';
       _blocked := NULL;
@@ -220,17 +248,25 @@ BEGIN
       END LOOP;
       _after_rank := _c.rank;
       _after_sequence := _c.sequence;
+      IF _pass = 0 AND _first_need < _need AND (
+        SELECT j.verdict FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
+                                           _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail)
+      ) IS NOT NULL THEN
+        _pass := 1;
+      END IF;
 
       IF _c.expire_time <= _now THEN
         PERFORM end_entries(_tenant, 1::smallint, 4::smallint, ARRAY[_c.entry_id], '{}', '{}', '{}', '{}', _now);
         _lapsed_count := _lapsed_count + 1;
-      ELSIF _blocked IS NOT NULL THEN
+      ELSIF _blocked IS NOT NULL OR _pass > 0 THEN
         IF _c.pass_reason <> _pass THEN
           UPDATE waitlist_entry e SET pass_reason = _pass WHERE e.entry_id = _c.entry_id AND e.tenant = _tenant;
         END IF;
-        UPDATE waitlist_line l SET parked = (l.sku = (_items[_blocked]).sku AND l.pool = (_items[_blocked]).pool)
-        WHERE l.entry_id = _c.entry_id AND l.tenant = _tenant
-          AND l.parked <> (l.sku = (_items[_blocked]).sku AND l.pool = (_items[_blocked]).pool);
+        IF _blocked IS NOT NULL THEN
+          UPDATE waitlist_line l SET parked = (l.sku = (_items[_blocked]).sku AND l.pool = (_items[_blocked]).pool)
+          WHERE l.entry_id = _c.entry_id AND l.tenant = _tenant
+            AND l.parked <> (l.sku = (_items[_blocked]).sku AND l.pool = (_items[_blocked]).pool);
+        END IF;
         IF _pass = 0 THEN
           FOREACH _at IN ARRAY _ats LOOP
             _items[_at].stuck := (_items[_at]).in_order;
@@ -238,13 +274,17 @@ BEGIN
         END IF;
         CONTINUE;
       ELSE
-        IF cardinality(_offers) = cardinality(_reservation_id) THEN
+        IF _count = cardinality(_reservation_id) THEN
           _more := true;
           EXIT queue;
         END IF;
+        _count := _count + 1;
         _offers := _offers || _c.entry_id;
+        FOR _k IN _first_need .. _need - 1 LOOP
+          _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
+        END LOOP;
         UPDATE waitlist_entry e SET
-          state = 2, pass_reason = 0, offer_time = _now, reservation_id = _reservation_id[cardinality(_offers)],
+          state = 2, pass_reason = 0, offer_time = _now, reservation_id = _reservation_id[_count],
           revision = e.revision + 1
         WHERE e.entry_id = _c.entry_id AND e.tenant = _tenant;
         UPDATE waitlist_line l SET state = 2 WHERE l.entry_id = _c.entry_id AND l.tenant = _tenant;
@@ -262,6 +302,8 @@ BEGIN
         _items[_ats[_n]] := _one;
       END LOOP;
     END LOOP;
+    PERFORM make_offers(_tenant, _offers, _need_request <> '{}', _now);
+    _offers := '{}';
     EXIT WHEN cardinality(_ids) < _page;
     _page := least(100, 2 * _page);
   END LOOP;
@@ -282,9 +324,7 @@ BEGIN
   FROM unnest(_items) x
   WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND (x.due OR x.gone > 0);
   _more := _more OR EXISTS (SELECT 1 FROM unnest(_items) x WHERE x.again);
-  IF cardinality(_offers) > 0 THEN
-    PERFORM make_offers(_tenant, _offers, _now);
-  END IF;
+  PERFORM make_offers(_tenant, _offers, _need_request <> '{}', _now);
   IF _followed IS NOT NULL THEN
     PERFORM follow_items(_tenant, _followed, _now);
   END IF;
@@ -314,11 +354,46 @@ BEGIN
 END
 $$;
 
--- Step "apply" of a serve: the reservations of these entries, which are OFFERED now, with their lines and the events of both.
--- The caller has taken the units.
-CREATE FUNCTION make_offers(_tenant text, _entry_id uuid[], _now timestamptz) RETURNS void
+-- As lock_limits, for offers to these entries: the need of each is that of the request at its place.
+CREATE FUNCTION lock_limits_of_entries(
+  _tenant text, _entry_id uuid[],
+  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
+  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
+  OUT _slot_used bigint[], OUT _lock_time timestamptz
+)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _e record;
+  _l record;
 BEGIN
+  SELECT array_agg(e.client::text ORDER BY x.ix) AS client, array_agg(e.holder::text ORDER BY x.ix) AS holder INTO _e
+  FROM unnest(_entry_id) WITH ORDINALITY x (id, ix)
+  CROSS JOIN LATERAL (
+    SELECT w.client, w.holder FROM waitlist_entry w WHERE w.entry_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) e;
+  SELECT array_agg(x.ix::integer) AS ix, array_agg(l.sku::text) AS sku, array_agg(l.pool::text) AS pool,
+         array_agg(l.quantity) AS units
+  INTO _l
+  FROM unnest(_entry_id) WITH ORDINALITY x (id, ix)
+  CROSS JOIN LATERAL (
+    SELECT w.sku, w.pool, w.quantity FROM waitlist_line w WHERE w.entry_id = x.id AND w.tenant = _tenant OFFSET 0
+  ) l;
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
+                  _slot_used, _lock_time
+  FROM lock_limits(_tenant, _e.client, _e.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.units) k;
+END
+$$;
+
+-- Step "apply" of a serve: the reservations of these entries, which are OFFERED now, with their lines and the events of both;
+-- _limited: they may count for limits. The caller has taken the units.
+CREATE FUNCTION make_offers(_tenant text, _entry_id uuid[], _limited boolean, _now timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _id uuid[];
+BEGIN
+  IF cardinality(_entry_id) = 0 THEN
+    RETURN;
+  END IF;
   INSERT INTO reservation (
     tenant, reservation_id, client, holder, reference, metadata, create_time, expire_time, entry_id
   )
@@ -338,13 +413,16 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT * FROM waitlist_line w WHERE w.entry_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
+  SELECT array_agg(e.reservation_id ORDER BY x.ix) INTO _id
+  FROM unnest(_entry_id) WITH ORDINALITY x (id, ix)
+  CROSS JOIN LATERAL (
+    SELECT w.reservation_id FROM waitlist_entry w WHERE w.entry_id = x.id AND w.tenant = _tenant LIMIT 1
+  ) e;
+  IF _limited THEN
+    PERFORM settle_limits(_tenant, _id);
+  END IF;
   PERFORM write_reservation_events(
-    _tenant, 1::smallint, 0::smallint,
-    (SELECT array_agg(e.reservation_id ORDER BY x.ix)
-     FROM unnest(_entry_id) WITH ORDINALITY x (id, ix)
-     CROSS JOIN LATERAL (
-       SELECT w.reservation_id FROM waitlist_entry w WHERE w.entry_id = x.id AND w.tenant = _tenant LIMIT 1
-     ) e),
+    _tenant, 1::smallint, 0::smallint, _id,
     array_fill(''::text, ARRAY[cardinality(_entry_id)]), array_fill(''::text, ARRAY[cardinality(_entry_id)]), NULL, NULL,
     _now);
   PERFORM write_waitlist_events(_tenant, 18::smallint, 1::smallint, _entry_id, '{}', '{}', '{}', '{}', _now);
