@@ -149,6 +149,19 @@ async def test_availability_tells_by_its_exit_code(service: Harness, holdsvc: Ho
     assert (short.code, short.lines[0]["shortfall"]) == (REFUSED, "2")
 
 
+async def test_explain_tells_what_is_held_until_when_and_by_the_caller(service: Harness, holdsvc: Holdsvc) -> None:
+    await service.create_item("tour", 10, pool="web", oversell_limit=1)
+    held = await service.reserve([("tour", "web", 4)], reference="order-1")
+    [told] = (await holdsvc("explain", "tour@web")).lines
+    assert (told["available"], told["remaining"], told["oversell"]) == ("7", "6", "1")
+    assert [step["quantity"] for step in told["held"]] == ["4"]
+    assert told["ownHolds"][0]["reservationId"] == held.reservation_id
+    with Terminal("explain", "tour", "--pool", "web", "--address", service.address) as terminal:
+        await terminal.shows(r"available +7")
+        await terminal.shows(rf"{held.reservation_id} +order-1 +4 +20\d\d-")
+        assert await terminal.end() == 0
+
+
 async def test_a_refusal_is_told_in_words_with_every_short_line(service: Harness, holdsvc: Holdsvc) -> None:
     await service.create_item("tour", 1)
     await service.create_item("cup", 2, pool="web")

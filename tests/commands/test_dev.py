@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,9 @@ def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_dev_serves_demo_items_with_traffic_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    with running(tmp_path, "--listen", FREE, "--metrics-listen", FREE, "--rate", "50") as process:
+    with running(
+        tmp_path, "--listen", FREE, "--metrics-listen", FREE, "--http-listen", FREE, "--rate", "50"
+    ) as process:
         assert process.stdout is not None
         said = ""
         while "Ctrl-C ends it" not in said:
@@ -60,6 +63,10 @@ def test_dev_serves_demo_items_with_traffic_and_ctrl_c_leaves_nothing(tmp_path: 
         found = re.search(r"gRPC +(\S+) ", said)
         assert found, said
         assert f"holdsvc top --address {found[1]}" in said
+        web = re.search(r"HTTP +http://(\S+)/", said)
+        assert web, said
+        with urllib.request.urlopen(f"http://{web[1]}/readyz", timeout=WAIT_S) as page:
+            assert page.status == 200
         with grpc.insecure_channel(found[1]) as channel:
             request = event_service_pb2.StreamEventsRequest(
                 from_oldest=True,
@@ -84,7 +91,7 @@ def test_dev_serves_demo_items_with_traffic_and_ctrl_c_leaves_nothing(tmp_path: 
 
 
 def test_a_killed_dev_leaves_no_process(tmp_path: Path) -> None:
-    with running(tmp_path, "--listen", FREE, "--metrics-listen", FREE) as process:
+    with running(tmp_path, "--listen", FREE, "--metrics-listen", FREE, "--http-listen", FREE) as process:
         wait_until(lambda: any("postgres" in line for _, line, _ in descendants(process.pid)), timeout_s=WAIT_S)
         everything = Watched([pid for pid, _, _ in descendants(process.pid)])
         process.kill()
@@ -95,7 +102,7 @@ def test_a_killed_dev_leaves_no_process(tmp_path: Path) -> None:
 def test_dev_says_which_address_is_in_use_and_leaves_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with running(tmp_path, "--listen", address, "--metrics-listen", FREE) as process:
+        with running(tmp_path, "--listen", address, "--metrics-listen", FREE, "--http-listen", FREE) as process:
             output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
     assert f"HOLDSVC_LISTEN: cannot listen on {address}: Address already in use" in output

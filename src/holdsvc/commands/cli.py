@@ -60,6 +60,7 @@ for name, command in (
     app.command(name, rich_help_panel=_HOLDS, epilog=outcome.EPILOG)(command)
 app.add_typer(reservations.app, name="reservations", rich_help_panel=_HOLDS)
 app.command("availability", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.availability)
+app.command("explain", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.explain)
 app.command("watch", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.watch)
 app.command("top", rich_help_panel=_STOCK)(top)
 app.add_typer(items.app, name="items", rich_help_panel=_STOCK)

@@ -41,6 +41,9 @@ def dev(
     metrics_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where its metrics are. Port 0: a free one.")
     ] = "127.0.0.1:9464",
+    http_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where HTTP is, on loopback. Port 0: a free one.")
+    ] = "127.0.0.1:8080",
     rate: Annotated[
         float, typer.Option(min=0.0, max=RATE_MAX, help="Buyers per second. 0: demo items without traffic.")
     ] = 3.0,
@@ -54,7 +57,7 @@ def dev(
 
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    with _folder() as folder, _service(folder, listen, metrics_listen) as service:
+    with _folder() as folder, _service(folder, listen, metrics_listen, http_listen) as service:
         addresses = service.addresses()
         endpoint = Endpoint.load(addresses["gRPC"], {})
         with endpoint.called(START_S) as client:
@@ -71,7 +74,7 @@ def dev(
 class _Service:
     """A `holdsvc serve` of its own process group, so that Ctrl-C reaches only this process, which then ends it."""
 
-    def __init__(self, folder: Path, listen: str, metrics_listen: str) -> None:
+    def __init__(self, folder: Path, listen: str, metrics_listen: str, http_listen: str) -> None:
         from holdsvc.embedded.server import dying_with_parent
 
         self._log = folder / "service.log"
@@ -80,6 +83,7 @@ class _Service:
             "data_dir": folder / "data",
             "listen": listen,
             "metrics_listen": metrics_listen,
+            "http_listen": http_listen,
         }
         own = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
         with self._log.open("wb") as log:
@@ -139,9 +143,9 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _service(folder: Path, listen: str, metrics_listen: str) -> Iterator[_Service]:
+def _service(folder: Path, listen: str, metrics_listen: str, http_listen: str) -> Iterator[_Service]:
     typer.echo(f"starting a service with a PostgreSQL of its own in {folder}", err=True)
-    service = _Service(folder, listen, metrics_listen)
+    service = _Service(folder, listen, metrics_listen, http_listen)
     try:
         yield service
     finally:
@@ -157,7 +161,7 @@ def _say(addresses: Mapping[str, str]) -> None:
     option = "" if at == default else f" --address {at}"
     typer.echo(f"gRPC     {at} (keys are off)")
     if "HTTP" in addresses:
-        typer.echo(f"console  http://{addresses['HTTP']}/")
+        typer.echo(f"HTTP     http://{addresses['HTTP']}/")
     if "metrics" in addresses:
         typer.echo(f"metrics  http://{addresses['metrics']}/metrics")
     typer.echo(

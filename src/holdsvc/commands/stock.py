@@ -54,6 +54,29 @@ def availability(
         raise typer.Exit(REFUSED)
 
 
+def explain(
+    *,
+    item: Annotated[
+        str, typer.Argument(metavar="ITEM", help="The item: tour, or of another pool tour@web.", show_default=False)
+    ],
+    pool: Pool = None,
+    address: Address = "",
+    timeout: Timeout = "10s",
+    as_json: AsJson = False,
+) -> None:
+    """Tell how much of an item can be had and why, and when held units may come free."""
+    [line] = lines_of([f"{item}=1"], pool)
+    screen = Screen(as_json=as_json)
+    with called(address, timeout) as client:
+        answer = client.inventory.ExplainAvailability(pb.ExplainAvailabilityRequest(sku=line.sku, pool=line.pool))
+    if screen.as_json:
+        screen.messages([answer])
+    else:
+        from holdsvc.commands import tables
+
+        screen.table(tables.explanation(answer))
+
+
 def watch(
     *,
     item: Annotated[

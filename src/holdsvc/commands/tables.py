@@ -162,6 +162,35 @@ def availability(lines: Iterable["inventory_service_pb2.AvailabilityLine"]) -> T
     )
 
 
+def explanation(shown: "inventory_service_pb2.ExplainAvailabilityResponse") -> RenderableType:
+    """Why so many units can be had, when more may come free, and what the caller holds."""
+    grid = Table.grid(padding=(0, 2))
+    closed = shown.sale_state == item_pb2.Item.SALE_STATE_CLOSED
+    for label, value in (
+        ("available", Text(str(shown.available), "green" if shown.available else "red")),
+        ("remaining", Text(str(shown.remaining))),
+        ("+ oversell", Text(str(shown.oversell)) if shown.oversell else None),
+        ("- buffer", Text(str(shown.buffer)) if shown.buffer else None),
+        ("+ lapsed", Text(str(shown.lapsed)) if shown.lapsed else None),
+        ("sale", Text("closed: new holds take nothing", "red") if closed else None),
+        ("waiting", Text(f"{shown.waiters} entries of the waitlist") if shown.waiters else None),
+    ):
+        if value is not None:
+            grid.add_row(Text(label, "dim"), value)
+    parts: list[RenderableType] = [grid]
+    if shown.held:
+        steps = [(f"{time(step.time)} UTC", str(step.quantity)) for step in shown.held]
+        later = [("later", str(shown.held_later))] if shown.held_later else []
+        parts.append(_table(("held until", "units"), [*steps, *later], right=(1,)))
+    if shown.own_holds:
+        own = [
+            (hold.reservation_id, text(hold.reference), str(hold.quantity), f"{time(hold.expire_time)} UTC")
+            for hold in shown.own_holds
+        ]
+        parts.append(_table(("your holds", "reference", "units", "until"), own, right=(2,)))
+    return Group(*parts)
+
+
 def items(shown: Iterable[item_pb2.Item], caption: str = "") -> Table:
     """A row for each item, with a bar of what is sold, held and remains."""
     table = _table(
