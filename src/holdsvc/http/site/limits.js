@@ -1,0 +1,49 @@
+// Limits and how much of them is used.
+
+import { call } from "./api.js";
+import { el, number } from "./dom.js";
+
+/** The page of limits. */
+export function showLimits(page) {
+  const body = el("tbody");
+  const message = el("p.quiet", { role: "status" }, "Reading the limits …");
+  const head = ["Limit", "Items", "For each", "Counts", "Most", "Window", "State"];
+  page.replaceChildren(
+    el(
+      "section",
+      {},
+      el("h1", {}, "Limits"),
+      message,
+      el("div.table", {}, el("table", {}, el("thead", {}, el("tr", {}, ...head.map((name) => el("th", { scope: "col" }, name)))), body)),
+    ),
+  );
+  load();
+
+  async function load() {
+    try {
+      const { limits = [] } = await call("Limit", "ListLimits", { pageSize: 200 });
+      body.replaceChildren(...limits.map(row));
+      message.textContent = limits.length ? "" : "There is no limit: set one with LimitService.SetLimit.";
+    } catch (error) {
+      message.textContent = error.message;
+    }
+    message.hidden = !message.textContent;
+  }
+  return () => {};
+}
+
+function row(limit) {
+  const plain = (text, prefix) => (text ?? "").replace(prefix, "").toLowerCase().replaceAll("_", " ");
+  const items = [limit.skuPrefix ? `${limit.skuPrefix}…` : "all", limit.pool === undefined ? "" : `pool ${limit.pool || "(default)"}`];
+  return el(
+    "tr",
+    {},
+    el("td", {}, limit.limitId),
+    el("td", {}, items.filter(Boolean).join(", ")),
+    el("td", {}, plain(limit.per, "PER_")),
+    el("td", {}, plain(limit.counts, "COUNTS_")),
+    el("td.count", {}, number.format(Number(limit.maxQuantity ?? 0))),
+    el("td", {}, limit.window ?? ""),
+    el("td", {}, plain(limit.state, "STATE_")),
+  );
+}
