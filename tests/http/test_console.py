@@ -179,6 +179,23 @@ async def test_a_lost_connection_is_said_and_the_stock_goes_on_when_it_is_back(
     await expect(row(page, "gone")).to_have_count(0)
 
 
+async def test_who_waits_is_listed_and_can_be_taken_off(service: Harness, window: Open) -> None:
+    await service.create_item("seat", 1, waitlist_policy=item_pb2.Item.WAITLIST_POLICY_FIRST_FITTING)
+    held = await service.reserve({"seat": 1})
+    for holder in ("Ann", "Bob"):
+        await service.join({"seat": 1}, holder=holder)
+    page = await window(service, "#waitlist?sku=seat")
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    await page.locator("tr", has_text="Ann").get_by_role("button", name="Take off").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Take off").click()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await service.reservations.Cancel(pb.CancelRequest(reservation_id=held.reservation_id))
+    await page.get_by_label("State").select_option("OFFERED")
+    await page.get_by_role("button", name="Search").click()
+    await page.locator("tr", has_text="Bob").get_by_role("link").click()
+    await expect(page.locator("h1 .state")).to_have_text("held")
+
+
 async def test_names_are_text_wherever_they_are_shown(service: Harness, window: Open) -> None:
     await service.create_item(EVIL, 5, display_name=EVIL)
     held = await service.reserve({EVIL: 1}, holder=EVIL, reference=EVIL, metadata={EVIL: EVIL})

@@ -49,6 +49,17 @@ export function named(item) {
   return item.pool ? `${item.sku} · ${item.pool}` : item.sku;
 }
 
+/** A table that scrolls sideways rather than widening the page. */
+export function table(columns, body) {
+  const head = columns.map((name) => el("th", { scope: "col" }, name));
+  return el("div.table", {}, el("table", {}, el("thead", {}, el("tr", {}, ...head)), body));
+}
+
+/** A value of an enum as words. */
+export function words(value, prefix) {
+  return (value ?? "").replace(prefix, "").toLowerCase().replaceAll("_", " ");
+}
+
 let noticeNumber = 0;
 
 /** Tells of something at the foot of the page for a few seconds; an error stays until it is closed. */

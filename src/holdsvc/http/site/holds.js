@@ -1,7 +1,7 @@
 // Reservations: search, and holds with their time running down.
 
 import { call } from "./api.js";
-import { el, moment, number, remaining, say } from "./dom.js";
+import { el, moment, number, remaining, say, table } from "./dom.js";
 
 const PAGE = 100;
 const REFRESH_MS = 5000;
@@ -56,17 +56,8 @@ export function showHolds(page, query) {
   const message = el("p.quiet", { role: "status" });
   const more = el("button", { type: "button", hidden: true, onclick: () => load(true) }, "Older ones");
   const form = el("form.toolbar", { role: "search", onsubmit: search }, kind, text, states, el("button.main", {}, "Search"));
-  const head = ["State", "Units", "Holder", "Reference", "Order", "Made", "Time left"];
-  page.replaceChildren(
-    el(
-      "section",
-      {},
-      form,
-      message,
-      el("div.table", {}, el("table", {}, el("thead", {}, el("tr", {}, ...head.map((name) => el("th", { scope: "col" }, name)))), rows)),
-      more,
-    ),
-  );
+  const columns = ["State", "Units", "Holder", "Reference", "Order", "Made", "Time left"];
+  page.replaceChildren(el("section", {}, form, message, table(columns, rows), more));
 
   let clocks = [];
   let token = "";

@@ -1,22 +1,14 @@
 // Limits and how much of them is used.
 
 import { call } from "./api.js";
-import { el, number } from "./dom.js";
+import { el, number, table, words } from "./dom.js";
 
 /** The page of limits. */
 export function showLimits(page) {
   const body = el("tbody");
   const message = el("p.quiet", { role: "status" }, "Reading the limits …");
-  const head = ["Limit", "Items", "For each", "Counts", "Most", "Window", "State"];
-  page.replaceChildren(
-    el(
-      "section",
-      {},
-      el("h1", {}, "Limits"),
-      message,
-      el("div.table", {}, el("table", {}, el("thead", {}, el("tr", {}, ...head.map((name) => el("th", { scope: "col" }, name)))), body)),
-    ),
-  );
+  const columns = ["Limit", "Items", "For each", "Counts", "Most", "Window", "State"];
+  page.replaceChildren(el("section", {}, el("h1", {}, "Limits"), message, table(columns, body)));
   load();
 
   async function load() {
@@ -33,17 +25,16 @@ export function showLimits(page) {
 }
 
 function row(limit) {
-  const plain = (text, prefix) => (text ?? "").replace(prefix, "").toLowerCase().replaceAll("_", " ");
   const items = [limit.skuPrefix ? `${limit.skuPrefix}…` : "all", limit.pool === undefined ? "" : `pool ${limit.pool || "(default)"}`];
   return el(
     "tr",
     {},
     el("td", {}, limit.limitId),
     el("td", {}, items.filter(Boolean).join(", ")),
-    el("td", {}, plain(limit.per, "PER_")),
-    el("td", {}, plain(limit.counts, "COUNTS_")),
+    el("td", {}, words(limit.per, "PER_")),
+    el("td", {}, words(limit.counts, "COUNTS_")),
     el("td.count", {}, number.format(Number(limit.maxQuantity ?? 0))),
     el("td", {}, limit.window ?? ""),
-    el("td", {}, plain(limit.state, "STATE_")),
+    el("td", {}, words(limit.state, "STATE_")),
   );
 }

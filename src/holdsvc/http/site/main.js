@@ -7,8 +7,16 @@ import { showHolds } from "./holds.js";
 import { showLimits } from "./limits.js";
 import { showReservation } from "./reservation.js";
 import { showStock, Stock } from "./stock.js";
+import { showWaitlist } from "./waitlist.js";
 
 const THEME = "holdsvc-theme";
+
+/** Pages that only some keys may read. */
+const OPEN_TO = {
+  holds: ["reserve", "reservations.read_all"],
+  waitlist: ["waitlist.join", "waitlist.read", "waitlist.manage"],
+  limits: ["reserve", "reservations.read_all", "limits.write"],
+};
 
 const page = document.getElementById("page");
 const connection = document.getElementById("connection");
@@ -49,7 +57,9 @@ async function begin() {
     return;
   }
   say(document.getElementById("caller"), `${caller.tenant} · ${caller.client}`);
-  document.querySelector('a[href="#limits"]').hidden = !(caller.may("reserve") || caller.may("limits.write"));
+  for (const [name, scopes] of Object.entries(OPEN_TO)) {
+    document.querySelector(`a[href="#${name}"]`).hidden = !scopes.some((scope) => caller.may(scope));
+  }
   stock = new Stock(showConnection);
   route();
 }
@@ -82,6 +92,7 @@ function route() {
   });
   if (name === "holds") leave = showHolds(page, new URLSearchParams(query));
   else if (name === "reservation") leave = showReservation(page, decodeURIComponent(id), caller);
+  else if (name === "waitlist") leave = showWaitlist(page, new URLSearchParams(query), caller);
   else if (name === "limits") leave = showLimits(page);
   else leave = showStock(page, stock, caller);
 }

@@ -2,7 +2,7 @@
 
 import { call, change } from "./api.js";
 import { ask, attempt } from "./dialogs.js";
-import { el, moment, named, number } from "./dom.js";
+import { el, moment, named, number, table, words } from "./dom.js";
 import { clock, stateOf } from "./holds.js";
 
 const TRAIL_PAGE = 200;
@@ -168,22 +168,9 @@ function lines(reservation) {
     ["refundedQuantity", "refunded"],
     ["returnedQuantity", "returned"],
   ].filter(([name]) => name === "quantity" || (reservation.lines ?? []).some((line) => line[name]));
-  return el(
-    "div.table",
-    {},
-    el(
-      "table",
-      {},
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Item"), ...columns.map(([, label]) => el("th.count", { scope: "col" }, label)))),
-      el(
-        "tbody",
-        {},
-        ...(reservation.lines ?? []).map((line) =>
-          el("tr", {}, el("td", {}, named(line)), ...columns.map(([name]) => el("td.count", {}, number.format(Number(line[name] ?? 0))))),
-        ),
-      ),
-    ),
-  );
+  const counts = (line) => columns.map(([name]) => el("td.count", {}, number.format(Number(line[name] ?? 0))));
+  const rows = (reservation.lines ?? []).map((line) => el("tr", {}, el("td", {}, named(line)), ...counts(line)));
+  return table(["Item", ...columns.map(([, label]) => label)], el("tbody", {}, ...rows));
 }
 
 function trailTable({ events, more }) {
@@ -193,17 +180,16 @@ function trailTable({ events, more }) {
       "tr",
       {},
       el("td", {}, moment(event.occurTime)),
-      el("td", {}, event.type.replace("EVENT_TYPE_", "").toLowerCase().replaceAll("_", " ")),
+      el("td", {}, words(event.type, "EVENT_TYPE_")),
       el("td", {}, moved(event)),
       el("td", {}, [event.client, event.keyId].filter(Boolean).join(" · ")),
       el("td", {}, event.reason ?? ""),
     ),
   );
-  const head = ["When", "What", "Units", "By", "Reason"].map((name) => el("th", { scope: "col" }, name));
   return el(
-    "div.table",
+    "div",
     {},
-    el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)),
+    table(["When", "What", "Units", "By", "Reason"], el("tbody", {}, ...rows)),
     more && el("p.quiet", {}, `The first ${TRAIL_PAGE} are shown.`),
   );
 }

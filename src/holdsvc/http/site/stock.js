@@ -25,6 +25,7 @@ export function itemOf(json) {
     confirmed: count("confirmed"),
     oversell: count("oversellLimit"),
     buffer: count("buffer"),
+    waiting: count("waiting"),
     lowAt: json.lowAt === undefined ? null : Number(json.lowAt),
     closed: json.saleState === "SALE_STATE_CLOSED",
   };
@@ -254,7 +255,7 @@ class Rows {
     row.item = item;
     row.element.style.transform = `translateY(${at * height}px)`;
     say(row.name, named(item));
-    say(row.more, item.name);
+    say(row.more, item.waiting ? `${item.name} ${number.format(item.waiting)} waiting` : item.name);
     const whole = Math.max(1, item.capacity, item.held + item.confirmed);
     const shares = { confirmed: item.confirmed, held: item.held, free: Math.max(0, item.remaining) };
     for (const [part, units] of Object.entries(shares)) row.parts[part].style.width = `${(100 * units) / whole}%`;
@@ -299,6 +300,7 @@ function openItem(item, caller) {
     item.oversell && ["oversell limit", item.oversell],
     item.buffer && ["buffer", item.buffer],
     item.lowAt !== null && ["low at", item.lowAt],
+    item.waiting && ["waiting", item.waiting],
   ].filter(Boolean);
   const id = { sku: item.sku, ...(item.pool ? { pool: item.pool } : {}) };
 
@@ -352,6 +354,7 @@ function openItem(item, caller) {
       {},
       el("button", { type: "button", onclick: close }, "Close"),
       el("a.button", { href: `#holds?sku=${encodeURIComponent(item.sku)}`, onclick: close }, "Reservations"),
+      item.waiting > 0 && el("a.button", { href: `#waitlist?sku=${encodeURIComponent(item.sku)}`, onclick: close }, "Waitlist"),
       may && el("button", { type: "button", onclick: adjust }, "Adjust capacity"),
       may &&
         el(
