@@ -310,10 +310,10 @@ async def test_verify_ledger_finds_what_is_counted_wrongly_for_a_limit(shop: Har
     assert await drifts(used.format(7), used.format(-7)) == {("client", "", "limit_used", 10, 3)}
 
 
-async def test_a_quarantined_hold_and_a_removed_reservation_count_no_more(service: Harness) -> None:
+async def test_a_quarantined_hold_counts_no_more_and_retention_leaves_what_counts(service: Harness) -> None:
     for sku in ("sound", "broken"):
         await service.create_item(sku, 10)
-    await set_limit(service, "four", 4, **HELD_AND_CONFIRMED)
+    await set_limit(service, "four", 4, window=timedelta(days=4), **HELD_AND_CONFIRMED)
     await set_limit(service, "client", 6, per="PER_CLIENT")
     await service.reserve({"broken": 4}, holder="ann", ttl=timedelta(seconds=30))
     service.sql("UPDATE holdsvc.item SET held = 0, remaining = 10 WHERE sku = 'broken'")
@@ -323,9 +323,9 @@ async def test_a_quarantined_hold_and_a_removed_reservation_count_no_more(servic
     gone = await service.reserve({"sound": 4}, holder="ann")
     await service.reservations.Confirm(pb.ConfirmRequest(reservation_id=gone.reservation_id))
     await service.reservations.Fulfil(pb.FulfilRequest(reservation_id=gone.reservation_id))
-    service.clock.advance(timedelta(days=3))
-    assert await used(service, "four", "ann") == 4
-    async with service.service.database.connection() as connection:
-        assert (await removal.remove(connection, timedelta(days=2))).removed_count == 1
-    assert await used(service, "four", "ann") == 0
+    for days, counted, removed in ((3, 4, 0), (2, 0, 1)):
+        service.clock.advance(timedelta(days=days))
+        assert await used(service, "four", "ann") == counted
+        async with service.service.database.connection() as connection:
+            assert (await removal.remove(connection, timedelta(days=2))).removed_count == removed
     assert service.sql("SELECT count(*) FROM holdsvc.limit_use WHERE confirm_time IS NOT NULL") == [(0,)]
