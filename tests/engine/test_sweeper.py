@@ -52,6 +52,9 @@ class Swept:
         if self.units >= LAPSED:
             self.all.set()
 
+    def allotments_returned(self, quantity: int) -> None:
+        raise AssertionError(f"there are no allotments: {quantity}")
+
     def quarantined(self, count: int) -> None:
         pass
 

@@ -8,6 +8,8 @@ MOVES = re.compile(r"\b(UPDATE item|INSERT INTO item)\b")
 
 WITHOUT = {
     "create_items": "an item begins with the level that ITEM_CREATED shows",
+    "join_waitlist": "how many wait changes, no unit moves",
+    "sweep_waitlist": "how many wait changes, no unit moves",
     "fulfil": "what leaves the building was sold before: remaining stays as it is",
 }
 

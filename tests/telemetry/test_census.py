@@ -12,6 +12,7 @@ from holdsvc.ledger.stock import Holds, Stock, TopItem
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
 from holdsvc.telemetry.census import Census, Count, _families
+from inventoryhold.v1 import inventory_service_pb2, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness
 from tests.support.limits import set_limit
@@ -46,6 +47,25 @@ async def test_the_census_shows_where_the_units_are(service: Harness) -> None:
     assert series["holdsvc_active_holds", "default"] == 1
     assert series["holdsvc_top_item_units", "default", "hot", "", "held"] == 3
     assert ("holdsvc_top_item_units", "default", "cold", "", "held") not in series
+
+
+async def test_the_census_counts_items_that_are_closed_low_and_out(service: Harness) -> None:
+    closed = item_pb2.Item.SALE_STATE_CLOSED
+    for sku, capacity, fields in (
+        ("closed", 9, {"sale_state": closed}),
+        ("low", 2, {"low_at": 2}),
+        ("out", 0, {"low_at": 2, "sale_state": closed}),
+        ("kept", 2, {"low_at": 1, "buffer": 2}),
+        ("much", 9, {"low_at": 2}),
+        ("not followed", 0, {}),
+        ("gone", 1, {"low_at": 9}),
+    ):
+        await service.create_item(sku, capacity, **fields)
+    await service.inventory.DeleteItem(inventory_service_pb2.DeleteItemRequest(sku="gone"))
+    series = _series(await _count(service))
+    assert series["holdsvc_closed_items", "default"] == 2
+    assert series["holdsvc_item_levels", "default", "low"] == 1
+    assert series["holdsvc_item_levels", "default", "out"] == 2
 
 
 async def test_the_census_counts_limits_by_state(service: Harness) -> None:

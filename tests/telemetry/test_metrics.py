@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ BOUNDED = {
     "version",
     "python_version",
     "state",
+    "level",
     "le",
     "cause",
 }
@@ -207,6 +209,7 @@ MOVES = (
     "holdsvc_sweep_runs_total",
     "holdsvc_sweep_expired_total",
     "holdsvc_sweep_released_units_total",
+    "holdsvc_allotment_returned_units_total",
     "holdsvc_lapsed_holds",
     "holdsvc_oldest_lapsed_hold_age_seconds",
     "holdsvc_census_timestamp_seconds",
@@ -221,6 +224,8 @@ MOVES_BY = (
         for state in ("held", "confirmed", "remaining")
     ),
     ("holdsvc_active_holds", {"tenant": "default"}),
+    ("holdsvc_closed_items", {"tenant": "default"}),
+    ("holdsvc_item_levels", {"level": "out"}),
 )
 SOLD: set[object] = {
     *(("holdsvc_reservations_total", name, "OK") for name in ("reserve", "confirm", "cancel", "refund")),
@@ -234,14 +239,15 @@ SOLD: set[object] = {
 AT_REST = {
     "holdsvc_sweep_failures_total": 0,
     "holdsvc_quarantined_holds_total": 0,
-    "holdsvc_units": 200_001,
+    "holdsvc_units": 200_003,
     "holdsvc_queue_depth": 0,
     "holdsvc_pool_waiting": 0,
     "holdsvc_database_up": 1,
     "holdsvc_workers": 2,
     "holdsvc_workers_wanted": 2,
     "holdsvc_worker_deaths_total": 0,
-    "holdsvc_items": 3,
+    "holdsvc_items": 5,
+    "holdsvc_closed_items": 1,
     "holdsvc_pool_max": 16,
 }
 """What stands still while all is well, with the value that it then has."""
@@ -250,6 +256,10 @@ AT_REST = {
 async def _create_items(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         inventory = inventory_service_pb2_grpc.InventoryServiceStub(channel)
+        # An allotment that will have returned in a moment: its pool is closed and out then.
+        allotment = item_pb2.Item(sku="allotment", pool="web", capacity=2, low_at=1)
+        allotment.return_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=3))
+        await inventory.CreateItem(inventory_service_pb2.CreateItemRequest(item=allotment))
         await inventory.BatchCreateItems(
             inventory_service_pb2.BatchCreateItemsRequest(
                 items=[

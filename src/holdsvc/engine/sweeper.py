@@ -49,6 +49,9 @@ class SweepObserver(Protocol):
     def quarantined(self, count: int) -> None:
         """A sweep has found holds that it cannot expire, and leaves them alone from now on."""
 
+    def allotments_returned(self, quantity: int) -> None:
+        """A sweep has sent so many units of allotments back to their return pools."""
+
     def sweep_failed(self) -> None:
         """A sweep has failed; the next one tries again."""
 
@@ -137,6 +140,7 @@ class Sweeper:
             async with self._database.connection(self._lock_wait_s) as connection:
                 returned = await upkeep.return_allotments(connection, None, RETURN_BATCH)
             if returned.returned_count:
+                self._observer.allotments_returned(returned.returned_quantity)
                 log.info("allotment.returned", count=returned.returned_count, quantity=returned.returned_quantity)
 
     async def keep_up(self) -> float:

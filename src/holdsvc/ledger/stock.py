@@ -35,6 +35,12 @@ class Stock:
     held: int = 0
     confirmed: int = 0
     remaining: int = 0
+    closed: int = 0
+    """Items whose sale is closed."""
+    low: int = 0
+    """Items whose level is followed and LOW."""
+    sold_out: int = 0
+    """Items whose level is followed and OUT."""
     waiting: int = 0
     """Waitlist entries."""
     offered: int = 0
@@ -46,6 +52,9 @@ class Stock:
         self.held += other.held
         self.confirmed += other.confirmed
         self.remaining += other.remaining
+        self.closed += other.closed
+        self.low += other.low
+        self.sold_out += other.sold_out
         self.waiting += other.waiting
         self.offered += other.offered
 
@@ -75,6 +84,9 @@ class _StockPart(NamedTuple):
     held: int
     confirmed: int
     remaining: int
+    closed: int
+    low: int
+    sold_out: int
     last_sku: str | None
     last_pool: str | None
     top_sku: list[str]
@@ -124,7 +136,7 @@ async def totals(
         part = await _STOCK.one(
             connection, tenant=tenant, after_sku=after[0], after_pool=after[1], limit=part_items, top=top
         )
-        stock.add(Stock(part.items, part.held, part.confirmed, part.remaining))
+        stock.add(Stock(part.items, part.held, part.confirmed, part.remaining, part.closed, part.low, part.sold_out))
         columns = (part.top_held, part.top_confirmed, part.top_remaining, part.top_sku, part.top_pool)
         best = heapq.nlargest(top, [*best, *(TopItem(*values, tenant) for values in zip(*columns, strict=True))])
         after = None if part.last_sku is None or part.last_pool is None else (part.last_sku, part.last_pool)

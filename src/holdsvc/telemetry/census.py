@@ -144,6 +144,15 @@ def _families(count: Count) -> Iterator[Series]:
             for state, entries in (("waiting", total.waiting), ("offered", total.offered))
         ),
     )
+    yield family(families.CLOSED_ITEMS, (((tenant,), total.closed) for tenant, total in count.stocks.items()))
+    yield family(
+        families.LEVELS,
+        (
+            ((tenant, level), items)
+            for tenant, total in count.stocks.items()
+            for level, items in (("low", total.low), ("out", total.sold_out))
+        ),
+    )
     # A tenant without holds has a series too: 0 differs from an absent series.
     yield family(families.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
     yield family(families.LAPSED_HOLDS, [((), count.holds.lapsed.total())])

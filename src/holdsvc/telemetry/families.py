@@ -24,6 +24,8 @@ ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
 WAITLIST_ENTRIES = Family(
     "holdsvc_waitlist_entries", "Waitlist entries of a tenant that wait, or whose offer is held.", ("tenant", "state")
 )
+CLOSED_ITEMS = Family("holdsvc_closed_items", "Items of a tenant whose sale is closed.", ("tenant",))
+LEVELS = Family("holdsvc_item_levels", "Items of a tenant with low_at that are low or out.", ("tenant", "level"))
 ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
 LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Expired holds whose units no sweep has released yet.")
 OLDEST_LAPSED_HOLD = Family(
@@ -54,6 +56,8 @@ FAMILIES = (
     UNITS,
     ITEMS,
     WAITLIST_ENTRIES,
+    CLOSED_ITEMS,
+    LEVELS,
     ACTIVE_HOLDS,
     LAPSED_HOLDS,
     OLDEST_LAPSED_HOLD,

@@ -49,6 +49,9 @@ DATABASE_FAILURES = Counter(
 )
 RETRIES = Counter("holdsvc_retries_total", "Batches, or requests of them, that ran once more.", ("lane", "why"))
 SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.")
+RETURNED_UNITS = Counter(
+    "holdsvc_allotment_returned_units", "Units that sweeps sent from allotments to their return pools."
+)
 QUARANTINED = Counter(
     "holdsvc_quarantined_holds",
     "Holds that a sweep could not expire, because their lines and their items contradict each other.",
@@ -164,6 +167,10 @@ class Metrics:
     def quarantined(self, count: int) -> None:
         """A sweep has found holds that it cannot expire."""
         QUARANTINED.inc(count)
+
+    def allotments_returned(self, quantity: int) -> None:
+        """A sweep has sent so many units of allotments back to their return pools."""
+        RETURNED_UNITS.inc(quantity)
 
     def sweep_failed(self) -> None:
         """A background sweep has failed."""

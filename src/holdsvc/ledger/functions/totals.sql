@@ -17,6 +17,7 @@ $$;
 CREATE FUNCTION stock_totals(
   _tenant text, _after_sku text, _after_pool text, _limit integer, _top integer,
   OUT _items bigint, OUT _held bigint, OUT _confirmed bigint, OUT _remaining bigint,
+  OUT _closed bigint, OUT _low bigint, OUT _sold_out bigint,
   OUT _last_sku text, OUT _last_pool text,
   OUT _top_sku text[], OUT _top_pool text[], OUT _top_held bigint[], OUT _top_confirmed bigint[], OUT _top_remaining bigint[]
 )
@@ -24,7 +25,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
   WITH part AS MATERIALIZED (
-    SELECT i.sku, i.pool, i.held, i.confirmed, i.remaining, i.delete_time FROM item i
+    SELECT i.sku, i.pool, i.held, i.confirmed, i.remaining, i.sale_state,
+           CASE WHEN i.low_at IS NOT NULL THEN stock_level(i.free, i.low_at) END AS level, i.delete_time FROM item i
     WHERE i.tenant = _tenant AND (i.sku, i.pool) > (_after_sku, _after_pool)
     ORDER BY i.sku, i.pool
     LIMIT _limit
@@ -35,13 +37,15 @@ BEGIN
     ORDER BY living.held DESC, living.confirmed DESC, living.sku, living.pool
     LIMIT _top
   )
-  SELECT a.items, a.held, a.confirmed, a.remaining, z.sku, z.pool, b.sku, b.pool, b.held, b.confirmed, b.remaining
-  INTO _items, _held, _confirmed, _remaining, _last_sku, _last_pool,
+  SELECT a.items, a.held, a.confirmed, a.remaining, a.closed, a.low, a.sold_out, z.sku, z.pool, b.sku, b.pool, b.held, b.confirmed, b.remaining
+  INTO _items, _held, _confirmed, _remaining, _closed, _low, _sold_out, _last_sku, _last_pool,
        _top_sku, _top_pool, _top_held, _top_confirmed, _top_remaining
   FROM (
     SELECT count(*) AS items, coalesce(sum(living.held), 0)::bigint AS held,
            coalesce(sum(living.confirmed), 0)::bigint AS confirmed,
-           coalesce(sum(living.remaining), 0)::bigint AS remaining
+           coalesce(sum(living.remaining), 0)::bigint AS remaining,
+           count(*) FILTER (WHERE living.sale_state = 2) AS closed, count(*) FILTER (WHERE living.level = 2) AS low,
+           count(*) FILTER (WHERE living.level = 3) AS sold_out
     FROM living
   ) a
   CROSS JOIN (
