@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from holdsvc import api, settings
+from holdsvc import api, settings, variables
 from holdsvc.api.rpcs import ALL_SCOPES, RPCS
 from holdsvc.api.statuses import CODES
 from holdsvc.commands.cli import app
@@ -78,12 +78,12 @@ def errors() -> str:
     return _page("Errors", "protos/inventoryhold/v1/error_reason.proto", _ABOUT_ERRORS) + "\n" + table
 
 
-def variables() -> str:
+def settings_page() -> str:
     """The page of settings with their defaults, and of the variables that callers read."""
     rows = [
-        (f"`{row.env_name}`", f"`{row.default}`" if row.default else "", row.description) for row in settings.rows()
+        (f"`{row.env_name}`", f"`{row.default}`" if row.default else "", row.description) for row in variables.rows()
     ]
-    callers = [(f"`{settings.PREFIX}{name}`", text) for name, text in settings.CALLER_VARIABLES.items()]
+    callers = [(f"`{settings.PREFIX}{name}`", text) for name, text in variables.CALLER_VARIABLES.items()]
     return (
         f"{_page('Settings', 'src/holdsvc/settings.py', _ABOUT_SETTINGS)}\n"
         f"{_table(('variable', 'default', 'what it is'), rows)}\n"
@@ -105,7 +105,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "errors.md": errors,
     "rpcs.md": rpcs,
-    "settings.md": variables,
+    "settings.md": settings_page,
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from holdsvc import settings
+from holdsvc import variables
 from holdsvc.addresses import is_loopback, split_address
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.settings import Settings, SettingsError
@@ -16,7 +16,7 @@ from holdsvc.settings import Settings, SettingsError
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in settings.shown(Settings.model_construct()):
+    for name in variables.shown(Settings.model_construct()):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -60,7 +60,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     loaded = Settings.load()
     assert (loaded.listen, loaded.metrics_listen) == ("127.0.0.1:50051", "127.0.0.1:9464")
     assert (loaded.auth, loaded.workers, loaded.data_dir) == ("api-key", 1, Path("data"))
-    shown = settings.shown(loaded)
+    shown = variables.shown(loaded)
     durations = ("DEFAULT_TTL", "MIN_TTL", "MAX_TTL", "MAX_LIFETIME", "SWEEP_INTERVAL", "DEFAULT_DEADLINE")
     assert [shown[f"HOLDSVC_{name}"] for name in durations] == ["30m", "1s", "24h", "72h", "1s", "30s"]
 
@@ -125,7 +125,7 @@ def test_every_bad_setting_is_named_at_once() -> None:
 def test_a_password_is_never_shown() -> None:
     loaded = Settings.load(dsn="postgresql://app:hush@db/holdsvc", migrate_dsn="postgresql://owner:hush@db/holdsvc")
     assert "hush" not in repr(loaded)
-    assert "hush" not in str(settings.shown(loaded))
+    assert "hush" not in str(variables.shown(loaded))
     with pytest.raises(SettingsError) as refusal:
         Settings.load(dsn=["postgresql://app:hush@db/holdsvc"])
     assert "hush" not in str(refusal.value)
@@ -143,7 +143,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_every_setting_is_described_and_reads_back_from_its_shown_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = list(settings.rows())
+    rows = list(variables.rows())
     assert len(rows) == len(Settings.model_fields)
     for row in rows:
         assert row.description.endswith("."), row
@@ -153,4 +153,4 @@ def test_every_setting_is_described_and_reads_back_from_its_shown_default(monkey
 
 def test_a_misspelt_variable_is_found() -> None:
     environment = {"HOLDSVC_DEFAULT_TLL": "1m", "HOLDSVC_LISTEN": "", "HOME": "/"}
-    assert settings.unknown_names(environment) == ["HOLDSVC_DEFAULT_TLL"]
+    assert variables.unknown_names(environment) == ["HOLDSVC_DEFAULT_TLL"]

@@ -1,10 +1,7 @@
 """Every limit and duration of the service, in one frozen class read from HOLDSVC_* and the flags of `holdsvc serve`."""
 
-import difflib
 import itertools
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,17 +20,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from holdsvc.addresses import is_loopback, origins_of, parse_networks, split_address
 from holdsvc.durations import format_duration, parse_duration
-from holdsvc.postgres import check_dsn, masked_dsn
+from holdsvc.postgres import check_dsn
 
 PREFIX = "HOLDSVC_"
-
-CALLER_VARIABLES: Mapping[str, str] = {
-    "API_KEY": "The key to call with.",
-    "TLS_CA": "Authorities to trust, PEM file; setting it, or TLS_CERT, turns TLS on.",
-    "TLS_CLIENT_CERT": "Certificate to show to a service that asks for one, PEM file.",
-    "TLS_CLIENT_KEY": "Private key of that certificate, PEM file.",
-}
-"""What callers read besides LISTEN: no settings of the service, but no misspelt ones either."""
 
 
 class SettingsError(ValueError):
@@ -47,15 +36,6 @@ Duration = Annotated[
 ]
 # An empty variable means unset, as compose files and shells leave it.
 File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
-
-
-@dataclass(frozen=True)
-class SettingRow:
-    """One setting as people read it."""
-
-    env_name: str
-    default: str
-    description: str
 
 
 class Settings(BaseSettings):
@@ -352,46 +332,6 @@ class Settings(BaseSettings):
                 "EVENT_RETENTION is under a day: events go by whole days, so set 24h or more, or 0 for no limit"
             )
         return self
-
-
-def rows() -> Iterator[SettingRow]:
-    """Yields every setting with its default and description, in the order of the class."""
-    defaults = Settings.model_construct()
-    for name, value in shown(defaults).items():
-        description = Settings.model_fields[name.removeprefix(PREFIX).lower()].description
-        yield SettingRow(name, value, description or "")
-
-
-def shown(settings: Settings) -> dict[str, str]:
-    """Returns the settings as environment variables with passwords masked: what `holdsvc config` prints."""
-    plain = settings.model_dump(mode="json")
-    for name in ("dsn", "migrate_dsn"):
-        plain[name] = masked_dsn(getattr(settings, name).get_secret_value())
-    return {PREFIX + name.upper(): _text(value) for name, value in plain.items()}
-
-
-def unknown_names(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Returns the HOLDSVC_* variables that no setting reads, most likely misspelt."""
-    known = _known_names()
-    return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
-
-
-def about_unknown_name(name: str) -> str:
-    """Says that a variable is no setting, and which one may be meant."""
-    near = difflib.get_close_matches(name.upper(), _known_names(), n=1)
-    return f"{name} is no setting: " + (f"did you mean {near[0]}?" if near else "see `holdsvc config`")
-
-
-def _known_names() -> list[str]:
-    return [PREFIX + name.upper() for name in (*Settings.model_fields, *CALLER_VARIABLES)]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "" if value is None else str(value)
 
 
 def _complaint(detail: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import holdsvc
 from holdsvc.commands.cli import app
 from holdsvc.embedded.server import running_dsn
-from holdsvc.settings import rows
+from holdsvc.variables import rows
 from tests.support.program import WAIT_S, Program, command, descendants
 
 

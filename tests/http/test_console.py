@@ -22,7 +22,7 @@ _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
-SCREENSHOTS = os.environ.get("HOLDSVC_TEST_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("TEST_SCREENSHOTS")
 """The folder of the pictures in the documents; set, they are made anew."""
 
 EVIL = "<img src=x onerror=document.title='owned'>"

@@ -4,7 +4,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from holdsvc.postgres import check_dsn, check_version, masked_dsn
-from holdsvc.settings import Settings, SettingsError, shown
+from holdsvc.settings import Settings, SettingsError
+from holdsvc.variables import shown
 
 MALFORMED = [
     "postgresql://me:hunter@2word@db/holds",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdsvc import addresses, durations, settings
+from holdsvc import addresses, durations, settings, variables
 from holdsvc.process import workforce
 from holdsvc.telemetry import metrics
 
@@ -42,7 +42,7 @@ def test_compose_starts_the_service_with_settings_that_it_accepts(
     compose: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = compose["services"]["holdsvc"]["environment"]
-    for name in settings.shown(settings.Settings.model_construct()):
+    for name in variables.shown(settings.Settings.model_construct()):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -55,7 +55,7 @@ def test_compose_starts_the_service_with_settings_that_it_accepts(
 def test_deployments_name_only_settings_that_there_are() -> None:
     for name in ("compose.yaml", "Dockerfile", "Makefile"):
         named = set(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", (ROOT / name).read_text()))
-        assert settings.unknown_names(dict.fromkeys(named, "")) == [], name
+        assert variables.unknown_names(dict.fromkeys(named, "")) == [], name
 
 
 def test_compose_makes_a_key_with_scopes_only_when_asked(compose: Any) -> None:
@@ -252,11 +252,11 @@ def test_a_pod_may_do_nothing_that_it_needs_not(
 def test_the_pods_settings_are_ones_that_the_service_accepts(
     manifests: dict[str, Any], container: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in settings.shown(settings.Settings.model_construct()):
+    for name in variables.shown(settings.Settings.model_construct()):
         monkeypatch.delenv(name, raising=False)
     given = manifests["ConfigMap/holdsvc"]["data"] | manifests["Secret/holdsvc"]["stringData"]
     assert {entry["name"] for entry in container["env"]} == set(manifests["Secret/holdsvc"]["stringData"])
-    assert settings.unknown_names(given) == []
+    assert variables.unknown_names(given) == []
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings.Settings.load()

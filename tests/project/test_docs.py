@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from holdsvc import settings
+from holdsvc import settings, variables
 from holdsvc.commands.cli import app
 from holdsvc.model import Cause
 from holdsvc.relay.nats import DEAD_LETTERS
@@ -40,7 +40,7 @@ def test_every_setting_named_exists(path: Path) -> None:
     text = path.read_text()
     named = set(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", text))
     # A stream of NATS, as the relay names it.
-    assert settings.unknown_names(dict.fromkeys(named - {DEAD_LETTERS}, "")) == []
+    assert variables.unknown_names(dict.fromkeys(named - {DEAD_LETTERS}, "")) == []
     known = {name.upper() for name in settings.Settings.model_fields}
     prefixes = ("QUEUE_", "CENSUS_", "LOG_CALLS", "POOL_", "BATCH_M", "SWEEP_", "DRAIN_", "REQUEST_ID_RET", "EVENT_R")
     assert {word for word in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text) if word.startswith(prefixes)} <= known | set(

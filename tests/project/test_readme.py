@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from quickstart import PAGES, decoded, differences, read
 
-from holdsvc import settings
+from holdsvc import variables
 from holdsvc.api.auth.keyring import make_key
 from holdsvc.commands.keys import create_key
 from holdsvc.ledger import migrate
@@ -149,7 +149,7 @@ def test_the_readme_has_200_lines_at_most() -> None:
 
 def test_every_setting_named_is_one() -> None:
     text = "".join(page.read_text() for page in PAGES) + (ROOT / "CONTRIBUTING.md").read_text()
-    assert settings.unknown_names(dict.fromkeys(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", text), "")) == []
+    assert variables.unknown_names(dict.fromkeys(re.findall(r"HOLDSVC_[A-Z_]+[A-Z]", text), "")) == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -13,7 +13,8 @@ from rich.markup import escape
 from holdsvc.commands.target import CommandError
 from holdsvc.errors import HoldError
 from holdsvc.model import Violation
-from holdsvc.settings import PREFIX, SettingRow, Settings, rows
+from holdsvc.settings import PREFIX, Settings
+from holdsvc.variables import SettingRow, rows
 
 T = TypeVar("T")
 

@@ -5,8 +5,9 @@ import sys
 import typer
 
 from holdsvc.embedded import data_folder
-from holdsvc.settings import Settings, about_unknown_name, shown, unknown_names
+from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
+from holdsvc.variables import about_unknown_name, shown, unknown_names
 
 
 def serve(settings: Settings) -> None:
