@@ -1,6 +1,6 @@
 -- Queries for operators, for psql as the schema's owner. Each stands alone; `:'tenant'` and the like are psql variables:
 --
---   psql "$HOLDSVC_DSN" --set tenant=default --set reference=cart-42 --file docs/monitoring.sql
+--   holdsvc psql -- --set tenant=default --set reference=cart-42 --file docs/monitoring.sql
 --
 -- They only read, and most use an index. Those marked (scan) read a whole table: run them on a standby, or outside of
 -- peak hours. A hold whose time is over counts as EXPIRED, whether it is swept or not, as it does for callers.
