@@ -25,7 +25,7 @@ from tests.model.books import (
     Reservation,
     merged,
 )
-from tests.model.stock import Stock
+from tests.model.limits import Limits
 
 DEFAULT_TTL = timedelta(minutes=30)
 MAX_LIFETIME = timedelta(hours=72)
@@ -37,7 +37,7 @@ Answer = tuple[Reservation, bool]
 """The reservation, and whether it is a replay."""
 
 
-class Ledger(Stock):
+class Ledger(Limits):
     """What one tenant's callers may expect."""
 
     def reserve(self, client: Client, request: pb.ReserveRequest, reservation_id: str) -> Answer:
@@ -52,7 +52,7 @@ class Ledger(Stock):
             self.item(client, key)
         if request.HasField("duplicate_window"):
             self._refuse_duplicate(client, request, set(lines))
-        self._refuse_units(lines)
+        self._refuse_units(lines, lambda: self.refuse_over_limit(client.name, request.holder, lines))
         ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else DEFAULT_TTL
         reservation = Reservation(
             reservation_id=reservation_id,
@@ -69,13 +69,16 @@ class Ledger(Stock):
         self.claim(client, "Reserve", request, reservation_id)
         return reservation, False
 
-    def _refuse_units(self, wanted: dict[Key, int], own: dict[Key, int] | None = None) -> None:
+    def _refuse_units(
+        self, wanted: dict[Key, int], refuse_over_limit: Callable[[], None], own: dict[Key, int] | None = None
+    ) -> None:
         """Units of a new hold, or the growth of one that has `own` of them."""
         own = own or {}
         growth = {key: units - own.get(key, 0) for key, units in wanted.items() if units > own.get(key, 0)}
         for sku, pool in growth:
             if self.items[sku, pool].closed:
                 raise Refused("SALE_CLOSED", sku=sku, pool=pool)
+        refuse_over_limit()
         short = [key for key, units in growth.items() if units > max(0, self.free(key))]
         if short:
             sku, pool = short[0]
@@ -203,7 +206,15 @@ class Ledger(Stock):
         after = {key: units for key, units in {**own, **wanted}.items() if units}
         if not after:
             raise Refused("INVALID_FIELD")
-        self._refuse_units(wanted, own)
+        holder = request.holder if "holder" in paths else reservation.holder
+        grown = {key: units - own.get(key, 0) for key, units in wanted.items()}
+        self._refuse_units(
+            wanted,
+            lambda: self.refuse_over_limit(
+                reservation.client, holder, grown, after if holder != reservation.holder else None
+            ),
+            own,
+        )
         before = (own, reservation.holder, reservation.reference, reservation.metadata)
         reservation.lines = [Line(*key, units) for key, units in after.items()]
         if "holder" in paths:
@@ -257,7 +268,7 @@ class Ledger(Stock):
         for sku, pool in units:
             if not self.items[sku, pool].exists:
                 raise Refused("ITEM_NOT_FOUND", sku=sku, pool=pool)
-        self._refuse_units(units)
+        self._refuse_units(units, lambda: self.refuse_over_limit(reservation.client, reservation.holder, units))
         reservation.moved(RESCUED, [(line.sku, line.pool, line.quantity) for line in reservation.lines])
 
     def cancel(self, client: Client, request: pb.CancelRequest) -> Answer:

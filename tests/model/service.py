@@ -16,6 +16,7 @@ from holdsvc.ledger import upkeep
 from holdsvc.settings import Settings
 from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from inventoryhold.v1.limit_service_pb2_grpc import LimitServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from tests.model.books import Client
 from tests.support.harness import SET_NAME, Harness
@@ -55,6 +56,7 @@ class StillService:
         self._channel = grpc.insecure_channel(self._harness.address, [("grpc.enable_retries", 0)])
         self.reservations = ReservationServiceStub(self._channel)
         self.inventory = InventoryServiceStub(self._channel)
+        self.limits = LimitServiceStub(self._channel)
         self.admin = AdminServiceStub(self._channel)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -87,7 +87,8 @@ BEGIN
   IF _per = 2 THEN
     _holder := '';
   END IF;
-  SELECT u._held, u._confirmed INTO _held, _confirmed FROM limit_used(_tenant, _number, _client, _holder, _now) u;
+  SELECT u._held, u._confirmed INTO _held, _confirmed
+  FROM limits_used(_tenant, ARRAY[_number], ARRAY[_client], ARRAY[_holder], _now) u;
   _reset_time := limit_reset_time(_tenant, _number, _client, _holder, 1, _now);
 END
 $$;

@@ -5,7 +5,9 @@ RETURNS TABLE (
   _id uuid, _limit_number bigint, _client text, _holder text, _units bigint, _expire_time timestamptz,
   _confirm_time timestamptz
 )
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN QUERY
   SELECT v.reservation_id, h.limit_number, v.client::text, CASE h.per WHEN 1 THEN v.holder::text ELSE '' END,
          sum(u.units)::bigint, CASE WHEN v.state = 1 THEN v.expire_time END, CASE WHEN v.state <> 1 THEN v.confirm_time END
   FROM unnest(_reservation_id) x (id)
@@ -27,46 +29,49 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
     SELECT CASE WHEN v.state = 1 THEN l.quantity WHEN h.counts = 2 THEN l.confirmed ELSE 0 END AS units
   ) u
   GROUP BY v.reservation_id, h.limit_number, h.per, v.client, v.holder, v.state, v.expire_time, v.confirm_time
-  HAVING sum(u.units) > 0
+  HAVING sum(u.units) > 0;
+END
 $$;
 
--- What a holder of a client, or with an empty _holder the client, has of a limit now. What has lapsed counts no more, swept
--- or not; what was confirmed counts within the window. Locks nothing.
-CREATE FUNCTION limit_used(
-  _tenant text, _limit_number bigint, _client text, _holder text, _now timestamptz, OUT _held bigint, OUT _confirmed bigint
-)
+-- What holders of clients, or with an empty _holder clients, have of limits now, by the place in these arrays. What has
+-- lapsed counts no more, swept or not; what was confirmed counts within the window. Locks nothing.
+CREATE FUNCTION limits_used(
+  _tenant text, _limit_number bigint[], _client text[], _holder text[], _now timestamptz
+) RETURNS TABLE (_slot integer, _held bigint, _confirmed bigint)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
-DECLARE
-  _since timestamptz;
 BEGIN
-  _confirmed := 0;
-  IF _holder = '' THEN
-    -- In one statement: a sweep moves units from the one to the other.
+  -- In one statement: a sweep moves units of a client from one of its sums to another.
+  RETURN QUERY
+  SELECT x.slot::integer, coalesce(h.held, c.held, 0)::bigint, coalesce(h.confirmed, 0)::bigint
+  FROM unnest(_limit_number, _client, _holder) WITH ORDINALITY x (limit_number, client, holder, slot)
+  LEFT JOIN LATERAL (
+    SELECT (
+      SELECT sum(u.units) FROM limit_use u
+      WHERE u.limit_number = x.limit_number AND u.holder = x.holder AND u.holder <> '' AND u.client = x.client
+        AND u.tenant = _tenant AND u.confirm_time IS NULL AND u.expire_time > _now
+    ) AS held, (
+      SELECT sum(u.units) FROM limit_use u
+      WHERE u.limit_number = x.limit_number AND u.holder = x.holder AND u.holder <> '' AND u.client = x.client
+        AND u.tenant = _tenant AND u.confirm_time > coalesce((
+          SELECT _now - w.window_us * interval '1 microsecond' FROM hold_limit w WHERE w.limit_number = x.limit_number
+        ), '-infinity')
+    ) AS confirmed
+    OFFSET 0
+  ) h ON x.holder <> ''
+  LEFT JOIN LATERAL (
     SELECT coalesce((
       SELECT s.used FROM limit_subject s
-      WHERE s.limit_number = _limit_number AND s.holder = '' AND s.client = _client AND s.tenant = _tenant
+      WHERE s.limit_number = x.limit_number AND s.holder = '' AND s.client = x.client AND s.tenant = _tenant
     ), 0) + coalesce((
-      SELECT sum(c.units) FROM limit_change c
-      WHERE c.limit_number = _limit_number AND c.client = _client AND c.tenant = _tenant
+      SELECT sum(g.units) FROM limit_change g
+      WHERE g.limit_number = x.limit_number AND g.client = x.client AND g.tenant = _tenant
     ), 0) - coalesce((
       SELECT sum(u.units) FROM limit_use u
-      WHERE u.limit_number = _limit_number AND u.client = _client AND u.tenant = _tenant AND u.holder = ''
+      WHERE u.limit_number = x.limit_number AND u.client = x.client AND u.tenant = _tenant AND u.holder = ''
         AND u.expire_time <= _now
-    ), 0) INTO _held;
-    RETURN;
-  END IF;
-  _since := (
-    SELECT _now - h.window_us * interval '1 microsecond' FROM hold_limit h WHERE h.limit_number = _limit_number
-  );
-  SELECT coalesce((
-    SELECT sum(u.units) FROM limit_use u
-    WHERE u.limit_number = _limit_number AND u.holder = _holder AND u.holder <> '' AND u.client = _client
-      AND u.tenant = _tenant AND u.confirm_time IS NULL AND u.expire_time > _now
-  ), 0), coalesce((
-    SELECT sum(u.units) FROM limit_use u
-    WHERE u.limit_number = _limit_number AND u.holder = _holder AND u.holder <> '' AND u.client = _client
-      AND u.tenant = _tenant AND u.confirm_time > coalesce(_since, '-infinity')
-  ), 0) INTO _held, _confirmed;
+    ), 0) AS held
+    OFFSET 0
+  ) c ON x.holder = '';
 END
 $$;
 
@@ -197,9 +202,8 @@ BEGIN
 
   -- Whoever extends or confirms holds these locks too, so that nothing that has lapsed by now comes back.
   _lock_time := wall_clock();
-  SELECT array_agg(u._held + u._confirmed ORDER BY x.slot) INTO _slot_used
-  FROM unnest(_slot_limit, _slot_client, _slot_holder) WITH ORDINALITY x (limit_number, client, holder, slot)
-  CROSS JOIN LATERAL limit_used(_tenant, x.limit_number, x.client, x.holder, _lock_time) u;
+  SELECT array_agg(u._held + u._confirmed ORDER BY u._slot) INTO _slot_used
+  FROM limits_used(_tenant, _slot_limit, _slot_client, _slot_holder, _lock_time) u;
 END
 $$;
 
@@ -323,23 +327,29 @@ END
 $$;
 
 -- Step "apply" of whatever changes what reservations count for limits: their uses become those of their rows as they are
--- now. The caller has locked the reservations and has written them.
-CREATE FUNCTION settle_limits(_tenant text, _reservation_id uuid[]) RETURNS void
+-- now. The caller has locked the reservations and has written them. _new: it has made them in this transaction, with the
+-- flag `limited`, so that there is nothing of before.
+CREATE FUNCTION settle_limits(_tenant text, _reservation_id uuid[], _new boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _r record;
+  _old_limit bigint[];
+  _old_client text[];
+  _old_units bigint[];
 BEGIN
-  WITH gone AS (
-    DELETE FROM limit_use u
-    USING unnest(_reservation_id) x (id)
-    CROSS JOIN LATERAL (
-      SELECT w.ctid AS place FROM limit_use w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-    ) k
-    WHERE u.ctid = k.place AND u.tenant IS NOT DISTINCT FROM _tenant
-    RETURNING u.limit_number, u.client, u.holder, u.units
-  )
-  SELECT array_agg(g.limit_number) AS limit_number, array_agg(g.client) AS client, array_agg(g.units) AS units INTO _r
-  FROM gone g WHERE g.holder = '';
+  IF NOT _new THEN
+    WITH gone AS (
+      DELETE FROM limit_use u
+      USING unnest(_reservation_id) x (id)
+      CROSS JOIN LATERAL (
+        SELECT w.ctid AS place FROM limit_use w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+      ) k
+      WHERE u.ctid = k.place AND u.tenant IS NOT DISTINCT FROM _tenant
+      RETURNING u.limit_number, u.client, u.holder, u.units
+    )
+    SELECT array_agg(g.limit_number), array_agg(g.client::text), array_agg(g.units)
+    INTO _old_limit, _old_client, _old_units
+    FROM gone g WHERE g.holder = '';
+  END IF;
   WITH made AS (
     INSERT INTO limit_use (tenant, limit_number, client, holder, reservation_id, units, expire_time, confirm_time)
     SELECT _tenant, u._limit_number, u._client, u._holder, u._id, u._units, u._expire_time, u._confirm_time
@@ -351,18 +361,20 @@ BEGIN
   FROM (
     SELECT m.limit_number, m.client, m.units FROM made m WHERE m.holder = ''
     UNION ALL
-    SELECT g.limit_number, g.client, -g.units FROM unnest(_r.limit_number, _r.client, _r.units) g (limit_number, client, units)
+    SELECT g.limit_number, g.client, -g.units FROM unnest(_old_limit, _old_client, _old_units) g (limit_number, client, units)
   ) d
   GROUP BY d.limit_number, d.client
   HAVING sum(d.units) <> 0;
-  UPDATE reservation v SET limited = true
-  FROM unnest(_reservation_id) x (id)
-  CROSS JOIN LATERAL (
-    SELECT w.ctid AS place FROM reservation w
-    WHERE w.reservation_id = x.id AND w.tenant = _tenant AND NOT w.limited LIMIT 1
-  ) k
-  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant
-    AND EXISTS (SELECT 1 FROM limit_use u WHERE u.reservation_id = x.id AND u.tenant = _tenant);
+  IF NOT _new THEN
+    UPDATE reservation v SET limited = true
+    FROM unnest(_reservation_id) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM reservation w
+      WHERE w.reservation_id = x.id AND w.tenant = _tenant AND NOT w.limited LIMIT 1
+    ) k
+    WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant
+      AND EXISTS (SELECT 1 FROM limit_use u WHERE u.reservation_id = x.id AND u.tenant = _tenant);
+  END IF;
 END
 $$;
 

@@ -260,7 +260,7 @@ BEGIN
   IF cardinality(_limited) > 0 THEN
     PERFORM settle_limits(_tenant, (
       SELECT array_agg(_reservation_id[i]) FROM generate_series(1, _n) i WHERE _outcome[i] IS NULL AND _limited[i]
-    ));
+    ), true);
   END IF;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, occur_time, revision,
