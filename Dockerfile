@@ -6,8 +6,8 @@ WORKDIR /src
 RUN python -m venv /opt/holdsvc
 # Packages first, so that this layer is reused until their versions change.
 COPY constraints.txt pyproject.toml LICENSE ./
-RUN mkdir -p src/holdsvc generated/inventoryhold generated/buf protos/inventoryhold \
-    && touch src/holdsvc/__init__.py README.md \
+RUN mkdir -p src/holdsvc generated/inventoryhold generated/buf protos/inventoryhold protos/buf protos/google \
+    && touch src/holdsvc/__init__.py README.md protos/README.md protos/buf.yaml \
     && /opt/holdsvc/bin/pip install -c constraints.txt '.[server,otel,relay]' \
     && /opt/holdsvc/bin/pip uninstall --yes holdsvc
 COPY README.md ./

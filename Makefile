@@ -47,9 +47,9 @@ check: fresh ## Lint, types, protos, deploy/: all checks except the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(VENV)/bin/buf lint $(IMAGE) --config buf.yaml
-	$(VENV)/bin/buf format --diff --exit-code protos
-	$(VENV)/bin/buf breaking $(IMAGE) --against $(RELEASED) --config buf.yaml
+	$(VENV)/bin/buf lint $(IMAGE) --config protos/buf.yaml
+	$(VENV)/bin/buf format --diff --exit-code protos --exclude-path protos/buf --exclude-path protos/google
+	$(VENV)/bin/buf breaking $(IMAGE) --against $(RELEASED) --config protos/buf.yaml
 	$(PYTHON) scripts/check_deploy.py
 
 promtool: build/promtool ## Fetch promtool, which tests the alerts (Debian, Ubuntu)
@@ -62,7 +62,7 @@ build/promtool:
 format: $(READY) ## Format Python and protos, apply ruff's fixes
 	$(PYTHON) -m ruff check --fix-only --quiet .
 	$(PYTHON) -m ruff format .
-	$(VENV)/bin/buf format --write protos
+	$(VENV)/bin/buf format --write protos --exclude-path protos/buf --exclude-path protos/google
 
 generate: $(READY) ## Generate the stubs, the description of HTTP, and the pages of docs/reference/
 	@PATH="$(abspath $(VENV)/bin):$$PATH" $(PYTHON) scripts/generate.py

@@ -13,6 +13,7 @@ from holdsvc.commands.dev import dev
 from holdsvc.commands.health import health
 from holdsvc.commands.options import settings_options
 from holdsvc.commands.outcome import OutcomeOpen
+from holdsvc.commands.protos import protos
 from holdsvc.commands.relay import relay
 from holdsvc.commands.serve import config, serve
 from holdsvc.commands.target import CommandError
@@ -69,6 +70,7 @@ app.command("serve", rich_help_panel=_SERVICE)(settings_options(serve))
 app.command("dev", rich_help_panel=_SERVICE)(dev)
 app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
 app.command("health", rich_help_panel=_SERVICE)(health)
+app.command("protos", rich_help_panel=_SERVICE)(protos)
 app.add_typer(limits.app, name="limits", rich_help_panel=_STOCK)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.command("relay", rich_help_panel=_SERVICE)(relay)
