@@ -225,9 +225,7 @@ class Settings(BaseSettings):
     )
 
     webhook_networks: str = Field(
-        "",
-        description="Networks outside the public internet that webhooks may reach, also by http, as in"
-        " `10.1.0.0/16,127.0.0.0/8`.",
+        "", description="Networks besides the public internet that webhooks may reach, as in `10.1.0.0/16,fd00::/8`."
     )
     webhook_timeout: Duration = Field(
         timedelta(seconds=10),

@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from protovalidate._gen.buf.validate import validate_pb
 from typer.testing import CliRunner
 
-from holdsvc.api.server import SERVICES
+from holdsvc.api.services import SERVICES
 from holdsvc.commands.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
