@@ -88,7 +88,7 @@ bench: $(BENCH) ## Measure the service and its rivals on this machine, under 10 
 bench-full: $(BENCH) ## Measure with 5 million reservations and longer runs
 	$(PYTHON) loadtest/bench.py --full $(ARGS)
 
-profile: $(BENCH) ## Profile a worker under load (LOAD=unary, refused, batch or uniform)
+profile: $(BENCH) ## Profile a worker under load (LOAD=unary, refused, shared, batch, uniform)
 	$(PYTHON) loadtest/bench.py --profile $(LOAD) --seconds 20 $(ARGS)
 
 $(BENCH): $(READY)

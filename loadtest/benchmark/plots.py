@@ -10,6 +10,7 @@ BARS = (
     ("plain", "plain service, transaction per call"),
     ("cte", "pgbench, one CTE statement"),
     ("unary", "holdsvc, unary"),
+    ("client_shared_100", "holdsvc, 100 callers of its client"),
     ("redis", "Redis Lua, AOF always"),
     ("batch_100_uniform", "holdsvc, batches of 100, 10,000 items"),
     ("batch_500_uniform", "holdsvc, batches of 500, 10,000 items"),

@@ -18,13 +18,15 @@ from benchmark.stage import Running
 # Each sample of native frames stops the process: at 250 samples a second it served a third of the calls.
 RATE_HZ = 50
 TOP = 60
-KINDS = ("unary", "refused", "batch", "uniform")
+KINDS = ("unary", "refused", "shared", "batch", "uniform")
+SHARED = 32
+"""Calls of a batch that the client makes of a hundred callers' calls: 20 to 50."""
 
 _LOCATION = re.compile(r"^(.*) \((.*?)(?::(\d+))?\)$")
 
 
 def run(bench: Bench, kind: str, where: Mapping[str, str], out: Path) -> None:
-    """Profiles the worker while Reserve (`unary`, `refused`) or BatchReserve (`batch` hot, `uniform`) runs."""
+    """Profiles the worker while Reserve, made or refused, or BatchReserve of 32 or 500 runs."""
     program = Path(sys.executable).parent / "py-spy"
     found = str(program) if program.exists() else shutil.which("py-spy")
     if found is None:
@@ -67,8 +69,9 @@ def _load(bench: Bench, kind: str, service: Running, ledger: str) -> float:
         message, each = [messages.reserve([messages.HOT])], 1
         how: dict[str, Any] = {"connections": CONNECTIONS}
     else:
-        message, each = messages.batch(500, hot=kind == "batch"), 500
-        how = {"method": "BatchReserve", "each": 500, "in_flight": 4, "connections": 4}
+        each = SHARED if kind == "shared" else 500
+        message = messages.batch(each, hot=kind != "uniform")
+        how = {"method": "BatchReserve", "each": each, "in_flight": 4, "connections": 4}
     return bench.holds(service, ledger, message, seconds=bench.seconds + 2, **how).per_second * each
 
 

@@ -31,11 +31,14 @@ SERVICE = "/inventoryhold.v1.ReservationService/"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 
+CONNECTIONS_MAX = 1200
+"""pgbench runs with up to 1,000 clients."""
+
 _numbers = itertools.count(1)
 
 
 class Postgres:
-    """The embedded server with the service's own settings (fsync on), in a folder of the run."""
+    """The embedded server with the service's own settings (fsync on) and more connections, in a folder of the run."""
 
     def __init__(self, folder: Path, bin_dir: Path | None = None) -> None:
         self._folder = folder
@@ -47,7 +50,8 @@ class Postgres:
     def start(self) -> None:
         """Starts the server."""
         self._folder.mkdir(exist_ok=True)
-        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir)
+        settings = {"max_connections": str(CONNECTIONS_MAX)}
+        self._server = EmbeddedServer(self._folder, bin_dir=self.bin_dir, settings=settings)
         self._dsn = self._server.start()
 
     def stop(self) -> None:
@@ -129,6 +133,11 @@ class Running:
     port: int
     metadata: dict[str, str]
     log: Path
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
 
     def target(self, method: str) -> Target:
         """A method of the reservation service."""
@@ -218,7 +227,7 @@ def _await_serving(running: Running) -> None:
     while time.monotonic() < deadline:
         if running.process.poll() is not None:
             break
-        if ask(Settings.model_construct(), f"127.0.0.1:{running.port}", 1.0, liveness=False) == "SERVING":
+        if ask(Settings.model_construct(), running.address, 1.0, liveness=False) == "SERVING":
             return
         time.sleep(0.05)
     raise RuntimeError(f"the service does not serve:\n{running.log.read_text()[-2000:]}")

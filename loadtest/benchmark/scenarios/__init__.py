@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 from benchmark.context import Bench
-from benchmark.scenarios import batch, changes, client, generators, hot, latency, redis, size, sweep, vacuum
+from benchmark.scenarios import affinity, batch, changes, generators, hot, latency, redis, shared, size, sweep, vacuum
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "generators": generators.run,
     "hot": hot.run,
     "batch": batch.run,
     "redis": redis.run,
-    "client": client.run,
+    "shared": shared.run,
+    "affinity": affinity.run,
     "changes": changes.run,
     "vacuum": vacuum.run,
     "latency": latency.run,

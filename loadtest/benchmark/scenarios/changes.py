@@ -5,6 +5,7 @@ from datetime import timedelta
 from benchmark import bulk, load, messages
 from benchmark.context import FAILED_PRECONDITION, Bench
 from benchmark.load import Outcome
+from benchmark.results import median, quotient
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 
@@ -15,6 +16,7 @@ PER_SECOND_MAX = 8_000
 def run(bench: Bench) -> None:
     """Every call changes a different reservation; all loads use one database."""
     results = bench.results
+    spent_us: dict[str, float] = {}
     count = max(500, int((bench.seconds + load.WARM_UP_S) * PER_SECOND_MAX * bench.scale))
     with bench.ledger() as ledger:
         lives = timedelta(hours=1)
@@ -28,6 +30,7 @@ def run(bench: Bench) -> None:
                 outcome = bench.calls(service, [message], method=method, **how)
                 title = f"unary {method}, 100 in flight"
                 results.add(method.lower(), title, outcome.per_second, "calls/s", outcome.cost)
+                spent_us[method] = outcome.worker_us
                 _check(bench, ledger, method, outcome)
             outcome = bench.holds(service, ledger, messages.reserves_uniform(), connections=CONNECTIONS)
             results.add(
@@ -41,7 +44,7 @@ def run(bench: Bench) -> None:
             results.add(
                 "unary_3", "unary Reserve of 3 items, over 10,000, 100 in flight", outcome.per_second, note=outcome.cost
             )
-            _refusals(bench, service, ledger)
+            _refusals(bench, service, ledger, spent_us["Cancel"])
 
 
 def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:
@@ -51,11 +54,21 @@ def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:
         bench.results.fail(f"{method}: {outcome.ok} calls ended with OK, the database counts {changed[method]}")
 
 
-def _refusals(bench: Bench, service: Running, ledger: str) -> None:
-    before = bulk.count(ledger)
-    message = [messages.reserve([messages.SOLD_OUT])]
-    outcome = bench.calls(service, message, status=FAILED_PRECONDITION, connections=CONNECTIONS)
-    if bulk.count(ledger) != before:
-        bench.results.fail("sold-out Reserve: something was held")
+def _refusals(bench: Bench, service: Running, ledger: str, cancel_us: float) -> None:
+    """Refusals in turns with holds, and what both and a Cancel cost the worker."""
+    refused: list[Outcome] = []
+    made: list[Outcome] = []
+    for _ in range(bench.rounds):
+        made.append(bench.holds(service, ledger, [messages.reserve([messages.HOT])], connections=CONNECTIONS))
+        before = bulk.count(ledger)
+        message = [messages.reserve([messages.SOLD_OUT])]
+        refused.append(bench.calls(service, message, status=FAILED_PRECONDITION, connections=CONNECTIONS))
+        if bulk.count(ledger) != before:
+            bench.results.fail("sold-out Reserve: something was held")
     title = "unary Reserve refused, sold out, 100 in flight"
-    bench.results.add("sold_out", title, outcome.per_second, "calls/s", outcome.cost)
+    rate = median([outcome.per_second for outcome in refused])
+    bench.results.add("sold_out", title, rate, "calls/s", refused[-1].cost)
+    rounds = [quotient(one.worker_us, other.worker_us) for one, other in zip(refused, made, strict=True)]
+    bench.results.ratio("processor time of the worker: refused ÷ made hold", median(rounds), 1.0, most=True)
+    hold_us = median([outcome.worker_us for outcome in made])
+    bench.results.ratio("processor time of the worker: Cancel ÷ hold", quotient(cancel_us, hold_us), 1.1, most=True)
