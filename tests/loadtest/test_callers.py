@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+
 from benchmark import callers
 from benchmark.callers import Plan
-
 from tests.support.harness import StartService
 
 
