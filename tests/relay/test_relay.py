@@ -187,13 +187,19 @@ async def _lines(process: Any, count: int) -> list[dict[str, Any]]:
 
 
 async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(service: Harness) -> None:
+    await service.create_item("a", 10, pool="web", low_at=9)
     await service.create_item("a", 10)
-    await service.reserve({"a": 1})
+    await service.reserve([("a", "web", 1)])
     with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
-        assert [line["type"] for line in await _lines(relay, 2)] == [
+        lines = await _lines(relay, 4)
+        assert [line["type"] for line in lines[1:]] == [
             "inventoryhold.v1.item_created",
             "inventoryhold.v1.reserved",
+            "inventoryhold.v1.level_changed",
         ]
+        assert (lines[3]["subject"], lines[3]["data"]["level_change"]) == (
+            "a/web", {"from": "STOCK_LEVEL_AVAILABLE", "to": "STOCK_LEVEL_LOW"}
+        )  # fmt: skip
         # The place is written after the lines: the next one shows that it was.
         await service.reserve({"a": 1})
         await _lines(relay, 1)

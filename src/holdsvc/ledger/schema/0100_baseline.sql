@@ -51,10 +51,10 @@ CREATE TABLE holdsvc.item (
   -- What a new hold may take, lapsed holds left out: every judgement of a new hold, and of the growth of one, is by it.
   free bigint NOT NULL GENERATED ALWAYS AS (remaining + oversell_limit - buffer) STORED,
   -- Who may have what becomes free: 1 OFF, no waitlist; 2 FIRST_FITTING; 3 STRICT.
-  waitlist_policy smallint NOT NULL DEFAULT 1 CHECK (waitlist_policy BETWEEN 1 AND 3),
+  waitlist_policy smallint NOT NULL DEFAULT 1,
   -- Entries that wait for it, and from when on its waitlist is due to be served: -infinity is at once. Due units are nobody
   -- else's. Null: not before something frees units.
-  waiting bigint NOT NULL DEFAULT 0 CHECK (waiting >= 0),
+  waiting bigint NOT NULL DEFAULT 0,
   serve_time timestamptz,
   -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
   -- 1: the sale is closed; 2: somebody waits.
@@ -74,6 +74,7 @@ CREATE TABLE holdsvc.item (
   CONSTRAINT item_settings_are_sound CHECK (
     oversell_limit >= 0 AND buffer >= 0 AND sale_state IN (1, 2) AND coalesce(low_at, 0) >= 0
     AND (return_time IS NULL OR coalesce(return_pool, '') <> pool)
+    AND waitlist_policy BETWEEN 1 AND 3 AND waiting >= 0
   ),
   CONSTRAINT item_deleted_is_empty CHECK (delete_time IS NULL OR capacity = 0)
 ) WITH (fillfactor = 50);
