@@ -18,7 +18,7 @@ RUN /opt/holdsvc/bin/pip install --no-deps .
 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="holdsvc" \
-      org.opencontainers.image.description="Inventory holds over gRPC and PostgreSQL" \
+      org.opencontainers.image.description="Inventory holds over gRPC, HTTP and PostgreSQL" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/holdsvc /opt/holdsvc
 # PostgreSQL refuses to run as root, and few containers may create user namespaces, so the image has its own user.
@@ -27,13 +27,14 @@ RUN groupadd --system --gid 10001 holdsvc \
 ENV PATH=/opt/holdsvc/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOLDSVC_LISTEN=0.0.0.0:50051 \
+    HOLDSVC_HTTP_LISTEN=0.0.0.0:8080 \
     HOLDSVC_METRICS_LISTEN=0.0.0.0:9464 \
     HOLDSVC_DATA_DIR=/var/lib/holdsvc/data
 USER 10001:10001
 WORKDIR /var/lib/holdsvc
 # Used only with the embedded PostgreSQL (HOLDSVC_DSN is empty).
 VOLUME /var/lib/holdsvc
-EXPOSE 50051 9464
+EXPOSE 50051 8080 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["holdsvc", "health"]
 ENTRYPOINT ["holdsvc"]

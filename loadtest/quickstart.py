@@ -14,8 +14,8 @@ from google.rpc import error_details_pb2 as _error_details  # noqa: F401 - regis
 from inventoryhold.v1 import error_reason_pb2 as _error_reason  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
-"""The second continues the first."""
+PAGES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "http.md")
+"""Each continues the one before."""
 NAME = "demo"
 """Prefix of every name that the quick start makes up."""
 

@@ -20,6 +20,9 @@ from target import Target
 
 from holdsvc.commands.target import CommandError
 
+ITEMS = ("tour", "room")
+"""Ends of the names of the items that the quick start makes."""
+
 CALL_TIMEOUT_S = 60.0
 
 
@@ -65,7 +68,9 @@ class Caller:
 
     def clear(self) -> list[str]:
         """Removes what the calls made; returns what could not be removed."""
-        sku = f"{self.name}-tour"
+        return [problem for noun in ITEMS for problem in self._clear(f"{self.name}-{noun}")]
+
+    def _clear(self, sku: str) -> list[str]:
         found = self.call("ReservationService/ListReservations", json.dumps({"sku": sku}))
         for reservation in found.get("reservations", []):
             rpc = {"STATE_HELD": "Cancel", "STATE_CONFIRMED": "Refund"}.get(reservation["state"])

@@ -1,8 +1,11 @@
 """Services that listen for HTTP too."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.support.harness import Harness, StartService
+from tests.support.http import Connect, Wire
 
 
 @pytest.fixture
@@ -15,3 +18,17 @@ async def service(start_service: StartService) -> Harness:
 async def guarded(start_service: StartService) -> Harness:
     """One that asks for keys."""
     return await start_service(http_listen="127.0.0.1:0", auth="api-key")
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Opens bare connections."""
+    opened: list[Wire] = []
+
+    async def open_one(service: Harness) -> Wire:
+        opened.append(await Wire.open(service))
+        return opened[-1]
+
+    yield open_one
+    for wire in opened:
+        await wire.close()

@@ -49,12 +49,14 @@ async def _run(*command: str, **environment: str) -> tuple[int | None, str, str]
     return process.returncode, output.decode(), errors.decode()
 
 
-async def test_the_quick_start_is_answered_as_it_says(service: Harness) -> None:
+async def test_the_quick_start_is_answered_as_it_says(start_service: StartService) -> None:
+    service = await start_service(http_listen="127.0.0.1:0")
     [hold] = [block for block in _blocks(README, "sh") if block.startswith("hold()")]
     steps = read()
     assert len(steps) >= 7
     for step in steps:
-        script = f"{hold}{step.command}".replace("127.0.0.1:50051", service.address).replace(".venv/bin/", f"{BIN}/")
+        script = f"{hold}{step.command}".replace(".venv/bin/", f"{BIN}/")
+        script = script.replace("127.0.0.1:50051", service.address).replace("127.0.0.1:8080", service.http_address)
         code, output, errors = await _run("bash", "-c", script)
         assert (code != 0) == step.refused, errors
         assert differences(step.answer, decoded(json.loads(output or errors))) == [], step.command

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,12 @@ class Wire:
     async def close(self) -> None:
         """Closes."""
         self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+Connect = Callable[[Harness], Awaitable[Wire]]
+"""The fixture `connect`: opens a bare connection, which ends with the test."""
 
 
 def post(path: str, body: bytes, *lines: str, host: str = "localhost") -> bytes:

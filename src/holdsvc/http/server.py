@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-import ssl
 from email.utils import formatdate
+from functools import partial
 
 import structlog
 
@@ -22,6 +22,9 @@ CONNECTIONS_MAX = 4096
 closed where all have one under way."""
 
 BACKLOG = 1024
+ACCEPTS_MAX = 64
+"""Connections that are accepted before other work gets its turn."""
+
 HANDSHAKE_MAX_S = 10.0
 STOP_TICK_S = 0.02
 
@@ -40,7 +43,8 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
-        self._handshakes: dict[asyncio.Task[None], asyncio.Transport] = {}
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._accepting: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -57,10 +61,17 @@ class HttpServer:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 listening.bind(address)
                 self.port = listening.getsockname()[1]
-                factory = Connection if self._certificates is None else _Accepted
-                self._server = await asyncio.get_running_loop().create_server(
-                    lambda: factory(self), sock=listening, backlog=BACKLOG
-                )
+                if self._certificates is None:
+                    loop = asyncio.get_running_loop()
+                    self._server = await loop.create_server(lambda: Connection(self), sock=listening, backlog=BACKLOG)
+                else:
+                    # Accepted here, so that a handshake counts as a connection and sees the newest certificates.
+                    listening.setblocking(False)
+                    listening.listen(BACKLOG)
+                    self._accepting = asyncio.create_task(
+                        tasks.forever("http_accept", partial(self._accept, listening))
+                    )
+                    self._accepting.add_done_callback(lambda _: listening.close())
             except BaseException:
                 listening.close()
                 raise
@@ -80,6 +91,8 @@ class HttpServer:
         self.draining = True
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
         for connection in self._connections:
             connection.hurry()
 
@@ -124,10 +137,11 @@ class HttpServer:
             return
         if self._idle:
             longest = next(iter(self._idle))
-            del self._idle[longest]
+            # Its end is told only later.
+            self.lost(longest)
             longest.abort()
         elif self._handshakes:
-            next(iter(self._handshakes.values())).abort()
+            next(iter(self._handshakes)).cancel()
 
     async def _look(self) -> float:
         self.date = formatdate(usegmt=True)
@@ -135,40 +149,31 @@ class HttpServer:
             connection.look()
         return LOOK_S
 
-    def shake_hands(self, transport: asyncio.Transport) -> None:
-        """Begins TLS on an accepted connection, with the newest certificates; it counts from the start."""
-        self._make_room()
-        task = asyncio.create_task(self._handshake(transport))
-        self._handshakes[task] = transport
-        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+    async def _accept(self, listening: socket.socket) -> float:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_MAX):
+            accepted, _ = await loop.sock_accept(listening)
+            self._make_room()
+            task = asyncio.create_task(self._handshake(accepted))
+            self._handshakes[task] = None
+            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+        return 0.0
 
-    async def _handshake(self, transport: asyncio.Transport) -> None:
+    async def _handshake(self, accepted: socket.socket) -> None:
         assert self._certificates is not None
-        connection = Connection(self)
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                connection,
-                self._certificates.context(),
-                server_side=True,
+            context = self._certificates.context()
+        except BaseException:
+            accepted.close()
+            raise
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Connection(self),
+                accepted,
+                ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_MAX_S,
                 ssl_shutdown_timeout=LINGER_S,
             )
-        except (OSError, ssl.SSLError, EOFError) as error:
+        except (OSError, EOFError) as error:
+            # A peer that speaks no TLS, shows no certificate that is trusted, or says nothing.
             log.debug("http.handshake_failed", error=type(error).__name__)
-            transport.abort()
-            return
-        if secured is not None:
-            connection.connection_made(secured)
-
-
-class _Accepted(asyncio.Protocol):
-    """A connection before its TLS handshake."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins the handshake; nothing is read before."""
-        transport.pause_reading()
-        self._server.shake_hands(transport)
