@@ -4,6 +4,22 @@ CREATE FUNCTION stock_level(_free bigint, _low_at bigint) RETURNS smallint LANGU
   SELECT (CASE WHEN _free <= 0 THEN 3 WHEN _free <= _low_at THEN 2 ELSE 1 END)::smallint
 $$;
 
+-- Of these items, which the caller has locked, those that are followed, as they are now: those with low_at, and allotments.
+CREATE FUNCTION items_before(_tenant text, _sku text[], _pool text[]) RETURNS item_before[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before)
+    FROM (SELECT DISTINCT x.sku, x.pool FROM unnest(_sku, _pool) x (sku, pool)) k
+    CROSS JOIN LATERAL (
+      SELECT v.free, v.low_at FROM item v
+      WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
+        AND (v.low_at IS NOT NULL OR v.return_time IS NOT NULL) LIMIT 1
+    ) i
+  );
+END
+$$;
+
 -- Step "follow", the last of every function that moves units of items. Writes LEVEL_CHANGED (16) for each item that has
 -- another level now than before: one event for each item and transaction, for of an item that is named more than once the
 -- first counts. Tells the sweep of units that have come free in an allotment that has returned. _followed comes from the

@@ -31,6 +31,7 @@ DECLARE
   _take bigint[];
   -- How many items have what all requests together want and nothing special, and how many give units.
   _fitting bigint;
+  _follow boolean;
   _followed item_before[];
   _taken integer := _items;
   _updated bigint;
@@ -76,8 +77,8 @@ BEGIN
 
   -- lock
   SELECT array_agg(i.place), array_agg(k.quantity), count(*) FILTER (WHERE i.free >= k.quantity AND i.gate = 0),
-         array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.low_at IS NOT NULL)
-  INTO _place, _take, _fitting, _followed
+         bool_or(i.low_at IS NOT NULL)
+  INTO _place, _take, _fitting, _follow
   FROM (
     SELECT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool, x.quantity
     FROM unnest(_item_sku, _item_pool, _item_quantity) x (sku, pool, quantity) ORDER BY 1, 2
@@ -87,6 +88,9 @@ BEGIN
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant AND v.delete_time IS NULL
     FOR NO KEY UPDATE
   ) i;
+  IF _follow THEN
+    _followed := items_before(_tenant, _item_sku, _item_pool);
+  END IF;
   _judge_time := wall_clock();
   IF EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
     SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,

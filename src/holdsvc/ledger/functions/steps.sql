@@ -84,18 +84,19 @@ $$;
 -- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION lock_items(_tenant text, _sku text[], _pool text[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _follow boolean;
 BEGIN
-  RETURN (
-    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
-    FROM (
-      SELECT DISTINCT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool FROM unnest(_sku, _pool) x (sku, pool)
-      ORDER BY 1, 2
-    ) k
-    CROSS JOIN LATERAL (
-      SELECT v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
-      WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
-    ) i
-  );
+  SELECT bool_or(i.followed) INTO _follow
+  FROM (
+    SELECT DISTINCT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool FROM unnest(_sku, _pool) x (sku, pool)
+    ORDER BY 1, 2
+  ) k
+  CROSS JOIN LATERAL (
+    SELECT v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
+  ) i;
+  RETURN CASE WHEN _follow THEN items_before(_tenant, _sku, _pool) END;
 END
 $$;
 
@@ -103,22 +104,29 @@ $$;
 -- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _follow boolean;
 BEGIN
-  RETURN (
-    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
-    FROM (
-      SELECT DISTINCT l.sku, l.pool
-      FROM unnest(_reservation_id) x (id)
-      CROSS JOIN LATERAL (
-        SELECT sku, pool FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant OFFSET 0
-      ) l
-      ORDER BY l.sku, l.pool
-    ) k
+  SELECT bool_or(i.followed) INTO _follow
+  FROM (
+    SELECT DISTINCT l.sku, l.pool
+    FROM unnest(_reservation_id) x (id)
     CROSS JOIN LATERAL (
-      SELECT v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
-      WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
-    ) i
-  );
+      SELECT sku, pool FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant OFFSET 0
+    ) l
+    ORDER BY l.sku, l.pool
+  ) k
+  CROSS JOIN LATERAL (
+    SELECT v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
+  ) i;
+  RETURN CASE WHEN _follow THEN (
+    SELECT items_before(_tenant, array_agg(l.sku), array_agg(l.pool))
+    FROM unnest(_reservation_id) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.sku, w.pool FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+    ) l
+  ) END;
 END
 $$;
 
@@ -356,6 +364,7 @@ DECLARE
   -- Of each item.
   _item_place tid[];
   _item_quantity bigint[];
+  _follow boolean;
   _updated bigint;
 BEGIN
   SELECT array_agg(v.place ORDER BY x.ix), array_agg(v.revision ORDER BY x.ix), array_agg(v.expire_time ORDER BY x.ix),
@@ -389,18 +398,19 @@ BEGIN
     revision = v.revision + 1
   FROM unnest(_place) WITH ORDINALITY x (place, ix)
   WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant;
-  SELECT array_agg(i.place), array_agg(k.quantity),
-         array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before) FILTER (WHERE i.followed)
-  INTO _item_place, _item_quantity, _followed
+  SELECT array_agg(i.place), array_agg(k.quantity), bool_or(i.followed) INTO _item_place, _item_quantity, _follow
   FROM (
     SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
     FROM unnest(_sku, _pool, _quantity) l (sku, pool, quantity) GROUP BY 1, 2 ORDER BY 1, 2
   ) k
   LEFT JOIN LATERAL (
-    SELECT v.ctid AS place, v.free, v.low_at, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+    SELECT v.ctid AS place, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
     FOR NO KEY UPDATE
   ) i ON true;
+  IF _follow THEN
+    _followed := items_before(_tenant, _sku, _pool);
+  END IF;
   _now := coalesce(_now, wall_clock());
 
   UPDATE item i SET
