@@ -50,6 +50,10 @@ def event_type(event: event_pb2.Event) -> str:
     return event_pb2.EventType.Name(event.type).removeprefix("EVENT_TYPE_")
 
 
+def _level(level: event_pb2.LevelChange.StockLevel) -> str:
+    return event_pb2.LevelChange.StockLevel.Name(level).removeprefix("STOCK_LEVEL_")
+
+
 def time(value: Timestamp) -> str:
     """A time in UTC, to the second."""
     return value.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if value.seconds else ""
@@ -165,14 +169,13 @@ def availability(lines: Iterable["inventory_service_pb2.AvailabilityLine"]) -> T
 def explanation(shown: "inventory_service_pb2.ExplainAvailabilityResponse") -> RenderableType:
     """Why so many units can be had, when more may come free, and what the caller holds."""
     grid = Table.grid(padding=(0, 2))
-    closed = shown.sale_state == item_pb2.Item.SALE_STATE_CLOSED
     for label, value in (
         ("available", Text(str(shown.available), "green" if shown.available else "red")),
         ("remaining", Text(str(shown.remaining))),
         ("+ oversell", Text(str(shown.oversell)) if shown.oversell else None),
         ("- buffer", Text(str(shown.buffer)) if shown.buffer else None),
         ("+ lapsed", Text(str(shown.lapsed)) if shown.lapsed else None),
-        ("sale", Text("closed: new holds take nothing", "red") if closed else None),
+        ("sale", Text("closed: new holds take nothing", "red") if _is_closed(shown) else None),
         ("waiting", Text(f"{shown.waiters} entries of the waitlist") if shown.waiters else None),
     ):
         if value is not None:
@@ -200,7 +203,7 @@ def items(shown: Iterable[item_pb2.Item], caption: str = "") -> Table:
                 text(name(item.sku, item.pool)),
                 Text(str(item.remaining), "green" if item.remaining > 0 else "red"),
                 *_counts(item.held, item.confirmed, item.capacity),
-                bar(item),
+                bar(item) + Text("  closed" if _is_closed(item) else "", "red"),
             )
             for item in shown
         ),
@@ -209,6 +212,10 @@ def items(shown: Iterable[item_pb2.Item], caption: str = "") -> Table:
     table.caption = caption or None
     table.caption_justify = "left"
     return table
+
+
+def _is_closed(shown: "item_pb2.Item | inventory_service_pb2.ExplainAvailabilityResponse") -> bool:
+    return shown.sale_state == item_pb2.Item.SALE_STATE_CLOSED
 
 
 def bar(item: item_pb2.Item, width: int = BAR_WIDTH) -> Text:
@@ -231,6 +238,9 @@ def event(shown: event_pb2.Event) -> Text:
     if shown.lines:
         sign = "+" if shown.type in _SIGNED else ""
         lines = ", ".join(f"{line.quantity:{sign}} {name(line.sku, line.pool)}" for line in shown.lines)
+    elif shown.HasField("level_change"):
+        # `from` is a word of Python's own.
+        lines = f"{_level(getattr(shown.level_change, 'from'))} → {_level(shown.level_change.to)}"
     kind = event_type(shown)
     return Text.assemble(
         (f"{time(shown.occur_time)}  ", "dim"),
