@@ -18,6 +18,7 @@ from inventoryhold.v1.admin_service_pb2_grpc import AdminServiceStub
 from inventoryhold.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from inventoryhold.v1.limit_service_pb2_grpc import LimitServiceStub
 from inventoryhold.v1.reservation_service_pb2_grpc import ReservationServiceStub
+from inventoryhold.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 from tests.model.books import Client
 from tests.support.harness import SET_NAME, Harness
 
@@ -58,6 +59,7 @@ class StillService:
         self.inventory = InventoryServiceStub(self._channel)
         self.limits = LimitServiceStub(self._channel)
         self.admin = AdminServiceStub(self._channel)
+        self.waitlist = WaitlistServiceStub(self._channel)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -85,6 +87,10 @@ class StillService:
     async def _return_allotments(self, tenant: str) -> int:
         async with self._harness.service.database.connection() as connection:
             return (await upkeep.return_allotments(connection, tenant, 100)).returned_count
+
+    def sweep(self) -> None:
+        """Ends what has lapsed, and serves those who wait."""
+        self._run(self._harness.sweep())
 
     def new_tenant(self, clients: list[Client]) -> tuple[str, dict[str, str]]:
         """A new tenant, and its keys by client."""

@@ -172,7 +172,7 @@ BEGIN
     FROM item v WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant LIMIT 1
   ) i;
   _limits := EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3);
-  _page := least(100, 1 + (SELECT sum(i.free) FROM unnest(_items) i WHERE i.free > 0));
+  _page := least(8, 1 + (SELECT sum(i.free) FROM unnest(_items) i WHERE i.free > 0));
 
   -- judge, in the order of the queue
   <<queue>>
