@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmark.messages import UNIFORM_COUNT
+from benchmark.messages import ENTRIES_MAX, UNIFORM_COUNT
 from benchmark.stage import TENANT, query
 
 HELD, CONFIRMED, CANCELLED, EXPIRED = 1, 2, 3, 4
@@ -40,6 +40,12 @@ def reservations(dsn: str, first: int, count: int, states: Sequence[int], *, liv
         for start in range(first, first + count, CHUNK):
             last = min(start + CHUNK, first + count) - 1
             connection.execute(sql, {**parameters, "first": start, "last": last})
+
+
+def batches(dsn: str, first: int, count: int, size: int, state: int, *, lives: timedelta) -> None:
+    """Loads the reservations of `count` batches of `size`, numbered from `first`: each has `ENTRIES_MAX` numbers."""
+    for number in range(first, first + count):
+        reservations(dsn, number * ENTRIES_MAX, size, [state], lives=lives)
 
 
 @dataclass(frozen=True)

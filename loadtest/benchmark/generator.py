@@ -19,6 +19,9 @@ from benchmark.wire import Connection
 SERIAL = b"<serial no.>"
 """Placeholder for the call's number, twelve hexadecimal digits."""
 
+BATCH = b"<batch #>"
+"""Placeholder for the call's number, nine hexadecimal digits: three for the entry follow in the message."""
+
 SCRAMBLED = b"<scrambled!>"
 """Placeholder for twelve hexadecimal digits that are unique, but not in order."""
 
@@ -94,6 +97,8 @@ class Generator:
         message = self._messages[number % len(self._messages)]
         if SCRAMBLED in message:
             message = message.replace(SCRAMBLED, b"%012x" % (number * _SCRAMBLE & _MASK))
+        if BATCH in message:
+            message = message.replace(BATCH, b"%09x" % number)
         if SERIAL in message:
             message = message.replace(SERIAL, b"%012x" % number)
         return message

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from benchmark.generator import SCRAMBLED, SERIAL
+from benchmark.generator import BATCH, SCRAMBLED, SERIAL
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
@@ -91,6 +91,45 @@ def confirm() -> bytes:
 def cancel() -> bytes:
     """Cancel of the next bulk-loaded hold."""
     return _target(pb.CancelRequest(reservation_id=_reservation_id(), request_id=_request_id()))
+
+
+ENTRIES_MAX = 16**3
+"""Numbers of bulk-loaded reservations that a batch has to itself: its number and three hexadecimal digits."""
+
+
+def batch_confirm(size: int) -> bytes:
+    """BatchConfirm of the next bulk-loaded holds."""
+    customer = pb.CustomerInput(name="A Customer", email="customer@example.com")
+    return _targets(
+        pb.BatchConfirmRequest(
+            requests=[
+                pb.ConfirmRequest(reservation_id=id_, request_id=request_id, customer=customer)
+                for id_, request_id in _entries(size)
+            ]
+        )
+    )
+
+
+def batch_cancel(size: int) -> bytes:
+    """BatchCancel of the next bulk-loaded holds."""
+    return _targets(
+        pb.BatchCancelRequest(
+            requests=[pb.CancelRequest(reservation_id=id_, request_id=request_id) for id_, request_id in _entries(size)]
+        )
+    )
+
+
+def _entries(size: int) -> list[tuple[str, str]]:
+    """The reservation and the request id of each entry."""
+    return [
+        (f"{RESERVATION_PREFIX}{'f' * 9}{entry:03x}", f"{_random.getrandbits(32):08x}-{_request_id()}"[:36])
+        for entry in range(size)
+    ]
+
+
+def _targets(request: Message) -> bytes:
+    prefix = RESERVATION_PREFIX.encode()
+    return request.SerializeToString().replace(prefix + b"f" * 9, prefix + BATCH)
 
 
 def refund() -> bytes:

@@ -11,9 +11,10 @@ from holdsvc.engine import engine as engine_module
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.lane import Lanes
+from holdsvc.engine.retention import Retention
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.errors import HoldError
-from holdsvc.ledger import holds, items, limits, upkeep
+from holdsvc.ledger import holds, items, limits, removal, upkeep
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed, soon
@@ -84,6 +85,17 @@ async def test_the_upkeep_goes_on(
     before = loop_failures("upkeep")
     await run_until(sweeps.run(), lambda: sql(f"SELECT to_regclass('{last}') IS NOT NULL") == [(True,)])
     assert loop_failures("upkeep") - before == len(FAULTS)
+
+
+async def test_retention_goes_on(database: Database, monkeypatch: pytest.MonkeyPatch, ledger_dsn: str) -> None:
+    monkeypatch.setattr(removal, "remove", Failing(removal.remove))
+    before = loop_failures("retention")
+    sql = sessions.sql_of(ledger_dsn)
+    keeping = Retention(Settings.load(auth="off", reservation_retention="48h"), database)
+    await run_until(
+        keeping.run(), lambda: sql("SELECT begin_time IS NOT NULL FROM holdsvc.retention_walk") == [(True,)]
+    )
+    assert loop_failures("retention") - before == len(FAULTS)
 
 
 async def test_the_work_on_limits_goes_on(

@@ -26,6 +26,7 @@ async def test_bench_measures_counts_every_hold_and_writes_its_table(tmp_path: P
     assert process.returncode == 0, output.decode()
     found = json.loads((tmp_path / "trial.json").read_text())
     assert found["failures"] == []
-    assert {"cte", "plain", "empty", "unary", "confirm", "refund"} <= {figure["key"] for figure in found["figures"]}
+    expected = {"cte", "plain", "empty", "unary", "confirm", "refund", "batch_confirm", "batch_cancel"}
+    assert expected <= {figure["key"] for figure in found["figures"]}
     for ratio in found["ratios"]:
         assert f"| {ratio['title']} " in (tmp_path / "trial.md").read_text()

@@ -1,4 +1,4 @@
-"""Other unary calls: Confirm, Cancel, Refund, holds of three items, refusals."""
+"""Other calls: Confirm, Cancel, Refund, BatchConfirm and BatchCancel, holds of three items, refusals."""
 
 from datetime import timedelta
 
@@ -6,11 +6,17 @@ from benchmark import bulk, load, messages
 from benchmark.context import FAILED_PRECONDITION, Bench
 from benchmark.load import Outcome
 from benchmark.results import median, quotient
+from benchmark.scenarios.batch import IN_FLIGHT
 from benchmark.scenarios.hot import CONNECTIONS
 from benchmark.stage import Running
 
 PER_SECOND_MAX = 8_000
 """Reservations loaded for each second of Confirm, Cancel or Refund; the load ends early if they are used up."""
+
+
+BATCH = 500
+BATCHED_PER_SECOND_MAX = 40_000
+"""Reservations loaded for each second of BatchConfirm or BatchCancel."""
 
 
 def run(bench: Bench) -> None:
@@ -32,6 +38,7 @@ def run(bench: Bench) -> None:
                 results.add(method.lower(), title, outcome.per_second, "calls/s", outcome.cost)
                 spent_us[method] = outcome.worker_us
                 _check(bench, ledger, method, outcome)
+            _batches(bench, service, ledger, 3 * count)
             outcome = bench.holds(service, ledger, messages.reserves_uniform(), connections=CONNECTIONS)
             results.add(
                 "unary_uniform",
@@ -45,6 +52,31 @@ def run(bench: Bench) -> None:
                 "unary_3", "unary Reserve of 3 items, over 10,000, 100 in flight", outcome.per_second, note=outcome.cost
             )
             _refusals(bench, service, ledger, spent_us["Cancel"])
+
+
+def _batches(bench: Bench, service: Running, ledger: str, loaded: int) -> None:
+    """BatchConfirm and BatchCancel; `loaded` reservations have been loaded before."""
+    count = max(2, int((bench.seconds + load.WARM_UP_S) * BATCHED_PER_SECOND_MAX * bench.scale) // BATCH)
+    first = loaded // messages.ENTRIES_MAX + 1
+    for method, message in (("Confirm", messages.batch_confirm(BATCH)), ("Cancel", messages.batch_cancel(BATCH))):
+        bulk.batches(ledger, first, count, BATCH, bulk.HELD, lives=timedelta(hours=1))
+        bench.postgres.settle()
+        before = bulk.changed(ledger)[method]
+        outcome = bench.calls(
+            service,
+            [message],
+            method=f"Batch{method}",
+            in_flight=IN_FLIGHT,
+            connections=IN_FLIGHT,
+            call_limit=count,
+            first_number=first,
+        )
+        title, key = f"Batch{method} of {BATCH}", method.lower()
+        bench.results.add(f"batch_{key}", title, outcome.per_second * BATCH, "calls/s", outcome.cost)
+        if (changed := bulk.changed(ledger)[method] - before) != outcome.ok * BATCH:
+            bench.results.fail(f"Batch{method}: {outcome.ok} calls ended with OK, the database counts {changed}")
+        bench.results.compare(f"{title} ÷ unary {method}", f"batch_{key}", key, 10.0)
+        first += count
 
 
 def _check(bench: Bench, ledger: str, method: str, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@
 CREATE FUNCTION state_refusal(_wanted smallint, _state smallint, _expire_time timestamptz, _now timestamptz)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE
-    WHEN _state NOT BETWEEN 1 AND 6 THEN 'FEATURE_NOT_ACTIVE state ' || _state
+    WHEN _state NOT BETWEEN 1 AND 6 THEN 'FEATURE_NOT_ACTIVE state ' || _state::text
     WHEN _state = 5 THEN 'ALREADY_REFUNDED'
     WHEN _wanted = 6 THEN CASE WHEN _state NOT IN (2, 6) THEN 'RESERVATION_NOT_CONFIRMED' END
     WHEN _wanted = 2 THEN
