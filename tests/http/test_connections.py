@@ -126,6 +126,21 @@ async def test_an_idle_connection_is_closed_after_a_while(
     assert await wire.rest() == b""
 
 
+async def test_a_connection_that_is_old_ends_with_its_next_answer(
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start_service(http_listen="127.0.0.1:0", connection_age="1h")
+    loop = asyncio.get_running_loop()
+    wire, now = await connect(service), loop.time
+    for hours, kept in ((0.0, True), (0.85, True), (1.15, False)):
+        monkeypatch.setattr(loop, "time", lambda hours=hours: now() + hours * 3600)
+        wire.send(MISSING)
+        reply = await wire.reply()
+        assert ("connection" not in reply.headers) == kept
+        monkeypatch.setattr(loop, "time", now)
+    assert await wire.rest() == b""
+
+
 async def test_the_longest_idle_connection_makes_room_for_the_next(
     service: Harness, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,9 @@ M = TypeVar("M", bound=Message)
 REQUEST_BYTES_MAX = 256 * 1024
 """Size of the largest request in JSON. Reading it is Python's work, 25 times that of the binary form."""
 
+BRACES_MAX = 12_000
+"""Objects of a request, counted before any is made: as many as 256 KiB of lines, the smallest valid ones, have."""
+
 SHARED_MAX = 64
 SHARED_BYTES_MAX = 4 * 1024 * 1024
 """What is kept of messages to streams, and its size."""
@@ -80,6 +83,8 @@ def read(request_class: type[M], data: bytes, entries: str = "") -> Generator[No
     Unknown fields are refused: with a misspelt requestId a retry would run twice. Raises MalformedJson.
     """
     message, found = request_class(), Read()
+    if data.count(b"{") > BRACES_MAX:
+        raise MalformedJson(f"has more than {BRACES_MAX} braces: send it as application/proto")
     try:
         value = json.loads(data, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

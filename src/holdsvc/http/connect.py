@@ -48,6 +48,8 @@ HTTP_STATUS: Mapping[str, int] = {
 }
 
 NO_STORE: Header = ("cache-control", "no-store")
+UNBUFFERED: Header = ("x-accel-buffering", "no")
+"""Asks a proxy of nginx's kind to pass each message on at once."""
 JSON_TYPE: Header = ("content-type", "application/json")
 PROTO_TYPE: Header = ("content-type", "application/proto")
 
@@ -143,7 +145,7 @@ class Connect:
         size_max, advice = self.body_max(is_json=is_json)
         end: dict[str, Any] = {}
         kind = "application/connect+json" if is_json else "application/connect+proto"
-        exchange.start(200, (("content-type", kind), NO_STORE, ("x-accel-buffering", "no")))
+        exchange.start(200, (("content-type", kind), NO_STORE, UNBUFFERED))
         try:
             check_version(exchange.header("connect-protocol-version"))
             gzip = is_gzip(exchange.header("connect-content-encoding"))
@@ -169,13 +171,17 @@ async def run_stream(
 ) -> None:
     """Sends each message of a stream in a frame; raises Failed for what the stream ends with."""
     context = Context(exchange.headers, timeout, read)
+    # A stream keeps its connection, and so its worker: like connections, it does not last for ever.
+    latest = asyncio.get_running_loop().time() + exchange.stream_max_s
     try:
-        async with asyncio.timeout_at(context.deadline):
+        async with asyncio.timeout_at(min(latest, latest if context.deadline is None else context.deadline)):
             async with aclosing(endpoint.run(None, context, json=is_json)) as messages:
                 async for message in messages:
                     await exchange.send(frame(message))
     except TimeoutError:
-        raise deadline_exceeded() from None
+        if context.time_remaining() == 0:
+            raise deadline_exceeded() from None
+        raise failed(grpc.StatusCode.UNAVAILABLE, "the stream has reached its age: open it again") from None
 
 
 def _message_of(query: Mapping[str, str], *, is_json: bool) -> bytes:

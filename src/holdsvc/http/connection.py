@@ -6,6 +6,7 @@ machine does not count as the peer's delay.
 
 import asyncio
 from collections import deque
+from random import uniform
 from typing import Protocol
 
 import httptools
@@ -47,6 +48,8 @@ class Keeper(Protocol):
     """The server of a connection, as far as the connection knows it."""
 
     draining: bool
+    age_max_s: float
+    stream_max_s: float
     date: str
     body_bytes_max: int
 
@@ -79,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._looks_left = round(HEAD_S / LOOK_S)
+        # Not all at the same time that were opened at the same time.
+        self._old_from = self._loop.time() + keeper.age_max_s * uniform(0.9, 1.1)
         self._lingering = False
         self._reading: Exchange | None = None
         self._serving: Exchange | None = None
@@ -224,12 +229,17 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether each answer is to be the connection's last."""
-        return self._keeper.draining or self._lingering
+        return self._keeper.draining or self._lingering or self._loop.time() >= self._old_from
 
     @property
     def date(self) -> str:
         """The time as a `date` header has it."""
         return self._keeper.date
+
+    @property
+    def stream_max_s(self) -> float:
+        """How long a stream may last."""
+        return self._keeper.stream_max_s
 
     def resume(self) -> None:
         """Goes on reading."""

@@ -13,6 +13,9 @@ Header = tuple[str, str]
 
 QUERY_FIELDS_MAX = 200
 
+NO_BODY = {204, 304}
+"""Answers that have neither a body nor its length."""
+
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _STATUS_LINES[499] = "HTTP/1.1 499 Client Closed Request\r\n"
 
@@ -29,6 +32,10 @@ class Peer(Protocol):
     @property
     def date(self) -> str:
         """The time as a `date` header has it."""
+
+    @property
+    def stream_max_s(self) -> float:
+        """How long a stream may last."""
 
     def resume(self) -> None:
         """Goes on reading the request."""
@@ -94,6 +101,11 @@ class Exchange:
         for name, value in headers:
             if name == "expect" and value.lower() == "100-continue":
                 self._continue = True
+
+    @property
+    def stream_max_s(self) -> float:
+        """How long its answer may last as a stream."""
+        return self._peer.stream_max_s
 
     def header(self, name: str) -> str:
         """The header's value, the last one where it stands several times; empty without one."""
@@ -168,7 +180,8 @@ class Exchange:
     def answer(self, status: int, headers: Iterable[Header] = (), body: bytes = b"") -> None:
         """Sends a whole answer."""
         keep = self._keep and self.complete and not self._peer.closing
-        head = self._head(status, (*headers, ("content-length", str(len(body)))), keep=keep)
+        length = () if status in NO_BODY else (("content-length", str(len(body))),)
+        head = self._head(status, (*headers, *length), keep=keep)
         self.started = self.ended = True
         self._peer.write(head if self.method == "HEAD" else head + body)
         self._peer.ended(self, keep=keep)

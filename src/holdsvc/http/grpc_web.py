@@ -7,7 +7,7 @@ from urllib.parse import quote
 import grpc
 
 from holdsvc.api.calls import Endpoint
-from holdsvc.http.connect import NO_STORE, run_stream, within
+from holdsvc.http.connect import NO_STORE, UNBUFFERED, run_stream, within
 from holdsvc.http.context import DETAILS, PUSHBACK, Context, Failed, failed
 from holdsvc.http.envelopes import HEAD_BYTES, TRAILERS, envelope, from_base64, is_gzip, unwrap
 from holdsvc.http.exchange import Exchange
@@ -38,8 +38,7 @@ class GrpcWeb:
             framed = envelope(message, flags)
             return base64.b64encode(framed) if text else framed
 
-        exchange.start(200, (("content-type", kind), NO_STORE, ("x-accel-buffering", "no")))
-        end: Failed | None = None
+        headers = (("content-type", kind), NO_STORE)
         try:
             gzip = is_gzip(exchange.header("grpc-encoding"))
             timeout_s = _timeout_s(exchange.header("grpc-timeout"))
@@ -50,13 +49,19 @@ class GrpcWeb:
                 return unwrap(from_base64(body) if text else body, self._message_bytes_max, "", gzip=gzip)
 
             if endpoint.descriptor.server_streaming:
+                exchange.start(200, (*headers, UNBUFFERED))
                 await run_stream(endpoint, exchange, timeout_s, read, is_json=False, frame=frame)
+                last = b""
             else:
                 context = Context(exchange.headers, timeout_s, read)
-                await exchange.send(frame(await within(context.deadline, endpoint.run(None, context))))
+                last = frame(await within(context.deadline, endpoint.run(None, context)))
+            last += frame(_trailers(None), TRAILERS)
         except Failed as failure:
-            end = failure
-        exchange.end(frame(_trailers(end), TRAILERS))
+            last = frame(_trailers(failure), TRAILERS)
+        if exchange.started:
+            exchange.end(last)
+        else:
+            exchange.answer(200, headers, last)
 
 
 def _timeout_s(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """The HTTP server of a process: one listening socket, bounded connections, a drain that resets none."""
 
 import asyncio
+import math
 import socket
 from email.utils import formatdate
 from functools import partial
@@ -37,6 +38,8 @@ class HttpServer:
         self._certificates = services.certificates
         self._routes = Routes(settings, services)
         self.body_bytes_max = settings.max_message_bytes
+        self.age_max_s = settings.connection_age.total_seconds() or math.inf
+        self.stream_max_s = self.age_max_s + settings.connection_age_grace.total_seconds()
         self.draining = False
         self.date = formatdate(usegmt=True)
         self.port = 0

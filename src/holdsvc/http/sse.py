@@ -8,7 +8,7 @@ from holdsvc import errors
 from holdsvc.api import json_text
 from holdsvc.api.calls import Endpoint
 from holdsvc.errors import HoldError
-from holdsvc.http.connect import NO_STORE, answer_failure, error_json, run_stream
+from holdsvc.http.connect import NO_STORE, UNBUFFERED, answer_failure, error_json, run_stream
 from holdsvc.http.context import Failed
 from holdsvc.http.exchange import Exchange
 
@@ -71,7 +71,7 @@ async def _stream(
         # The headers wait for the first message: a refusal before it is an HTTP status, which ends an EventSource.
         first = b""
         if not exchange.started:
-            exchange.start(200, (("content-type", TYPE), NO_STORE, ("x-accel-buffering", "no")))
+            exchange.start(200, (("content-type", TYPE), NO_STORE, UNBUFFERED))
             first = b"retry: %d\n\n" % RETRY_MS
         return first + _event(message)
 
