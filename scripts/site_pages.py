@@ -25,14 +25,19 @@ OUTSIDE: Mapping[str, str] = {
     "README.md": "start.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "protos/README.md": "protos.md",
+    "examples/README.md": "examples.md",
 }
 """Files of the repository that are pages of the site."""
 
 PARTS: Mapping[str, list[str]] = {
     "Start": ["start", "tutorial", "quickstart"],
-    "Callers": ["callers", "client", "cli", "streams"],
+    "Callers": ["callers", "client", "cli", "http", "streams", "webhooks", "stock", "limits", "protos", "examples"],
     "Partners": ["partners"],
-    "Operators": ["operators", "installation", "operations", "security", "metrics", "backup", "upgrade", "sizing"],
+    "Operators": [
+        *("operators", "installation", "console", "operations", "security", "metrics", "backup", "upgrade", "sizing"),
+        *("performance", "reliability"),
+    ],
     "Contributors": ["contributors", "contributing", "architecture", "decisions/README", "changelog"],
 }
 """Parts of the table of contents, in which some pages come first; every other page of docs/ comes under More."""

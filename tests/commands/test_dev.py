@@ -63,7 +63,7 @@ def test_dev_serves_demo_items_with_traffic_and_ctrl_c_leaves_nothing(tmp_path: 
         found = re.search(r"gRPC +(\S+) ", said)
         assert found, said
         assert f"holdsvc top --address {found[1]}" in said
-        web = re.search(r"HTTP +http://(\S+)/", said)
+        web = re.search(r"console +http://(\S+)/ ", said)
         assert web, said
         with urllib.request.urlopen(f"http://{web[1]}/readyz", timeout=WAIT_S) as page:
             assert page.status == 200

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,10 +81,18 @@ def test_every_link_of_a_page_leads_to_something(file: str) -> None:
         assert ((ROOT / file).parent / target).exists(), target
 
 
-def test_the_tutorial_ends_with_a_sold_out_sale(tmp_path: Path) -> None:
+def test_every_page_that_is_linked_is_one_of_the_site() -> None:
+    linked: set[str] = set()
+    for name, file in site_pages.sources():
+        site_pages.rewritten(name, file, (ROOT / file).read_text(), linked)
+    assert [file for file in linked if file.endswith(".md")] == []
+
+
+def test_the_tutorial_ends_with_a_sold_out_sale(prepared: Path, tmp_path: Path) -> None:
     [program] = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
     start, *blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
     assert "holdsvc serve --data-dir sale" in start
+    shutil.copytree(prepared, tmp_path / "sale")
     with serving(data_dir=tmp_path / "sale") as service:
         (tmp_path / "rush.py").write_text(program.replace("127.0.0.1:50051", service.address))
         printed = ""

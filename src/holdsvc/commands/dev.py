@@ -161,7 +161,7 @@ def _say(addresses: Mapping[str, str]) -> None:
     option = "" if at == default else f" --address {at}"
     typer.echo(f"gRPC     {at} (keys are off)")
     if "HTTP" in addresses:
-        typer.echo(f"HTTP     http://{addresses['HTTP']}/")
+        typer.echo(f"console  http://{addresses['HTTP']}/ (and every call as JSON)")
     if "metrics" in addresses:
         typer.echo(f"metrics  http://{addresses['metrics']}/metrics")
     typer.echo(

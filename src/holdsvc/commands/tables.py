@@ -86,6 +86,7 @@ def reservation(shown: reservation_pb2.Reservation) -> RenderableType:
             ("order", shown.order_id),
             ("customer", " ".join(part for part in (shown.customer.name, shown.customer.email) if part)),
             ("reason", shown.reason),
+            ("waitlist entry", shown.waitlist_entry_id),
             *((f"metadata {key}", value) for key, value in sorted(shown.metadata.items())),
         )
         if value
