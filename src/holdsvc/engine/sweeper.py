@@ -30,6 +30,9 @@ LIMITS_WAIT_S = 0.1
 SWEEPS_AT_ONCE = 2
 """Batches that are released side by side while more has lapsed than one batch takes and callers make no changes."""
 
+ROUND_S = 0.25
+"""How long they go on before waiters are served and allotments are returned."""
+
 BUSY_BATCH_MAX = 100
 """Holds that a sweep releases at once while callers make changes: a hot item is locked for as long as that takes."""
 
@@ -91,7 +94,8 @@ class Sweeper:
         began = loop.time()
         at_once = SWEEPS_AT_ONCE if self._more and not self._busy() else 1
         self._more = False
-        results = await asyncio.gather(*(self.sweep_once() for _ in range(at_once)), return_exceptions=True)
+        step = self.sweep_once if at_once == 1 else self._sweep_on
+        results = await asyncio.gather(*(step() for _ in range(at_once)), return_exceptions=True)
         if self._serve is not None:
             await self._serve()
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -105,6 +109,15 @@ class Sweeper:
         if not self._more:
             return self._settings.sweep_interval.total_seconds()
         return BUSY_PAUSE_FACTOR * (loop.time() - began) if self._busy() else 0.0
+
+    async def _sweep_on(self) -> bool:
+        """Releases batch after batch, and waits for no other; returns whether more is left to take."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + ROUND_S
+        while await self.sweep_once():
+            if self._busy() or loop.time() >= end:
+                return True
+        return False
 
     async def sweep_once(self) -> bool:
         """Releases one batch, a small one while callers are busy; returns whether more is left to take."""
