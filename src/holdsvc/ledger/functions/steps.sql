@@ -120,13 +120,17 @@ BEGIN
     SELECT v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
   ) i;
-  RETURN CASE WHEN _follow THEN (
-    SELECT items_before(_tenant, array_agg(l.sku), array_agg(l.pool))
-    FROM unnest(_reservation_id) x (id)
-    CROSS JOIN LATERAL (
-      SELECT w.sku, w.pool FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-    ) l
-  ) END;
+  -- Not one expression: its query would be set up also where nobody follows.
+  IF _follow THEN
+    RETURN (
+      SELECT items_before(_tenant, array_agg(l.sku), array_agg(l.pool))
+      FROM unnest(_reservation_id) x (id)
+      CROSS JOIN LATERAL (
+        SELECT w.sku, w.pool FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+      ) l
+    );
+  END IF;
+  RETURN NULL;
 END
 $$;
 
