@@ -7,7 +7,7 @@ import typer
 
 from holdsvc import __version__, errors
 from holdsvc.client import CallError
-from holdsvc.commands import events, holds, items, keys, limits, migrate, outcome, reservations, stock
+from holdsvc.commands import events, holds, items, keys, limits, migrate, outcome, reservations, stock, waitlist
 from holdsvc.commands.database import dump, psql, restore
 from holdsvc.commands.dev import dev
 from holdsvc.commands.health import health
@@ -72,6 +72,7 @@ app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
 app.command("health", rich_help_panel=_SERVICE)(health)
 app.command("protos", rich_help_panel=_SERVICE)(protos)
 app.add_typer(limits.app, name="limits", rich_help_panel=_STOCK)
+app.add_typer(waitlist.app, name="waitlist", rich_help_panel=_STOCK)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.command("relay", rich_help_panel=_SERVICE)(relay)
 app.add_typer(migrate.app, name="migrate", rich_help_panel=_DATABASE)
