@@ -16,6 +16,7 @@ from inventoryhold.v1 import (
     event_service_pb2_grpc,
     inventory_service_pb2_grpc,
     reservation_service_pb2_grpc,
+    waitlist_service_pb2_grpc,
     webhook_service_pb2_grpc,
 )
 from tests.support.harness import Harness
@@ -47,6 +48,7 @@ class Partner:
         self.inventory: Any = inventory_service_pb2_grpc.InventoryServiceStub(keyed)
         self.events: Any = event_service_pb2_grpc.EventServiceStub(keyed)
         self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(keyed)
+        self.waitlist: Any = waitlist_service_pb2_grpc.WaitlistServiceStub(keyed)
         self.webhooks: Any = webhook_service_pb2_grpc.WebhookServiceStub(keyed)
 
 
