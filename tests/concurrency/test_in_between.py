@@ -76,6 +76,32 @@ async def test_no_caller_sees_expired_before_confirmed(
     await one.verify()
 
 
+async def test_a_stop_of_the_sale_waits_for_the_batch_in_flight_and_holds_for_the_next_call(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "BATCH_LOCK_WAIT_S", 10.0)
+    one, other = await start_service(), await start_service()
+    await one.create_item("seat", 10)
+    entries = [pb.ReserveRequest(lines=[{"sku": "seat", "quantity": 2}], request_id=f"r-{n}") for n in range(3)]
+    closed = inventory.UpdateItemRequest(
+        item={"sku": "seat", "sale_state": "SALE_STATE_CLOSED"}, update_mask={"paths": ["sale_state"]}
+    )
+    with sessions.transaction(one.owner_dsn) as lock:
+        # The batch has locked the item and judged its entries. The stop waits for the item, the next hold behind it.
+        claim_request_id(lock, "r-2")
+        batch = call(one.reservations.BatchReserve(pb.BatchReserveRequest(requests=entries)))
+        await sessions.until_blocked(one.owner_dsn, 1)
+        stop = call(one.inventory.UpdateItem(closed))
+        await sessions.until_blocked(one.owner_dsn, 2)
+        later = call(other.reserve({"seat": 1}))
+        await sessions.until_blocked(one.owner_dsn, 3)
+    assert [result.WhichOneof("result") for result in (await batch).results] == ["reservation"] * 3
+    assert (await stop).item.held == 6
+    assert await later == "SALE_CLOSED"
+    assert (await one.item("seat")).held == 6
+    await one.verify()
+
+
 @pytest.mark.parametrize("change", ["Confirm", "Cancel"])
 async def test_a_change_that_waited_past_the_expiry_is_refused(service: Harness, change: str) -> None:
     await service.create_item("seat", 1)
