@@ -27,9 +27,12 @@ CONTROL = "a\x01b"
 LONG = "x" * 2000
 BAD_LINE = {"sku": "", "pool": "p" * 65, "quantity": 0}
 BAD_LINE_FIELDS = {"sku", "pool", "quantity"}
-BAD_ITEM = {"sku": CONTROL, "pool": LONG, "display_name": LONG, "capacity": -1, "oversell_limit": 10**15 + 1}
 BAD_DURATION = Duration(seconds=-1)
 BAD_TIME = Timestamp(seconds=2**62)
+BAD_ITEM = {
+    "sku": CONTROL, "pool": LONG, "display_name": LONG, "capacity": -1, "oversell_limit": 10**15 + 1, "sale_state": 9,
+    "buffer": -1, "low_at": 10**15 + 1, "return_pool": CONTROL, "return_time": BAD_TIME,
+}  # fmt: skip
 AGES = Duration(seconds=2**63 - 1)
 
 
@@ -179,8 +182,10 @@ BAD: list[tuple[Message, set[str]]] = [
     ),
     (inventory.UpdateItemRequest(), {"item", "update_mask"}),
     (
-        inventory.AdjustCapacityRequest(sku=CONTROL, pool=LONG, delta=10**12 + 1, request_id=LONG, reason=LONG),
-        {"sku", "pool", "delta", "request_id", "reason"},
+        inventory.AdjustCapacityRequest(
+            sku=CONTROL, pool=LONG, delta=10**12 + 1, request_id=LONG, reason=LONG, effective_time=BAD_TIME
+        ),
+        {"sku", "pool", "delta", "request_id", "reason", "effective_time"},
     ),
     (inventory.AdjustCapacityRequest(), {"sku", "delta"}),
     (inventory.BatchSetStockRequest(), {"counts"}),
