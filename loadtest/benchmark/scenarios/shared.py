@@ -37,12 +37,13 @@ def _beside(bench: Bench, service: Running, ledger: str, baseline: str, callers:
     batches: list[float] = []
     # The goals are about 1, 100 and 1,000 callers.
     for number in range(1 if callers == 10 else bench.rounds):
-        bench.postgres.settle()
         if callers == 100 or number == 0:
             statement.append(_statement(bench, baseline, callers))
         for coalesce in (SINGLE, SHARED):
             # A thousand single calls show nothing that a hundred do not.
             if callers <= 100 or coalesce or number == 0:
+                # Before each: after a checkpoint every page is written once in full.
+                bench.postgres.settle()
                 rounds[coalesce] += front_ends.measure(bench, service, ledger, callers=callers, coalesce=coalesce)
         if callers == 1000:
             batches.append(_batches(bench, service, ledger))
