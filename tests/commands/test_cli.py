@@ -98,14 +98,26 @@ def test_config_names_a_misspelt_variable_and_the_one_that_may_be_meant() -> Non
     assert "holdsvc: HOLDSVC_COLOUR_OF_SKY is no setting" in done.stderr
 
 
-def test_config_says_that_a_service_runs_on_the_data_folder(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
+def test_config_says_with_which_other_settings_a_service_runs_on_the_data_folder(
+    prepared: Path, tmp_path: Path
+) -> None:
+    data_dir = Path(shutil.copytree(prepared, tmp_path / "data"))
     environment = {"HOLDSVC_DATA_DIR": str(data_dir)}
     assert command("config", environment=environment).stderr == ""
-    with Program(data_dir) as program:
-        program.wait_for("database.started")
-        done = command("config", environment=environment)
-        assert f"holdsvc: process {program.pid} runs on {data_dir} and may have been started with other" in done.stderr
+    with Program(data_dir, auth="off", census_interval="7s") as program:
+        program.serving()
+        told = command("config", environment=environment).stderr
+        assert told.startswith(
+            f"holdsvc: process {program.pid} runs on {data_dir}; below are the settings that a start"
+        )
+        assert f"It runs with HOLDSVC_LISTEN={program.address}, " in told
+        assert "HOLDSVC_AUTH=off" in told
+        assert "HOLDSVC_CENSUS_INTERVAL=7s" in told
+        assert "HOLDSVC_WORKERS" not in told
+        same = command("config", environment={**program.environment, "HOLDSVC_LISTEN": program.address}).stderr
+        assert ", and it runs with the same" in same
+        program.kill()
+        program.end()
     assert command("config", environment=environment).stderr == ""
 
 

@@ -2,10 +2,12 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import stat
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -13,7 +15,8 @@ from typing import IO
 SOCKET_NAME = ".s.PGSQL.5432"
 ORPHAN_TIMEOUT = timedelta(minutes=1)  # for the server of a killed process to end by itself
 
-_OWN_NAMES = {".lock", "pgdata", "pgdata.new", "postgres.log", "run", "lost+found"}
+_SETTINGS = "settings.json"
+_OWN_NAMES = {".lock", "pgdata", "pgdata.new", "postgres.log", "run", "lost+found", _SETTINGS}
 _SHOWN_NAMES = 3
 
 _SOCKET_PATH_MAX = 107  # bytes that sockaddr_un takes, without the closing zero
@@ -76,6 +79,25 @@ def owner(data_dir: Path) -> str | None:
     except OSError:
         return None
     return None
+
+
+def note_settings(data_dir: Path, settings: Mapping[str, str]) -> None:
+    """Leaves the settings of this process, which holds the folder, for `holdsvc config`; passwords must be masked."""
+    part = data_dir / f"{_SETTINGS}.part"
+    part.write_text(json.dumps({"pid": str(os.getpid()), "settings": dict(settings)}))
+    part.chmod(0o600)
+    part.replace(data_dir / _SETTINGS)
+
+
+def noted_settings(data_dir: Path) -> dict[str, str] | None:
+    """The settings that the holder of the folder has noted; None where it has noted none."""
+    holder = owner(data_dir)
+    try:
+        noted = json.loads((data_dir / _SETTINGS).read_text())
+    except (OSError, ValueError):
+        return None
+    # A service that was killed leaves its note behind.
+    return dict(noted["settings"]) if holder and noted["pid"] == holder else None
 
 
 def _refuse_other_things(data_dir: Path) -> None:

@@ -19,12 +19,14 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc.addresses import join_address, split_address
+from holdsvc.embedded import data_folder
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.embedded.server import EmbeddedServer, StartGivenUp
 from holdsvc.ledger import migrate
 from holdsvc.ledger.schema_files import ConnectionRefused
 from holdsvc.settings import PREFIX, Settings, SettingsError
 from holdsvc.telemetry import logs, tracing
+from holdsvc.variables import shown
 
 if TYPE_CHECKING:
     # prometheus-client decides at its import where values lie, by a variable that `run` sets.
@@ -109,6 +111,8 @@ class Supervisor:
         try:
             settings = self._claim_addresses()
             dsn = self._start_database()
+            if self._embedded is not None:
+                data_folder.note_settings(settings.data_dir, shown(settings))
             self._migrate(dsn)
             self._workforce = Workforce(settings, dsn)
             self._serve_metrics(metrics_dir, dsn, self._workforce)
