@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
+import psycopg
 import pytest
 from opentelemetry import context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -21,6 +22,7 @@ from holdsvc.telemetry.otel import CLOSE_S, OpenTelemetry
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, StartService, refused
+from tests.support.http import GET_ITEM, request
 
 RESERVE = "inventoryhold.v1.ReservationService/Reserve"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -42,7 +44,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.active = OpenTelemetry(provider)
+    tracing.active = OpenTelemetry(provider, tracing.Host("127.0.0.1", 50051))
     yield exporter
     tracing.close()
 
@@ -82,6 +84,17 @@ async def test_a_call_its_batch_and_its_statement_are_one_trace(traced: Harness,
     assert call.attributes is not None
     assert call.attributes["rpc.response.status_code"] == "OK"
     assert call.attributes["holdsvc.tenant"] == "default"
+    assert (call.attributes["server.address"], call.attributes["server.port"]) == ("127.0.0.1", 50051)
+    assert statement.attributes is not None
+    with psycopg.connect(traced.owner_dsn) as connection:
+        info = connection.info
+        assert {name: value for name, value in statement.attributes.items() if name != "db.query.text"} == {
+            "db.system.name": "postgresql",
+            "db.namespace": info.dbname,
+            "db.stored_procedure.name": "reserve",
+            "server.address": info.host,
+            "server.port": info.port,
+        }
 
 
 async def test_calls_of_one_batch_are_linked_with_it_both_ways(traced: Harness, spans: InMemorySpanExporter) -> None:
@@ -110,6 +123,35 @@ async def test_a_refusal_is_no_error_and_names_its_reason(traced: Harness, spans
     assert call.status.status_code == StatusCode.UNSET
     assert call.attributes is not None
     assert call.attributes["holdsvc.reason"] == "ITEM_NOT_FOUND"
+
+
+async def test_a_fault_names_its_type(
+    traced: Harness, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdsvc.ledger.items.get", lambda *_: None)
+    await refused(traced.inventory.GetItem(inventory_service_pb2.GetItemRequest(sku="seat")))
+    traced.sql("ALTER TABLE holdsvc.item RENAME COLUMN display_name TO gone")
+    await refused(traced.inventory.ListItems(inventory_service_pb2.ListItemsRequest()))
+    for name, fault in (("GetItem", "INTERNAL"), ("ListItems", "INTERNAL")):
+        [call] = _named(spans, f"inventoryhold.v1.InventoryService/{name}")
+        assert call.attributes is not None
+        assert call.attributes["error.type"] == fault
+        assert call.status.status_code == StatusCode.ERROR
+    [statement] = _named(spans, "list_items")
+    assert statement.attributes is not None
+    assert statement.attributes["error.type"] == "Failed"
+
+
+async def test_a_call_over_http_is_a_span_of_its_own_kind(
+    spans: InMemorySpanExporter, start_service: StartService
+) -> None:
+    service = await start_service(http_listen="127.0.0.1:0")
+    reply = await request(service, GET_ITEM, {"sku": "none"}, {"traceparent": TRACEPARENT})
+    assert reply.status == 404
+    [call] = _named(spans, GET_ITEM.removeprefix("/"))
+    assert f"{call.context.trace_id:032x}" == TRACE
+    assert call.attributes is not None
+    assert (call.attributes["rpc.system.name"], call.attributes["holdsvc.reason"]) == ("connectrpc", "ITEM_NOT_FOUND")
 
 
 async def test_what_the_caller_does_not_keep_is_not_kept_here(traced: Harness, spans: InMemorySpanExporter) -> None:

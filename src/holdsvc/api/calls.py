@@ -263,7 +263,7 @@ def _traced(method: str, handle: Any) -> Any:
     active = tracing.active
 
     async def traced(messages: object, context: Any, *, json: bool = False) -> bytes:
-        with active.call(method, dict(context.invocation_metadata())):
+        with active.call(method, dict(context.invocation_metadata()), getattr(context, "system", "grpc")):
             return bytes(await handle(messages, context, json=json))
 
     return traced
@@ -275,7 +275,7 @@ def _traced_stream(method: str, handle: Any) -> Any:
     active = tracing.active
 
     async def traced(messages: object, context: Any, *, json: bool = False) -> AsyncIterator[bytes]:
-        with active.call(method, dict(context.invocation_metadata())):
+        with active.call(method, dict(context.invocation_metadata()), getattr(context, "system", "grpc")):
             async with aclosing(handle(messages, context, json=json)) as answers:
                 async for answer in answers:
                     yield answer

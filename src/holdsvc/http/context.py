@@ -44,6 +44,9 @@ class Context:
 
     __slots__ = ("_loop", "_metadata", "_read", "deadline")
 
+    system = "connectrpc"
+    """The name that traces know it by."""
+
     def __init__(
         self, metadata: Sequence[tuple[str, str]], timeout_s: float | None, read: Callable[[], Awaitable[bytes]]
     ) -> None:

@@ -18,6 +18,7 @@ from holdsvc.ledger import pooler
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
+from holdsvc.telemetry.tracing import Host, Place
 
 Row = tuple[Any, ...]
 Pool = AsyncConnectionPool[AsyncConnection[Row]]
@@ -118,8 +119,13 @@ class Connection:
         """
         if tracing.active is None:
             return await self._fetch(sql, parameters)
-        with tracing.active.statement(sql):
+        with tracing.active.statement(sql, self._place()):
             return await self._fetch(sql, parameters)
+
+    def _place(self) -> Place | None:
+        """The database; None of a connection that is closed, which libpq knows nothing of any more."""
+        info = self._connection.info
+        return None if self._connection.closed else Place(Host(info.host, info.port), info.dbname)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         loop = asyncio.get_running_loop()

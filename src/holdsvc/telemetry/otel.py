@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from holdsvc.telemetry.tracing import Host, Place
+
 _FUNCTION = re.compile(r"holdsvc_\w+\.(\w+)")
 
 SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -29,8 +31,8 @@ LINKS_MAX = 128
 """OpenTelemetry's own default for a span."""
 
 
-def from_environment() -> "OpenTelemetry":
-    """Tracing as OTEL_* say."""
+def from_environment(listen: Host) -> "OpenTelemetry":
+    """Tracing as OTEL_* say, of a service that listens there."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     name = os.environ.get("OTEL_SERVICE_NAME", "holdsvc")
@@ -39,26 +41,27 @@ def from_environment() -> "OpenTelemetry":
         shutdown_on_exit=False,
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return OpenTelemetry(provider)
+    return OpenTelemetry(provider, listen)
 
 
 class OpenTelemetry:
     """Makes the spans; see `telemetry.tracing.Tracing`."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, listen: Host) -> None:
         self._provider = provider
+        self._listen: dict[str, str | int] = {"server.address": listen.address, "server.port": listen.port}
         self._tracer = provider.get_tracer("holdsvc", version("holdsvc"))
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
-    def call(self, method: str, metadata: Mapping[str, str | bytes]) -> Iterator[None]:
+    def call(self, method: str, metadata: Mapping[str, str | bytes], system: str = "grpc") -> Iterator[None]:
         """The span of a call, under the caller's own when its metadata names one."""
         name = method.removeprefix("/")
         span = self._tracer.start_span(
             name,
             context=self._propagator.extract({key: value for key, value in metadata.items() if isinstance(value, str)}),
             kind=SpanKind.SERVER,
-            attributes={"rpc.system.name": "grpc", "rpc.method": name},
+            attributes={"rpc.system.name": system, "rpc.method": name, **self._listen},
         )
         # Not detached: a stream's generator may be closed in another context; a call's task ends with it anyway.
         context.attach(trace.set_span_in_context(span))
@@ -74,6 +77,7 @@ class OpenTelemetry:
         if reason:
             span.set_attribute("holdsvc.reason", reason)
         if code in SERVER_FAULTS:
+            span.set_attribute("error.type", reason or code)
             span.set_status(Status(StatusCode.ERROR, reason or code))
 
     def place(self) -> Span | None:
@@ -108,17 +112,27 @@ class OpenTelemetry:
             yield
 
     @contextmanager
-    def statement(self, sql: str) -> Iterator[None]:
+    def statement(self, sql: str, place: Place | None) -> Iterator[None]:
         """The span of a statement; none where nothing above it is kept, as for health checks and sweeps."""
         if self.place() is None:
             yield
             return
         found = _FUNCTION.search(sql)
+        # The text has placeholders only.
+        attributes: dict[str, str | int] = {
+            "db.system.name": "postgresql",
+            "db.query.text": sql,
+        }
+        if found:
+            attributes["db.stored_procedure.name"] = found[1]
+        if place:
+            attributes["db.namespace"] = place.namespace
+            attributes["server.address"] = place.host.address
+            attributes["server.port"] = place.host.port
         with self._tracer.start_as_current_span(
             found[1] if found else "statement",
             kind=SpanKind.CLIENT,
-            # The text has placeholders only.
-            attributes={"db.system.name": "postgresql", "db.query.text": sql},
+            attributes=attributes,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -126,6 +140,7 @@ class OpenTelemetry:
                 yield
             except Exception as error:
                 # The message may hold values.
+                span.set_attribute("error.type", type(error).__name__)
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
 

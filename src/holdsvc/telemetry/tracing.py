@@ -6,16 +6,33 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from holdsvc.addresses import split_address
 from holdsvc.settings import PREFIX, Settings, SettingsError
+
+
+class Host(NamedTuple):
+    """Where a server is reached."""
+
+    address: str
+    port: int
+
+
+class Place(NamedTuple):
+    """The database of a statement."""
+
+    host: Host
+    namespace: str
 
 
 class Tracing(Protocol):
     """Makes spans. A caller's place in a trace is opaque: it is only carried from the call to its batch."""
 
-    def call(self, method: str, metadata: Mapping[str, str | bytes]) -> AbstractContextManager[None]:
-        """The span of a call, under the caller's own when its metadata names one."""
+    def call(
+        self, method: str, metadata: Mapping[str, str | bytes], system: str = "grpc"
+    ) -> AbstractContextManager[None]:
+        """The span of a call over gRPC or another system, under the caller's own when its metadata names one."""
 
     def answered(self, code: str, reason: str, tenant: str, client: str) -> None:
         """Says how the present call ended."""
@@ -26,7 +43,7 @@ class Tracing(Protocol):
     def batch(self, lane: str, places: Sequence[Any]) -> AbstractContextManager[None]:
         """The span of a batch, linked with those of its calls."""
 
-    def statement(self, sql: str) -> AbstractContextManager[None]:
+    def statement(self, sql: str, place: Place | None) -> AbstractContextManager[None]:
         """The span of a statement, within that of its batch or call."""
 
     def ids(self) -> dict[str, str]:
@@ -51,7 +68,7 @@ def configure(settings: Settings) -> None:
     if settings.tracing:
         from holdsvc.telemetry.otel import from_environment
 
-        active = from_environment()
+        active = from_environment(Host(*split_address(settings.listen)))
 
 
 def close() -> None:
