@@ -130,8 +130,23 @@ def test_prometheus_scrapes_where_compose_serves_the_metrics(compose: Any) -> No
     assert {*config["rule_files"]} == {"alerts.yaml"}
 
 
+def test_alerts_of_every_severity_go_to_an_alertmanager_that_compose_runs(compose: Any) -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
+    [group] = config["alerting"]["alertmanagers"][0]["static_configs"]
+    [target] = group["targets"]
+    service, _, port = target.partition(":")
+    assert f"127.0.0.1:{port}:{port}" in compose["services"][service]["ports"]
+    routing = yaml.safe_load((PROMETHEUS / "alertmanager.yaml").read_text())
+    receivers = {receiver["name"] for receiver in routing["receivers"]}
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"]
+    severities = {rule["labels"]["severity"] for group in rules for rule in group["rules"] if "alert" in rule}
+    assert (
+        severities == receivers == {routing["route"]["receiver"], *(r["receiver"] for r in routing["route"]["routes"])}
+    )
+
+
 def test_compose_gives_prometheus_and_grafana_the_files_that_they_name(compose: Any) -> None:
-    for name in ("prometheus", "grafana"):
+    for name in ("prometheus", "alertmanager", "grafana"):
         service = compose["services"][name]
         assert service["profiles"] == ["monitoring"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
