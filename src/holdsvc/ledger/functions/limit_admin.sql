@@ -76,7 +76,9 @@ CREATE FUNCTION limit_usage(
   _tenant text, _limit_id text, _client text, _holder text,
   OUT _max_quantity bigint, OUT _held bigint, OUT _confirmed bigint, OUT _reset_time timestamptz
 )
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET jit = off AS $$
 DECLARE
   _now timestamptz := wall_clock();
   _number bigint;

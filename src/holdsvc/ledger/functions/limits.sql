@@ -56,8 +56,9 @@ BEGIN
           SELECT _now - w.window_us * interval '1 microsecond' FROM hold_limit w WHERE w.limit_number = x.limit_number
         ), '-infinity')
     ) AS confirmed
+    WHERE x.holder <> ''
     OFFSET 0
-  ) h ON x.holder <> ''
+  ) h ON true
   LEFT JOIN LATERAL (
     SELECT coalesce((
       SELECT s.used FROM limit_subject s
@@ -70,8 +71,9 @@ BEGIN
       WHERE u.limit_number = x.limit_number AND u.client = x.client AND u.tenant = _tenant AND u.holder = ''
         AND u.expire_time <= _now
     ), 0) AS held
+    WHERE x.holder = ''
     OFFSET 0
-  ) c ON x.holder = '';
+  ) c ON true;
 END
 $$;
 
