@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from holdsvc.engine import lane
+from holdsvc.ledger.limits import FIRST_SUBJECT, Subject, purge_subjects
 from inventoryhold.v1 import limit_service_pb2 as limits
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.concurrency.test_in_between import call, claim_request_id
@@ -192,4 +193,39 @@ async def test_what_counted_for_a_deleted_limit_is_removed_by_the_background(sta
     assert await used(service, "each", "ann") == 42
     await service.reservations.Cancel(pb.CancelRequest(reservation_id=held[0].reservation_id))
     assert await used(service, "each", "ann") == 40
+    await service.verify()
+
+
+async def test_holders_without_units_are_forgotten_and_one_who_takes_units_meanwhile_is_not(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "BATCH_LOCK_WAIT_S", 10.0)
+    [service, _] = await two_services(start_service)
+    await set_limit(service, "each", 4)
+    await set_limit(service, "client", 100, per="PER_CLIENT")
+    held = [await service.reserve({"tour-0": 1}, holder=f"holder-{n}") for n in range(7)]
+    for reservation in held[1:]:
+        await service.reservations.Cancel(pb.CancelRequest(reservation_id=reservation.reservation_id))
+
+    async def purge(after: Subject = FIRST_SUBJECT) -> int:
+        purged = 0
+        async with service.service.database.connection() as connection:
+            while True:
+                count, after = await purge_subjects(connection, after, max_count=3)
+                purged += count
+                if after == FIRST_SUBJECT:
+                    return purged
+
+    assert await purge() == 0
+    service.clock.advance(timedelta(hours=2))
+    with sessions.transaction(service.owner_dsn) as lock:
+        claim_request_id(lock, "meanwhile")
+        taking = call(service.reserve({"tour-1": 4}, holder="holder-3", request_id="meanwhile"))
+        await sessions.until_blocked(service.owner_dsn)
+        assert await purge() == 5
+    assert not isinstance(await taking, str)
+    left = service.sql("SELECT holder FROM holdsvc.limit_subject ORDER BY holder")
+    assert left == [("",), ("holder-0",), ("holder-3",)]
+    assert await outcome(service.reserve({"tour-1": 1}, holder="holder-3")) == "LIMIT_EXCEEDED"
+    assert not isinstance(await outcome(service.reserve({"tour-1": 4}, holder="holder-5")), str)
     await service.verify()

@@ -249,6 +249,7 @@ async def of_the_background(service: Any) -> None:
     await of_webhooks(service)
     async with service.service.database.connection() as connection:
         await ledger_limits.totals(connection)
+        await ledger_limits.purge_subjects(connection, ledger_limits.FIRST_SUBJECT)
         await upkeep.purge_requests(connection, timedelta(0))
         await upkeep.purge_stock_moves(connection, timedelta(0))
         await removal.remove(connection, timedelta(days=1))

@@ -27,6 +27,9 @@ LIMITS_INTERVAL_S = 1.0
 LIMITS_WAIT_S = 0.1
 """Pause between two looks for limits to work on, and the same while older transactions are running."""
 
+SUBJECT_STEPS = 20
+"""Steps of an upkeep through those who have limits: each worker goes on where its last upkeep ended."""
+
 SWEEPS_AT_ONCE = 2
 """Batches that are released side by side while more has lapsed than one batch takes and callers make no changes."""
 
@@ -77,6 +80,7 @@ class Sweeper:
         self._busy = busy
         self._serve = serve
         """Serves the waitlists of all tenants."""
+        self._subject = limits.FIRST_SUBJECT
         self._more = False
         """Whether the last sweep left lapsed holds that it could have taken."""
 
@@ -164,9 +168,19 @@ class Sweeper:
             log.info("event.partitions_made", count=made)
         while await self._purge():
             await asyncio.sleep(PURGE_PAUSE_S)
+        await self._purge_subjects()
         while await self.drop_old_events():
             pass
         return UPKEEP_INTERVAL_S
+
+    async def _purge_subjects(self) -> None:
+        """Looks at some of those who have limits, and forgets who has no unit any more."""
+        for _ in range(SUBJECT_STEPS):
+            async with self._database.connection(self._lock_wait_s) as connection:
+                _, self._subject = await limits.purge_subjects(connection, self._subject)
+            if self._subject == limits.FIRST_SUBJECT:
+                return
+            await asyncio.sleep(PURGE_PAUSE_S)
 
     async def drop_old_events(self) -> bool:
         """Drops one day of events that retention no longer keeps; returns whether there was one."""

@@ -17,6 +17,11 @@ BUILD_MAX = 500
 """Lines of reservations, or rows to remove, that one step of the work on a limit takes."""
 
 
+SUBJECTS_MAX = 1000
+SUBJECT_AGE = timedelta(hours=1)
+"""Holders that one step of their removal looks at, and how long a holder without units stays."""
+
+
 class Per(IntEnum):
     """Whose units a limit adds up, numbered as in the contract and in the tables."""
 
@@ -80,6 +85,25 @@ class Built(NamedTuple):
     """Something is left that could not be done yet: older transactions are running."""
 
 
+class Subject(NamedTuple):
+    """Whose units of which limit, as the tables name them."""
+
+    limit_number: int
+    holder: str
+    client: str
+
+
+FIRST_SUBJECT = Subject(0, "", "")
+"""Before all others."""
+
+
+class _Purged(NamedTuple):
+    purged_count: int
+    last_limit: int | None
+    last_holder: str | None
+    last_client: str | None
+
+
 class LimitTotals(NamedTuple):
     """How many limits all tenants have."""
 
@@ -131,6 +155,7 @@ _LIST = bind("list_limits", _LimitRow, "tenant", "limit_id", "pools", "after_id"
 _DELETE = bind_scalar("delete_limit", _Found, "tenant", "limit_id")
 _USAGE = bind_out("limit_usage", _UsageRow, "tenant", "limit_id", "client", "holder")
 _TOTALS = bind_out("limit_totals", LimitTotals)
+_PURGE = bind_out("purge_limit_subjects", _Purged, "after_limit", "after_holder", "after_client", "age", "max_count")
 _BUILD = bind_out("build_limits", Built, "tenant", "limit_id", "max_count")
 
 
@@ -192,6 +217,23 @@ async def build(connection: Connection, tenant: str | None = None, limit_id: str
 async def totals(connection: Connection) -> LimitTotals:
     """How many limits all tenants have."""
     return await _TOTALS.one(connection)
+
+
+async def purge_subjects(
+    connection: Connection, after: Subject, age: timedelta = SUBJECT_AGE, max_count: int = SUBJECTS_MAX
+) -> tuple[int, Subject]:
+    """Removes holders without units from the next `max_count` behind `after`; returns how many, and where to go on."""
+    row = await _PURGE.one(
+        connection,
+        after_limit=after.limit_number,
+        after_holder=after.holder,
+        after_client=after.client,
+        age=age,
+        max_count=max_count,
+    )
+    if row.last_limit is None:
+        return row.purged_count, FIRST_SUBJECT
+    return row.purged_count, Subject(row.last_limit, row.last_holder or "", row.last_client or "")
 
 
 def over_limit(outcome: str, detail: LimitRefusal) -> Refused:

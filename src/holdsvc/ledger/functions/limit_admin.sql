@@ -230,3 +230,50 @@ CREATE FUNCTION limit_totals(OUT _active bigint, OUT _building bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT count(*) FILTER (WHERE h.state = 2), count(*) FILTER (WHERE h.state = 1) FROM hold_limit h
 $$;
+
+-- Removes holders who have nothing of a limit, and had nothing to do with it for _age, among the next _max_count rows behind
+-- (_after_limit, _after_holder, _after_client). Returns how many, and the last row looked at, null at the end. Who takes
+-- units makes a row that has gone anew.
+-- Locks: rows of limit_subject that are not locked.
+CREATE FUNCTION purge_limit_subjects(
+  _after_limit bigint, _after_holder text, _after_client text, _age interval, _max_count integer,
+  OUT _purged_count integer, OUT _last_limit bigint, OUT _last_holder text, OUT _last_client text
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+  _before timestamptz := wall_clock() - _age;
+  _looked record;
+BEGIN
+  SELECT count(*) AS number, array_agg(s.limit_number) AS limit_number, array_agg(s.holder::text) AS holder,
+         array_agg(s.client::text) AS client
+  INTO _looked
+  FROM (
+    SELECT w.limit_number, w.holder, w.client FROM limit_subject w
+    WHERE (w.limit_number, w.holder, w.client) > (_after_limit, _after_holder, _after_client)
+    ORDER BY w.limit_number, w.holder, w.client LIMIT _max_count
+  ) s;
+  -- Who takes units sets update_time when it locks the row, so a row that it is counting for is too young.
+  DELETE FROM limit_subject s
+  USING unnest(_looked.limit_number, _looked.holder, _looked.client) x (limit_number, holder, client)
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place, w.tenant FROM limit_subject w
+    WHERE w.limit_number = x.limit_number AND w.holder = x.holder AND w.client = x.client AND w.holder <> ''
+      AND w.update_time < _before
+      AND NOT EXISTS (
+        SELECT 1 FROM limit_use u
+        WHERE u.limit_number = w.limit_number AND u.holder = w.holder AND u.holder <> '' AND u.client = w.client
+          AND u.tenant = w.tenant
+      )
+    FOR UPDATE SKIP LOCKED
+  ) k
+  WHERE s.ctid = k.place AND s.tenant IS NOT DISTINCT FROM k.tenant;
+  GET DIAGNOSTICS _purged_count = ROW_COUNT;
+  IF _looked.number = _max_count THEN
+    _last_limit := _looked.limit_number[_max_count];
+    _last_holder := _looked.holder[_max_count];
+    _last_client := _looked.client[_max_count];
+  END IF;
+END
+$$;

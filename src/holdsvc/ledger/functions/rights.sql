@@ -53,6 +53,7 @@ GRANT EXECUTE ON FUNCTION
   oldest_lapsed_hold_age,
   oldest_transactions,
   poll_feed,
+  purge_limit_subjects,
   purge_requests,
   purge_stock_moves,
   purge_waitlist,
