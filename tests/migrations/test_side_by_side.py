@@ -45,8 +45,8 @@ ALTER TABLE holdsvc.reservation DROP COLUMN note;
 
 # Of each file: what stands there, and what the newer release has instead.
 RESERVE = {
-    "metadata, create_time, expire_time\n  )": "metadata, create_time, expire_time, note\n  )",
-    "_ttl_us[i] * interval '1 microsecond'\n": "_ttl_us[i] * interval '1 microsecond', 'newer'\n",
+    "metadata, create_time, expire_time, limited\n  )": "metadata, create_time, expire_time, limited, note\n  )",
+    "coalesce(_limited[i], false)\n": "coalesce(_limited[i], false), 'newer'\n",
     "IF _fitting = _items AND": "IF 'x' <> ALL (_holder) AND _fitting = _items AND",
     "      IF _verdict IS NULL THEN\n        FOR _l": """
       IF _verdict IS NULL AND _holder[_i] = 'x' AND feature_refusal('banned_holders') IS NULL THEN
