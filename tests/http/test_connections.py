@@ -8,6 +8,7 @@ import pytest
 
 from holdsvc.api import bodies
 from holdsvc.http import connection, server
+from holdsvc.telemetry import metrics
 from tests.support.harness import Harness, StartService
 from tests.support.http import GET_ITEM, RESERVE, Connect, Reply, post, request
 from tests.support.partners import new_caller
@@ -114,6 +115,14 @@ async def test_a_head_is_waited_for_only_so_long(
         assert (await slow.reply()).status == 408
         assert await silent.rest() == await blank.rest() == b""
     await until(lambda: _connections(service) == 0)
+
+
+async def test_open_connections_are_counted_in_the_metrics(service: Harness, connect: Connect) -> None:
+    wires = [await connect(service) for _ in range(3)]
+    await until(lambda: metrics.HTTP_CONNECTIONS._value.get() == 3)
+    for wire in wires:
+        await wire.close()
+    await until(lambda: metrics.HTTP_CONNECTIONS._value.get() == 0)
 
 
 async def test_an_idle_connection_is_closed_after_a_while(

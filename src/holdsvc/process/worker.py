@@ -161,6 +161,7 @@ class Service:
             metrics.QUEUE_DEPTH.labels(lane).set(depth)
         metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
         metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
+        metrics.HTTP_CONNECTIONS.set(self._http.connections if self._http is not None else 0)
         metrics.FEED_LAG.set(self.streams.lag_s)
         metrics.FEED_DAYS_BEHIND.set(self.streams.days_behind)
         pool = self.database.pool_use()

@@ -79,6 +79,7 @@ DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", mult
 STREAM_WATCHERS = Gauge(
     "holdsvc_stream_watchers", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum"
 )
+HTTP_CONNECTIONS = Gauge("holdsvc_http_connections", "Connections of HTTP that are open.", multiprocess_mode="livesum")
 FEED_LAG = Gauge(
     "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
 )
