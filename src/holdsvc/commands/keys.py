@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.api_keys import ApiKey
 from holdsvc.commands import output, target
@@ -73,6 +72,8 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
         check_rules(admin_service_pb2.CreateApiKeyRequest(client=client, scopes=wanted, pools=seen))
     except ValueError as error:
         raise CommandError(str(error)) from None
+    from holdsvc.api.auth.keyring import make_key
+
     new = make_key()
 
     async def create(connection: Connection) -> Answer[ApiKey]:
@@ -119,6 +120,8 @@ def list_keys(dsn: str, tenant: str) -> list[dict[str, Any]]:
 
 def revoke_key(dsn: str, tenant: str, key: str) -> str:
     """Revokes a key, by its id or the whole of it, and returns the id; raises API_KEY_NOT_FOUND."""
+    from holdsvc.api.auth.keyring import key_id_of
+
     key_id = key_id_of(key)
     unwrap(target.run(dsn, lambda connection: keys.revoke(connection, tenant, key_id)))
     return key_id

@@ -22,7 +22,6 @@ from holdsvc.engine.set_use import SetUse
 from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.broker import Broker, OutputClosed, RelayError, Stdout
-from holdsvc.relay.relay import Relay, open_broker
 from holdsvc.settings import Settings
 from holdsvc.telemetry import counters, logs
 from holdsvc.telemetry.page import MetricsPage
@@ -46,6 +45,8 @@ def relay(
     data_dir: DataDir = None,
 ) -> None:
     """Publish every event as CloudEvents JSON, at least once, until SIGTERM."""
+    from holdsvc.relay.relay import open_broker
+
     settings = target.settings_of(dsn, data_dir)
     if metrics_listen:
         read("--metrics-listen", split_address, metrics_listen)
@@ -81,6 +82,8 @@ async def _publish(
     settings: Settings, dsn: str, broker: Broker, name: str, page: MetricsPage | None, *, from_now: bool
 ) -> None:
     """Relays until SIGTERM, Ctrl-C or, where it writes to a pipe, the end of the pipe's reader."""
+    from holdsvc.relay.relay import Relay
+
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
