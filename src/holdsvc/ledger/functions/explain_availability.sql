@@ -1,15 +1,15 @@
 -- Why so much of an item can be had, and when more may be, for a client of these pools (see sees_reservation): its
--- counters; the units of running holds by the time at which they end, in at most _steps steps of (the end of) equally many
--- times each; and the client's own holds, at most _own_max, those that end first. At most _walk_max of the sku's holds are
--- looked at, those that end first: _later has the units of the others; own ones are looked for among the first
--- _own_walk_max of the item's. Null: there is no such item. Locks nothing.
+-- counters; the units of running holds by the time at which they end, in at most _steps steps of (the end of) equally
+-- many times each; and the client's own holds, at most _own_max, those that end first. At most _walk_max of the sku's
+-- holds are looked at, those that end first: _later has the units of the others; own ones are looked for among the
+-- first _own_walk_max of the item's. Null: there is no such item. Locks nothing.
 CREATE FUNCTION explain_availability(
   _tenant text, _client text, _pools text, _sku text, _pool text, _walk_max integer, _steps integer,
   _own_walk_max integer, _own_max integer,
   OUT _available bigint, OUT _remaining bigint, OUT _oversell bigint, OUT _buffer bigint, OUT _lapsed bigint,
-  OUT _sale_state smallint, OUT _waiters bigint, OUT _step_time timestamptz[], OUT _step_quantity bigint[], OUT _later bigint,
-  OUT _own_id uuid[], OUT _own_reference text[], OUT _own_quantity bigint[], OUT _own_expire_time timestamptz[],
-  OUT _read_time timestamptz
+  OUT _sale_state smallint, OUT _waiters bigint, OUT _step_time timestamptz[], OUT _step_quantity bigint[],
+  OUT _later bigint, OUT _own_id uuid[], OUT _own_reference text[], OUT _own_quantity bigint[],
+  OUT _own_expire_time timestamptz[], OUT _read_time timestamptz
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -37,20 +37,30 @@ BEGIN
     SELECT r.reservation_id, v.reference, r.quantity, r.expire_time
     FROM (SELECT * FROM running LIMIT _own_walk_max) r
     CROSS JOIN LATERAL (
-      SELECT w.reference, w.client FROM reservation w WHERE w.reservation_id = r.reservation_id AND w.tenant = _tenant LIMIT 1
+      SELECT w.reference, w.client FROM reservation w
+      WHERE w.reservation_id = r.reservation_id AND w.tenant = _tenant LIMIT 1
     ) v
     WHERE v.client = _client AND sees_reservation(_tenant, _pools, r.reservation_id)
     LIMIT _own_max
   )
-  SELECT available_units(i.gate, i.free, i.lapsed, i.waitlist_policy, i.serve_time, _read_time), i.remaining, i.oversell_limit, i.buffer, i.lapsed, i.sale_state, i.waiting,
-         s.times, s.quantities,
-         CASE WHEN (SELECT count(*) FROM looked) = _walk_max THEN greatest(0, i.held - i.lapsed - coalesce(s.total, 0)) ELSE 0 END,
+  SELECT available_units(i.gate, i.free, i.lapsed, i.waitlist_policy, i.serve_time, _read_time), i.remaining,
+         i.oversell_limit, i.buffer, i.lapsed, i.sale_state, i.waiting, s.times, s.quantities,
+         CASE WHEN (SELECT count(*) FROM looked) < _walk_max THEN 0
+              ELSE greatest(0, i.held - i.lapsed - coalesce(s.total, 0)) END,
          o.ids, o.refs, o.quantities, o.times
   INTO _available, _remaining, _oversell, _buffer, _lapsed, _sale_state, _waiters, _step_time, _step_quantity, _later,
        _own_id, _own_reference, _own_quantity, _own_expire_time
   FROM (
-    SELECT v.gate, v.free, v.waitlist_policy, v.serve_time, v.waiting, v.remaining, v.oversell_limit, v.buffer, v.held, v.sale_state,
-           lapsed_units(_tenant, _sku, _pool, _read_time) AS lapsed
+    SELECT v.gate, v.free, v.waitlist_policy, v.serve_time, v.waiting, v.remaining, v.oversell_limit, v.buffer, v.held,
+           v.sale_state, (
+             -- As lapsed_units, in this statement: a sweep in between would count units twice or not at all.
+             SELECT coalesce(sum(l.quantity), 0)::bigint FROM reservation_line l
+             WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(_sku, hashtext(_tenant))
+               AND l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.expire_time <= _read_time
+               AND NOT EXISTS (
+                 SELECT 1 FROM quarantine q WHERE q.reservation_id = l.reservation_id AND q.tenant = _tenant
+               )
+           ) AS lapsed
     FROM item v WHERE v.sku = _sku AND v.pool = _pool AND v.tenant = _tenant AND v.delete_time IS NULL
   ) i
   CROSS JOIN (
@@ -69,10 +79,12 @@ BEGIN
 END
 $$;
 
--- When units that were missing come free if no hold is confirmed or extended, and how many more will be free then. Elements
--- of _sku to _own_id are about an item of which _missing units were missing, to the hold _own_id where that is not null. Null: never,
--- or not among the holds that end first, of which at most _walk_max are looked at for each item; or the item is closed to
--- new holds. Each item is walked once, and no further than needed. Locks nothing.
+-- When units that were missing come free if no hold is confirmed or extended, and how many more will be free then.
+-- Elements of _sku to _own_id are about an item of which _missing units were missing, to the hold _own_id where that is
+-- not null.
+-- Null: never, or not among the holds that end first, of which at most _walk_max are looked at for each item; or new
+-- holds of the item are closed, or wait behind others. Each item is walked once, and no further than needed. Locks
+-- nothing.
 CREATE FUNCTION next_free(
   _tenant text, _sku text[], _pool text[], _missing bigint[], _own_id uuid[], _walk_max integer,
   OUT _free_time timestamptz[], OUT _free_quantity bigint[]
@@ -92,7 +104,8 @@ BEGIN
   _free_time := array_fill(NULL::timestamptz, ARRAY[cardinality(_sku)]);
   _free_quantity := array_fill(NULL::bigint, ARRAY[cardinality(_sku)]);
   FOR _of IN
-    SELECT x.sku, x.pool, x.own, array_agg(x.missing ORDER BY x.missing) AS missing, array_agg(x.ix ORDER BY x.missing) AS ix
+    SELECT x.sku, x.pool, x.own, array_agg(x.missing ORDER BY x.missing) AS missing,
+           array_agg(x.ix ORDER BY x.missing) AS ix
     FROM unnest(_sku, _pool, _missing, _own_id) WITH ORDINALITY x (sku, pool, missing, own, ix)
     GROUP BY x.sku, x.pool, x.own
   LOOP
@@ -102,7 +115,8 @@ BEGIN
     CONTINUE WHEN _held IS NULL OR _of.missing[1] > _held;
     _next := 1;
     -- What is beyond the buffer, or oversold, must come back first.
-    _running := CASE WHEN _running < 0 THEN least(0, _running + lapsed_units(_tenant, _of.sku, _of.pool, _now)) ELSE 0 END;
+    _running := CASE WHEN _running >= 0 THEN 0
+                     ELSE least(0, _running + lapsed_units(_tenant, _of.sku, _of.pool, _now)) END;
     _time := NULL;
     FOR _r IN
       SELECT w.reservation_id, w.sku, w.pool, w.tenant, w.quantity, w.expire_time FROM reservation_line w
@@ -118,7 +132,8 @@ BEGIN
         _next := _next + 1;
       END LOOP;
       EXIT WHEN _next > cardinality(_of.missing);
-      IF _r.sku = _of.sku AND _r.pool = _of.pool AND _r.tenant = _tenant AND _r.reservation_id IS DISTINCT FROM _of.own THEN
+      IF _r.sku = _of.sku AND _r.pool = _of.pool AND _r.tenant = _tenant
+         AND _r.reservation_id IS DISTINCT FROM _of.own THEN
         _running := _running + _r.quantity;
         _time := _r.expire_time;
       END IF;

@@ -1,5 +1,5 @@
--- When a reservation in this state was last changed, where nothing of it counts any more; null: it is held or confirmed.
--- An expired one ended at its expire_time, whenever the sweep came by.
+-- When a reservation in this state was last changed, where nothing of it counts any more; null: it is held or
+-- confirmed. An expired one ended at its expire_time, whenever the sweep came by.
 CREATE FUNCTION last_change_time(
   _state smallint, _expire_time timestamptz, _confirm_time timestamptz, _cancel_time timestamptz,
   _refund_time timestamptz, _fulfil_time timestamptz
@@ -93,7 +93,8 @@ BEGIN
   INTO _looked, _last, _tenant, _id
   FROM (
     SELECT v.tenant, v.reservation_id,
-           last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time) AS change_time
+           last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time)
+             AS change_time
     FROM reservation v
     WHERE v.reservation_id > _after AND v.reservation_id < first_id_of(_before)
     ORDER BY v.reservation_id
@@ -113,7 +114,8 @@ BEGIN
     SELECT * FROM reservation v
     WHERE v.reservation_id = x.id AND v.tenant = x.tenant
       -- As it is by now: a refund may have been just before the lock.
-      AND last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time) <= _before
+      AND last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time)
+          <= _before
       AND NOT (v.limited AND counts_for_a_limit(v.tenant, v.reservation_id, _now))
     FOR UPDATE SKIP LOCKED
   ) r
@@ -171,8 +173,8 @@ END
 $$;
 
 -- Reservations of one tenant or of all (null), in order of id after _after, with the tenant of each: those that ended
--- longer than _age ago, which is what retention with this age would remove; null: all. It looks at _scan_max and returns
--- where the next call begins; null: this was the last. Locks nothing.
+-- longer than _age ago, which is what retention with this age would remove; null: all. It looks at _scan_max and
+-- returns where the next call begins; null: this was the last. Locks nothing.
 CREATE FUNCTION read_ended(
   _tenant text, _age interval, _after uuid, _scan_max integer, OUT _tenants text[], OUT _ids uuid[], OUT _last_id uuid
 )

@@ -1,10 +1,10 @@
 -- Sets the capacity of each request's item from a count made elsewhere: _on_hand units were there at _count_time (null:
--- now), held and confirmed ones included, and stock_move tells what came and left since. Takes arrays of n requests of one
--- tenant in order of arrival. A _revision other than 0 must be the item's (REVISION_MISMATCH).
--- Outcomes: SUPERSEDED: a later count is in the capacity, nothing changes; an equal time is computed again. COUNT_TIME_OLD:
--- older than _max_age, for which movements are kept. COUNT_TIME_FUTURE: more than a minute ahead. CAPACITY_IN_USE: more is
--- held and sold than would be there. SWEEP: lapsed holds would make room; sweep them and call again. CAPACITY_LIMIT: more
--- than 10^15 units. With _dry_run it judges and changes nothing.
+-- now), held and confirmed ones included, and stock_move tells what came and left since. Takes arrays of n requests of
+-- one tenant in order of arrival. A _revision other than 0 must be the item's (REVISION_MISMATCH).
+-- Outcomes: SUPERSEDED: a later count is in the capacity, nothing changes; an equal time is computed again.
+-- COUNT_TIME_OLD: older than _max_age, for which movements are kept. COUNT_TIME_FUTURE: more than a minute ahead.
+-- CAPACITY_IN_USE: more is held and sold than would be there. SWEEP: lapsed holds would make room; sweep them and call
+-- again. CAPACITY_LIMIT: more than 10^15 units. With _dry_run it judges and changes nothing.
 -- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION set_stock(
   _tenant text, _client text[], _key_id text[], _sku text[], _pool text[], _on_hand bigint[], _count_time timestamptz[],
@@ -58,12 +58,13 @@ BEGIN
         _outcome[_i] := CASE WHEN _available[_i] < _taken[_i] THEN 'CAPACITY_IN_USE' ELSE 'SWEEP' END;
       ELSIF NOT _dry_run AND _delta <> 0 THEN
         UPDATE item i SET
-          capacity = i.capacity + _delta, remaining = i.remaining + _delta, count_time = _time, revision = i.revision + 1,
+          capacity = i.capacity + _delta, remaining = i.remaining + _delta, count_time = _time,
+          revision = i.revision + 1,
           serve_time = CASE WHEN _delta > 0 THEN when_to_serve(i.waiting, i.serve_time) ELSE i.serve_time END,
           update_time = _now
         WHERE i.sku = _sku[_i] AND i.pool = _pool[_i] AND i.tenant = _tenant;
-        PERFORM write_item_event(_tenant, 15::smallint, _sku[_i], _pool[_i], _delta::bigint, _client[_i], _key_id[_i], NULL,
-                                 NULL, _now);
+        PERFORM write_item_event(_tenant, 15::smallint, _sku[_i], _pool[_i], _delta::bigint, _client[_i], _key_id[_i],
+                                 NULL, NULL, _now);
       ELSIF NOT _dry_run THEN
         -- No difference: no revision and no event, but a count from before is late all the same.
         UPDATE item i SET count_time = _time
