@@ -8,6 +8,7 @@ import structlog
 
 from holdsvc.ledger import waitlist
 from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
+from holdsvc.model import Cause
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +19,9 @@ PASSES_MAX = 100
 """Transactions of a serve. What they do not reach is the sweep's."""
 
 LOCK_WAIT_S = 0.25
+
+BUSY_S = 1.0
+"""How long after an item was found locked a serve of its tenant waits for no lock."""
 
 
 class ServeObserver(Protocol):
@@ -40,6 +44,8 @@ class Waitlists:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._next: dict[str, asyncio.Task[None]] = {}
         """The serve that follows the one that runs: it sees what was freed meanwhile."""
+        self._busy_until: dict[str, float] = {}
+        """Until when an item of a tenant counts as locked."""
 
     async def serve(self, tenant: str) -> None:
         """Serves what is due of a tenant; returns when that is done, or after `WAIT_MAX_S`. Never raises a failure."""
@@ -78,9 +84,24 @@ class Waitlists:
                 del self._running[tenant]
 
     async def _pass(self, tenant: str) -> bool:
-        """Serves once; returns whether there is more to do."""
+        """Serves once; returns whether there is more to do.
+
+        An item that stays locked must not keep those waiting who wait for others.
+        """
+        loop = asyncio.get_running_loop()
+        busy = loop.time() < self._busy_until.get(tenant, 0.0)
+        ids = self._new_ids(waitlist.OFFERS_MAX)
         async with self._database.connection(LOCK_WAIT_S) as connection:
-            served = await waitlist.serve(connection, tenant, self._new_ids(waitlist.OFFERS_MAX))
+            try:
+                served = await waitlist.serve(connection, tenant, ids, skip_busy=busy)
+            except NothingRan as error:
+                if error.cause is not Cause.LOCK_WAIT or busy:
+                    raise
+                self._busy_until[tenant] = loop.time() + BUSY_S
+                served = await waitlist.serve(connection, tenant, ids, skip_busy=True)
+            else:
+                if not busy:
+                    self._busy_until.pop(tenant, None)
         self._observer.offered(served.waited_us)
         if served.waited_us or served.lapsed_count:
             log.info("waitlist.served", tenant=tenant, offered=len(served.waited_us), lapsed=served.lapsed_count)

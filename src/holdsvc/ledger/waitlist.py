@@ -100,7 +100,7 @@ _LIST = bind(
     _Answer,
     *("tenant", "client", "states", "sku", "pool", "holder", "pools", "after_rank", "after_sequence", "limit"),
 )
-_SERVE = bind_out("serve_waitlist", Served, "tenant", "reservation_id")
+_SERVE = bind_out("serve_waitlist", Served, "tenant", "reservation_id", "skip_busy")
 _SWEEP = bind_out("sweep_waitlist", Swept, "tenant", "max_count")
 _TOTALS = bind_out("waitlist_totals", Totals, "tenant")
 _PURGE = bind_scalar("purge_waitlist", _Number, "age", "max_count")
@@ -247,9 +247,13 @@ def _entry_of(row: _Answer) -> WaitlistEntry:
     )
 
 
-async def serve(connection: Connection, tenant: str, reservation_ids: Sequence[str]) -> Served:
-    """Offers what is free to those who wait, under these ids: not more than there are."""
-    return await _SERVE.one(connection, tenant=tenant, reservation_id=arrays.plain(reservation_ids))
+async def serve(connection: Connection, tenant: str, reservation_ids: Sequence[str], *, skip_busy: bool) -> Served:
+    """Offers what is free to those who wait, under these ids: not more than there are.
+
+    `skip_busy` leaves out what has an item that others keep locked; without it that is NothingRan, after a wait.
+    """
+    ids = arrays.plain(reservation_ids)
+    return await _SERVE.one(connection, tenant=tenant, reservation_id=ids, skip_busy=skip_busy)
 
 
 async def sweep(connection: Connection, tenant: str | None) -> Swept:

@@ -65,43 +65,64 @@ BEGIN
 END
 $$;
 
--- The items that a serve has to lock: 50 due ones at most, those of the entries that these may be offered to, and so on
--- where such an item is due as well. Locks nothing.
-CREATE FUNCTION items_to_serve(_tenant text, _now timestamptz, OUT _sku text[], OUT _pool text[])
+-- The other items of the entries that these due items may be offered to. Locks nothing.
+CREATE FUNCTION items_beside(
+  _tenant text, _sku text[], _pool text[], _now timestamptz, OUT _beside_sku text[], OUT _beside_pool text[]
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  SELECT coalesce(array_agg(x.sku::text), '{}'), coalesce(array_agg(x.pool::text), '{}') INTO _beside_sku, _beside_pool
+  FROM (
+    SELECT DISTINCT l.sku, l.pool
+    FROM (
+      SELECT array_agg(i.sku) AS sku, array_agg(i.pool) AS pool, array_agg(i.waitlist_policy = 3) AS in_order,
+             array_agg(CASE i.waitlist_policy WHEN 3 THEN i.capacity + i.oversell_limit - i.buffer ELSE i.free END) AS most,
+             sum(i.free) AS free
+      FROM unnest(_sku, _pool) x (sku, pool)
+      CROSS JOIN LATERAL (
+        SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant LIMIT 1
+      ) i
+      WHERE i.serve_time <= _now AND i.free > 0 AND i.gate & 3 = 2
+    ) d
+    CROSS JOIN LATERAL waitlist_candidates(
+      _tenant, d.sku, d.pool, d.in_order, d.most, -2147483648, 0, least(100, d.free + 1)::integer) c
+    CROSS JOIN LATERAL (
+      SELECT w.sku, w.pool FROM waitlist_line w WHERE w.entry_id = c._candidate_id AND w.tenant = _tenant OFFSET 0
+    ) l
+    WHERE d.sku IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM unnest(_sku, _pool) k (sku, pool) WHERE k.sku = l.sku AND k.pool = l.pool)
+  ) x;
+END
+$$;
+
+-- The items that a serve has to lock: 50 due ones at most, those beside them, and so on where such an item is due as well.
+-- _skip_busy: without those due that another transaction has locked, or one beside them. Null: there is none.
+-- Locks: with _skip_busy items that are not locked, never waiting.
+CREATE FUNCTION items_to_serve(_tenant text, _now timestamptz, _skip_busy boolean, OUT _sku text[], OUT _pool text[])
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _with_sku text[];
-  _with_pool text[];
+  _with record;
 BEGIN
-  SELECT array_agg(x.sku), array_agg(x.pool) INTO _sku, _pool
+  SELECT array_agg(x.sku::text), array_agg(x.pool::text) INTO _sku, _pool
   FROM (
-    SELECT i.sku, i.pool FROM item i WHERE i.serve_time <= _now AND i.tenant = _tenant ORDER BY i.serve_time LIMIT 50
+    SELECT i.sku, i.pool FROM item i WHERE i.serve_time <= _now AND i.tenant = _tenant
+    ORDER BY i.serve_time LIMIT CASE WHEN _skip_busy THEN 500 ELSE 50 END
   ) x;
-  FOR _round IN 1 .. 3 LOOP
-    SELECT array_agg(x.sku), array_agg(x.pool) INTO _with_sku, _with_pool
+  IF _skip_busy THEN
+    SELECT array_agg(x.sku), array_agg(x.pool) INTO _sku, _pool
     FROM (
-      SELECT DISTINCT l.sku, l.pool
-      FROM (
-        SELECT array_agg(i.sku) AS sku, array_agg(i.pool) AS pool, array_agg(i.waitlist_policy = 3) AS in_order,
-               array_agg(CASE i.waitlist_policy WHEN 3 THEN i.capacity + i.oversell_limit - i.buffer ELSE i.free END) AS most,
-               sum(i.free) AS free
-        FROM unnest(_sku, _pool) x (sku, pool)
-        CROSS JOIN LATERAL (
-          SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant LIMIT 1
-        ) i
-        WHERE i.serve_time <= _now AND i.free > 0 AND i.gate & 3 = 2
-      ) d
-      CROSS JOIN LATERAL waitlist_candidates(
-        _tenant, d.sku, d.pool, d.in_order, d.most, -2147483648, 0, least(100, d.free + 1)::integer) c
-      CROSS JOIN LATERAL (
-        SELECT w.sku, w.pool FROM waitlist_line w WHERE w.entry_id = c._candidate_id AND w.tenant = _tenant OFFSET 0
-      ) l
-      WHERE d.sku IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM unnest(_sku, _pool) k (sku, pool) WHERE k.sku = l.sku AND k.pool = l.pool)
+      SELECT u.sku, u.pool FROM unnest(_sku, _pool) u (sku, pool)
+      CROSS JOIN LATERAL items_beside(_tenant, ARRAY[u.sku], ARRAY[u.pool], _now) b
+      WHERE NOT EXISTS (SELECT 1 FROM locked_items(_tenant, u.sku || b._beside_sku, u.pool || b._beside_pool))
+      LIMIT 50
     ) x;
-    EXIT WHEN _with_sku IS NULL;
-    _sku := _sku || _with_sku;
-    _pool := _pool || _with_pool;
+  END IF;
+  FOR _round IN 1 .. 3 LOOP
+    EXIT WHEN _sku IS NULL;
+    _with := items_beside(_tenant, _sku, _pool, _now);
+    EXIT WHEN _with._beside_sku = '{}';
+    _sku := _sku || _with._beside_sku;
+    _pool := _pool || _with._beside_pool;
   END LOOP;
 END
 $$;
@@ -110,9 +131,11 @@ $$;
 -- _reservation_id has ids for the offers: no more are made. Returns how long each of those offered had waited, how many
 -- entries lapsed, and whether there may be more to do at once.
 -- Locks: items in (sku, pool) order, limits in order, then the entries; further items only where they are not locked. It
--- waits for a lock a quarter of a second at most, then it fails, and is called again.
+-- waits for a lock a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves out what
+-- has a locked item.
 CREATE FUNCTION serve_waitlist(
-  _tenant text, _reservation_id uuid[], OUT _waited_us bigint[], OUT _lapsed_count bigint, OUT _more boolean
+  _tenant text, _reservation_id uuid[], _skip_busy boolean,
+  OUT _waited_us bigint[], OUT _lapsed_count bigint, OUT _more boolean
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -159,7 +182,7 @@ BEGIN
   _lapsed_count := 0;
   _more := false;
   -- lock
-  _wanted := items_to_serve(_tenant, _now);
+  _wanted := items_to_serve(_tenant, _now, _skip_busy);
   IF _wanted._sku IS NULL THEN
     RETURN;
   END IF;
