@@ -291,16 +291,19 @@ async def test_a_brokers_password_is_in_no_log(service: Harness) -> None:
         assert b"hunter2" not in errors
 
 
-@pytest.mark.parametrize("to", ["kafka://me:hunter2@x", "kafka:hunter2@x", "hunter2", ""])
+@pytest.mark.parametrize("to", ["amqp://me:hunter2@x", "amqp:hunter2@x", "hunter2", ""])
 def test_an_unknown_broker_is_refused_without_a_password(to: str) -> None:
-    with pytest.raises(RelayError, match="no broker: write stdout or nats://host:port") as refusal:
+    with pytest.raises(
+        RelayError, match="no broker: write stdout, nats://host:port or kafka://host:port/topic"
+    ) as refusal:
         open_broker(to, "holdsvc")
     assert "hunter2" not in str(refusal.value)
 
 
-def test_a_malformed_address_of_a_broker_is_refused_without_a_password() -> None:
+@pytest.mark.parametrize("to", ["nats://me:hunter2@[x", "kafka://me:hunter2@[x/topic"])
+def test_a_malformed_address_of_a_broker_is_refused_without_a_password(to: str) -> None:
     with pytest.raises(RelayError, match="malformed") as refusal:
-        open_broker("nats://me:hunter2@[x", "holdsvc")
+        open_broker(to, "holdsvc")
     assert "hunter2" not in str(refusal.value)
 
 

@@ -6,7 +6,8 @@ import signal
 import stat
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
 
 import structlog
 import typer
@@ -21,16 +22,24 @@ from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
 from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
-from holdsvc.relay.broker import Broker, OutputClosed, RelayError, Stdout
+from holdsvc.relay.broker import Broker, KafkaSecurity, OutputClosed, RelayError, Stdout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import counters, logs
 from holdsvc.telemetry.page import MetricsPage
 
 log = structlog.get_logger(__name__)
 
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
-def relay(
-    to: Annotated[str, typer.Option(help="Where to publish: nats://host:port, or stdout for JSON lines.")],
+
+def relay(  # noqa: PLR0917 - typer passes them by name
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Where to publish: nats://host:port, kafka://[user@]host:port/topic (kafkas:// with TLS; the password"
+            " from KAFKA_PASSWORD), or stdout for JSON lines."
+        ),
+    ],
     name: Annotated[
         str, typer.Option(help="Name under which its place in the feed is stored; relays of other names are others.")
     ] = "relay",
@@ -41,6 +50,16 @@ def relay(
     from_now: Annotated[
         bool, typer.Option("--from-now", help="Where its name has no place yet: begin now, not at the oldest event.")
     ] = False,
+    kafka_sasl: Annotated[
+        Mechanism, typer.Option(help="How a Kafka broker checks the user's password.")
+    ] = "SCRAM-SHA-512",
+    kafka_ca: Annotated[
+        Path | None, typer.Option(help="Authorities to trust with kafkas://, PEM file. Default: the system's.")
+    ] = None,
+    kafka_cert: Annotated[
+        Path | None, typer.Option(help="Certificate to show to a Kafka broker that asks for one, PEM file.")
+    ] = None,
+    kafka_key: Annotated[Path | None, typer.Option(help="Private key of that certificate, PEM file.")] = None,
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -55,7 +74,8 @@ def relay(
         logs.configure(settings.log_level, sys.stderr)
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
         try:
-            broker = open_broker(to, prefix)
+            security = KafkaSecurity(kafka_sasl, os.environ.get("KAFKA_PASSWORD", ""), kafka_ca, kafka_cert, kafka_key)
+            broker = open_broker(to, prefix, security)
             page = _metrics_page(metrics_listen) if metrics_listen else None
             asyncio.run(_publish(settings, owner, broker, name, page, from_now=from_now))
         except OutputClosed:

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from holdsvc.relay.cloud_event import CloudEvent
@@ -17,6 +19,20 @@ class RelayError(Exception):
 
 class OutputClosed(RelayError):
     """The program that read standard output has ended."""
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """What a connection to Kafka needs besides its URL."""
+
+    mechanism: str = "SCRAM-SHA-512"
+    """Of SASL, where the URL names a user."""
+    password: str = ""
+    ca: Path | None = None
+    """Authorities to trust, PEM; None: the system's."""
+    certificate: Path | None = None
+    key: Path | None = None
+    """What is shown to a broker that asks for a certificate, PEM."""
 
 
 class Broker(Protocol):

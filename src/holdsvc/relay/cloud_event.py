@@ -38,6 +38,10 @@ class CloudEvent:
         """The event as one JSON object."""
         return json.dumps(self.attributes, separators=(",", ":"), ensure_ascii=False).encode()
 
+    def encode_data(self) -> bytes:
+        """The event's data alone, for what carries the attributes beside it."""
+        return json.dumps(self.attributes["data"], separators=(",", ":"), ensure_ascii=False).encode()
+
     def refused(self, why: str) -> bytes:
         """The event without its data, for the dead letters: it may have been too large for the broker."""
         attributes = {name: value for name, value in self.attributes.items() if name not in ("data", "datacontenttype")}

@@ -18,7 +18,7 @@ from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.feed import Filter, Look, Position
 from holdsvc.relay import metrics
-from holdsvc.relay.broker import Broker, BrokerDown, RelayError, Stdout
+from holdsvc.relay.broker import Broker, BrokerDown, KafkaSecurity, RelayError, Stdout
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event, waves
 from holdsvc.streams.follower import Follower
 
@@ -27,25 +27,33 @@ log = structlog.get_logger(__name__)
 BATCH_MAX = 200
 LAG_LOG_S = 10.0
 
+_NATS = ("nats", "tls")
+_KAFKA = ("kafka", "kafkas")
+"""Schemes of URLs; the second of each is with TLS."""
 
-def open_broker(url: str, prefix: str) -> Broker:
-    """The broker of a URL: `stdout` or `nats://host:port`."""
+
+def open_broker(url: str, prefix: str, security: KafkaSecurity = KafkaSecurity()) -> Broker:  # noqa: B008 - it is frozen
+    """The broker of a URL: `stdout`, `nats://host:port` or `kafka://host:port/topic`; raises RelayError."""
     if url == "stdout":
         return Stdout()
     scheme, separator, _ = url.partition("://")
-    if scheme in ("nats", "tls") and separator:
-        try:
-            urlsplit(url)
-        except ValueError:
-            raise RelayError("--to: the address after nats:// is malformed: write nats://host:port") from None
-        try:
+    if scheme not in (*_NATS, *_KAFKA) or not separator:
+        # The rest may hold a password.
+        named = f"{scheme}://… is no broker" if separator else "this is no broker"
+        raise RelayError(f"--to: {named}: write stdout, nats://host:port or kafka://host:port/topic")
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise RelayError(f"--to: the address after {scheme}:// is malformed: write {scheme}://host:port") from None
+    try:
+        if scheme in _NATS:
             from holdsvc.relay.nats import Nats
-        except ImportError as error:
-            raise RelayError("NATS needs another package: pip install 'holdsvc[server,relay]'") from error
-        return Nats(url, prefix)
-    # The rest may hold a password.
-    named = f"{scheme}://… is no broker" if separator else "this is no broker"
-    raise RelayError(f"--to: {named}: write stdout or nats://host:port")
+
+            return Nats(url, prefix)
+        from holdsvc.relay.kafka import Kafka
+    except ImportError as error:
+        raise RelayError("the broker needs another package: pip install 'holdsvc[server,relay]'") from error
+    return Kafka(url, security)
 
 
 class Relay:
