@@ -13,11 +13,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
-    ProducerClosed,
     RecordListTooLargeError,
     RecordTooLargeError,
 )
 
+from holdsvc.engine import tasks
 from holdsvc.relay.broker import BrokerDown, KafkaSecurity, RelayError
 from holdsvc.relay.cloud_event import CONTENT_TYPE, CloudEvent
 
@@ -128,14 +128,14 @@ class Kafka:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        # A stop would first send what waits, without end where the broker is away: every event is waited for before.
+        # Its own stop would first send what waits, without end where the broker is away.
         sender = producer._sender  # noqa: SLF001 - the library has no other way to give up
         if sender is not None and sender.sender_task is not None:
-            sender.sender_task.cancel()
-            producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+            await tasks.end([sender.sender_task])
+        producer._closed = True  # noqa: SLF001
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await producer.stop()
+                await producer.client.close()
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("relay.kafka_not_closed", error=repr(error))
 
