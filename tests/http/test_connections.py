@@ -48,6 +48,29 @@ async def test_a_body_in_chunks_and_one_that_waits_to_be_asked_for_are_read(serv
     assert (await wire.reply()).json["item"]["sku"] == "seat"
 
 
+async def test_an_offer_of_another_protocol_is_ignored(service: Harness, connect: Connect) -> None:
+    for number in range(4):
+        await service.create_item(f"seat-{number}", number + 1)
+    wire = await connect(service)
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAAP__")
+    first, second, third, fourth = (f'{{"sku":"seat-{number}"}}'.encode() for number in range(4))
+    # A body with the head, one after it, one in chunks, and a request that follows at once.
+    wire.send(post(GET_ITEM, first, *offer))
+    assert (await wire.reply()).json["item"]["capacity"] == "1"
+    wire.send(post(GET_ITEM, second, *offer)[: -len(second)])
+    await wire.writer.drain()
+    wire.send(second)
+    assert (await wire.reply()).json["item"]["capacity"] == "2"
+    chunks = post(GET_ITEM, b"", *offer).replace(b"content-length: 0", b"transfer-encoding: chunked")
+    wire.send(chunks + b"%x\r\n%b\r\n0\r\n\r\n" % (len(third), third) + post(GET_ITEM, fourth))
+    assert [(await wire.reply()).json["item"]["capacity"] for _ in range(2)] == ["3", "4"]
+    wire.send(f"GET {GET_ITEM}?message=%7B%22sku%22:%22seat-0%22%7D HTTP/1.1\r\nhost: localhost\r\n".encode())
+    wire.send("\r\n".join((*offer, "", "")).encode())
+    assert (await wire.reply()).json["item"]["capacity"] == "1"
+    wire.send(b"CONNECT elsewhere.example.com:443 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert (await wire.reply()).headers["connection"] == "close"
+
+
 async def test_who_has_no_key_is_answered_before_the_body_is_read(guarded: Harness, connect: Connect) -> None:
     for line in ("expect: 100-continue", "x-nothing: 1"):
         wire = await connect(guarded)

@@ -36,6 +36,9 @@ LINGER_S = 2.0
 reset, and the peer would not see the answer."""
 
 WRITE_BUFFER_BYTES = 64 * 1024
+FRAMING = {"content-length", "transfer-encoding"}
+"""Headers that say where a body ends."""
+
 PENDING_MAX = 16
 """Requests of one connection that wait while an earlier one is answered."""
 
@@ -90,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._pending: deque[Exchange] = deque()
         self._fresh = True
         self._in_head = False
+        self._resuming = False
         self._head_bytes = 0
         self._head_wire_bytes = 0
         self._wire_bytes = 0
@@ -131,7 +135,7 @@ class Connection(asyncio.Protocol):
             self._wait(HEAD_S)
         try:
             self._wire_bytes += len(data)
-            self._parser.feed_data(data)
+            self._feed(data)
             if self._in_head and all_head:
                 # httptools keeps a header that is not complete.
                 self._head_wire_bytes += len(data)
@@ -139,9 +143,6 @@ class Connection(asyncio.Protocol):
                 raise _Refused(431)
             if self._wire_bytes > WIRE_FACTOR * self._keeper.body_bytes_max + WIRE_SPARE_BYTES:
                 raise _Refused(413)
-        except httptools.HttpParserUpgrade:
-            # This request is answered as any other; what follows it is of no protocol known here.
-            self._refuse_more()
         except httptools.HttpParserCallbackError as error:
             self._refuse(error.__context__.status if isinstance(error.__context__, _Refused) else 400)
         except httptools.HttpParserError:
@@ -151,6 +152,20 @@ class Connection(asyncio.Protocol):
         unasked = self._reading is not None and not self._reading.wants_more
         if (unasked or self._pending or self._drain is not None) and not self._lingering:
             self._pause()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            # An offer to speak another protocol, as Java's client makes with each request, may be ignored. But the
+            # parser has stopped after the head: another one reads the body, and what comes after it.
+            if self._reading is None or self._reading.method == "CONNECT":
+                raise _Refused(400) from None
+            length = [f"{name}: {value}\r\n" for name, value in self._reading.headers if name in FRAMING]
+            self._parser = httptools.HttpRequestParser(self)
+            self._resuming = True
+            self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(length)}\r\n".encode("latin-1"))
+            self._feed(data[offer.args[0] :])
 
     def eof_received(self) -> None:
         """A peer that stops sending has gone: the transport closes."""
@@ -174,6 +189,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._resuming:
+            return
         if len(self._pending) >= PENDING_MAX:
             raise _Refused(400)
         self._in_head = True
@@ -183,6 +200,8 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A part of its target."""
+        if self._resuming:
+            return
         self._count(len(url))
         self._target += url
 
@@ -196,6 +215,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: the request begins to be served."""
+        if self._resuming:
+            self._resuming = False
+            return
         self._in_head = False
         old = self._parser.get_http_version() == "1.0"
         keep = not old and self._parser.should_keep_alive()
@@ -215,6 +237,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
+        if self._parser.should_upgrade():
+            return
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.finish()
@@ -311,13 +335,6 @@ class Connection(asyncio.Protocol):
         if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-
-    def _refuse_more(self) -> None:
-        """Takes no further request: what comes is thrown away."""
-        self._lingering = True
-        self._reading = None
-        if self._serving is None:
-            self._close(linger=True)
 
     def _refuse(self, status: int) -> None:
         """Answers what is no request, or ends one that breaks off, after the answers to those before it."""
