@@ -25,6 +25,7 @@ GO_PACKAGES = Path("/usr/share/gocode")
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
     "PROTOS": str(ROOT / "protos"),
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # for buf
 }
 
 
@@ -108,6 +109,19 @@ async def test_a_program_holds_sells_and_follows_each_sale_once_over_restarts(
     assert events == [f"event: sold {second}"]
     item = await two.item("mug")
     assert (item.remaining, item.held, item.confirmed) == (6, 0, 4)
+
+
+async def test_a_page_sells_over_http_and_shows_the_stock(typescript: list[str], start_service: StartService) -> None:
+    port = free_port()
+    service = await start_service(http_listen=f"127.0.0.1:{port}")
+    await service.create_item("mug", 10)
+    page = [typescript[0], typescript[1].replace("hold.js", "web.js")]
+    process = await asyncio.create_subprocess_exec(
+        *page, f"http://127.0.0.1:{port}", "mug", stdout=PIPE, env=ENVIRONMENT
+    )
+    sold, stock = await output(process)
+    assert (await service.get(sold.removeprefix("sold "))).order_id
+    assert stock == "mug: 8 remain"
 
 
 async def test_a_checkout_with_fastapi_sells_once_however_often_it_is_asked(service: Harness) -> None:
