@@ -62,15 +62,18 @@ class Machine(RuleBasedStateMachine):
     service: ClassVar[StillService]
 
     @initialize(
-        clients=st.just(list(CLIENTS.values())), capacity=st.integers(0, 8), oversell=st.sampled_from([0, 0, 2])
-    )
-    def begin(self, clients: list[Client], capacity: int, oversell: int) -> None:
+        clients=st.just(list(CLIENTS.values())), capacity=st.integers(1, 9), oversell=st.sampled_from([0, 0, 2]),
+        buffer=st.sampled_from([0, 0, 2]),
+    )  # fmt: skip
+    def begin(self, clients: list[Client], capacity: int, oversell: int, buffer: int) -> None:
         self.ledger = Ledger()
         self.tenant, self.keys = self.service.new_tenant(clients)
         self.last: list[tuple[Callable[..., None], str, Any]] = []
         self.tick()
         for sku, pool in (("a", ""), ("b", ""), ("a", "p")):
-            item = item_pb2.Item(sku=sku, pool=pool, capacity=capacity, oversell_limit=oversell)
+            item = item_pb2.Item(
+                sku=sku, pool=pool, capacity=capacity, oversell_limit=oversell, buffer=buffer, low_at=2
+            )
             self.create_items("admin", ipb.BatchCreateItemsRequest(items=[item]))
 
     def tick(self) -> None:
@@ -189,3 +192,11 @@ class Machine(RuleBasedStateMachine):
 
     def items(self, client: str) -> Any:
         return self.call(self.service.inventory.ListItems, client, ipb.ListItemsRequest()).items
+
+    def set_sale_state(self, client: str, sku: str, pool: str, state: Any) -> None:
+        """Stops or opens a sale."""
+        request = ipb.UpdateItemRequest(
+            item=item_pb2.Item(sku=sku, pool=pool, sale_state=state), update_mask={"paths": ["sale_state"]}
+        )
+        answer = self.call(self.service.inventory.UpdateItem, client, request)
+        self.judge(answer, lambda: self.ledger.update(CLIENTS[client], request, 0))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.model.books import EXPIRED, Refused
+from tests.model.books import EXPIRED, HELD, Refused
 from tests.model.machine import (
     CLIENTS,
     Machine,
@@ -164,6 +164,25 @@ class ReservationRules(Machine):
                 update_mask={"paths": sorted(paths)},
             ),
         )  # fmt: skip
+
+    @rule(number=picks, more=st.integers(-1, 2), state=st.sampled_from([0, 0, 1, 2]))
+    def resize(self, number: int, more: int, state: int) -> None:
+        """A hold that lives becomes larger or smaller, at times just after its sale was stopped or opened."""
+        self.tick()
+        live = [r for r in self.ledger.reservations.values() if r.state(self.ledger.now) == HELD]
+        if live:
+            chosen = live[number % len(live)]
+            line = chosen.lines[number % len(chosen.lines)]
+            if state:
+                self.set_sale_state("admin", line.sku, line.pool, state)
+                self.tick()
+            change = pb.LineChange(sku=line.sku, pool=line.pool, quantity=line.quantity + more)
+            self.change(
+                "admin",
+                pb.ModifyRequest(
+                    reservation_id=chosen.reservation_id, lines=[change], update_mask={"paths": ["lines"]}
+                ),
+            )
 
     @rule(client=clients, number=picks, by_reference=references, request_id=request_ids, reason=reasons,
           part=st.sampled_from([0, 0, 1, 2]))  # fmt: skip

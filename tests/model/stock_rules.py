@@ -97,11 +97,7 @@ class StockRules(Machine):
     @rule(client=clients, sku=skus, pool=pools, state=st.sampled_from(list(SALE_STATES)))
     def open_or_close(self, client: str, sku: str, pool: str, state: Any) -> None:
         self.tick()
-        request = ipb.UpdateItemRequest(
-            item=item_pb2.Item(sku=sku, pool=pool, sale_state=state), update_mask={"paths": ["sale_state"]}
-        )
-        answer = self.call(self.service.inventory.UpdateItem, client, request)
-        self.judge(answer, lambda: self.ledger.update(CLIENTS[client], request, 0))
+        self.set_sale_state(client, sku, pool, state)
 
     @rule(client=clients, counts=st.dictionaries(st.tuples(skus, pools), st.integers(0, 9), min_size=1, max_size=3))
     def set_stock(self, client: str, counts: Any) -> None:
