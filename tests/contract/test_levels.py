@@ -13,7 +13,7 @@ from inventoryhold.v1 import event_pb2, event_service_pb2, item_pb2
 from inventoryhold.v1 import inventory_service_pb2 as ipb
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.contract.lines import lines, wanted
-from tests.support.harness import Harness
+from tests.support.harness import Harness, refused
 
 Level = event_pb2.LevelChange.StockLevel
 AVAILABLE, LOW, OUT = Level.STOCK_LEVEL_AVAILABLE, Level.STOCK_LEVEL_LOW, Level.STOCK_LEVEL_OUT
@@ -198,6 +198,10 @@ async def test_each_way_of_moving_units_tells_of_the_crossing_down_and_of_that_u
 async def test_a_deleted_item_is_out(service: Harness) -> None:
     await service.create_item("bed", 10, low_at=3, oversell_limit=50)
     await service.inventory.DeleteItem(ipb.DeleteItemRequest(sku="bed"))
+    assert _levels(service) == [(AVAILABLE, OUT)]
+    # A change that is refused tells of nothing.
+    adjust = ipb.AdjustCapacityRequest(sku="bed", delta=1)
+    assert (await refused(service.inventory.AdjustCapacity(adjust))).reason == "ITEM_NOT_FOUND"
     assert _levels(service) == [(AVAILABLE, OUT)]
 
 

@@ -9,10 +9,11 @@ CREATE FUNCTION items_before(_tenant text, _sku text[], _pool text[]) RETURNS it
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN (
-    SELECT array_agg((k.sku, k.pool, stock_level(i.free, i.low_at))::item_before)
+    SELECT array_agg((k.sku, k.pool, i.level)::item_before)
     FROM (SELECT DISTINCT x.sku, x.pool FROM unnest(_sku, _pool) x (sku, pool)) k
     CROSS JOIN LATERAL (
-      SELECT v.free, v.low_at FROM item v
+      -- An item that is deleted is OUT.
+      SELECT CASE WHEN v.delete_time IS NULL THEN stock_level(v.free, v.low_at) ELSE 3::smallint END AS level FROM item v
       WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
         AND (v.low_at IS NOT NULL OR v.return_time IS NOT NULL) LIMIT 1
     ) i
