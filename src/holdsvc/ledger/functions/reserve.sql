@@ -6,8 +6,8 @@
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
 -- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
 -- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are none.
--- SWEEP: lapsed holds would make
--- room; sweep the items and call again. RETRY: call again.
+-- SWEEP: lapsed holds would make room; sweep the items and call again. SERVE: those who wait come first; serve the items
+-- and call again. RETRY: call again.
 -- Locks: item rows in (sku, pool) order, limits in order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
