@@ -14,6 +14,7 @@ from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, waitli
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
+from holdsvc.model import Caller
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -229,7 +230,7 @@ async def of_webhooks(service: Any) -> None:
     await service.service.webhooks.stop()
     lease = timedelta(seconds=30)
     async with service.service.database.connection() as connection:
-        await webhooks.enable(connection, "default", id_, "")
+        await webhooks.enable(connection, Caller("default", "dev", "", frozenset()), id_)
         service.sql("UPDATE holdsvc.webhook SET due_time = '-infinity', lease_id = NULL")
         [taken] = await webhooks.claim(connection, lease, 10)
         report = webhooks.Report(taken, taken.place, succeeded=True)

@@ -383,6 +383,26 @@ async def test_a_webhook_lives_as_long_as_its_client_has_a_key_with_its_rights(s
         assert receiver.types == ["item_created", "webhook_test", "item_created"]
 
 
+async def test_a_webhook_whose_key_has_ended_goes_on_with_no_more_rights_than_the_key_that_tests_it(
+    start_service: StartService,
+) -> None:
+    service = await start_service(auth="api-key", webhook_networks=NETWORKS)
+    admin = await new_partner(service, "admin")
+    first = await new_partner(service, "partner", scopes=["webhooks.manage", "reservations.read_all"])
+    async with Receiver() as receiver:
+        made = await create(first, receiver)
+        service.sql("UPDATE holdsvc.api_key SET revoke_time = now() WHERE key_id = %s", (first.key_id,))
+        await until_state(admin, made, wb.Webhook.STATE_DISABLED)
+        weak = await new_partner(service, "partner", scopes=["webhooks.manage", "reserve"])
+        test = wb.TestWebhookRequest(webhook_id=made.webhook.webhook_id)
+        assert (await weak.webhooks.TestWebhook(test)).delivered
+        await admin.inventory.CreateItem(inventory.CreateItemRequest(item={"sku": "seat-", "capacity": 10}))
+        await _held(admin, "")
+        own = await _held(weak, "")
+        await until(lambda: own in {event["subject"] for event in receiver.events})
+        assert receiver.types == ["webhook_test", "item_created", "reserved"]
+
+
 async def test_a_deleted_webhook_is_sent_nothing_more(hooked: Harness, receiver: Receiver) -> None:
     made = await create(hooked, receiver)
     await hooked.create_item("a", 10)

@@ -137,7 +137,7 @@ class WebhookServicer:
         if not attempt.error:
 
             async def enable(connection: Connection) -> Answer[None]:
-                await webhooks.enable(connection, caller.tenant, webhook_id, caller.key_id)
+                await webhooks.enable(connection, caller, webhook_id)
                 return Done(None, replayed=False)
 
             unwrap(await self._engine.change(caller.tenant, enable, call.deadline))

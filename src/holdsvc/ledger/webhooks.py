@@ -11,7 +11,7 @@ from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Filter, Position
-from holdsvc.model import Answer, Done
+from holdsvc.model import Answer, Caller, Done
 
 REWIND = timedelta(minutes=10)
 """How far before the last event sent a webhook begins in another history of events."""
@@ -169,7 +169,7 @@ _LIST = bind(
 )
 _DELETE = bind_scalar("delete_webhook", _Count, "tenant", "client", "caller_pools", "webhook_id")
 _SECRET = bind_scalar("webhook_secret", _Secret, "tenant", "webhook_id")
-_ENABLE = bind_scalar("enable_webhook", _Nothing, "tenant", "webhook_id", "key_id")
+_ENABLE = bind_scalar("enable_webhook", _Nothing, "tenant", "webhook_id", "key_id", "reads_all")
 _CLAIM = bind("claim_webhooks", Lease, "lease", "limit")
 _RENEW = bind_scalar(
     "renew_webhooks",
@@ -305,9 +305,15 @@ async def secret(connection: Connection, tenant: str, webhook_id: str) -> bytes 
     return (await _SECRET.one(connection, tenant=tenant, webhook_id=UUID(webhook_id))).secret
 
 
-async def enable(connection: Connection, tenant: str, webhook_id: str, key_id: str) -> None:
-    """Lets a webhook go on at once, with the rights of the key `key_id` where its own key has ended."""
-    await _ENABLE.one(connection, tenant=tenant, webhook_id=UUID(webhook_id), key_id=key_id)
+async def enable(connection: Connection, caller: Caller, webhook_id: str) -> None:
+    """Lets a webhook go on at once, with no more rights than the caller where its own key has ended."""
+    await _ENABLE.one(
+        connection,
+        tenant=caller.tenant,
+        webhook_id=UUID(webhook_id),
+        key_id=caller.key_id,
+        reads_all=caller.reads_all,
+    )
 
 
 async def claim(connection: Connection, time: timedelta, limit: int) -> list[Lease]:

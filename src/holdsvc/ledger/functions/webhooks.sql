@@ -72,10 +72,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT w.secret FROM webhook w WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant
 $$;
 
--- Lets a webhook go on at once, because a test of it succeeded: one that was disabled is active again, with the rights of
--- the key that asked for the test if its own has ended. What retention has dropped meanwhile is skipped.
+-- Lets a webhook go on at once, because a test of it succeeded: one that was disabled is active again, with no more than
+-- the rights of the key that asked for the test if its own has ended (_reads_all: that key reads every client's
+-- reservations; who is limited to pools sees no webhook with others). What retention has dropped meanwhile is skipped.
 -- Locks: the webhook's row.
-CREATE FUNCTION enable_webhook(_tenant text, _webhook_id uuid, _key_id text) RETURNS void
+CREATE FUNCTION enable_webhook(_tenant text, _webhook_id uuid, _key_id text, _reads_all boolean) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   UPDATE webhook w SET
     state = 1, disable_reason = NULL, failure_count = 0, fail_time = NULL, last_error = NULL,
@@ -83,6 +84,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     -- One that has a sender stays with it.
     due_time = CASE WHEN w.lease_id IS NULL THEN wall_clock() ELSE w.due_time END,
     key_id = CASE WHEN w.disable_reason = 'KEY_ENDED' THEN _key_id ELSE w.key_id END,
+    reads_all = w.reads_all AND (_reads_all OR w.disable_reason IS DISTINCT FROM 'KEY_ENDED'),
     event_id = CASE WHEN w.disable_reason = 'EVENTS_DROPPED'
       THEN greatest(w.event_id, (SELECT s.floor_event_id FROM feed_state s)) ELSE w.event_id END
   WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant
