@@ -162,6 +162,29 @@ async def test_what_fails_is_repeated_with_growing_pauses_and_nothing_overtakes_
     assert (healthy.failure_count, healthy.last_error, healthy.HasField("failing_since")) == (0, "", False)
 
 
+async def test_after_a_success_pauses_begin_anew(
+    hooked: Harness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "PAUSE_MIN_S", 10.0)
+    receiver.answer = answering(500)
+    made = await create(hooked, receiver)
+    await hooked.create_item("a", 10)
+
+    async def failed_twice() -> bool:
+        return (await state_of(hooked, made)).failure_count == 2
+
+    await until_state(hooked, made, wb.Webhook.STATE_FAILING)
+    hooked.clock.advance(timedelta(seconds=60))
+    await until(failed_twice)
+    receiver.answer = answering(200)
+    hooked.clock.advance(timedelta(seconds=60))
+    await until_state(hooked, made, wb.Webhook.STATE_ACTIVE)
+    receiver.answer = answering(500)
+    await hooked.create_item("b", 10)
+    failing = await until_state(hooked, made, wb.Webhook.STATE_FAILING)
+    assert failing.next_attempt_time.ToDatetime() - failing.failing_since.ToDatetime() <= timedelta(seconds=10)
+
+
 def test_pauses_double_with_jitter_up_to_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "PAUSE_MIN_S", 1.0)
     for failures, longest in ((1, 1), (2, 2), (5, 16), (12, 2048), (13, 3600), (500, 3600)):

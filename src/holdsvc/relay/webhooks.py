@@ -196,6 +196,7 @@ class _Sender:
         self._owner = owner
         self._place = lease.place
         self._proven = False
+        """Whether an attempt has succeeded; `_succeeded`: since the last report."""
         self._succeeded = False
         self._loop = asyncio.get_running_loop()
         self._endpoint = owner.endpoints.open(lease.tenant, lease.url, lease.secret)
@@ -282,7 +283,7 @@ class _Sender:
 
     async def _give_back(self, failed: Attempt | None, disable_reason: str | None = None) -> None:
         owner, lease = self._owner, self.lease
-        count = (0 if self._succeeded else lease.failure_count) + 1
+        count = (0 if self._proven else lease.failure_count) + 1
         pause = pause_s(count, failed.retry_after_s if failed else 0.0)
         if failed is not None and failed.status == GONE:
             disable_reason = "GONE"
