@@ -463,6 +463,7 @@ async def test_a_tenant_has_so_many_webhooks_at_most_however_many_calls_come_at_
         *("ftp://example.org/", "//example.org/", "/hooks", "https://", "https://me:hunter2@example.org/"),
         *("https://example.org/#part", "https://example.org:99999/", "https://exämple.org/", "https://a b/"),
         *("https://[::1/", "https://" + "x" * 2048, "javascript:alert(1)", "file:///etc/passwd"),
+        *("https://example.org\\@example.com/", "https://example\\.org/", "https://xn--/", "https://xn--a-ecp.org/"),
     ],
 )
 async def test_what_is_no_url_of_an_endpoint_is_refused(hooked: Harness, url: str) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from yarl import URL
 
 from holdsvc import errors
 from holdsvc.api import convert, validation
@@ -159,7 +160,8 @@ def _url_violation(url: str) -> Violation | None:
         return None
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        # The sender's own reading, too: it takes no backslash, and no xn-- that stands for no name.
+        host, _, _ = parts.hostname, parts.port, URL(url, encoded=True).host
     except ValueError:
         return Violation("url", "must be a URL, as in https://example.org/hooks", "URL")
     if parts.scheme not in ("https", "http") or not host:
