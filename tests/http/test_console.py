@@ -146,6 +146,9 @@ async def test_the_key_is_asked_for_kept_in_the_tab_and_bounds_what_is_offered(g
         inventory.CreateItemRequest(item=item_pb2.Item(sku="seat", capacity=5)), metadata=keyed
     )
     page = await window(guarded)
+    await page.get_by_label("Key", exact=True).fill("holdsvc_…")
+    await page.get_by_role("button", name="Use it").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
     await page.get_by_label("Key", exact=True).fill("holdsvc_wrong_wrong")
     await page.get_by_role("button", name="Use it").click()
     await page.get_by_label("Key", exact=True).fill(reader)
@@ -194,6 +197,11 @@ async def test_who_waits_is_listed_and_can_be_taken_off(service: Harness, window
     await page.get_by_role("button", name="Search").click()
     await page.locator("tr", has_text="Bob").get_by_role("link").click()
     await expect(page.locator("h1 .state")).to_have_text("held")
+
+
+async def test_an_address_that_was_typed_wrongly_is_answered(service: Harness, window: Open) -> None:
+    page = await window(service, "#reservation/%")
+    await expect(page.get_by_role("status").last).to_contain_text("reservation_id")
 
 
 async def test_names_are_text_wherever_they_are_shown(service: Harness, window: Open) -> None:

@@ -49,7 +49,8 @@ export async function askForKey(why = "") {
     title: "API key",
     text: `${why ? `${why}. ` : ""}The key stays in this tab and is forgotten with it.`,
     action: "Use it",
-    fields: [{ name: "key", label: "Key", type: "password", attributes: { placeholder: "holdsvc_…" } }],
+    // What cannot be sent in a header would look as if the service were away.
+    fields: [{ name: "key", label: "Key", type: "password", attributes: { placeholder: "holdsvc_…", pattern: "[ -~]*" } }],
   });
   if (given === null || given.key === key.get()) return false;
   key.set(given.key);

@@ -91,10 +91,19 @@ function route() {
     else link.removeAttribute("aria-current");
   });
   if (name === "holds") leave = showHolds(page, new URLSearchParams(query));
-  else if (name === "reservation") leave = showReservation(page, decodeURIComponent(id), caller);
+  else if (name === "reservation") leave = showReservation(page, decoded(id), caller);
   else if (name === "waitlist") leave = showWaitlist(page, new URLSearchParams(query), caller);
   else if (name === "limits") leave = showLimits(page);
   else leave = showStock(page, stock, caller);
+}
+
+/** A part of the address, which a person may have typed. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function applyTheme(theme) {
