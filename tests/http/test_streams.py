@@ -184,6 +184,9 @@ async def test_what_no_stream_can_begin_with_is_an_http_status(service: Harness)
         reply = await request(service, path)
         assert (reply.status, reply.json["code"]) == (400, "invalid_argument"), path
     assert (await request(service, "/events", {})).status in (404, 405)
+    for path in ("/watch", "/events"):
+        reply = await request(service, path, method="HEAD")
+        assert (reply.status, reply.headers["allow"]) == (405, "GET"), path
 
 
 async def test_heartbeats_keep_a_quiet_stream_open(start_service: StartService) -> None:

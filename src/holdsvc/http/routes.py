@@ -51,9 +51,8 @@ class Routes:
         self._connect = Connect(settings.max_message_bytes)
         self._grpc_web = GrpcWeb(settings.max_message_bytes)
         self._files = Files()
-        self._pages: Mapping[str, Answer] = {
-            "/livez": self._live,
-            "/readyz": self._ready,
+        self._pages: Mapping[str, Answer] = {"/livez": self._live, "/readyz": self._ready}
+        self._streams: Mapping[str, Answer] = {
             "/watch": lambda exchange: sse.watch(self._endpoints[WATCH], exchange),
             "/events": lambda exchange: sse.events(self._endpoints[EVENTS], exchange),
         }
@@ -122,12 +121,15 @@ class Routes:
             exchange.answer(415, (("accept-post", ", ".join(known)),))
 
     async def _page(self, exchange: Exchange) -> None:
-        answer = self._pages.get(exchange.path)
+        stream = self._streams.get(exchange.path)
+        answer = stream or self._pages.get(exchange.path)
+        # Of a stream a HEAD would be told nothing, and would take one.
+        allowed = ("GET",) if stream else ("GET", "HEAD")
         if answer is None and exchange.method == "POST":
             failure = failed(grpc.StatusCode.UNIMPLEMENTED, "there is no such rpc: see /openapi.json")
             answer_failure(exchange, failure, http_status=404)
-        elif exchange.method not in ("GET", "HEAD"):
-            exchange.answer(405, (("allow", "GET, HEAD"),))
+        elif exchange.method not in allowed:
+            exchange.answer(405, (("allow", ", ".join(allowed)),))
         elif answer is None:
             self._files.answer(exchange)
         else:
