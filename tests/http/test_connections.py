@@ -36,6 +36,16 @@ async def test_requests_on_one_connection_are_answered_in_their_order(service: H
     assert (await wire.reply()).json["item"]["capacity"] == "2"
 
 
+async def test_a_head_that_comes_with_a_large_body_before_it_is_read(service: Harness, connect: Connect) -> None:
+    await service.create_item("seat", 5)
+    wire = await connect(service)
+    large = post(GET_ITEM, b'{"sku":"seat"}'.ljust(20_000))
+    wire.send(large + large[:30])
+    assert (await wire.reply()).status == 200
+    wire.send(large[30:])
+    assert (await wire.reply()).status == 200
+
+
 async def test_a_body_in_chunks_and_one_that_waits_to_be_asked_for_are_read(service: Harness, connect: Connect) -> None:
     await service.create_item("seat", 5)
     head = f"POST {GET_ITEM} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
@@ -104,6 +114,8 @@ HEADS = {
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "two lengths": (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
     "a length and chunks": (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: example.org\r\n\r\n", 400),
+    "chunks of gzip": (b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n", 501),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
 }
 

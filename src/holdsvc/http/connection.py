@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._pending: deque[Exchange] = deque()
         self._fresh = True
         self._in_head = False
+        self._all_head = False
         self._resuming = False
         self._head_bytes = 0
         self._head_wire_bytes = 0
@@ -129,14 +130,14 @@ class Connection(asyncio.Protocol):
         if self._lingering:
             return
         between = self._serving is None and self._reading is None
-        all_head = self._in_head or between
+        self._all_head = self._in_head or between
         if self._fresh and between:
             self._fresh = False
             self._wait(HEAD_S)
         try:
             self._wire_bytes += len(data)
             self._feed(data)
-            if self._in_head and all_head:
+            if self._in_head and self._all_head:
                 # httptools keeps a header that is not complete.
                 self._head_wire_bytes += len(data)
             if self._head_wire_bytes > HEAD_BYTES_MAX:
@@ -218,7 +219,12 @@ class Connection(asyncio.Protocol):
         if self._resuming:
             self._resuming = False
             return
-        self._in_head = False
+        self._in_head = self._all_head = False
+        # What a gateway in front may read in another way; lengths that contradict are refused by the parser.
+        if sum(name == "host" for name, _ in self._headers) > 1:
+            raise _Refused(400)
+        if any(name == "transfer-encoding" and value.lower() != "chunked" for name, value in self._headers):
+            raise _Refused(501)
         old = self._parser.get_http_version() == "1.0"
         keep = not old and self._parser.should_keep_alive()
         method = self._parser.get_method().decode("latin-1")
