@@ -78,7 +78,7 @@ def _trailers(end: Failed | None) -> bytes:
         return b"grpc-status: 0\r\n"
     lines = {
         "grpc-status": str(end.status.code),
-        "grpc-message": quote(end.status.message, safe=" !#$&'()*+,-./:;<=>?@"),
+        "grpc-message": quote(end.status.message, safe=_SAFE),
     }
     if end.status.details:
         lines[DETAILS] = base64.b64encode(end.status.SerializeToString()).decode().rstrip("=")
