@@ -1,8 +1,11 @@
 """What a connection may send and hold, in what order it is answered, and how it ends."""
 
 import asyncio
+import fcntl
 import json
 import os
+import sys
+import termios
 
 import pytest
 
@@ -223,6 +226,21 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_holds_up_nobody(
             assert (await request(service, GET_ITEM, {"sku": "nothing"})).status == 404
             await asyncio.sleep(0.05)
     assert asked < 20_000
+
+
+async def test_answers_that_are_not_read_take_little_memory(service: Harness, connect: Connect) -> None:
+    deaf = await connect(service)
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    assert service.service._http is not None
+    [held] = service.service._http._connections
+    page = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    while held._drain is None:
+        # What the peer's own kernel takes is the peer's.
+        deaf.send(page * 15)
+        assert (await request(service, "/livez")).status == 200
+    assert held._transport is not None
+    kept = fcntl.ioctl(held._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    assert int.from_bytes(kept, sys.byteorder) <= 4 * server.SEND_BUFFER_BYTES
 
 
 async def test_a_slow_body_is_given_up(

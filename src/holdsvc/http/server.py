@@ -26,6 +26,10 @@ BACKLOG = 1024
 ACCEPTS_MAX = 64
 """Connections that are accepted before other work gets its turn."""
 
+SEND_BUFFER_BYTES = 128 * 1024
+"""What the kernel keeps, about twice, of answers that a peer does not take. By itself it lets that grow to 4 MB for each, and
+what all connections of a machine may keep is bounded for all of its programs together."""
+
 HANDSHAKE_MAX_S = 10.0
 STOP_TICK_S = 0.02
 
@@ -62,6 +66,8 @@ class HttpServer:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 # Every worker has a socket of its own, and the kernel distributes connections over them.
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                # Accepted sockets have it from the one that listens.
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                 listening.bind(address)
                 self.port = listening.getsockname()[1]
                 if self._certificates is None:
