@@ -27,8 +27,8 @@ ACCEPTS_MAX = 64
 """Connections that are accepted before other work gets its turn."""
 
 SEND_BUFFER_BYTES = 128 * 1024
-"""What the kernel keeps, about twice, of answers that a peer does not take. By itself it lets that grow to 4 MB for each, and
-what all connections of a machine may keep is bounded for all of its programs together."""
+"""What the kernel keeps, about twice, of answers that a peer does not take. By itself it lets that grow to 4 MB for
+each, and what all connections of a machine may keep is bounded for all of its programs together."""
 
 HANDSHAKE_MAX_S = 10.0
 STOP_TICK_S = 0.02
