@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import socket
 import sys
 import termios
 
@@ -297,6 +298,21 @@ async def test_a_stop_resets_no_connection_that_is_in_use(service: Harness, conn
     await stopping
     assert {reply.status for reply in answers} <= {200, 503}
     assert {reply.reason for reply in answers if reply.status == 503} <= {"SHUTTING_DOWN"}
+
+
+async def test_a_connection_that_the_kernel_has_made_is_served_by_a_service_that_stops(service: Harness) -> None:
+    host, _, port = service.http_address.partition(":")
+    assert service.service._http is not None
+    # Nothing is awaited in between: the service has not accepted it.
+    with socket.create_connection((host, int(port))) as waiting:
+        service.service._http.drain()
+        waiting.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(waiting, MISSING)
+        async with asyncio.timeout(5):
+            head = await loop.sock_recv(waiting, 4096)
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close" in head
 
 
 async def test_a_stop_does_not_wait_for_who_is_silent(start_service: StartService, connect: Connect) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 
@@ -47,6 +48,7 @@ class HttpServer:
         self.draining = False
         self.date = formatdate(usegmt=True)
         self.port = 0
+        self._listening: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
@@ -81,6 +83,7 @@ class HttpServer:
                         tasks.forever("http_accept", partial(self._accept, listening))
                     )
                     self._accepting.add_done_callback(lambda _: listening.close())
+                self._listening = listening
             except BaseException:
                 listening.close()
                 raise
@@ -97,6 +100,8 @@ class HttpServer:
 
     def drain(self) -> None:
         """Takes no new connections; each open one ends with its next answer, or after a short time without request."""
+        if self._listening is not None and not self.draining:
+            self._accept_rest(self._listening)
         self.draining = True
         if self._server is not None:
             self._server.close()
@@ -123,6 +128,8 @@ class HttpServer:
         self._make_room()
         self._connections.add(connection)
         self._idle[connection] = None
+        if self.draining:
+            connection.hurry()
         if self.connections > CONNECTIONS_MAX:
             connection.abort()
 
@@ -162,16 +169,26 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         for _ in range(ACCEPTS_MAX):
             accepted, _ = await loop.sock_accept(listening)
-            self._make_room()
-            task = asyncio.create_task(self._handshake(accepted))
-            self._handshakes[task] = None
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+            self._begin(accepted)
         return 0.0
 
+    def _accept_rest(self, listening: socket.socket) -> None:
+        """Takes the connections that the kernel has made already: the end of the listening socket would reset them."""
+        with suppress(OSError):
+            for _ in range(BACKLOG):
+                accepted, _ = listening.accept()
+                accepted.setblocking(False)
+                self._begin(accepted)
+
+    def _begin(self, accepted: socket.socket) -> None:
+        self._make_room()
+        task = asyncio.create_task(self._handshake(accepted))
+        self._handshakes[task] = None
+        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
     async def _handshake(self, accepted: socket.socket) -> None:
-        assert self._certificates is not None
         try:
-            context = self._certificates.context()
+            context = self._certificates.context() if self._certificates is not None else None
         except BaseException:
             accepted.close()
             raise
@@ -180,8 +197,8 @@ class HttpServer:
                 lambda: Connection(self),
                 accepted,
                 ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_MAX_S,
-                ssl_shutdown_timeout=LINGER_S,
+                ssl_handshake_timeout=HANDSHAKE_MAX_S if context else None,
+                ssl_shutdown_timeout=LINGER_S if context else None,
             )
         except (OSError, EOFError) as error:
             # A peer that speaks no TLS, shows no certificate that is trusted, or says nothing.
