@@ -17,6 +17,7 @@ from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
 from tests.support.harness import Harness, StartService, outcome
+from tests.support.limits import set_limit
 
 State = reservation_pb2.Reservation
 
@@ -100,6 +101,49 @@ async def test_a_stop_of_the_sale_waits_for_the_batch_in_flight_and_holds_for_th
     assert await later == "SALE_CLOSED"
     assert (await one.item("seat")).held == 6
     await one.verify()
+
+
+async def test_a_batch_that_must_run_again_refuses_nobody_for_what_was_not_taken(
+    service: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "BATCH_LOCK_WAIT_S", 10.0)
+    await service.create_item("seat", 10)
+    holds = [await service.reserve({"seat": 4}, holder=holder) for holder in ("ann", "ben")]
+    growths = [
+        pb.ModifyRequest(
+            reservation_id=hold.reservation_id,
+            request_id=request_id,
+            lines=[{"sku": "seat", "quantity": 6}],
+            update_mask={"paths": ["lines"]},
+        )
+        for hold, request_id in zip(holds, ("taken", ""), strict=True)
+    ]
+    with sessions.transaction(service.owner_dsn) as lock:
+        claim_request_id(lock, "taken")
+        modified = call(service.reservations.BatchModify(pb.BatchModifyRequest(requests=growths)))
+        await sessions.until_blocked(service.owner_dsn)
+        lock.commit()
+    late, grown = (await modified).results
+    assert "request_id 'taken' was used" in late.error.message
+    assert grown.reservation.lines[0].quantity == 6
+
+    await set_limit(service, "seven", 7)
+    await service.create_item("bed", 10)
+    wanted = [("late", "ben"), ("", "ben"), ("", "")]
+    entries = [
+        pb.ReserveRequest(lines=[{"sku": "bed", "quantity": 1}], request_id=request_id, holder=holder)
+        for request_id, holder in wanted
+    ]
+    with sessions.transaction(service.owner_dsn) as lock:
+        claim_request_id(lock, "late")
+        reserved = call(service.reservations.BatchReserve(pb.BatchReserveRequest(requests=entries)))
+        await sessions.until_blocked(service.owner_dsn)
+        lock.commit()
+    late, second, unnamed = (await reserved).results
+    assert "request_id 'late' was used" in late.error.message
+    assert second.reservation.lines[0].quantity == 1
+    assert "invalid: holder" in unnamed.error.message
+    await service.verify()
 
 
 @pytest.mark.parametrize("change", ["Confirm", "Cancel"])

@@ -139,7 +139,7 @@ BEGIN
      FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix)),
     _now
   ) THEN
-    SELECT array_agg(CASE WHEN x.repeated THEN 'RETRY' ELSE coalesce(x.outcome, 'RETRY') END ORDER BY x.ix) INTO _outcome
+    SELECT to_judge_again(array_agg(CASE WHEN NOT x.repeated THEN x.outcome END ORDER BY x.ix)) INTO _outcome
     FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix);
   END IF;
   WITH claimed AS (

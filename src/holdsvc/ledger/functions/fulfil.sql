@@ -112,8 +112,7 @@ BEGIN
 
   -- claim
   IF NOT claim_requests(_tenant, 'Fulfil', _request_key, _fingerprint, _id, _outcome, _now) THEN
-    SELECT array_agg(coalesce(x.outcome, 'RETRY') ORDER BY x.ix) INTO _outcome
-    FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
+    _outcome := to_judge_again(_outcome);
   END IF;
 
   -- apply

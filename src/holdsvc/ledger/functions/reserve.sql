@@ -223,6 +223,7 @@ BEGIN
 
     -- claim
     IF NOT claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, _outcome, _judge_time) THEN
+      _over_limit := '{}';
       FOR _i IN 1 .. _n LOOP
         IF _outcome[_i] IS NULL OR _outcome[_i] NOT IN ('REPLAYED', 'REQUEST_ID_REUSED') THEN
           _outcome[_i] := 'RETRY';

@@ -79,6 +79,20 @@ EXCEPTION
 END
 $$;
 
+-- What becomes of a batch that was judged by running totals when claim_requests has stored nothing: RETRY for the requests
+-- that were accepted, and for those that lack what requests before them would have taken.
+CREATE FUNCTION to_judge_again(_outcome text[]) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(
+      CASE WHEN x.outcome IN ('CAPACITY_EXCEEDED', 'LIMIT_EXCEEDED') THEN 'RETRY' ELSE coalesce(x.outcome, 'RETRY') END
+      ORDER BY x.ix
+    ) FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix)
+  );
+END
+$$;
+
 -- Step "lock" of a change to items: these item rows, deleted ones too. Returns those that are followed, as they are before
 -- the change, for follow_items; null: none is.
 -- Locks: item rows in (sku, pool) order.
