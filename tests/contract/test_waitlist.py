@@ -221,6 +221,21 @@ async def test_every_way_in_which_units_become_free_serves_the_queue_before_it_a
     await service.verify()
 
 
+async def test_a_call_that_frees_more_items_than_one_serve_takes_serves_them_all_before_it_answers(
+    service: Harness,
+) -> None:
+    skus = [f"seat-{number}" for number in range(60)]
+    await service.inventory.BatchCreateItems(
+        ipb.BatchCreateItemsRequest(
+            items=[item_pb2.Item(sku=sku, capacity=1, waitlist_policy=FIRST_FITTING) for sku in skus]
+        )
+    )
+    held = await service.reserve(dict.fromkeys(skus, 1))
+    entries = await asyncio.gather(*(service.join({sku: 1}, "ann") for sku in skus))
+    await _cancel(service, held.reservation_id)
+    assert await _states(service, *entries) == ["OFFERED"] * len(skus)
+
+
 async def test_a_closed_sale_and_a_policy_that_is_off_pause_the_queue(service: Harness) -> None:
     held = await _sold_out(service)
     entry = await service.join({"seat": 1}, "ann")

@@ -17,7 +17,7 @@ from holdsvc.model import Again, Caller, Done, ItemKey, Line, Outcome, Refused, 
 OFFERS_MAX = 100
 """Offers that one transaction makes at most."""
 
-LAPSED_MAX = 100
+LAPSED_MAX = 1000
 """Entries that one sweep ends at most."""
 
 Result = Outcome[WaitlistEntry]

@@ -89,7 +89,11 @@ BEGIN
     END IF;
     -- What could not go is not due before something comes free again.
     UPDATE item i SET return_due = NULL FROM unnest(_kept) x (ix)
-    WHERE i.sku = _r.sku[x.ix] AND i.pool = _r.pool[x.ix] AND i.tenant = _r.tenant;
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v
+      WHERE v.sku = _r.sku[x.ix] AND v.pool = _r.pool[x.ix] AND v.tenant = _r.tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _r.tenant;
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM item v WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant) LIMIT 1

@@ -53,15 +53,16 @@ CREATE FUNCTION waits_behind(_tenant text, _sku text, _pool text, _most bigint, 
 RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  RETURN EXISTS (
-    SELECT 1 FROM waitlist_line l
+  RETURN (
+    SELECT true FROM waitlist_line l
     CROSS JOIN LATERAL (
       SELECT w.pass_reason FROM waitlist_entry w WHERE w.entry_id = l.entry_id AND w.tenant = _tenant LIMIT 1
     ) e
     WHERE l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.state = 1 AND l.quantity <= _most
       AND (l.rank, l.sequence) < (_rank, _sequence) AND e.pass_reason = 0
-    LIMIT 1
-  );
+    -- In this order, for which only the queue's index serves: another would be read from end to end.
+    ORDER BY l.rank, l.sequence LIMIT 1
+  ) IS NOT NULL;
 END
 $$;
 
@@ -96,16 +97,20 @@ END
 $$;
 
 -- The items that a serve has to lock: 50 due ones at most, those beside them, and so on where such an item is due as well.
--- _skip_busy: without those due that another transaction has locked, or one beside them. Null: there is none.
+-- _skip_busy: without those due that another transaction has locked, or one beside them. Null: there is none. _full: there
+-- may be further items that are due.
 -- Locks: with _skip_busy items that are not locked, never waiting.
-CREATE FUNCTION items_to_serve(_tenant text, _now timestamptz, _skip_busy boolean, OUT _sku text[], OUT _pool text[])
+CREATE FUNCTION items_to_serve(
+  _tenant text, _now timestamptz, _skip_busy boolean, OUT _sku text[], OUT _pool text[], OUT _full boolean
+)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _with record;
 BEGIN
   SELECT array_agg(x.sku::text), array_agg(x.pool::text) INTO _sku, _pool
   FROM (
-    SELECT i.sku, i.pool FROM item i WHERE i.serve_time <= _now AND i.tenant = _tenant
+    -- Not by an index of the tenant's items: few are due, of all tenants together.
+    SELECT i.sku, i.pool FROM item i WHERE i.serve_time <= _now AND i.tenant IS NOT DISTINCT FROM _tenant
     ORDER BY i.serve_time LIMIT CASE WHEN _skip_busy THEN 500 ELSE 50 END
   ) x;
   IF _skip_busy THEN
@@ -117,6 +122,7 @@ BEGIN
       LIMIT 50
     ) x;
   END IF;
+  _full := coalesce(cardinality(_sku), 0) = 50;
   FOR _round IN 1 .. 3 LOOP
     EXIT WHEN _sku IS NULL;
     _with := items_beside(_tenant, _sku, _pool, _now);
@@ -130,9 +136,9 @@ $$;
 -- Offers what is free to those who wait, of at most 50 due items of the tenant and the items that go with them.
 -- _reservation_id has ids for the offers: no more are made. Returns how long each of those offered had waited, how many
 -- entries lapsed, and whether there may be more to do at once.
--- Locks: items in (sku, pool) order, limits in order, then the entries; further items only where they are not locked. It
--- waits for a lock a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves out what
--- has a locked item.
+-- Locks: items in (sku, pool) order; then, for one part of the queue after another, limits in order and the entries; further
+-- items only where they are not locked. It waits for a lock a quarter of a second at most, also where the limits of two parts
+-- cross those of another call; then it fails, and is called again with _skip_busy, which leaves out what has a locked item.
 CREATE FUNCTION serve_waitlist(
   _tenant text, _reservation_id uuid[], _skip_busy boolean,
   OUT _waited_us bigint[], OUT _lapsed_count bigint, OUT _more boolean
@@ -345,8 +351,11 @@ BEGIN
     revision = v.revision + CASE WHEN x.gone > 0 THEN 1 ELSE 0 END,
     update_time = CASE WHEN x.gone > 0 THEN _now ELSE v.update_time END
   FROM unnest(_items) x
-  WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND (x.due OR x.gone > 0);
-  _more := _more OR EXISTS (SELECT 1 FROM unnest(_items) x WHERE x.again);
+  CROSS JOIN LATERAL (
+    SELECT w.ctid AS place FROM item w WHERE w.sku = x.sku AND w.pool = x.pool AND w.tenant = _tenant LIMIT 1
+  ) k
+  WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND (x.due OR x.gone > 0);
+  _more := _more OR _wanted._full OR EXISTS (SELECT 1 FROM unnest(_items) x WHERE x.again);
   PERFORM make_offers(_tenant, _offers, _need_request <> '{}', _now);
   IF _followed IS NOT NULL THEN
     PERFORM follow_items(_tenant, _followed, _now);

@@ -147,10 +147,19 @@ BEGIN
     FROM (
       SELECT u.id, u.ix FROM unnest(_entry_id) WITH ORDINALITY u (id, ix) WHERE u.id IS NOT NULL ORDER BY u.id
     ) x
-    WHERE e.entry_id = x.id AND e.tenant = _tenant AND e.state = _from_state
+    -- By place: the planner would else read all entries in this state, for each of these.
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place, w.state FROM waitlist_entry w WHERE w.entry_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) k
+    WHERE e.ctid = k.place AND e.tenant IS NOT DISTINCT FROM _tenant AND k.state = _from_state
     RETURNING e.entry_id, x.ix
   ), lines AS (
-    UPDATE waitlist_line l SET state = _state FROM ended d WHERE l.entry_id = d.entry_id AND l.tenant = _tenant
+    UPDATE waitlist_line l SET state = _state
+    FROM ended d
+    CROSS JOIN LATERAL (
+      SELECT w.ctid AS place FROM waitlist_line w WHERE w.entry_id = d.entry_id AND w.tenant = _tenant OFFSET 0
+    ) k
+    WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant
   )
   SELECT array_agg(d.entry_id ORDER BY d.ix) AS id, array_agg(_client[d.ix] ORDER BY d.ix) AS client,
          array_agg(_key_id[d.ix] ORDER BY d.ix) AS key_id, array_agg(_request_id[d.ix] ORDER BY d.ix) AS request_id,
@@ -180,11 +189,15 @@ BEGIN
     SELECT l.sku, l.pool, count(*) AS count
     FROM unnest(_entry_id) e (id)
     CROSS JOIN LATERAL (
-      SELECT w.sku, w.pool FROM waitlist_line w WHERE w.entry_id = e.id AND w.tenant = _tenant AND w.state = 1
+      SELECT w.sku, w.pool, w.state FROM waitlist_line w WHERE w.entry_id = e.id AND w.tenant = _tenant OFFSET 0
     ) l
+    WHERE l.state = 1
     GROUP BY l.sku, l.pool
   ) x
-  WHERE i.sku = x.sku AND i.pool = x.pool AND i.tenant = _tenant;
+  CROSS JOIN LATERAL (
+    SELECT v.ctid AS place FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant LIMIT 1
+  ) k
+  WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant;
   PERFORM end_entries(_tenant, 1::smallint, _state, _entry_id, _client, _key_id, '{}', _reason, _now);
 END
 $$;
@@ -293,7 +306,11 @@ BEGIN
       serve_time = CASE WHEN _blocked IS NULL THEN '-infinity' ELSE i.serve_time END,
       revision = i.revision + 1, update_time = _now
     FROM generate_series(_line_first[_i], _line_first[_i + 1] - 1) y (line)
-    WHERE i.sku = _line_sku[y.line] AND i.pool = _line_pool[y.line] AND i.tenant = _tenant;
+    CROSS JOIN LATERAL (
+      SELECT v.ctid AS place FROM item v
+      WHERE v.sku = _line_sku[y.line] AND v.pool = _line_pool[y.line] AND v.tenant = _tenant LIMIT 1
+    ) k
+    WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant;
     _due := _due OR _blocked IS NULL;
     PERFORM write_waitlist_events(
       _tenant, 17::smallint, 0::smallint, ARRAY[_id[_i]], ARRAY[_client[_i]], ARRAY[_key_id[_i]], ARRAY[_request_id[_i]],
@@ -392,15 +409,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _now timestamptz := wall_clock();
+  _e record;
 BEGIN
   IF (SELECT s._shown FROM entry_state(_tenant, _entry_id, _now) s) = 4 THEN
-    PERFORM 1 FROM reservation v
-    WHERE v.reservation_id = (
-        SELECT e.reservation_id FROM waitlist_entry e
-        WHERE e.entry_id = _entry_id AND e.tenant = _tenant AND e.state = 2
-      ) AND v.tenant = _tenant FOR SHARE;
-    PERFORM 1 FROM waitlist_entry e
-    WHERE e.entry_id = _entry_id AND e.tenant = _tenant AND e.state = 1 FOR SHARE;
+    SELECT e.state, e.reservation_id INTO _e FROM waitlist_entry e WHERE e.entry_id = _entry_id AND e.tenant = _tenant;
+    IF _e.state = 2 THEN
+      PERFORM 1 FROM reservation v WHERE v.reservation_id = _e.reservation_id AND v.tenant = _tenant FOR SHARE;
+    ELSIF _e.state = 1 THEN
+      PERFORM 1 FROM waitlist_entry e WHERE e.entry_id = _entry_id AND e.tenant = _tenant FOR SHARE;
+    END IF;
   END IF;
   RETURN QUERY SELECT * FROM answer_waitlist(
     _tenant, ARRAY[NULL::text], NULL, NULL, NULL, ARRAY[_entry_id], true, false, _now);
@@ -451,7 +468,7 @@ BEGIN
       FROM unnest(_states) s (state)
       CROSS JOIN LATERAL (
         SELECT w.entry_id, w.rank, w.sequence FROM waitlist_entry w
-        WHERE w.tenant = _tenant AND w.state = s.state
+        WHERE hashtext(w.tenant) = hashtext(_tenant) AND w.tenant = _tenant AND w.state = s.state
           AND (_client IS NULL OR w.client = _client) AND (w.rank, w.sequence) > (_after_rank, _after_sequence)
           AND sees_entry(_tenant, _pools, w.entry_id)
         ORDER BY w.rank, w.sequence LIMIT _limit
@@ -466,6 +483,34 @@ BEGIN
 END
 $$;
 
+-- Which of these entries wait for items that no other transaction has locked; their items are locked now.
+-- Locks: items that are not locked; it never waits.
+CREATE FUNCTION entries_on_free_items(_tenant text, _entry_id uuid[]) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_hashjoin = on AS $$
+BEGIN
+  RETURN (
+    WITH line AS MATERIALIZED (
+      SELECT x.id, l.sku, l.pool
+      FROM unnest(_entry_id) x (id)
+      CROSS JOIN LATERAL (
+        SELECT w.sku, w.pool FROM waitlist_line w WHERE w.entry_id = x.id AND w.tenant = _tenant OFFSET 0
+      ) l
+    ), free AS MATERIALIZED (
+      SELECT k.sku, k.pool
+      FROM (SELECT DISTINCT n.sku, n.pool FROM line n) k
+      CROSS JOIN LATERAL (
+        SELECT 1 FROM item i WHERE i.sku = k.sku AND i.pool = k.pool AND i.tenant = _tenant
+        FOR NO KEY UPDATE SKIP LOCKED
+      ) i
+    )
+    SELECT array_agg(e.id) FROM (
+      SELECT n.id FROM line n LEFT JOIN free f ON f.sku = n.sku AND f.pool = n.pool
+      GROUP BY n.id HAVING count(*) = count(f.sku)
+    ) e
+  );
+END
+$$;
+
 -- Lapses at most _max_count WAITING entries of one tenant or of all (null) whose expire_time has passed, and names the
 -- tenants of which items are due to be served. Entries on items that others have locked are left for the next time.
 -- Locks: items and entries that are not locked; it never waits.
@@ -477,30 +522,30 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _now timestamptz := wall_clock();
-  _lines bigint;
-  _locked bigint;
+  _ids uuid[];
   _r record;
 BEGIN
   _lapsed_count := 0;
   FOR _r IN
-    SELECT e.tenant, e.entry_id FROM waitlist_entry e
-    WHERE e.state = 1 AND e.expire_time <= _now AND (_tenant IS NULL OR e.tenant = _tenant)
-    ORDER BY e.expire_time LIMIT _max_count
-  LOOP
-    SELECT count(*), count(i.locked) INTO _lines, _locked
+    SELECT x.tenant, array_agg(x.entry_id) AS ids
     FROM (
-      SELECT w.sku, w.pool FROM waitlist_line w WHERE w.entry_id = _r.entry_id AND w.tenant = _r.tenant OFFSET 0
-    ) l
-    LEFT JOIN LATERAL (
-      SELECT 1 AS locked FROM item v WHERE v.sku = l.sku AND v.pool = l.pool AND v.tenant = _r.tenant
-      FOR NO KEY UPDATE SKIP LOCKED
-    ) i ON true;
-    CONTINUE WHEN _locked < _lines;
-    PERFORM 1 FROM waitlist_entry e
-    WHERE e.entry_id = _r.entry_id AND e.tenant = _r.tenant AND e.state = 1 FOR NO KEY UPDATE SKIP LOCKED;
-    CONTINUE WHEN NOT FOUND;
-    PERFORM end_waiting(_r.tenant, 4::smallint, ARRAY[_r.entry_id], '{}', '{}', '{}', _now);
-    _lapsed_count := _lapsed_count + 1;
+      SELECT e.tenant, e.entry_id FROM waitlist_entry e
+      WHERE e.state = 1 AND e.expire_time <= _now AND (_tenant IS NULL OR e.tenant = _tenant)
+      ORDER BY e.expire_time LIMIT _max_count
+    ) x
+    GROUP BY x.tenant ORDER BY x.tenant
+  LOOP
+    _ids := entries_on_free_items(_r.tenant, _r.ids);
+    SELECT array_agg(e.entry_id) INTO _ids
+    FROM unnest(_ids) x (id)
+    CROSS JOIN LATERAL (
+      SELECT w.entry_id, w.state FROM waitlist_entry w
+      WHERE w.entry_id = x.id AND w.tenant = _r.tenant LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    ) e
+    WHERE e.state = 1;
+    CONTINUE WHEN _ids IS NULL;
+    PERFORM end_waiting(_r.tenant, 4::smallint, _ids, '{}', '{}', '{}', _now);
+    _lapsed_count := _lapsed_count + cardinality(_ids);
   END LOOP;
   SELECT coalesce(array_agg(DISTINCT i.tenant::text), '{}') INTO _due_tenants
   FROM item i WHERE i.serve_time <= _now AND (_tenant IS NULL OR i.tenant = _tenant);
@@ -512,8 +557,10 @@ CREATE FUNCTION waitlist_totals(_tenant text, OUT _waiting bigint, OUT _offered 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 BEGIN
-  SELECT (SELECT count(*) FROM waitlist_entry e WHERE e.tenant = _tenant AND e.state = 1),
-         (SELECT count(*) FROM waitlist_entry e WHERE e.tenant = _tenant AND e.state = 2)
+  SELECT (SELECT count(*) FROM waitlist_entry e
+          WHERE hashtext(e.tenant) = hashtext(_tenant) AND e.tenant = _tenant AND e.state = 1),
+         (SELECT count(*) FROM waitlist_entry e
+          WHERE hashtext(e.tenant) = hashtext(_tenant) AND e.tenant = _tenant AND e.state = 2)
   INTO _waiting, _offered;
 END
 $$;
@@ -531,7 +578,7 @@ BEGIN
     DELETE FROM waitlist_entry e
     USING (
       SELECT w.entry_id, w.tenant FROM waitlist_entry w
-      WHERE w.end_time < _before ORDER BY w.end_time LIMIT _max_count FOR UPDATE SKIP LOCKED
+      WHERE w.state > 2 AND w.end_time < _before ORDER BY w.end_time LIMIT _max_count FOR UPDATE SKIP LOCKED
     ) x
     WHERE e.entry_id = x.entry_id AND e.tenant = x.tenant
     RETURNING e.entry_id, e.tenant

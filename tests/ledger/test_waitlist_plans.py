@@ -1,0 +1,91 @@
+"""Waitlists read by index alone on tables never analysed, and of a long queue as little as they need."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from holdsvc.change_requests import Join
+from holdsvc.ledger import holds, items, waitlist
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.model import Done, Line
+from holdsvc.settings import Settings
+from tests.support.holds import CALLER, new_id, reserves, stock
+
+WAITERS = 300
+SOON = 10
+"""Of them so many have a time at which they lapse."""
+READ = (
+    "SELECT relname, sum(idx_tup_read)::bigint FROM pg_stat_user_indexes"
+    " WHERE schemaname = 'holdsvc' AND relname IN ('item', 'waitlist_entry', 'waitlist_line') GROUP BY relname"
+)
+SCANNED = "SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'holdsvc' AND seq_tup_read > 0"
+ROWS_READ_AT_MOST = 40
+"""Rows of a table that one change of one entry may read."""
+
+
+@pytest.fixture
+async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
+    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
+    await pool.open()
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    finally:
+        await pool.close()
+
+
+def _join(number: int, end: datetime | None) -> Join:
+    return Join(
+        caller=CALLER,
+        request_id="",
+        fingerprint=b"",
+        entry_id=new_id(),
+        lines=[Line("seat", "", 1)],
+        holder=f"holder-{number}",
+        reference="",
+        priority=0,
+        offer_ttl_us=3_600_000_000,
+        expire_time=end,
+        metadata={},
+    )
+
+
+async def test_who_leaves_lapses_or_is_served_reads_nothing_of_the_others_in_the_queue(
+    connection: Connection, ledger_dsn: str
+) -> None:
+    with psycopg.connect(ledger_dsn, autocommit=True) as owner:
+        await items.create(connection, CALLER, stock(["seat", *(f"other-{n}" for n in range(WAITERS))]))
+        owner.execute("UPDATE holdsvc.item SET waitlist_policy = 3, capacity = 1, remaining = 1 WHERE sku = 'seat'")
+        [hold] = await holds.reserve(connection, "default", reserves(["seat"]))
+        assert isinstance(hold, Done)
+        end = datetime.now(UTC) + timedelta(hours=1)
+        joins = [_join(n, end if n < SOON else None) for n in range(WAITERS)]
+        assert all(isinstance(joined, Done) for joined in await waitlist.join(connection, "default", joins))
+        owner.execute("UPDATE holdsvc.waitlist_entry SET expire_time = clock_timestamp() WHERE expire_time IS NOT NULL")
+
+        async def settle() -> dict[str, int]:
+            await connection.fetch("SELECT pg_stat_force_next_flush()")
+            return dict(owner.execute(READ).fetchall())
+
+        await settle()
+        owner.execute("SELECT pg_stat_reset()")
+        assert isinstance(await waitlist.leave(connection, CALLER, joins[-1].entry_id, ""), Done)
+        assert max((await settle()).values()) <= ROWS_READ_AT_MOST
+
+        owner.execute("SELECT pg_stat_reset()")
+        assert (await waitlist.sweep(connection, None)).lapsed_count == SOON
+        assert max((await settle()).values()) <= SOON * ROWS_READ_AT_MOST / 2
+
+        owner.execute(
+            "UPDATE holdsvc.item SET capacity = 2, remaining = 1, serve_time = '-infinity' WHERE sku = 'seat'"
+        )
+        owner.execute("SELECT pg_stat_reset()")
+        assert len((await waitlist.serve(connection, "default", [new_id()], skip_busy=False)).waited_us) == 1
+        assert max((await settle()).values()) <= 3 * ROWS_READ_AT_MOST
+
+        owner.execute("SELECT pg_stat_reset()")
+        assert await waitlist.purge(connection, timedelta()) == SOON + 1
+        await settle()
+        assert owner.execute(SCANNED).fetchall() == []
