@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import Webhook as Verifier
 
 from holdsvc.ledger import webhooks as ledger
 from holdsvc.relay import webhooks as sending
-from inventoryhold.v1 import event_pb2
+from inventoryhold.v1 import event_pb2, item_pb2
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import webhook_service_pb2 as wb
@@ -90,6 +90,15 @@ async def test_an_event_is_a_signed_cloud_event(hooked: Harness, receiver: Recei
     assert event["data"]["lines"] == [{"sku": "a", "quantity": "2"}]
     listed = await state_of(hooked, made)
     assert made.secret not in str(listed)
+
+
+async def test_an_event_of_the_waitlist_has_its_entry_as_subject(hooked: Harness, receiver: Receiver) -> None:
+    await create(hooked, receiver)
+    await hooked.create_item("a", 1, waitlist_policy=item_pb2.Item.WAITLIST_POLICY_STRICT)
+    await hooked.reserve({"a": 1})
+    entry = await hooked.join({"a": 1}, "ann")
+    await receiver.wait_for(3)
+    assert [event["subject"] for event in receiver.events if "waitlist_joined" in event["type"]] == [entry.entry_id]
 
 
 async def test_events_of_a_reservation_arrive_in_order_and_none_is_missing_when_a_sender_dies(

@@ -18,7 +18,7 @@ CONTENT_TYPE = "application/cloudevents+json"
 REASON_MAX = 500
 """Characters of a broker's reason that a dead letter carries."""
 
-_RESERVATION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CloudEvent:
     kind: str
     """As in reserved or item_created."""
     key: str
-    """The reservation or item that it is about; events of one key keep their order."""
+    """The reservation, waitlist entry or item that it is about; events of one key keep their order."""
     attributes: dict[str, Any]
 
     def encode(self) -> bytes:
@@ -58,6 +58,8 @@ def cloud_event(tenant: str, event: event_pb2.Event, epoch: str) -> CloudEvent:
     kind = EventType(event.type).name.lower()
     if event.HasField("reservation"):
         key = event.reservation.reservation_id
+    elif event.HasField("waitlist_entry"):
+        key = event.waitlist_entry.entry_id
     else:
         key = item_key(event.item.sku, event.item.pool)
     # CloudEvents want id to be unique within source; event ids are so within an epoch.
@@ -100,11 +102,11 @@ def waves(events: Iterable[CloudEvent], size_max: int = sys.maxsize) -> Iterator
 def item_key(sku: str, pool: str) -> str:
     """An item as one string: `sku`, or `sku/pool` outside the default pool, each percent-encoded as in a URL.
 
-    It can be read back one way only, and it is never a reservation's id: where a sku has the form of one, its first
-    character is encoded too.
+    It can be read back one way only, and it is never the id of a reservation or waitlist entry: where a sku has the
+    form of one, its first character is encoded too.
     """
     text = quote(sku, safe="")
-    if _RESERVATION_ID.fullmatch(sku):
+    if _ID.fullmatch(sku):
         text = f"%{ord(sku[0]):02X}{sku[1:]}"
     return f"{text}/{quote(pool, safe='')}" if pool else text
 
