@@ -71,6 +71,12 @@ async def test_who_leaves_lapses_or_is_served_reads_nothing_of_the_others_in_the
 
         await settle()
         owner.execute("SELECT pg_stat_reset()")
+        last = await waitlist.get(connection, "default", joins[-1].entry_id)
+        assert last is not None
+        assert last.position == WAITERS
+        assert max((await settle()).values()) <= ROWS_READ_AT_MOST
+
+        owner.execute("SELECT pg_stat_reset()")
         assert isinstance(await waitlist.leave(connection, CALLER, joins[-1].entry_id, ""), Done)
         assert max((await settle()).values()) <= ROWS_READ_AT_MOST
 
