@@ -111,3 +111,14 @@ def test_the_architecture_names_every_folder() -> None:
 def test_no_module_has_more_than_400_lines() -> None:
     lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
     assert {path: count for path, count in lines.items() if count > 400} == {}
+
+
+def test_no_line_of_sql_has_more_than_120_columns() -> None:
+    files = [*SOURCE.glob("ledger/**/*.sql")]
+    assert files
+    assert [
+        f"{file.name}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if len(line) > 120
+    ] == []

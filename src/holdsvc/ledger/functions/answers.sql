@@ -36,7 +36,8 @@ CREATE TYPE item_before AS (
 -- What a function on reservations answers: a row for each request.
 CREATE TYPE reservation_answer AS (
   ix integer,
-  -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason or the rule of a bad field.
+  -- Null: done. REPLAYED, RETRY and SWEEP are for the engine; anything else is an ErrorReason or the rule of a bad
+  -- field.
   outcome text,
   -- LIMIT_EXCEEDED, HOLDER_REQUIRED: the detail of judge_limits. Else the lines that a refusal is about: an array of
   -- [sku, pool, requested, available], available null for a missing item.
@@ -78,7 +79,8 @@ CREATE TYPE reservation_answer AS (
 -- What a function on waitlist entries answers: a row for each request.
 CREATE TYPE waitlist_answer AS (
   ix integer,
-  -- Null: done. REPLAYED, RETRY and SERVE are for the engine; anything else is an ErrorReason or the rule of a bad field.
+  -- Null: done. REPLAYED, RETRY and SERVE are for the engine; anything else is an ErrorReason or the rule of a bad
+  -- field.
   outcome text,
   -- The item that a refusal is about; ALREADY_WAITING: the other entry.
   at_sku text,
@@ -110,9 +112,9 @@ CREATE TYPE waitlist_answer AS (
   revision bigint
 );
 
--- An item while its waitlist is served: what is free by now, what there can ever be, whether its sale is open and it has a
--- waitlist, whether that is STRICT, whether it is due, and whether its head is blocked; what the offers take, how many
--- entries wait for it no longer, and whether that unblocked a queue that is not due.
+-- An item while its waitlist is served: what is free by now, what there can ever be, whether its sale is open and it
+-- has a waitlist, whether that is STRICT, whether it is due, and whether its head is blocked; what the offers take, how
+-- many entries wait for it no longer, and whether that unblocked a queue that is not due.
 CREATE TYPE served_item AS (
   sku text,
   pool text,

@@ -1,6 +1,6 @@
--- Cancels: gives the held units of each request's reservation back, or those that its lines name; where these are all that
--- is held, the hold ends. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of
--- request i are _line_first[i] to _line_first[i + 1] - 1, none for everything.
+-- Cancels: gives the held units of each request's reservation back, or those that its lines name; where these are all
+-- that is held, the hold ends. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item:
+-- those of request i are _line_first[i] to _line_first[i + 1] - 1, none for everything.
 -- Locks: reservations in id order, items in (sku, pool) order, request ids.
 CREATE FUNCTION cancel(
   _tenant text,
@@ -38,7 +38,8 @@ BEGIN
     FOR _r IN
       SELECT x.ix,
              (SELECT sum(l.quantity) FROM reservation_line l WHERE l.reservation_id = x.id AND l.tenant = _tenant)
-             > (SELECT sum(_line_quantity[y.line]) FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line))
+             > (SELECT sum(_line_quantity[y.line])
+                FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line))
                AS partial
       FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
       WHERE x.outcome IS NULL AND _line_first[x.ix] < _line_first[x.ix + 1]
@@ -71,7 +72,8 @@ BEGIN
       WITH ORDINALITY x (id, client, key_id, request_id, reason, outcome, partial, ix)
     WHERE x.outcome IS NULL AND x.partial;
     IF _r.id IS NOT NULL THEN
-      SELECT array_agg(x.number::integer ORDER BY x.number, y.line) AS ix, array_agg(_line_sku[y.line] ORDER BY x.number, y.line) AS sku,
+      SELECT array_agg(x.number::integer ORDER BY x.number, y.line) AS ix,
+             array_agg(_line_sku[y.line] ORDER BY x.number, y.line) AS sku,
              array_agg(_line_pool[y.line] ORDER BY x.number, y.line) AS pool,
              array_agg(-_line_quantity[y.line] ORDER BY x.number, y.line) AS quantity
       INTO _moved

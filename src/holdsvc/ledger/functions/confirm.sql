@@ -1,17 +1,18 @@
 -- Confirms: sells the held units of each request's reservation, or the part that its lines name, and writes the order's
 -- record. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
--- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them the
--- service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units, and sold;
--- SWEEP: lapsed holds on its items would make room. SERVE: somebody waits for its items and comes first: sweep them, serve
--- the waitlists, and call again with _served.
--- Locks: reservations in id order, items in (sku, pool) order, limits in order, the waitlist entries whose offers they are,
--- request ids, order ids.
+-- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them
+-- the service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units,
+-- and sold; SWEEP: lapsed holds on its items would make room. SERVE: somebody waits for its items and comes first:
+-- sweep them, serve the waitlists, and call again with _served.
+-- Locks: reservations in id order, items in (sku, pool) order, limits in order, the waitlist entries whose offers they
+-- are, request ids, order ids.
 CREATE FUNCTION confirm(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
   _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
   _order_id text[], _minted boolean[], _customer_name text[], _customer_email text[], _rescue boolean[],
-  _rescue_window_us bigint, _served boolean[], _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+  _rescue_window_us bigint, _served boolean[], _line_first integer[], _line_sku text[], _line_pool text[],
+  _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -51,7 +52,8 @@ BEGIN
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(
-    _tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint, _target, _reference,
+    _tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint, _target,
+    _reference,
     CASE WHEN true = ANY (_rescue)
          THEN (SELECT array_agg(CASE WHEN x.rescue THEN _rescue_after END ORDER BY x.ix)
                FROM unnest(_rescue) WITH ORDINALITY x (rescue, ix)) ELSE '{}' END
@@ -59,21 +61,22 @@ BEGIN
   -- lock
   _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
                                        WHERE x.outcome IS NULL));
-  SELECT array_agg(x.rescue AND (v.state = 4 OR v.state = 1 AND v.expire_time <= wall_clock()) ORDER BY x.ix) INTO _may_rescue
+  SELECT array_agg(x.rescue AND (v.state = 4 OR v.state = 1 AND v.expire_time <= wall_clock()) ORDER BY x.ix)
+  INTO _may_rescue
   FROM unnest(_id, _rescue) WITH ORDINALITY x (id, rescue, ix)
   LEFT JOIN LATERAL (
     SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
   ) v ON true
   WHERE true = ANY (_rescue);
   -- Limits of holders, also where nothing is rescued: what is over for who takes units must not be confirmed then.
-  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                  _slot_used, _lock_time
+  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+         _slot_max, _slot_used, _lock_time
   FROM lock_limits_of(_tenant, _id, coalesce(_may_rescue, '{}')) l;
   _now := coalesce(_lock_time, wall_clock());
 
   -- judge
-  _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku, _line_pool,
-                            _line_quantity);
+  _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku,
+                            _line_pool, _line_quantity);
   FOR _r IN
     SELECT x.ix::integer, x.id, v.order_id, v.state, v.expire_time, v.limited,
            state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal, o.reservation_id AS order_of
@@ -128,8 +131,9 @@ BEGIN
   END LOOP;
   IF cardinality(_rescued) > 0 THEN
     SELECT j.outcome, j.short, j.rescued INTO _outcome, _short, _rescued
-    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _served, _need_request, _need_limit, _need_slot, _need_units,
-                       _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (outcome, short, rescued);
+    FROM judge_rescues(_tenant, _id, _outcome, _short, _rescued, _served, _need_request, _need_limit, _need_slot,
+                       _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max, _slot_used, _now)
+      j (outcome, short, rescued);
   END IF;
 
   -- claim
@@ -187,7 +191,8 @@ BEGIN
       WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
     ) m
     LEFT JOIN LATERAL (
-      SELECT _line_quantity[y.line] AS quantity FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+      SELECT _line_quantity[y.line] AS quantity
+      FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
       WHERE _line_sku[y.line] = m.sku AND _line_pool[y.line] = m.pool LIMIT 1
     ) p ON x.partial
     WHERE l.ctid = m.place AND l.tenant IS NOT DISTINCT FROM _tenant
@@ -240,7 +245,8 @@ BEGIN
   PERFORM write_reservation_events(
     _tenant, 2::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
-  FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
+  FROM unnest(_id, _client, _key_id, _request_id, _outcome)
+    WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL;
   IF _followed IS NOT NULL THEN
     PERFORM follow_items(_tenant, _followed, _now);
@@ -250,10 +256,10 @@ BEGIN
 END
 $$;
 
--- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep has not
--- ended yet are ended first. Each is then judged as a new hold, in order of arrival: ITEM_NOT_FOUND, SALE_CLOSED or
--- CAPACITY_EXCEEDED with the lines that it is about, LIMIT_EXCEEDED or HOLDER_REQUIRED with the limit, or SWEEP or
--- SERVE as in confirm. Returns what _rescued leaves. Needs and slots: see lock_limits.
+-- Step "judge" of a rescue: the requests at _rescued name EXPIRED holds whose items are locked. Those that the sweep
+-- has not ended yet are ended first. Each is then judged as a new hold, in order of arrival: ITEM_NOT_FOUND,
+-- SALE_CLOSED or CAPACITY_EXCEEDED with the lines that it is about, LIMIT_EXCEEDED or HOLDER_REQUIRED with the limit,
+-- or SWEEP or SERVE as in confirm. Returns what _rescued leaves. Needs and slots: see lock_limits.
 CREATE FUNCTION judge_rescues(
   _tenant text, _id uuid[], _outcome text[], _short jsonb[], _rescued integer[], _served boolean[],
   _need_request integer[], _need_limit text[], _need_slot integer[], _need_units bigint[], _slot_limit bigint[],
@@ -349,8 +355,8 @@ BEGIN
     END LOOP;
     IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
       SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _judged_short[_i]) INTO _verdict, _detail
-      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
-                        _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
+      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
+                        _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
       _judged_short[_i] := _detail;
     END IF;
     _judged_outcome[_i] := _verdict;
@@ -376,8 +382,9 @@ BEGIN
 END
 $$;
 
--- Step "apply" of a rescue: takes the units of these EXPIRED reservations anew, under their own ids, and writes RESCUED. The
--- caller has locked them and their items, has judged that the units are free, and confirms them in the same transaction.
+-- Step "apply" of a rescue: takes the units of these EXPIRED reservations anew, under their own ids, and writes
+-- RESCUED. The caller has locked them and their items, has judged that the units are free, and confirms them in the
+-- same transaction.
 CREATE FUNCTION take_anew(
   _tenant text, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[], _now timestamptz
 ) RETURNS void

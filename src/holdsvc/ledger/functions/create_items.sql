@@ -39,8 +39,10 @@ BEGIN
         display_name = excluded.display_name, capacity = excluded.capacity, remaining = excluded.remaining,
         oversell_limit = excluded.oversell_limit, sale_state = excluded.sale_state, buffer = excluded.buffer,
         low_at = excluded.low_at, return_pool = excluded.return_pool, return_time = excluded.return_time,
-        return_due = excluded.return_due, waitlist_policy = excluded.waitlist_policy, create_time = excluded.create_time,
-        update_time = excluded.update_time, count_time = excluded.count_time, revision = i.revision + 1, delete_time = NULL
+        return_due = excluded.return_due, waitlist_policy = excluded.waitlist_policy,
+        create_time = excluded.create_time,
+        update_time = excluded.update_time, count_time = excluded.count_time, revision = i.revision + 1,
+        delete_time = NULL
       WHERE i.delete_time IS NOT NULL;
       IF FOUND THEN
         PERFORM write_item_event(

@@ -45,8 +45,8 @@ $$;
 
 -- Retention: detaches and drops the oldest daily partition of events that lies more than _days_kept days back, and
 -- returns its day; null: there is none. Never that of the feed's day, nor one whose last event is younger. A call drops
--- one, in a transaction of its own. It remembers the highest event id dropped, so that a reader who has not come so far is
--- refused.
+-- one, in a transaction of its own. It remembers the highest event id dropped, so that a reader who has not come so far
+-- is refused.
 -- Locks: feed_state's row (a call that does not get it at once does nothing), then ACCESS EXCLUSIVE on event for an
 -- instant. New transactions queue up behind a wait for that lock, so lock_timeout is short: after a miss the next call
 -- tries again.
@@ -119,9 +119,10 @@ BEGIN
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
-         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed, e.oversell_limit,
-         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level, e.waitlist_policy,
-         e.waiting, e.entry,
+         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed,
+         e.oversell_limit,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.waitlist_policy, e.waiting, e.entry,
          NULL::integer[]
   FROM event e
   WHERE e.occur_day = _day AND e.event_id > _after

@@ -60,7 +60,8 @@ BEGIN
   PERFORM write_reservation_events(
     _tenant, 6::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
     array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
-  FROM unnest(_id, _client, _key_id, _request_id, _outcome) WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
+  FROM unnest(_id, _client, _key_id, _request_id, _outcome)
+    WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
   WHERE x.outcome IS NULL AND x.id = ANY (_moved)
   HAVING count(*) > 0;
 

@@ -21,12 +21,13 @@ $$;
 
 -- Tells how far the feed has come. Event ids are drawn after the row locks, so a transaction that drew one has a
 -- transaction id. Hence: read the sequence, then take a transaction id as the mark; once no transaction from before the
--- mark is running, every event id up to what the sequence said is there or never will be. (The xmax of a snapshot as the
--- mark loses events.) _previous_value and _previous_mark are those of the call before; _passed says whether that mark is
--- reached. _mark is a new one, taken only when the previous one is reached and there are ids beyond _previous_value.
--- With _passed comes _complete_event_id: the highest event beyond _fence (-1: unknown) up to _previous_value, else
--- _fence. Not _previous_value itself: ids of undone transactions may be drawn again after a crash, and a reader must
--- never stand behind such an id; an event that is visible is flushed. _feed_day is the feed's day, _day that of _fence.
+-- mark is running, every event id up to what the sequence said is there or never will be. (The xmax of a snapshot as
+-- the mark loses events.) _previous_value and _previous_mark are those of the call before; _passed says whether that
+-- mark is reached. _mark is a new one, taken only when the previous one is reached and there are ids beyond
+-- _previous_value. With _passed comes _complete_event_id: the highest event beyond _fence (-1: unknown) up to
+-- _previous_value, else _fence. Not _previous_value itself: ids of undone transactions may be drawn again after a
+-- crash, and a reader must never stand behind such an id; an event that is visible is flushed. _feed_day is the feed's
+-- day, _day that of _fence.
 -- For all tenants: it reads none of their data. Locks nothing; a transaction that writes nothing costs no flush.
 CREATE FUNCTION poll_feed(
   _previous_value bigint, _previous_mark text, _fence bigint, _day date,
@@ -60,8 +61,8 @@ $$;
 -- Which items the events after _after touched, as far as they are visible now, and those events among _missing (ids
 -- that an earlier call did not find: their transactions were running). In order of event_id, _limit of them. A partial
 -- confirm also moves units of lines that its event does not name, so its items are those of the reservation.
--- For all tenants, by the one reader of a process: it yields names of items, which the tenant's own function then reads.
--- _day is that of a position before all of these events. Locks nothing.
+-- For all tenants, by the one reader of a process: it yields names of items, which the tenant's own function then
+-- reads. _day is that of a position before all of these events. Locks nothing.
 CREATE FUNCTION read_item_changes(_after bigint, _missing bigint[], _day date, _limit integer)
 RETURNS SETOF item_change_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
@@ -109,9 +110,10 @@ BEGIN
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
-         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed, e.oversell_limit,
-         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level, e.waitlist_policy,
-         e.waiting, e.entry,
+         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed,
+         e.oversell_limit,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.waitlist_policy, e.waiting, e.entry,
          w.filters
   FROM event e
   CROSS JOIN LATERAL (

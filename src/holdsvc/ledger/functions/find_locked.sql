@@ -20,8 +20,8 @@ BEGIN
 END
 $$;
 
--- Which of these items another transaction has locked now. The engine asks after a batch has waited for a lock in vain, so
--- that the requests for other items need not wait. The locks that it takes on free items end with the statement.
+-- Which of these items another transaction has locked now. The engine asks after a batch has waited for a lock in vain,
+-- so that the requests for other items need not wait. The locks that it takes on free items end with the statement.
 -- Locks: items that are free, never waiting.
 CREATE FUNCTION find_locked_items(_tenant text, _sku text[], _pool text[])
 RETURNS TABLE (_locked_sku text, _locked_pool text)

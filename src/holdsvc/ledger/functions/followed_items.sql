@@ -4,7 +4,8 @@ CREATE FUNCTION stock_level(_free bigint, _low_at bigint) RETURNS smallint LANGU
   SELECT (CASE WHEN _free <= 0 THEN 3 WHEN _free <= _low_at THEN 2 ELSE 1 END)::smallint
 $$;
 
--- Of these items, which the caller has locked, those that are followed, as they are now: those with low_at, and allotments.
+-- Of these items, which the caller has locked, those that are followed, as they are now: those with low_at, and
+-- allotments.
 CREATE FUNCTION items_before(_tenant text, _sku text[], _pool text[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -13,7 +14,8 @@ BEGIN
     FROM (SELECT DISTINCT x.sku, x.pool FROM unnest(_sku, _pool) x (sku, pool)) k
     CROSS JOIN LATERAL (
       -- An item that is deleted is OUT.
-      SELECT CASE WHEN v.delete_time IS NULL THEN stock_level(v.free, v.low_at) ELSE 3::smallint END AS level FROM item v
+      SELECT CASE WHEN v.delete_time IS NULL THEN stock_level(v.free, v.low_at) ELSE 3::smallint END AS level
+      FROM item v
       WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
         AND (v.low_at IS NOT NULL OR v.return_time IS NOT NULL) LIMIT 1
     ) i
@@ -22,9 +24,10 @@ END
 $$;
 
 -- Step "follow", the last of every function that moves units of items. Writes LEVEL_CHANGED (16) for each item that has
--- another level now than before: one event for each item and transaction, for of an item that is named more than once the
--- first counts. Tells the sweep of units that have come free in an allotment that has returned. _followed comes from the
--- locks of the items (see lock_items); where it is null no item is followed, and the caller does not call: that costs nothing.
+-- another level now than before: one event for each item and transaction, for of an item that is named more than once
+-- the first counts. Tells the sweep of units that have come free in an allotment that has returned. _followed comes
+-- from the locks of the items (see lock_items); where it is null no item is followed, and the caller does not call:
+-- that costs nothing.
 -- The caller has locked the items.
 CREATE FUNCTION follow_items(_tenant text, _followed item_before[], _now timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

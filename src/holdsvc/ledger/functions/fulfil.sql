@@ -1,7 +1,8 @@
--- Fulfils: confirmed units of each request's reservation leave the building, all that are open or the part that its lines
--- name; confirmed and capacity of their items fall together. CAPACITY_EXCEEDED: an oversold item has fewer units. Arrays of n
--- requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are _line_first[i] to
--- _line_first[i + 1] - 1, none for everything. _effective_time null: now; EFFECTIVE_TIME: it is in the future.
+-- Fulfils: confirmed units of each request's reservation leave the building, all that are open or the part that its
+-- lines name; confirmed and capacity of their items fall together. CAPACITY_EXCEEDED: an oversold item has fewer units.
+-- Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
+-- _line_first[i] to _line_first[i + 1] - 1, none for everything. _effective_time null: now; EFFECTIVE_TIME: it is in
+-- the future.
 -- Locks: reservations in id order, items in (sku, pool) order, request ids.
 CREATE FUNCTION fulfil(
   _tenant text,
@@ -37,8 +38,8 @@ BEGIN
   _now := wall_clock();
 
   -- judge
-  _short := exceeding_lines(_tenant, _id, _outcome, array_fill(2::smallint, ARRAY[_n]), _line_first, _line_sku, _line_pool,
-                            _line_quantity);
+  _short := exceeding_lines(_tenant, _id, _outcome, array_fill(2::smallint, ARRAY[_n]), _line_first, _line_sku,
+                            _line_pool, _line_quantity);
   FOR _r IN
     SELECT x.ix::integer, x.id, state_refusal(2::smallint, v.state, v.expire_time, _now) AS refusal
     FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
@@ -86,7 +87,8 @@ BEGIN
   ) m;
   SELECT array_agg(i.capacity ORDER BY k.sku, k.pool) INTO _capacity
   FROM (
-    SELECT DISTINCT u.sku COLLATE "C" AS sku, u.pool COLLATE "C" AS pool FROM unnest(_moves.sku, _moves.pool) u (sku, pool)
+    SELECT DISTINCT u.sku COLLATE "C" AS sku, u.pool COLLATE "C" AS pool
+    FROM unnest(_moves.sku, _moves.pool) u (sku, pool)
   ) k
   CROSS JOIN LATERAL (
     SELECT v.capacity FROM item v WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant LIMIT 1
@@ -94,7 +96,8 @@ BEGIN
   WHILE _move <= coalesce(cardinality(_moves.ix), 0) LOOP
     -- The moves of one request, all or none.
     SELECT min(m.move) AS first, max(m.move) AS last INTO _r
-    FROM generate_series(_move, least(_move + 100, cardinality(_moves.ix))) m (move) WHERE _moves.ix[m.move] = _moves.ix[_move];
+    FROM generate_series(_move, least(_move + 100, cardinality(_moves.ix))) m (move)
+    WHERE _moves.ix[m.move] = _moves.ix[_move];
     FOR _m IN _r.first .. _r.last LOOP
       IF _capacity[_moves.item[_m]] < _moves.quantity[_m] THEN
         _outcome[_moves.ix[_m]] := 'CAPACITY_EXCEEDED';
@@ -124,14 +127,16 @@ BEGIN
 END
 $$;
 
--- Step "apply" of what moves units that were sold: FULFILLED (13) and REFUNDED (5). _id to _outcome and _effective_time are
--- those of all requests; the moves are flat, one an item and request, and count where the request's outcome is null.
--- Of a refund: _returned has the units of each move that had been fulfilled, _written_off those that leave the capacity,
--- and _write_off says which requests write off; a returned unit comes back into the capacity unless it is written off.
+-- Step "apply" of what moves units that were sold: FULFILLED (13) and REFUNDED (5). _id to _outcome and _effective_time
+-- are those of all requests; the moves are flat, one an item and request, and count where the request's outcome is
+-- null. Of a refund: _returned has the units of each move that had been fulfilled, _written_off those that leave the
+-- capacity, and _write_off says which requests write off; a returned unit comes back into the capacity unless it is
+-- written off.
 CREATE FUNCTION move_sold(
   _tenant text, _type smallint, _id uuid[], _client text[], _key_id text[], _request_id text[], _reason text[],
   _outcome text[], _move_ix integer[], _move_sku text[], _move_pool text[], _move_quantity bigint[],
-  _move_returned bigint[], _move_written_off bigint[], _write_off boolean[], _effective_time timestamptz[], _now timestamptz
+  _move_returned bigint[], _move_written_off bigint[], _write_off boolean[], _effective_time timestamptz[],
+  _now timestamptz
 ) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -148,16 +153,19 @@ BEGIN
   FROM generate_series(1, cardinality(_move_ix)) m (move)
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place FROM reservation_line w
-    WHERE w.reservation_id = _id[_move_ix[m.move]] AND w.sku = _move_sku[m.move] AND w.pool = _move_pool[m.move] AND w.tenant = _tenant
+    WHERE w.reservation_id = _id[_move_ix[m.move]] AND w.sku = _move_sku[m.move] AND w.pool = _move_pool[m.move]
+      AND w.tenant = _tenant
     LIMIT 1
   ) k
   WHERE l.ctid = k.place AND l.tenant IS NOT DISTINCT FROM _tenant AND _outcome[_move_ix[m.move]] IS NULL;
 
   -- Of each move: units that leave confirmed, by which the capacity changes, and that come into remaining.
   WITH moves AS (
-    SELECT _move_sku[m.move] AS sku, _move_pool[m.move] AS pool, _move_quantity[m.move] - coalesce(_move_returned[m.move], 0) AS sold,
+    SELECT _move_sku[m.move] AS sku, _move_pool[m.move] AS pool,
+           _move_quantity[m.move] - coalesce(_move_returned[m.move], 0) AS sold,
            CASE WHEN _type = 13 THEN -_move_quantity[m.move]
-                WHEN _write_off[_move_ix[m.move]] THEN -_move_written_off[m.move] ELSE _move_returned[m.move] END AS capacity
+                WHEN _write_off[_move_ix[m.move]] THEN -_move_written_off[m.move]
+                ELSE _move_returned[m.move] END AS capacity
     FROM generate_series(1, cardinality(_move_ix)) m (move) WHERE _outcome[_move_ix[m.move]] IS NULL
   ), moved AS (
     SELECT u.sku, u.pool, sum(u.sold)::bigint AS sold, sum(u.capacity)::bigint AS capacity
@@ -209,13 +217,16 @@ BEGIN
     line_sku, line_pool, line_quantity, written_off_quantity, restored_quantity,
     reservation_id, from_state, state, expire_time, refunded_quantity, fulfilled_quantity, returned_quantity, snapshot
   )
-  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client[m.ix], _key_id[m.ix], _request_id[m.ix], _reason[m.ix],
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client[m.ix], _key_id[m.ix],
+         _request_id[m.ix], _reason[m.ix],
          _now, v.revision, m.sku, m.pool, m.quantity, CASE WHEN _write_off[m.ix] THEN m.written_off END,
-         CASE WHEN m.returns THEN m.returned END, _id[m.ix], 2, v.state, v.expire_time, l.refunded, l.fulfilled, l.returned,
-         CASE WHEN v.modified THEN reservation_snapshot(_tenant, _id[m.ix]) END
+         CASE WHEN m.returns THEN m.returned END, _id[m.ix], 2, v.state, v.expire_time, l.refunded, l.fulfilled,
+         l.returned, CASE WHEN v.modified THEN reservation_snapshot(_tenant, _id[m.ix]) END
   FROM (
-    SELECT _move_ix[u.move] AS ix, array_agg(_move_sku[u.move] ORDER BY u.move) AS sku, array_agg(_move_pool[u.move] ORDER BY u.move) AS pool,
-           array_agg(_move_quantity[u.move] ORDER BY u.move) AS quantity, array_agg(_move_written_off[u.move] ORDER BY u.move) AS written_off,
+    SELECT _move_ix[u.move] AS ix, array_agg(_move_sku[u.move] ORDER BY u.move) AS sku,
+           array_agg(_move_pool[u.move] ORDER BY u.move) AS pool,
+           array_agg(_move_quantity[u.move] ORDER BY u.move) AS quantity,
+           array_agg(_move_written_off[u.move] ORDER BY u.move) AS written_off,
            array_agg(_move_returned[u.move] ORDER BY u.move) AS returned, bool_or(_move_returned[u.move] > 0) AS returns
     FROM generate_series(1, cardinality(_move_ix)) u (move)
     WHERE _outcome[_move_ix[u.move]] IS NULL

@@ -15,8 +15,8 @@ $$;
 
 -- Stores a new API key: the hash of its secret, never the secret. One row: outcome null and the key, or
 -- EXPIRE_TIME_PAST, or CREATOR_ENDED: the key _creator_id, that asks for it (null: an operator), is revoked or expired.
--- A service may still trust that one for some seconds; it must not use them to make itself another. The new key ends with
--- its creator's time at the latest.
+-- A service may still trust that one for some seconds; it must not use them to make itself another. The new key ends
+-- with its creator's time at the latest.
 -- Locks: the creator's row (FOR SHARE), so that a revocation comes before or after.
 CREATE FUNCTION create_api_key(
   _tenant text, _key_id text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _expire_time timestamptz,
@@ -51,8 +51,8 @@ BEGIN
 END
 $$;
 
--- Whether a caller that is limited to _caller_pools (null: all) may see a key with these pools: a key without pools is for
--- all of them.
+-- Whether a caller that is limited to _caller_pools (null: all) may see a key with these pools: a key without pools is
+-- for all of them.
 CREATE FUNCTION sees_api_key(_caller_pools text[], _pools text[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
   SELECT _caller_pools IS NULL OR cardinality(_pools) > 0 AND _pools <@ _caller_pools
@@ -74,11 +74,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   LIMIT _limit
 $$;
 
--- Revokes a tenant's API key that a caller may see, and the keys that it made, and those that they made, where their maker
--- is limited in time or to pools: a limited key's keys end with it. One that is revoked keeps its time. No row: there is
--- none.
--- Locks: the key's row, then those of each generation, in separate statements: a key that is made meanwhile waits for its
--- maker's row and is refused, or is seen here.
+-- Revokes a tenant's API key that a caller may see, and the keys that it made, and those that they made, where their
+-- maker is limited in time or to pools: a limited key's keys end with it. One that is revoked keeps its time. No row:
+-- there is none.
+-- Locks: the key's row, then those of each generation, in separate statements: a key that is made meanwhile waits for
+-- its maker's row and is refused, or is seen here.
 CREATE FUNCTION revoke_api_key(_tenant text, _caller_pools text[], _key_id text) RETURNS SETOF api_key_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE

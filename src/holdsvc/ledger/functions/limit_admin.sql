@@ -1,6 +1,6 @@
--- Creates a limit, or changes its maximum and its window. One row: the limit, and outcome null, LIMITS_MAX (the tenant has
--- 100 others), or FIXED and the first field that would have to change and cannot. _pool null: all pools; _window_us null:
--- none.
+-- Creates a limit, or changes its maximum and its window. One row: the limit, and outcome null, LIMITS_MAX (the tenant
+-- has 100 others), or FIXED and the first field that would have to change and cannot. _pool null: all pools; _window_us
+-- null: none.
 -- Locks: the tenant's limits by an advisory lock, then the limit's row.
 CREATE FUNCTION set_limit(
   _tenant text, _limit_id text, _sku_prefix text, _pool text, _per smallint, _counts smallint, _max_quantity bigint,
@@ -15,7 +15,8 @@ DECLARE
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtextextended('holdsvc limits ' || _tenant, 0));
   _now := wall_clock();
-  SELECT h.limit_number, h.sku_prefix, h.pool, h.per, h.counts, h.max_quantity, h.window_us INTO _found FROM hold_limit h
+  SELECT h.limit_number, h.sku_prefix, h.pool, h.per, h.counts, h.max_quantity, h.window_us INTO _found
+  FROM hold_limit h
   WHERE h.tenant = _tenant AND h.limit_id = _limit_id AND h.state < 3 FOR UPDATE;
   IF _found.limit_number IS NULL THEN
     IF (SELECT count(*) FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) >= 100 THEN
@@ -39,8 +40,8 @@ BEGIN
     END IF;
   END IF;
   RETURN QUERY
-  SELECT _outcome, l.limit_id, l.sku_prefix, l.pool, l.per, l.counts, l.max_quantity, l.window_us, l.state, l.create_time,
-         l.update_time
+  SELECT _outcome, l.limit_id, l.sku_prefix, l.pool, l.per, l.counts, l.max_quantity, l.window_us, l.state,
+         l.create_time, l.update_time
   FROM list_limits(_tenant, _limit_id, NULL, '', 1) l;
 END
 $$;
@@ -70,8 +71,8 @@ BEGIN
 END
 $$;
 
--- How much of a limit a holder of a client uses, or the client where the limit is one of clients; _reset_time: when that
--- becomes less by itself. _max_quantity null: there is no such limit. Locks nothing.
+-- How much of a limit a holder of a client uses, or the client where the limit is one of clients; _reset_time: when
+-- that becomes less by itself. _max_quantity null: there is no such limit. Locks nothing.
 CREATE FUNCTION limit_usage(
   _tenant text, _limit_id text, _client text, _holder text,
   OUT _max_quantity bigint, OUT _held bigint, OUT _confirmed bigint, OUT _reset_time timestamptz
@@ -95,11 +96,11 @@ BEGIN
 END
 $$;
 
--- A step of the work on a limit that is not ACTIVE, of any tenant or of this one: reservations of before are added up, or
--- what counted for a deleted limit is removed. First it waits until no transaction is running that may not know the limit's
--- state: from then on every reservation that is not added up here has been by whoever made it. (That this holds needs a
--- transaction id as the mark, see poll_feed, and limits that are read behind row locks.) _busy: call again at once;
--- _waiting: older transactions are running, or another process works on it; neither: nothing is left to do.
+-- A step of the work on a limit that is not ACTIVE, of any tenant or of this one: reservations of before are added up,
+-- or what counted for a deleted limit is removed. First it waits until no transaction is running that may not know the
+-- limit's state: from then on every reservation that is not added up here has been by whoever made it. (That this holds
+-- needs a transaction id as the mark, see poll_feed, and limits that are read behind row locks.) _busy: call again at
+-- once; _waiting: older transactions are running, or another process works on it; neither: nothing is left to do.
 -- Locks: the limit's row if it is not locked, then reservations in id order; for removal only what it removes.
 CREATE FUNCTION build_limits(
   _tenant text, _limit_id text, _max_count integer, OUT _busy boolean, OUT _waiting boolean
@@ -139,8 +140,8 @@ BEGIN
 END
 $$;
 
--- Adds up at most _max_count lines of a BUILDING limit's items, from a sku and a reservation on; behind the last the limit
--- is ACTIVE. Locks: reservations in id order.
+-- Adds up at most _max_count lines of a BUILDING limit's items, from a sku and a reservation on; behind the last the
+-- limit is ACTIVE. Locks: reservations in id order.
 CREATE FUNCTION count_reservations_for(
   _tenant text, _limit_number bigint, _sku_prefix text, _sku text, _after uuid, _max_count integer
 ) RETURNS void
@@ -155,7 +156,8 @@ BEGIN
     _left := _left - 1;
     IF _after = '00000000-0000-0000-0000-000000000000' THEN
       _sku := (
-        SELECT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku >= greatest(_sku COLLATE "C", _sku_prefix) ORDER BY v.sku LIMIT 1
+        SELECT v.sku FROM item v WHERE v.tenant = _tenant AND v.sku >= greatest(_sku COLLATE "C", _sku_prefix)
+        ORDER BY v.sku LIMIT 1
       );
     END IF;
     EXIT WHEN _sku IS NULL OR NOT starts_with(_sku, _sku_prefix) OR _left <= 0;
@@ -231,9 +233,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT count(*) FILTER (WHERE h.state = 2), count(*) FILTER (WHERE h.state = 1) FROM hold_limit h
 $$;
 
--- Removes holders who have nothing of a limit, and had nothing to do with it for _age, among the next _max_count rows behind
--- (_after_limit, _after_holder, _after_client). Returns how many, and the last row looked at, null at the end. Who takes
--- units makes a row that has gone anew.
+-- Removes holders who have nothing of a limit, and had nothing to do with it for _age, among the next _max_count rows
+-- behind (_after_limit, _after_holder, _after_client). Returns how many, and the last row looked at, null at the end.
+-- Who takes units makes a row that has gone anew.
 -- Locks: rows of limit_subject that are not locked.
 CREATE FUNCTION purge_limit_subjects(
   _after_limit bigint, _after_holder text, _after_client text, _age interval, _max_count integer,

@@ -1,5 +1,5 @@
--- What reservations count for the tenant's limits, as their rows are now; no row where that is nothing. A hold without a
--- holder counts for no limit of holders. Locks nothing.
+-- What reservations count for the tenant's limits, as their rows are now; no row where that is nothing. A hold without
+-- a holder counts for no limit of holders. Locks nothing.
 CREATE FUNCTION limit_units(_tenant text, _reservation_id uuid[])
 RETURNS TABLE (
   _id uuid, _limit_number bigint, _client text, _holder text, _units bigint, _expire_time timestamptz,
@@ -9,7 +9,8 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN QUERY
   SELECT v.reservation_id, h.limit_number, v.client::text, CASE h.per WHEN 1 THEN v.holder::text ELSE '' END,
-         sum(u.units)::bigint, CASE WHEN v.state = 1 THEN v.expire_time END, CASE WHEN v.state <> 1 THEN v.confirm_time END
+         sum(u.units)::bigint, CASE WHEN v.state = 1 THEN v.expire_time END,
+         CASE WHEN v.state <> 1 THEN v.confirm_time END
   FROM unnest(_reservation_id) x (id)
   CROSS JOIN LATERAL (
     SELECT w.reservation_id, w.client, w.holder, w.state, w.expire_time, w.confirm_time FROM reservation w
@@ -21,7 +22,8 @@ BEGIN
   ) l
   CROSS JOIN LATERAL (
     SELECT w.limit_number, w.per, w.counts FROM hold_limit w
-    WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix) AND (w.pool IS NULL OR w.pool = l.pool)
+    WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix)
+      AND (w.pool IS NULL OR w.pool = l.pool)
       AND (w.per = 2 OR v.holder <> '')
     OFFSET 0
   ) h
@@ -114,11 +116,11 @@ BEGIN
 END
 $$;
 
--- Steps "lock" and "judge" of whatever takes units: which limits the lines of a batch need, and how much of them is used.
--- A line counts _line_units for a limit of clients and _line_holder_units for one of holders (null: nothing, and nothing is
--- locked for it). Returns
--- * by need, sorted by request: the request, the limit_id, the slot (null: a limit of holders, and the request names none),
---   and the units;
+-- Steps "lock" and "judge" of whatever takes units: which limits the lines of a batch need, and how much of them is
+-- used. A line counts _line_units for a limit of clients and _line_holder_units for one of holders (null: nothing, and
+-- nothing is locked for it). Returns
+-- * by need, sorted by request: the request, the limit_id, the slot (null: a limit of holders, and the request names
+--   none), and the units;
 -- * by slot, one for each limit and its holder or client: which it is, the most units (null: the limit is BUILDING and
 --   refuses nothing), and the units used now;
 -- * the time of that, if anything was locked: the caller judges by it.
@@ -136,8 +138,9 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   WITH need AS MATERIALIZED (
     SELECT y.request, y.limit_id, y.limit_number, y.client, y.holder, y.most, y.units,
-           CASE WHEN NOT y.nobody THEN dense_rank() OVER (ORDER BY y.nobody, y.limit_number, y.client, y.holder)::integer END
-             AS slot
+           CASE WHEN NOT y.nobody THEN (
+             dense_rank() OVER (ORDER BY y.nobody, y.limit_number, y.client, y.holder)
+           )::integer END AS slot
     FROM (
       SELECT l.request, h.limit_id, h.limit_number, h.per = 1 AND _holder[l.request] = '' AS nobody,
              _client[l.request] COLLATE "C" AS client,
@@ -209,9 +212,9 @@ BEGIN
 END
 $$;
 
--- Step "lock" of what makes these reservations count for longer, and of a rescue: as lock_limits, with all units of each
--- reservation as the need of the request at its place; for limits of clients only where _clients says so. Nothing where the
--- tenant has no limit.
+-- Step "lock" of what makes these reservations count for longer, and of a rescue: as lock_limits, with all units of
+-- each reservation as the need of the request at its place; for limits of clients only where _clients says so. Nothing
+-- where the tenant has no limit.
 CREATE FUNCTION lock_limits_of(
   _tenant text, _reservation_id uuid[], _clients boolean[],
   OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
@@ -240,14 +243,14 @@ BEGIN
     SELECT w.sku, w.pool, w.quantity FROM reservation_line w
     WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                  _slot_used, _lock_time
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+         _slot_max, _slot_used, _lock_time
   FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
 END
 $$;
 
--- Step "lock" of Modify: as lock_limits, with what each request changes of its hold: the difference of each line, or where
--- the hold gets another holder, for that one all units. Nothing where the tenant has no limit.
+-- Step "lock" of Modify: as lock_limits, with what each request changes of its hold: the difference of each line, or
+-- where the hold gets another holder, for that one all units. Nothing where the tenant has no limit.
 CREATE FUNCTION lock_limits_of_changes(
   _tenant text, _reservation_id uuid[], _outcome text[], _sets text[], _new_holder text[],
   _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[],
@@ -290,15 +293,15 @@ BEGIN
     GROUP BY x.ix, x.passes, l.sku, l.pool
   ) m
   WHERE m.passes OR m.now <> m.had;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                  _slot_used, _lock_time
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+         _slot_max, _slot_used, _lock_time
   FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
 END
 $$;
 
--- Step "judge": what the needs _first to _last, those of one request, come to. _verdict null: there is room. LIMIT_EXCEEDED
--- with limit_id, max, used, requested and reset_time, null where it is not known; HOLDER_REQUIRED with limit_id. Less is
--- never refused. Locks nothing.
+-- Step "judge": what the needs _first to _last, those of one request, come to. _verdict null: there is room.
+-- LIMIT_EXCEEDED with limit_id, max, used, requested and reset_time, null where it is not known; HOLDER_REQUIRED with
+-- limit_id. Less is never refused. Locks nothing.
 CREATE FUNCTION judge_limits(
   _tenant text, _first integer, _last integer, _need_limit text[], _need_slot integer[], _need_units bigint[],
   _slot_limit bigint[], _slot_client text[], _slot_holder text[], _slot_max bigint[], _slot_used bigint[],
@@ -328,9 +331,9 @@ BEGIN
 END
 $$;
 
--- Step "apply" of whatever changes what reservations count for limits: their uses become those of their rows as they are
--- now. The caller has locked the reservations and has written them. _new: it has made them in this transaction, with the
--- flag `limited`, so that there is nothing of before.
+-- Step "apply" of whatever changes what reservations count for limits: their uses become those of their rows as they
+-- are now. The caller has locked the reservations and has written them. _new: it has made them in this transaction,
+-- with the flag `limited`, so that there is nothing of before.
 CREATE FUNCTION settle_limits(_tenant text, _reservation_id uuid[], _new boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -363,7 +366,8 @@ BEGIN
   FROM (
     SELECT m.limit_number, m.client, m.units FROM made m WHERE m.holder = ''
     UNION ALL
-    SELECT g.limit_number, g.client, -g.units FROM unnest(_old_limit, _old_client, _old_units) g (limit_number, client, units)
+    SELECT g.limit_number, g.client, -g.units
+    FROM unnest(_old_limit, _old_client, _old_units) g (limit_number, client, units)
   ) d
   GROUP BY d.limit_number, d.client
   HAVING sum(d.units) <> 0;

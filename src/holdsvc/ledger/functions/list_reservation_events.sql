@@ -1,7 +1,7 @@
 -- The audit trail of one reservation, oldest first, after the event _after. Its events lie in the partitions from the
 -- feed's day at its creation on: the day of create_time, or an earlier one where the clock had just jumped ahead or a
--- long transaction kept the feed's day back; a month covers that. Of a reservation that retention has removed the id tells
--- the time of its creation.
+-- long transaction kept the feed's day back; a month covers that. Of a reservation that retention has removed the id
+-- tells the time of its creation.
 CREATE FUNCTION list_reservation_events(_tenant text, _reservation_id uuid, _after bigint, _limit integer)
 RETURNS SETOF event_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
@@ -10,9 +10,10 @@ BEGIN
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
          e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
-         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed, e.oversell_limit,
-         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level, e.waitlist_policy,
-         e.waiting, e.entry,
+         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed,
+         e.oversell_limit,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.waitlist_policy, e.waiting, e.entry,
          NULL::integer[]
   FROM event e
   WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after

@@ -55,8 +55,8 @@ BEGIN
   IF _client IS NOT NULL AND _order_id IS NULL AND _limited AND (_holder IS NOT NULL OR _reference IS NOT NULL) THEN
     -- The newest of each state, those of later releases too, merged: the indexes have the state before the id.
     RETURN 'SELECT v.reservation_id FROM generate_series(1, 9) s (state) CROSS JOIN LATERAL ('
-      || 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1 AND v.state = s.state::smallint' || _filter || _limit
-      || ') v' || _limit;
+      || 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1 AND v.state = s.state::smallint' || _filter
+      || _limit || ') v' || _limit;
   END IF;
   IF _holder IS NOT NULL OR _reference IS NOT NULL OR _order_id IS NOT NULL THEN
     RETURN 'SELECT v.reservation_id FROM reservation v WHERE v.tenant = $1' || _filter || _limit;

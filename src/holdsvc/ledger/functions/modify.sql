@@ -1,11 +1,11 @@
--- Modifies: changes each request's hold in place. Arrays of n requests of one tenant in order of arrival. _sets names what
--- a request sets: "l" lines, "h" holder, "r" reference, "m" metadata. Lines are flat, one an item, with the quantity that
--- the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A _revision other than 0
--- must be the reservation's (REVISION_MISMATCH). The hold's own units never count against growth. LINES_EMPTY, LINES_MANY:
--- no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP: lapsed holds on the reservation's or the request's items would make room.
--- SERVE: somebody waits for them and comes first: sweep them, serve the waitlists, and call again with _served.
--- LIMIT_EXCEEDED, HOLDER_REQUIRED: a limit has no room for growth, or for a new holder; the detail stands in place of the
--- lines.
+-- Modifies: changes each request's hold in place. Arrays of n requests of one tenant in order of arrival. _sets names
+-- what a request sets: "l" lines, "h" holder, "r" reference, "m" metadata. Lines are flat, one an item, with the
+-- quantity that the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A
+-- _revision other than 0 must be the reservation's (REVISION_MISMATCH). The hold's own units never count against
+-- growth. LINES_EMPTY, LINES_MANY: no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP:
+-- lapsed holds on the reservation's or the request's items would make room. SERVE: somebody waits for them and comes
+-- first: sweep them, serve the waitlists, and call again with _served. LIMIT_EXCEEDED, HOLDER_REQUIRED: a limit has no
+-- room for growth, or for a new holder; the detail stands in place of the lines.
 -- Locks: reservations in id order, the items of the lines in (sku, pool) order, limits in order, request ids.
 CREATE FUNCTION modify(
   _tenant text,
@@ -79,8 +79,8 @@ BEGIN
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
   END IF;
-  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                  _slot_used, _lock_time
+  SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+         _slot_max, _slot_used, _lock_time
   FROM lock_limits_of_changes(_tenant, _id, _outcome, _sets, _holder, _line_first, _line_sku, _line_pool,
                               _line_quantity) l;
   _now := coalesce(_lock_time, wall_clock());
@@ -149,8 +149,8 @@ BEGIN
     END IF;
     IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
       SELECT coalesce(j.verdict, _verdict), coalesce(j.detail, _short[_i]) INTO _verdict, _detail
-      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
-                        _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
+      FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
+                        _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail);
       _short[_i] := _detail;
     END IF;
     _outcome[_i] := _verdict;
@@ -185,13 +185,16 @@ BEGIN
     SELECT v.holder, v.reference, v.metadata FROM reservation v
     WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
   ) v
-  WHERE EXISTS (SELECT 1 FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line) WHERE _delta[y.line] <> 0)
+  WHERE EXISTS (SELECT 1 FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
+                WHERE _delta[y.line] <> 0)
      OR strpos(_sets[x.ix], 'h') > 0 AND v.holder <> _holder[x.ix]
      OR strpos(_sets[x.ix], 'r') > 0 AND v.reference <> _new_reference[x.ix]
      OR strpos(_sets[x.ix], 'm') > 0 AND v.metadata IS DISTINCT FROM _metadata[x.ix];
   IF _r.ix IS NOT NULL THEN
-    SELECT array_agg(x.number::integer ORDER BY x.number, y.line) AS ix, array_agg(_line_sku[y.line] ORDER BY x.number, y.line) AS sku,
-           array_agg(_line_pool[y.line] ORDER BY x.number, y.line) AS pool, array_agg(_delta[y.line] ORDER BY x.number, y.line) AS quantity
+    SELECT array_agg(x.number::integer ORDER BY x.number, y.line) AS ix,
+           array_agg(_line_sku[y.line] ORDER BY x.number, y.line) AS sku,
+           array_agg(_line_pool[y.line] ORDER BY x.number, y.line) AS pool,
+           array_agg(_delta[y.line] ORDER BY x.number, y.line) AS quantity
     INTO _moved
     FROM unnest(_r.ix) WITH ORDINALITY x (ix, number)
     CROSS JOIN LATERAL generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)

@@ -18,8 +18,8 @@ BEGIN
 END
 $$;
 
--- Forgets at most _max_count movements of goods that took effect longer than _age ago. Returns how many. For all tenants:
--- it reads none of their data.
+-- Forgets at most _max_count movements of goods that took effect longer than _age ago. Returns how many. For all
+-- tenants: it reads none of their data.
 CREATE FUNCTION purge_stock_moves(_age interval, _max_count integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$

@@ -21,7 +21,8 @@ BEGIN
   RETURN QUERY
   SELECT NULL::integer, NULL::text, NULL::bigint, NULL::bigint, i.sku::text, i.pool::text, i.display_name, i.capacity,
          i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision, i.create_time, i.update_time, i.count_time
+         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision, i.create_time,
+         i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant AND i.delete_time IS NULL
     AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
@@ -32,9 +33,9 @@ BEGIN
 END
 $$;
 
--- What a new hold can have of an item with this gate and as much free, lapsed holds counted; null: there is no such item.
--- Nothing where its sale is closed, where what is free or lapsed is due to those who wait, and where somebody waits and the
--- policy is STRICT.
+-- What a new hold can have of an item with this gate and as much free, lapsed holds counted; null: there is no such
+-- item. Nothing where its sale is closed, where what is free or lapsed is due to those who wait, and where somebody
+-- waits and the policy is STRICT.
 CREATE FUNCTION available_units(
   _gate smallint, _free bigint, _lapsed bigint, _waitlist_policy smallint, _serve_time timestamptz, _now timestamptz
 ) RETURNS bigint
@@ -78,8 +79,8 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET jit = off AS $$
 BEGIN
   RETURN QUERY
-  SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku, x.pool,
-         i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
+  SELECT x.ix::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, x.sku,
+         x.pool, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
          i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM unnest(_sku, _pool) WITH ORDINALITY x (sku, pool, ix)
@@ -102,8 +103,8 @@ SET jit = off AS $$
 BEGIN
   RETURN QUERY
   SELECT NULL::integer, CASE WHEN i.delete_time IS NOT NULL THEN 'DELETED' END, NULL::bigint, NULL::bigint, i.sku::text,
-         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
-         i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
+         i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state,
+         i.buffer, i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
   FROM item i
   WHERE i.tenant = _tenant

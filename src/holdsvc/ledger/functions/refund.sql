@@ -1,16 +1,16 @@
 -- Refunds: takes back what is confirmed and not yet refunded of each request's reservation, or the part that its lines
--- name. Units that were not fulfilled go into remaining, or out of the capacity (_write_off), which never falls below 0: what
--- capacity cannot give is restocked. Units that were fulfilled are returns: they come back into capacity and remaining, or
--- stay away (_write_off). _units: 1 those not fulfilled first, 2 only those, 3 only those fulfilled. ITEM_NOT_FOUND: a return
--- to an item that is deleted. _effective_time null: now; EFFECTIVE_TIME: it is in the future.
+-- name. Units that were not fulfilled go into remaining, or out of the capacity (_write_off), which never falls below
+-- 0: what capacity cannot give is restocked. Units that were fulfilled are returns: they come back into capacity and
+-- remaining, or stay away (_write_off). _units: 1 those not fulfilled first, 2 only those, 3 only those fulfilled.
+-- ITEM_NOT_FOUND: a return to an item that is deleted. _effective_time null: now; EFFECTIVE_TIME: it is in the future.
 -- Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
 -- _line_first[i] to _line_first[i + 1] - 1, none for everything.
 -- Locks: reservations in id order, items in (sku, pool) order, request ids.
 CREATE FUNCTION refund(
   _tenant text,
   _client text[], _key_id text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _write_off boolean[],
-  _reason text[], _units smallint[], _effective_time timestamptz[],
+  _request_id text[], _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[],
+  _write_off boolean[], _reason text[], _units smallint[], _effective_time timestamptz[],
   _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -47,7 +47,8 @@ BEGIN
     SELECT x.ix::integer, x.id, state_refusal(6::smallint, v.state, v.expire_time, _now) AS refusal, v.limited
     FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
     CROSS JOIN LATERAL (
-      SELECT w.state, w.expire_time, w.limited FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+      SELECT w.state, w.expire_time, w.limited FROM reservation w
+      WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
     ) v
     WHERE x.outcome IS NULL
     ORDER BY x.ix
@@ -134,8 +135,8 @@ BEGIN
   -- apply
   PERFORM move_sold(
     _tenant, 5::smallint, _id, _client, _key_id, _request_id, _reason, _outcome,
-    _moves.ix, _moves.sku, _moves.pool, _moves.quantity, _moves.returned, _moves.written_off, _write_off, _effective_time,
-    _now);
+    _moves.ix, _moves.sku, _moves.pool, _moves.quantity, _moves.returned, _moves.written_off, _write_off,
+    _effective_time, _now);
   IF _limited IS NOT NULL THEN
     PERFORM settle_limits(_tenant, _limited);
   END IF;

@@ -5,9 +5,9 @@
 -- empty where no request has any.
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
 -- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
--- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are none.
--- SWEEP: lapsed holds would make room; sweep the items and call again. SERVE: those who wait come first; serve the items
--- and call again. RETRY: call again.
+-- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are
+-- none. SWEEP: lapsed holds would make room; sweep the items and call again. SERVE: those who wait come first; serve
+-- the items and call again. RETRY: call again.
 -- Locks: item rows in (sku, pool) order, limits in order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
@@ -93,8 +93,8 @@ BEGIN
   END IF;
   _judge_time := wall_clock();
   IF EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
-    SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                    _slot_used, _lock_time
+    SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+           _slot_max, _slot_used, _lock_time
     FROM lock_limits(
       _tenant, _client, _holder, _line_request,
       (SELECT array_agg(_item_sku[x.item] ORDER BY x.ix) FROM unnest(_line_item) WITH ORDINALITY x (item, ix)),
@@ -108,8 +108,8 @@ BEGIN
     END IF;
   END IF;
 
-  -- judge: where everything fits, and no request looks for duplicates or counts for a limit, no request is refused. The claim itself finds
-  -- request ids that have taken effect before.
+  -- judge: where everything fits, and no request looks for duplicates or counts for a limit, no request is refused. The
+  -- claim itself finds request ids that have taken effect before.
   IF _fitting = _items AND cardinality(_duplicate_window_us) = 0 AND cardinality(_need_request) = 0 THEN
     _claimed := claim_requests(_tenant, 'Reserve', _request_key, _fingerprint, _reservation_id, _outcome, _judge_time);
   END IF;
@@ -198,8 +198,8 @@ BEGIN
       END IF;
       IF _first_need < _need AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
         SELECT coalesce(j.verdict, _verdict), j.detail INTO _verdict, _detail
-        FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client,
-                          _slot_holder, _slot_max, _slot_used, _judge_time) j (verdict, detail);
+        FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
+                          _slot_client, _slot_holder, _slot_max, _slot_used, _judge_time) j (verdict, detail);
         _over_limit[_i] := _detail;
       END IF;
       IF _verdict IS NULL THEN
@@ -294,10 +294,10 @@ BEGIN
 END
 $$;
 
--- The newest reservation of each holder that has each of these items for it, and when it was made: held, or confirmed and
--- not refunded, and made within the longest window of the batch. _slot has the number of each line's client, holder and
--- item, null without a holder; the arrays returned go by this number. The reservations of a holder are read once, and
--- matched by sorting, so that the cost grows with the lines of the batch and with what its holders have.
+-- The newest reservation of each holder that has each of these items for it, and when it was made: held, or confirmed
+-- and not refunded, and made within the longest window of the batch. _slot has the number of each line's client, holder
+-- and item, null without a holder; the arrays returned go by this number. The reservations of a holder are read once,
+-- and matched by sorting, so that the cost grows with the lines of the batch and with what its holders have.
 -- Locks nothing.
 CREATE FUNCTION last_of_holders(
   _tenant text, _client text[], _holder text[], _duplicate_window_us bigint[], _slot integer[], _line_request integer[],
@@ -312,7 +312,8 @@ BEGIN
   _newest_id := array_fill(NULL::uuid, ARRAY[coalesce((SELECT max(s) FROM unnest(_slot) s), 0)]);
   _newest_time := array_fill(NULL::timestamptz, ARRAY[cardinality(_newest_id)]);
   FOR _r IN
-    SELECT max(x.slot) AS slot, (array_agg(x.reservation_id ORDER BY x.reservation_id DESC) FILTER (WHERE x.slot IS NULL))[1]
+    SELECT max(x.slot) AS slot,
+           (array_agg(x.reservation_id ORDER BY x.reservation_id DESC) FILTER (WHERE x.slot IS NULL))[1]
              AS reservation_id, max(x.create_time) AS create_time
     FROM (
       SELECT _client[_line_request[y.line]] AS client, _holder[_line_request[y.line]] AS holder,
@@ -323,7 +324,8 @@ BEGIN
       UNION ALL
       SELECT h.client, h.holder, l.sku, l.pool, NULL, v.reservation_id, v.create_time
       FROM (
-        SELECT DISTINCT u.client, u.holder FROM unnest(_client, _holder, _duplicate_window_us) u (client, holder, window_us)
+        SELECT DISTINCT u.client, u.holder
+        FROM unnest(_client, _holder, _duplicate_window_us) u (client, holder, window_us)
         WHERE u.holder <> '' AND u.window_us IS NOT NULL
       ) h
       CROSS JOIN generate_series(1, 6) s (state)

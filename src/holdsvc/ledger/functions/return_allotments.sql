@@ -1,10 +1,10 @@
--- Returns allotments: of at most _max_count items that are due, of one tenant or of all, the longest due first, what remains
--- goes to their return pool. The first time, at return_time, their sale is closed (ITEM_UPDATED); later only what comes free
--- while it is closed goes, so an item that was opened again keeps its units. A pool that is made takes over the sale state
--- from before the closing. Holds stay: what they give back follows. Pools that return to each other keep their units, or
--- they would be moved for ever. The sweep calls it after lapsed holds have ended.
--- It waits for an item a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves out
--- what has a locked item. _more: others are due.
+-- Returns allotments: of at most _max_count items that are due, of one tenant or of all, the longest due first, what
+-- remains goes to their return pool. The first time, at return_time, their sale is closed (ITEM_UPDATED); later only
+-- what comes free while it is closed goes, so an item that was opened again keeps its units. A pool that is made takes
+-- over the sale state from before the closing. Holds stay: what they give back follows. Pools that return to each other
+-- keep their units, or they would be moved for ever. The sweep calls it after lapsed holds have ended.
+-- It waits for an item a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves
+-- out what has a locked item. _more: others are due.
 -- Locks: tenant by tenant the items of both pools in (sku, pool) order.
 CREATE FUNCTION return_allotments(
   _tenant text, _max_count integer, _skip_busy boolean,
@@ -57,11 +57,13 @@ BEGIN
 
     -- judge, apply
     FOR _i IN 1 .. cardinality(_r.sku) LOOP
-      SELECT i.remaining, i.sale_state, i.return_due = i.return_time AS first, 1000000000000000 - coalesce(t.capacity, 0) AS room
+      SELECT i.remaining, i.sale_state, i.return_due = i.return_time AS first,
+             1000000000000000 - coalesce(t.capacity, 0) AS room
       INTO _item
       FROM item i
       LEFT JOIN LATERAL (
-        SELECT v.capacity FROM item v WHERE v.sku = i.sku AND v.pool = _r.return_pool[_i] AND v.tenant = _r.tenant LIMIT 1
+        SELECT v.capacity FROM item v
+        WHERE v.sku = i.sku AND v.pool = _r.return_pool[_i] AND v.tenant = _r.tenant LIMIT 1
       ) t ON true
       WHERE i.sku = _r.sku[_i] AND i.pool = _r.pool[_i] AND i.tenant = _r.tenant AND i.return_due <= _now
         AND coalesce(i.return_pool, '') = _r.return_pool[_i];
@@ -79,8 +81,8 @@ BEGIN
         _kept := _kept || _i;
         CONTINUE;
       END IF;
-      PERFORM move_capacity(_r.tenant, _r.sku[_i], _r.pool[_i], _r.return_pool[_i], _quantity, _item.sale_state, '', '', NULL,
-                            NULL, _now);
+      PERFORM move_capacity(_r.tenant, _r.sku[_i], _r.pool[_i], _r.return_pool[_i], _quantity, _item.sale_state, '', '',
+                            NULL, NULL, _now);
       _returned_count := _returned_count + 1;
       _returned_quantity := _returned_quantity + _quantity;
     END LOOP;
@@ -101,9 +103,10 @@ BEGIN
 END
 $$;
 
--- Whether units that return from a pool to _to_pool would be sent on, by allotments that have returned already, and come
--- back. Locks nothing: a chain that is changed meanwhile is judged by the next return.
-CREATE FUNCTION returns_in_a_circle(_tenant text, _sku text, _pool text, _to_pool text, _now timestamptz) RETURNS boolean
+-- Whether units that return from a pool to _to_pool would be sent on, by allotments that have returned already, and
+-- come back. Locks nothing: a chain that is changed meanwhile is judged by the next return.
+CREATE FUNCTION returns_in_a_circle(_tenant text, _sku text, _pool text, _to_pool text, _now timestamptz)
+RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _seen text[] := ARRAY[_pool];

@@ -1,16 +1,17 @@
--- Serves the queues of a tenant's items: whose turn it is, and for whom the units are there, gets an offer, an ordinary HELD
--- reservation. It is a transaction of its own: within the one that frees units it would lock items out of order.
---
--- A WAITING entry is *parked* at one of its lines: at an item that blocks it, or that is due. So what frees an item looks at
--- those entries alone that are parked there and want no more than is free, whom an index by quantity finds, and an entry
--- that another item blocks is parked there from then on. Of a STRICT item the queue itself is looked at, from its head.
+-- Serves the queues of a tenant's items: whose turn it is, and for whom the units are there, gets an offer, an ordinary
+-- HELD reservation. It is a transaction of its own: within the one that frees units it would lock items out of order.
+-- A WAITING entry is *parked* at one of its lines: at an item that blocks it, or that is due. So what frees an item
+-- looks at those entries alone that are parked there and want no more than is free, whom an index by quantity finds,
+-- and an entry that another item blocks is parked there from then on. Of a STRICT item the queue itself is looked at,
+-- from its head.
 
--- The entries that a serve must look at, in the order of the queue, after (_after_rank, _after_sequence), _limit of them. By
--- item: FIRST_FITTING: those parked at it that want at most _most, what is free; STRICT: all that want at most _most, what
--- there can ever be. Different quantities are stepped through, never the entries that want more. Locks nothing.
+-- The entries that a serve must look at, in the order of the queue, after (_after_rank, _after_sequence), _limit of
+-- them. By item: FIRST_FITTING: those parked at it that want at most _most, what is free; STRICT: all that want at most
+-- _most, what there can ever be. Different quantities are stepped through, never the entries that want more. Locks
+-- nothing.
 CREATE FUNCTION waitlist_candidates(
-  _tenant text, _sku text[], _pool text[], _in_order boolean[], _most bigint[], _after_rank integer, _after_sequence bigint,
-  _limit integer
+  _tenant text, _sku text[], _pool text[], _in_order boolean[], _most bigint[], _after_rank integer,
+  _after_sequence bigint, _limit integer
 ) RETURNS TABLE (_candidate_id uuid, _rank integer, _sequence bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -47,8 +48,8 @@ BEGIN
 END
 $$;
 
--- Whether an entry is before this one, in the queue of a STRICT item, that is not passed: it blocks all behind it. _most: what
--- there can ever be of the item. Locks nothing: the caller has locked the item.
+-- Whether an entry is before this one, in the queue of a STRICT item, that is not passed: it blocks all behind it.
+-- _most: what there can ever be of the item. Locks nothing: the caller has locked the item.
 CREATE FUNCTION waits_behind(_tenant text, _sku text, _pool text, _most bigint, _rank integer, _sequence bigint)
 RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -77,8 +78,8 @@ BEGIN
     SELECT DISTINCT l.sku, l.pool
     FROM (
       SELECT array_agg(i.sku) AS sku, array_agg(i.pool) AS pool, array_agg(i.waitlist_policy = 3) AS in_order,
-             array_agg(CASE i.waitlist_policy WHEN 3 THEN i.capacity + i.oversell_limit - i.buffer ELSE i.free END) AS most,
-             sum(i.free) AS free
+             array_agg(CASE i.waitlist_policy WHEN 3 THEN i.capacity + i.oversell_limit - i.buffer ELSE i.free END)
+               AS most, sum(i.free) AS free
       FROM unnest(_sku, _pool) x (sku, pool)
       CROSS JOIN LATERAL (
         SELECT * FROM item v WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant LIMIT 1
@@ -96,9 +97,9 @@ BEGIN
 END
 $$;
 
--- The items that a serve has to lock: 50 due ones at most, those beside them, and so on where such an item is due as well.
--- _skip_busy: without those due that another transaction has locked, or one beside them. Null: there is none. _full: there
--- may be further items that are due.
+-- The items that a serve has to lock: 50 due ones at most, those beside them, and so on where such an item is due as
+-- well. _skip_busy: without those due that another transaction has locked, or one beside them. Null: there is none.
+-- _full: there may be further items that are due.
 -- Locks: with _skip_busy items that are not locked, never waiting.
 CREATE FUNCTION items_to_serve(
   _tenant text, _now timestamptz, _skip_busy boolean, OUT _sku text[], OUT _pool text[], OUT _full boolean
@@ -136,9 +137,10 @@ $$;
 -- Offers what is free to those who wait, of at most 50 due items of the tenant and the items that go with them.
 -- _reservation_id has ids for the offers: no more are made. Returns how long each of those offered had waited, how many
 -- entries lapsed, and whether there may be more to do at once.
--- Locks: items in (sku, pool) order; then, for one part of the queue after another, limits in order and the entries; further
--- items only where they are not locked. It waits for a lock a quarter of a second at most, also where the limits of two parts
--- cross those of another call; then it fails, and is called again with _skip_busy, which leaves out what has a locked item.
+-- Locks: items in (sku, pool) order; then, for one part of the queue after another, limits in order and the entries;
+-- further items only where they are not locked. It waits for a lock a quarter of a second at most, also where the
+-- limits of two parts cross those of another call; then it fails, and is called again with _skip_busy, which leaves out
+-- what has a locked item.
 CREATE FUNCTION serve_waitlist(
   _tenant text, _reservation_id uuid[], _skip_busy boolean,
   OUT _waited_us bigint[], OUT _lapsed_count bigint, OUT _more boolean
@@ -216,8 +218,8 @@ BEGIN
     _need_request := '{}';
     _need := 1;
     IF _limits THEN
-      SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                      _slot_used, _lock_time
+      SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+             _slot_max, _slot_used, _lock_time
       FROM lock_limits_of_entries(_tenant, _ids) k;
     END IF;
     PERFORM 1
@@ -246,7 +248,9 @@ BEGIN
         SELECT w.sku, w.pool, w.quantity FROM waitlist_line w WHERE w.entry_id = _c.entry_id AND w.tenant = _tenant
         ORDER BY w.sku, w.pool
       LOOP
-        _at := (SELECT i.at FROM unnest(_items) WITH ORDINALITY i (sku, pool, free, most, open, in_order, due, stuck, taken, gone, again, at)
+        _at := (SELECT i.at
+                FROM unnest(_items) WITH ORDINALITY
+                  i (sku, pool, free, most, open, in_order, due, stuck, taken, gone, again, at)
                 WHERE i.sku = _l.sku AND i.pool = _l.pool);
         IF _at IS NULL THEN
           SELECT v.sku, v.pool, v.free, v.capacity + v.oversell_limit - v.buffer, v.gate & 3 = 2, v.waitlist_policy = 3,
@@ -278,7 +282,8 @@ BEGIN
       _after_rank := _c.rank;
       _after_sequence := _c.sequence;
       IF _pass = 0 AND _first_need < _need AND (
-        SELECT j.verdict FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
+        SELECT j.verdict
+        FROM judge_limits(_tenant, _first_need, _need - 1, _need_limit, _need_slot, _need_units, _slot_limit,
                                            _slot_client, _slot_holder, _slot_max, _slot_used, _now) j (verdict, detail)
       ) IS NOT NULL THEN
         _pass := 1;
@@ -363,8 +368,8 @@ BEGIN
 END
 $$;
 
--- When an item that has been served is due again by itself: when the entry lapses that blocks its STRICT queue, null for
--- never. One that has lapsed already is the sweep's.
+-- When an item that has been served is due again by itself: when the entry lapses that blocks its STRICT queue, null
+-- for never. One that has lapsed already is the sweep's.
 CREATE FUNCTION next_serve_time(_tenant text, _sku text, _pool text, _in_order boolean, _most bigint, _now timestamptz)
 RETURNS timestamptz
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -410,14 +415,14 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.sku, w.pool, w.quantity FROM waitlist_line w WHERE w.entry_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max,
-                  _slot_used, _lock_time
+  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
+         _slot_max, _slot_used, _lock_time
   FROM lock_limits(_tenant, _e.client, _e.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.units) k;
 END
 $$;
 
--- Step "apply" of a serve: the reservations of these entries, which are OFFERED now, with their lines and the events of both;
--- _limited: they may count for limits. The caller has taken the units.
+-- Step "apply" of a serve: the reservations of these entries, which are OFFERED now, with their lines and the events of
+-- both; _limited: they may count for limits. The caller has taken the units.
 CREATE FUNCTION make_offers(_tenant text, _entry_id uuid[], _limited boolean, _now timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -455,8 +460,8 @@ BEGIN
   END IF;
   PERFORM write_reservation_events(
     _tenant, 1::smallint, 0::smallint, _id,
-    array_fill(''::text, ARRAY[cardinality(_entry_id)]), array_fill(''::text, ARRAY[cardinality(_entry_id)]), NULL, NULL,
-    _now);
+    array_fill(''::text, ARRAY[cardinality(_entry_id)]), array_fill(''::text, ARRAY[cardinality(_entry_id)]), NULL,
+    NULL, _now);
   PERFORM write_waitlist_events(_tenant, 18::smallint, 1::smallint, _entry_id, '{}', '{}', '{}', '{}', _now);
 END
 $$;

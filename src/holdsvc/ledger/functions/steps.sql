@@ -1,5 +1,5 @@
--- Why a reservation in this state cannot make a transition, null: it can. _wanted is the state that the transition starts
--- from: 1 HELD; 2 CONFIRMED with units to fulfil; 6 CONFIRMED or FULFILLED, with units to refund.
+-- Why a reservation in this state cannot make a transition, null: it can. _wanted is the state that the transition
+-- starts from: 1 HELD; 2 CONFIRMED with units to fulfil; 6 CONFIRMED or FULFILLED, with units to refund.
 -- A lapsed hold is EXPIRED, swept or not. A state of a later release is not for this set to change.
 CREATE FUNCTION state_refusal(_wanted smallint, _state smallint, _expire_time timestamptz, _now timestamptz)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -79,8 +79,8 @@ EXCEPTION
 END
 $$;
 
--- What becomes of a batch that was judged by running totals when claim_requests has stored nothing: RETRY for the requests
--- that were accepted, and for those that lack what requests before them would have taken.
+-- What becomes of a batch that was judged by running totals when claim_requests has stored nothing: RETRY for the
+-- requests that were accepted, and for those that lack what requests before them would have taken.
 CREATE FUNCTION to_judge_again(_outcome text[]) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 BEGIN
@@ -93,8 +93,8 @@ BEGIN
 END
 $$;
 
--- Step "lock" of a change to items: these item rows, deleted ones too. Returns those that are followed, as they are before
--- the change, for follow_items; null: none is.
+-- Step "lock" of a change to items: these item rows, deleted ones too. Returns those that are followed, as they are
+-- before the change, for follow_items; null: none is.
 -- Locks: item rows in (sku, pool) order.
 CREATE FUNCTION lock_items(_tenant text, _sku text[], _pool text[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -148,13 +148,13 @@ BEGIN
 END
 $$;
 
--- The reservation of a client that a reference means, for a change that starts from _wanted (see state_refusal): the only
--- one that the change can act on; where there is none and _rescue_after is set, the only EXPIRED one that ended after it;
--- else the newest, which decides the refusal. _ambiguous: there are several, or more than 100 in a state, of which not all
--- are looked at, so that the cost does not grow with them. _pools: see sees_reservation. Locks nothing.
+-- The reservation of a client that a reference means, for a change that starts from _wanted (see state_refusal): the
+-- only one that the change can act on; where there is none and _rescue_after is set, the only EXPIRED one that ended
+-- after it; else the newest, which decides the refusal. _ambiguous: there are several, or more than 100 in a state, of
+-- which not all are looked at, so that the cost does not grow with them. _pools: see sees_reservation. Locks nothing.
 CREATE FUNCTION resolve_reference(
-  _tenant text, _client text, _pools text, _reference text, _wanted smallint, _rescue_after timestamptz, _now timestamptz,
-  OUT _ambiguous boolean, OUT _found_id uuid
+  _tenant text, _client text, _pools text, _reference text, _wanted smallint, _rescue_after timestamptz,
+  _now timestamptz, OUT _ambiguous boolean, OUT _found_id uuid
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -187,10 +187,10 @@ BEGIN
 END
 $$;
 
--- Step "find" of a change to reservations: replays by request id, references resolved (see resolve_reference), and every
--- reservation named, replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in order:
--- outcome null where the change may go on. _wanted is the state that the change starts from (see state_refusal), and
--- _rescue_after has the earliest end of an expired hold that a request may rescue, null for none.
+-- Step "find" of a change to reservations: replays by request id, references resolved (see resolve_reference), and
+-- every reservation named, replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in
+-- order: outcome null where the change may go on. _wanted is the state that the change starts from (see state_refusal),
+-- and _rescue_after has the earliest end of an expired hold that a request may rescue, null for none.
 -- _pools bounds what the key may see: see sees_reservation.
 CREATE FUNCTION find_targets(
   _tenant text, _rpc text, _wanted smallint,
@@ -279,10 +279,10 @@ BEGIN
 END
 $$;
 
--- Step "judge" of a change to a part of a reservation: of each request whose outcome is null, the lines that ask for more
--- than its reservation has, as answer_reservations takes them; null where there are none. Lines as in the callers.
--- _kind, of each request: 1 held units; 2 confirmed units that are neither fulfilled nor refunded; 3 fulfilled units that
--- have not come back; 4 those of 2 and 3. Locks nothing: the caller has locked the reservations.
+-- Step "judge" of a change to a part of a reservation: of each request whose outcome is null, the lines that ask for
+-- more than its reservation has, as answer_reservations takes them; null where there are none. Lines as in the callers.
+-- _kind, of each request: 1 held units; 2 confirmed units that are neither fulfilled nor refunded; 3 fulfilled units
+-- that have not come back; 4 those of 2 and 3. Locks nothing: the caller has locked the reservations.
 CREATE FUNCTION exceeding_lines(
   _tenant text, _id uuid[], _outcome text[], _kind smallint[],
   _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
@@ -296,7 +296,9 @@ BEGIN
     RETURN _short;
   END IF;
   FOR _r IN
-    SELECT x.ix, jsonb_agg(jsonb_build_array(_line_sku[y.line], _line_pool[y.line], _line_quantity[y.line], coalesce(l.available, 0))
+    SELECT x.ix,
+           jsonb_agg(jsonb_build_array(_line_sku[y.line], _line_pool[y.line], _line_quantity[y.line],
+                                       coalesce(l.available, 0))
                            ORDER BY y.line) AS lines
     FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
     CROSS JOIN LATERAL generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
@@ -308,7 +310,8 @@ BEGIN
         ELSE w.confirmed_quantity - w.refunded_quantity
       END AS available
       FROM reservation_line w
-      WHERE w.reservation_id = x.id AND w.sku = _line_sku[y.line] AND w.pool = _line_pool[y.line] AND w.tenant = _tenant LIMIT 1
+      WHERE w.reservation_id = x.id AND w.sku = _line_sku[y.line] AND w.pool = _line_pool[y.line]
+        AND w.tenant = _tenant LIMIT 1
     ) l ON true
     WHERE x.outcome IS NULL AND coalesce(l.available, 0) < _line_quantity[y.line]
     GROUP BY x.ix
@@ -319,8 +322,8 @@ BEGIN
 END
 $$;
 
--- Units of an item's holds that have lapsed but are not yet swept: they can be had. Not those of quarantined holds, which
--- no sweep can return.
+-- Units of an item's holds that have lapsed but are not yet swept: they can be had. Not those of quarantined holds,
+-- which no sweep can return.
 CREATE FUNCTION lapsed_units(_tenant text, _sku text, _pool text, _now timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -352,9 +355,9 @@ $$;
 
 -- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The
 -- caller has locked these reservations and found them HELD. Who did it, and why: arrays in their order, or empty: the
--- service. Without _now the time is read when the items are locked. Returns the units, and of the items what lock_items does.
--- Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for its own
--- update and the events only.
+-- service. Without _now the time is read when the items are locked. Returns the units, and of the items what lock_items
+-- does. Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for
+-- its own update and the events only.
 -- Locks: items in (sku, pool) order, then the waitlist entries whose offers they are.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
@@ -450,8 +453,8 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
-  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _state, coalesce(_client[x.ix], ''), coalesce(_key_id[x.ix], ''),
-         _request_id[x.ix], _reason[x.ix], _now, _revision[x.ix] + 1,
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _state, coalesce(_client[x.ix], ''),
+         coalesce(_key_id[x.ix], ''), _request_id[x.ix], _reason[x.ix], _now, _revision[x.ix] + 1,
          x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, _state, _expire_time[x.ix],
          CASE WHEN _modified[x.ix] THEN reservation_snapshot(_tenant, _reservation_id[x.ix]) END
   FROM (
@@ -476,8 +479,8 @@ BEGIN
     GROUP BY m.ix
   ) x;
   IF _offers > 0 THEN
-    PERFORM end_entries(_tenant, 2::smallint, (CASE _state WHEN 3 THEN 5 ELSE 4 END)::smallint, _entry_id, _client, _key_id,
-                        _request_id, _reason, _now);
+    PERFORM end_entries(_tenant, 2::smallint, (CASE _state WHEN 3 THEN 5 ELSE 4 END)::smallint, _entry_id, _client,
+                        _key_id, _request_id, _reason, _now);
   END IF;
   _released_quantity := (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
 END
@@ -523,7 +526,8 @@ BEGIN
          x.pool, x.quantity, v.expire_time
   FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) WITH ORDINALITY x (ix, sku, pool, quantity, number)
   CROSS JOIN LATERAL (
-    SELECT w.expire_time FROM reservation w WHERE w.reservation_id = _reservation_id[x.ix] AND w.tenant = _tenant LIMIT 1
+    SELECT w.expire_time FROM reservation w
+    WHERE w.reservation_id = _reservation_id[x.ix] AND w.tenant = _tenant LIMIT 1
   ) v
   CROSS JOIN LATERAL (
     SELECT coalesce(max(w.line_number), 0) AS highest FROM reservation_line w
@@ -567,7 +571,8 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
-  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, 12, _client[x.ix], _key_id[x.ix], _request_id[x.ix], _reason[x.ix],
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, 12, _client[x.ix], _key_id[x.ix],
+         _request_id[x.ix], _reason[x.ix],
          _now, v.revision, x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, 1, v.expire_time,
          reservation_snapshot(_tenant, _reservation_id[x.ix])
   FROM (
@@ -575,7 +580,8 @@ BEGIN
            coalesce(array_agg(m.pool) FILTER (WHERE m.sku IS NOT NULL), '{}') AS pool,
            coalesce(array_agg(m.quantity) FILTER (WHERE m.sku IS NOT NULL), '{}') AS quantity
     FROM (
-      SELECT ix, sku, pool, quantity FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) u (ix, sku, pool, quantity)
+      SELECT ix, sku, pool, quantity
+      FROM unnest(_move_ix, _move_sku, _move_pool, _move_quantity) u (ix, sku, pool, quantity)
       UNION ALL
       SELECT g, NULL, NULL, NULL FROM generate_series(1, cardinality(_reservation_id)) g
     ) m
@@ -599,9 +605,9 @@ BEGIN
 END
 $$;
 
--- What a new hold may take of an item for which somebody waits (gate 2), and whether those who wait must be served before:
--- while something is due to them, or lapsed holds would make room, nothing is free; nor of a STRICT item. The caller has
--- locked the item.
+-- What a new hold may take of an item for which somebody waits (gate 2), and whether those who wait must be served
+-- before: while something is due to them, or lapsed holds would make room, nothing is free; nor of a STRICT item. The
+-- caller has locked the item.
 CREATE FUNCTION free_beside_queue(
   _tenant text, _sku text, _pool text, _now timestamptz, OUT _serve boolean, OUT _free bigint
 )
@@ -630,8 +636,8 @@ BEGIN
     sale_state, buffer, count_time, low_at, return_pool, return_time, from_level, to_level,
     waitlist_policy, waiting
   )
-  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id, _reason, _now, i.revision,
-         ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, _client, _key_id, _request_id,
+         _reason, _now, i.revision, ARRAY[_sku], ARRAY[_pool], ARRAY[_delta],
          i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
          i.count_time, i.low_at, i.return_pool, i.return_time, _from_level, _to_level,
          i.waitlist_policy, i.waiting
@@ -651,8 +657,8 @@ BEGIN
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
-  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, x.client, x.key_id, x.request_id, x.reason, _now, r.revision,
-         l.sku, l.pool, l.quantity, x.id, _from_state, r.state, r.expire_time,
+  SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _type, x.client, x.key_id, x.request_id,
+         x.reason, _now, r.revision, l.sku, l.pool, l.quantity, x.id, _from_state, r.state, r.expire_time,
          CASE WHEN r.modified THEN reservation_snapshot(_tenant, x.id) END
   FROM unnest(_reservation_id, _client, _key_id, _request_id, _reason) x (id, client, key_id, request_id, reason)
   CROSS JOIN LATERAL (

@@ -1,5 +1,5 @@
--- Which of these reservations of one tenant lie on items that no other transaction has locked; their items are locked now.
--- So a sweep leaves out a locked item, instead of waiting for it while it holds the locks of other items.
+-- Which of these reservations of one tenant lie on items that no other transaction has locked; their items are locked
+-- now. So a sweep leaves out a locked item, instead of waiting for it while it holds the locks of other items.
 -- Locks: items that are not locked; it never waits.
 CREATE FUNCTION on_free_items(_tenant text, _reservation_id uuid[]) RETURNS uuid[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -72,11 +72,12 @@ BEGIN
 END
 $$;
 
--- The sweep: expires at most _max_count lapsed holds, of one tenant or of all, oldest first, and gives their units back.
--- The background sweep and Cleanup call it. SKIP LOCKED: any number of sweeps share the work. Quarantined holds are left
--- out. Locks: reservations that are not locked, then tenant by tenant the items in (sku, pool) order. It waits for an item
--- a quarter of a second at most, for it holds the locks of other items: then it fails, and is called again with _skip_busy,
--- which leaves out holds on locked items and waits for none. It waits first because a hot item is locked most of the time.
+-- The sweep: expires at most _max_count lapsed holds, of one tenant or of all, oldest first, and gives their units
+-- back. The background sweep and Cleanup call it. SKIP LOCKED: any number of sweeps share the work. Quarantined holds
+-- are left out. Locks: reservations that are not locked, then tenant by tenant the items in (sku, pool) order. It waits
+-- for an item a quarter of a second at most, for it holds the locks of other items: then it fails, and is called again
+-- with _skip_busy, which leaves out holds on locked items and waits for none. It waits first because a hot item is
+-- locked most of the time.
 CREATE FUNCTION release_expired(
   _tenant text, _max_count integer, _skip_busy boolean,
   OUT _expired_count bigint, OUT _released_quantity bigint, OUT _quarantined_count bigint, OUT _more boolean
@@ -127,8 +128,8 @@ END
 $$;
 
 -- The sweep on demand: expires at most _max_count lapsed holds on these items, for a call that is short of units, and
--- returns how many, and whether units are due to those who wait. It waits for locks: with SKIP LOCKED it would leave out
--- what the background sweep is releasing, and the call would be refused.
+-- returns how many, and whether units are due to those who wait. It waits for locks: with SKIP LOCKED it would leave
+-- out what the background sweep is releasing, and the call would be refused.
 -- Locks: reservations in id order, items in (sku, pool) order.
 CREATE FUNCTION sweep_items(
   _tenant text, _sku text[], _pool text[], _max_count integer, OUT _expired bigint, OUT _due boolean

@@ -19,7 +19,8 @@ CREATE FUNCTION stock_totals(
   OUT _items bigint, OUT _held bigint, OUT _confirmed bigint, OUT _remaining bigint,
   OUT _closed bigint, OUT _low bigint, OUT _sold_out bigint,
   OUT _last_sku text, OUT _last_pool text,
-  OUT _top_sku text[], OUT _top_pool text[], OUT _top_held bigint[], OUT _top_confirmed bigint[], OUT _top_remaining bigint[]
+  OUT _top_sku text[], OUT _top_pool text[], OUT _top_held bigint[], OUT _top_confirmed bigint[],
+  OUT _top_remaining bigint[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
@@ -37,7 +38,8 @@ BEGIN
     ORDER BY living.held DESC, living.confirmed DESC, living.sku, living.pool
     LIMIT _top
   )
-  SELECT a.items, a.held, a.confirmed, a.remaining, a.closed, a.low, a.sold_out, z.sku, z.pool, b.sku, b.pool, b.held, b.confirmed, b.remaining
+  SELECT a.items, a.held, a.confirmed, a.remaining, a.closed, a.low, a.sold_out, z.sku, z.pool, b.sku, b.pool, b.held,
+         b.confirmed, b.remaining
   INTO _items, _held, _confirmed, _remaining, _closed, _low, _sold_out, _last_sku, _last_pool,
        _top_sku, _top_pool, _top_held, _top_confirmed, _top_remaining
   FROM (

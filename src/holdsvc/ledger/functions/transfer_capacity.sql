@@ -1,6 +1,6 @@
 -- Moves units of capacity that are neither held nor confirmed from one pool of a sku to another, which is created when
--- it is missing, with the giving item's name and sale state. Takes arrays of n requests of one tenant in order of arrival; answers 2n rows: the giving items, then
--- the taking ones. Outcomes as in adjust_capacity.
+-- it is missing, with the giving item's name and sale state. Takes arrays of n requests of one tenant in order of
+-- arrival; answers 2n rows: the giving items, then the taking ones. Outcomes as in adjust_capacity.
 -- Locks: item rows in (sku, pool) order, then request ids in order.
 CREATE FUNCTION transfer_capacity(
   _tenant text, _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[],
@@ -46,8 +46,8 @@ BEGIN
       _available[_i] := greatest(0, _from.remaining + _lapsed);
       _outcome[_i] := CASE WHEN _available[_i] < _quantity[_i] THEN 'CAPACITY_IN_USE' ELSE 'SWEEP' END;
     ELSE
-      PERFORM move_capacity(_tenant, _sku[_i], _from_pool[_i], _to_pool[_i], _quantity[_i], _from.sale_state, _client[_i],
-                            _key_id[_i], _request_id[_i], _reason[_i], _now);
+      PERFORM move_capacity(_tenant, _sku[_i], _from_pool[_i], _to_pool[_i], _quantity[_i], _from.sale_state,
+                            _client[_i], _key_id[_i], _request_id[_i], _reason[_i], _now);
     END IF;
     IF _outcome[_i] IS NOT NULL THEN
       DELETE FROM request q
@@ -63,8 +63,8 @@ BEGIN
 END
 $$;
 
--- Step "apply" of a transfer: moves remaining units from one pool of a sku to another, which is made, or made again, with
--- the giving item's name and this sale state where it is missing. Writes both items' CAPACITY_TRANSFERRED (11).
+-- Step "apply" of a transfer: moves remaining units from one pool of a sku to another, which is made, or made again,
+-- with the giving item's name and this sale state where it is missing. Writes both items' CAPACITY_TRANSFERRED (11).
 -- The caller has locked the items that there are, and follows them.
 CREATE FUNCTION move_capacity(
   _tenant text, _sku text, _from_pool text, _to_pool text, _quantity bigint, _sale_state smallint, _client text,
@@ -75,7 +75,8 @@ DECLARE
   _name text;
 BEGIN
   UPDATE item i SET
-    capacity = i.capacity - _quantity, remaining = i.remaining - _quantity, revision = i.revision + 1, update_time = _now
+    capacity = i.capacity - _quantity, remaining = i.remaining - _quantity, revision = i.revision + 1,
+    update_time = _now
   WHERE i.sku = _sku AND i.pool = _from_pool AND i.tenant = _tenant
   RETURNING i.display_name INTO _name;
   -- An upsert: another transaction may have created it since the look at it.
@@ -90,8 +91,8 @@ BEGIN
   IF NOT FOUND THEN
     UPDATE item i SET
       display_name = _name, capacity = _quantity, remaining = _quantity, oversell_limit = 0, sale_state = _sale_state,
-      buffer = 0, waitlist_policy = 1, low_at = NULL, return_pool = NULL, return_time = NULL, return_due = NULL, create_time = _now,
-      update_time = _now, revision = i.revision + 1, delete_time = NULL
+      buffer = 0, waitlist_policy = 1, low_at = NULL, return_pool = NULL, return_time = NULL, return_due = NULL,
+      create_time = _now, update_time = _now, revision = i.revision + 1, delete_time = NULL
     WHERE i.sku = _sku AND i.pool = _to_pool AND i.tenant = _tenant;
   END IF;
   PERFORM write_item_event(

@@ -1,12 +1,13 @@
--- Sets those fields of one item that _sets names, as the contract's update mask does. A _revision other than 0 must be the
--- item's (REVISION_MISMATCH). CAPACITY_IN_USE comes with the units that the change takes away and the units that are
--- available. RETURN_POOL: it would return to itself, RETURN_POOL_NOT_FOUND: to a pool that the key may not see (_pools,
--- see sees_reservation). SWEEP: lapsed holds would make room. The buffer binds new holds only, so it refuses no change.
+-- Sets those fields of one item that _sets names, as the contract's update mask does. A _revision other than 0 must be
+-- the item's (REVISION_MISMATCH). CAPACITY_IN_USE comes with the units that the change takes away and the units that
+-- are available. RETURN_POOL: it would return to itself, RETURN_POOL_NOT_FOUND: to a pool that the key may not see
+-- (_pools, see sees_reservation). SWEEP: lapsed holds would make room. The buffer binds new holds only, so it refuses
+-- no change.
 -- Locks: the item row.
 CREATE FUNCTION update_item(
   _tenant text, _client text, _key_id text, _sku text, _pool text, _sets text[], _display_name text, _capacity bigint,
-  _oversell_limit bigint, _sale_state smallint, _buffer bigint, _low_at bigint, _return_pool text, _return_time timestamptz,
-  _waitlist_policy smallint, _revision bigint, _pools text
+  _oversell_limit bigint, _sale_state smallint, _buffer bigint, _low_at bigint, _return_pool text,
+  _return_time timestamptz, _waitlist_policy smallint, _revision bigint, _pools text
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
@@ -18,8 +19,8 @@ DECLARE
   _free bigint;
   _lapsed bigint;
 BEGIN
-  SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.sale_state, i.buffer, i.low_at, i.return_pool, i.return_time, i.free,
-         i.waitlist_policy, i.revision
+  SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.sale_state, i.buffer, i.low_at,
+         i.return_pool, i.return_time, i.free, i.waitlist_policy, i.revision
   INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;
@@ -57,8 +58,8 @@ BEGIN
   -- Equal values change nothing: no revision, no event.
   IF _outcome IS NULL AND (_display_name, _capacity, _oversell_limit, _sale_state, _buffer, _low_at, _return_pool,
                             _return_time, _waitlist_policy) IS DISTINCT FROM (
-    _item.display_name, _item.capacity, _item.oversell_limit, _item.sale_state, _item.buffer, _item.low_at, _item.return_pool,
-    _item.return_time, _item.waitlist_policy
+    _item.display_name, _item.capacity, _item.oversell_limit, _item.sale_state, _item.buffer, _item.low_at,
+    _item.return_pool, _item.return_time, _item.waitlist_policy
   ) THEN
     UPDATE item i SET
       display_name = _display_name,
@@ -77,8 +78,8 @@ BEGIN
       revision = i.revision + 1,
       update_time = _now
     WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant;
-    PERFORM write_item_event(_tenant, 8::smallint, _sku, _pool, _capacity - _item.capacity, _client, _key_id, NULL, NULL,
-                             _now);
+    PERFORM write_item_event(_tenant, 8::smallint, _sku, _pool, _capacity - _item.capacity, _client, _key_id, NULL,
+                             NULL, _now);
     PERFORM follow_items(_tenant, ARRAY[(_sku, _pool, stock_level(_item.free, _item.low_at))::item_before], _now);
   ELSIF _outcome IS NULL AND 'capacity' = ANY (_sets) THEN
     -- A capacity that is set counts as counted now, also where it is the same.

@@ -26,11 +26,13 @@ BEGIN
            -- Offers of entries that are not OFFERED.
            count(*) FILTER (WHERE r.state = 1 AND r.entry_id IS NOT NULL AND NOT EXISTS (
              SELECT 1 FROM waitlist_entry e
-             WHERE e.entry_id = r.entry_id AND e.tenant = _tenant AND e.state = 2 AND e.reservation_id = m.reservation_id
+             WHERE e.entry_id = r.entry_id AND e.tenant = _tenant AND e.state = 2
+               AND e.reservation_id = m.reservation_id
            )) AS loose
     FROM reservation_line m
     CROSS JOIN LATERAL (
-      SELECT w.state, w.entry_id FROM reservation w WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
+      SELECT w.state, w.entry_id FROM reservation w
+      WHERE w.reservation_id = m.reservation_id AND w.tenant = _tenant LIMIT 1
     ) r
     WHERE hashtextextended(m.sku, hashtext(m.tenant)) = hashtextextended(i.sku, hashtext(_tenant))
       AND m.sku = i.sku AND m.pool = i.pool AND m.tenant = _tenant
@@ -54,8 +56,8 @@ BEGIN
 END
 $$;
 
--- What reservations count for the tenant's ACTIVE limits, recomputed from the reservations with a line on an item with a
--- sku behind _after_sku up to _last_sku: one row for each limit and item where the uses that are stored differ. Locks
+-- What reservations count for the tenant's ACTIVE limits, recomputed from the reservations with a line on an item with
+-- a sku behind _after_sku up to _last_sku: one row for each limit and item where the uses that are stored differ. Locks
 -- nothing.
 CREATE FUNCTION verify_limits(_tenant text, _after_sku text, _last_sku text) RETURNS SETOF limit_recount_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -74,7 +76,8 @@ BEGIN
       AND w.sku = i.sku AND w.pool = i.pool AND w.tenant = _tenant
   ) l
   CROSS JOIN LATERAL (
-    SELECT d.limit_number, d.id, sum(d.stored) AS stored, sum(d.recomputed) AS recomputed, count(DISTINCT d.what) AS kinds
+    SELECT d.limit_number, d.id, sum(d.stored) AS stored, sum(d.recomputed) AS recomputed,
+           count(DISTINCT d.what) AS kinds
     FROM (
       SELECT u.limit_number, u.reservation_id AS id, u.units AS stored, 0 AS recomputed,
              ROW(u.units, u.client::text, u.holder::text, u.expire_time, u.confirm_time)::text AS what

@@ -48,11 +48,12 @@ BEGIN
 END
 $$;
 
--- Makes the answers of a call on entries: one row for each element, with the entry as it is now where _entry_id has one.
--- What has lapsed reads as LAPSED, swept or not. _at_sku, _at_pool, _other_id: what a refusal is about. Locks nothing.
+-- Makes the answers of a call on entries: one row for each element, with the entry as it is now where _entry_id has
+-- one. What has lapsed reads as LAPSED, swept or not. _at_sku, _at_pool, _other_id: what a refusal is about. Locks
+-- nothing.
 CREATE FUNCTION answer_waitlist(
-  _tenant text, _outcome text[], _at_sku text[], _at_pool text[], _other_id uuid[], _entry_id uuid[], _positions boolean,
-  _due boolean, _now timestamptz
+  _tenant text, _outcome text[], _at_sku text[], _at_pool text[], _other_id uuid[], _entry_id uuid[],
+  _positions boolean, _due boolean, _now timestamptz
 ) RETURNS SETOF waitlist_answer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -95,8 +96,8 @@ BEGIN
 END
 $$;
 
--- One event for each of these entries, after the change was applied, with the entry as it is now. Its lines are those of
--- the entry: what an offer moves is told by the events of its reservation.
+-- One event for each of these entries, after the change was applied, with the entry as it is now. Its lines are those
+-- of the entry: what an offer moves is told by the events of its reservation.
 CREATE FUNCTION write_waitlist_events(
   _tenant text, _type smallint, _from_state smallint, _entry_id uuid[], _client text[], _key_id text[],
   _request_id text[], _reason text[], _now timestamptz
@@ -129,8 +130,8 @@ BEGIN
 END
 $$;
 
--- Step "apply" of what ends entries, in the state that they were in: _state is 3 TAKEN, 4 LAPSED or 5 LEFT. Entries that are
--- no longer in _from_state are left out. Who did it, and why: arrays in their order, or empty: the service.
+-- Step "apply" of what ends entries, in the state that they were in: _state is 3 TAKEN, 4 LAPSED or 5 LEFT. Entries
+-- that are no longer in _from_state are left out. Who did it, and why: arrays in their order, or empty: the service.
 -- Locks: the entries; the caller has locked the reservations of those that are OFFERED, and their items.
 CREATE FUNCTION end_entries(
   _tenant text, _from_state smallint, _state smallint, _entry_id uuid[], _client text[], _key_id text[],
@@ -167,8 +168,8 @@ BEGIN
   INTO _r FROM ended d;
   IF _r.id IS NOT NULL THEN
     PERFORM write_waitlist_events(
-      _tenant, (CASE _state WHEN 3 THEN 19 WHEN 4 THEN 20 ELSE 21 END)::smallint, _from_state, _r.id, _r.client, _r.key_id,
-      _r.request_id, _r.reason, _now);
+      _tenant, (CASE _state WHEN 3 THEN 19 WHEN 4 THEN 20 ELSE 21 END)::smallint, _from_state, _r.id, _r.client,
+      _r.key_id, _r.request_id, _r.reason, _now);
   END IF;
 END
 $$;
@@ -202,10 +203,12 @@ BEGIN
 END
 $$;
 
--- Joins the queues of each request's items. Arrays of n requests of one tenant in order of arrival; lines are flat, one an
--- item: those of request i are _line_first[i] to _line_first[i + 1] - 1. _expire_time null: it waits until it leaves.
--- Outcomes: ITEM_NOT_FOUND and WAITLIST_CLOSED with the item; ALREADY_WAITING with the other entry; EXPIRE_TIME: it is not
--- in the future; SERVE: the other entry has lapsed, sweep and call again (not where _served is set); RETRY: call again.
+-- Joins the queues of each request's items. Arrays of n requests of one tenant in order of arrival; lines are flat, one
+-- an item: those of request i are _line_first[i] to _line_first[i + 1] - 1. _expire_time null: it waits until it
+-- leaves.
+-- Outcomes: ITEM_NOT_FOUND and WAITLIST_CLOSED with the item; ALREADY_WAITING with the other entry; EXPIRE_TIME: it is
+-- not in the future; SERVE: the other entry has lapsed, sweep and call again (not where _served is set); RETRY: call
+-- again.
 -- Locks: item rows in (sku, pool) order, then request ids in order.
 CREATE FUNCTION join_waitlist(
   _tenant text, _client text[], _key_id text[], _request_id text[], _request_key uuid[], _fingerprint bytea[],
@@ -298,8 +301,8 @@ BEGIN
     INSERT INTO waitlist_line (
       tenant, entry_id, line_number, sku, pool, quantity, client, holder, rank, sequence, parked
     )
-    SELECT _tenant, _id[_i], y.line - _line_first[_i] + 1, _line_sku[y.line], _line_pool[y.line], _line_quantity[y.line],
-           _client[_i], _holder[_i], _rank, _place, y.line = coalesce(_blocked, _line_first[_i])
+    SELECT _tenant, _id[_i], y.line - _line_first[_i] + 1, _line_sku[y.line], _line_pool[y.line],
+           _line_quantity[y.line], _client[_i], _holder[_i], _rank, _place, y.line = coalesce(_blocked, _line_first[_i])
     FROM generate_series(_line_first[_i], _line_first[_i + 1] - 1) y (line);
     UPDATE item i SET
       waiting = i.waiting + 1,
@@ -313,8 +316,8 @@ BEGIN
     WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _tenant;
     _due := _due OR _blocked IS NULL;
     PERFORM write_waitlist_events(
-      _tenant, 17::smallint, 0::smallint, ARRAY[_id[_i]], ARRAY[_client[_i]], ARRAY[_key_id[_i]], ARRAY[_request_id[_i]],
-      '{}', _now);
+      _tenant, 17::smallint, 0::smallint, ARRAY[_id[_i]], ARRAY[_client[_i]], ARRAY[_key_id[_i]],
+      ARRAY[_request_id[_i]], '{}', _now);
   END LOOP;
   RETURN QUERY SELECT * FROM answer_waitlist(
     _tenant, _outcome, _at_sku, _at_pool, _other_id, _id, true, _due, _now);
@@ -337,8 +340,8 @@ BEGIN
 END
 $$;
 
--- Leaves: a WAITING entry leaves the queues, the offer of an OFFERED one is cancelled; one that has ended stays as it is.
--- _manages: the key may act on every client's entries, _reads: it may see them. Outcomes: WAITLIST_ENTRY_NOT_FOUND,
+-- Leaves: a WAITING entry leaves the queues, the offer of an OFFERED one is cancelled; one that has ended stays as it
+-- is. _manages: the key may act on every client's entries, _reads: it may see them. Outcomes: WAITLIST_ENTRY_NOT_FOUND,
 -- PERMISSION_DENIED, RETRY: call again.
 -- Locks: of an OFFERED entry its reservation; items in (sku, pool) order; the entry.
 CREATE FUNCTION leave_waitlist(
@@ -380,9 +383,10 @@ BEGIN
     IF _state = 2 AND _before.state = 1 THEN
       _outcome := 'RETRY';
     ELSIF _state = 1 THEN
-      PERFORM end_waiting(_tenant, (CASE WHEN _before.expire_time <= _now THEN 4 ELSE 5 END)::smallint, ARRAY[_entry_id],
-                          CASE WHEN _before.expire_time <= _now THEN '{}' ELSE ARRAY[_client] END,
-                          CASE WHEN _before.expire_time <= _now THEN '{}' ELSE ARRAY[_key_id] END, ARRAY[_reason], _now);
+      PERFORM end_waiting(_tenant, (CASE WHEN _before.expire_time <= _now THEN 4 ELSE 5 END)::smallint,
+                          ARRAY[_entry_id], CASE WHEN _before.expire_time <= _now THEN '{}' ELSE ARRAY[_client] END,
+                          CASE WHEN _before.expire_time <= _now THEN '{}' ELSE ARRAY[_key_id] END, ARRAY[_reason],
+                          _now);
       _due := true;
     ELSIF _state = 2 THEN
       SELECT v.state, v.expire_time INTO _held FROM reservation v
@@ -401,8 +405,9 @@ BEGIN
 END
 $$;
 
--- Reads one entry with its position; entry_id is null where there is none. What has lapsed is read under its row lock, after
--- the transaction that may be taking or offering it: a caller never reads LAPSED first and TAKEN or OFFERED later.
+-- Reads one entry with its position; entry_id is null where there is none. What has lapsed is read under its row lock,
+-- after the transaction that may be taking or offering it: a caller never reads LAPSED first and TAKEN or OFFERED
+-- later.
 -- Locks: the entry's reservation, or the entry, where they have lapsed (FOR SHARE).
 CREATE FUNCTION get_waitlist_entry(_tenant text, _entry_id uuid) RETURNS SETOF waitlist_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -432,7 +437,8 @@ CREATE FUNCTION list_waitlist(
   _after_rank integer, _after_sequence bigint, _limit integer
 ) RETURNS SETOF waitlist_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   _ids uuid[];
 BEGIN

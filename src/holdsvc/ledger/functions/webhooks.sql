@@ -9,8 +9,8 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
   WHERE w.tenant = _tenant AND (_client IS NULL OR w.client = _client) AND sees_api_key(_caller_pools, w.pools)
 $$;
 
--- Stores a webhook that begins after (_event_id, _event_day) of the history _epoch. One row: outcome null and the webhook,
--- or TOO_MANY_WEBHOOKS: the tenant has _max of them.
+-- Stores a webhook that begins after (_event_id, _event_day) of the history _epoch. One row: outcome null and the
+-- webhook, or TOO_MANY_WEBHOOKS: the tenant has _max of them.
 -- Locks: the tenant's webhooks as such, so that two calls cannot both take the last place.
 CREATE FUNCTION create_webhook(
   _tenant text, _webhook_id uuid, _client text, _key_id text, _url text, _types smallint[], _sku_prefix text,
@@ -53,7 +53,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   LIMIT _limit
 $$;
 
--- Deletes a tenant's webhook that a caller may see; returns how many there were. Its sender notices with its next report.
+-- Deletes a tenant's webhook that a caller may see; returns how many there were. Its sender notices with its next
+-- report.
 -- Locks: the webhook's row.
 CREATE FUNCTION delete_webhook(_tenant text, _client text, _caller_pools text[], _webhook_id uuid) RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -72,8 +73,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT w.secret FROM webhook w WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant
 $$;
 
--- Lets a webhook go on at once, because a test of it succeeded: one that was disabled is active again, with no more than
--- the rights of the key that asked for the test if its own has ended (_reads_all: that key reads every client's
+-- Lets a webhook go on at once, because a test of it succeeded: one that was disabled is active again, with no more
+-- than the rights of the key that asked for the test if its own has ended (_reads_all: that key reads every client's
 -- reservations; who is limited to pools sees no webhook with others). What retention has dropped meanwhile is skipped.
 -- Locks: the webhook's row.
 CREATE FUNCTION enable_webhook(_tenant text, _webhook_id uuid, _key_id text, _reads_all boolean) RETURNS void
@@ -90,8 +91,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant
 $$;
 
--- The key whose rights a webhook has: _key_id while that one lives, else another living key of the client that has at least
--- the webhook's rights, so that keys can be rotated. Null: there is none. Without keys (empty) it stays so. Locks nothing.
+-- The key whose rights a webhook has: _key_id while that one lives, else another living key of the client that has at
+-- least the webhook's rights, so that keys can be rotated. Null: there is none. Without keys (empty) it stays so. Locks
+-- nothing.
 CREATE FUNCTION webhook_key(_tenant text, _client text, _key_id text, _reads_all boolean, _pools text[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -117,8 +119,9 @@ BEGIN
 END
 $$;
 
--- Gives a sender the webhooks that are due, _limit at most, each by a lease of its own that lasts for _lease; those whose
--- key has ended are disabled instead. For the senders of all processes, which hand each webhook its own tenant's events.
+-- Gives a sender the webhooks that are due, _limit at most, each by a lease of its own that lasts for _lease; those
+-- whose key has ended are disabled instead. For the senders of all processes, which hand each webhook its own tenant's
+-- events.
 -- Locks: the webhooks' rows, skipping those that others have locked.
 CREATE FUNCTION claim_webhooks(_lease interval, _limit integer) RETURNS SETOF webhook_lease_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -151,8 +154,9 @@ BEGIN
 END
 $$;
 
--- Keeps a sender's webhooks for another _lease, and remembers how far each has come: after (_event_id, _event_day) of the
--- history _epoch, where the events until _event_time are sent. _succeeded: since the report before, an attempt has succeeded.
+-- Keeps a sender's webhooks for another _lease, and remembers how far each has come: after (_event_id, _event_day) of
+-- the history _epoch, where the events until _event_time are sent. _succeeded: since the report before, an attempt has
+-- succeeded.
 -- Returns the leases that still stand: other webhooks were deleted, or have another sender, or their key has ended.
 -- Locks: the webhooks' rows, in the order of their ids.
 CREATE FUNCTION renew_webhooks(
@@ -192,9 +196,9 @@ BEGIN
 END
 $$;
 
--- Gives a webhook back, for any sender to take after _pause. _error: why an attempt failed (null: none did), with the status
--- that answered it. It is disabled with _disable_reason, if that is given, or with FAILING where its attempts have failed for
--- _failing_max. Returns why it is disabled now; null: it is not, or no longer the sender's.
+-- Gives a webhook back, for any sender to take after _pause. _error: why an attempt failed (null: none did), with the
+-- status that answered it. It is disabled with _disable_reason, if that is given, or with FAILING where its attempts
+-- have failed for _failing_max. Returns why it is disabled now; null: it is not, or no longer the sender's.
 -- Locks: the webhook's row.
 CREATE FUNCTION release_webhook(
   _tenant text, _lease_id uuid, _webhook_id uuid, _pause interval, _error text, _status integer, _disable_reason text,
@@ -221,9 +225,9 @@ BEGIN
 END
 $$;
 
--- Where a webhook begins in another history than the one that it knew: before the first event of _from or later. Ids of one
--- history mean nothing in another; what was sent within a few minutes before the change is sent again. No row: there is no
--- such event. Locks nothing.
+-- Where a webhook begins in another history than the one that it knew: before the first event of _from or later. Ids of
+-- one history mean nothing in another; what was sent within a few minutes before the change is sent again. No row:
+-- there is no such event. Locks nothing.
 CREATE FUNCTION feed_place_at(_tenant text, _from timestamptz, OUT _event_id bigint, OUT _event_day date)
 RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$

@@ -43,7 +43,8 @@ CREATE TABLE holdsvc.item (
   buffer bigint NOT NULL DEFAULT 0,
   -- From so few units on the item is LOW; null: its level is not followed.
   low_at bigint,
-  -- An allotment: at return_time what remains goes to return_pool of the sku, null: the default pool, and the sale is closed.
+  -- An allotment: at return_time what remains goes to return_pool of the sku, null: the default pool, and the sale is
+  -- closed.
   return_pool text COLLATE "C",
   return_time timestamptz,
   -- When the sweep returns it next: at return_time, and whenever units come free later while it is closed; else null.
@@ -52,8 +53,8 @@ CREATE TABLE holdsvc.item (
   free bigint NOT NULL GENERATED ALWAYS AS (remaining + oversell_limit - buffer) STORED,
   -- Who may have what becomes free: 1 OFF, no waitlist; 2 FIRST_FITTING; 3 STRICT.
   waitlist_policy smallint NOT NULL DEFAULT 1,
-  -- Entries that wait for it, and from when on its waitlist is due to be served: -infinity is at once. Due units are nobody
-  -- else's. Null: not before something frees units.
+  -- Entries that wait for it, and from when on its waitlist is due to be served: -infinity is at once. Due units are
+  -- nobody else's. Null: not before something frees units.
   waiting bigint NOT NULL DEFAULT 0,
   serve_time timestamptz,
   -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
@@ -102,8 +103,8 @@ CREATE TABLE holdsvc.reservation (
   fulfil_time timestamptz,
   reason text,
   revision bigint NOT NULL DEFAULT 1,
-  -- What Modify and a partial Cancel have changed, as it was before the first of them (see reservation_snapshot): events
-  -- written before that are rebuilt from it. Null: never modified.
+  -- What Modify and a partial Cancel have changed, as it was before the first of them (see reservation_snapshot):
+  -- events written before that are rebuilt from it. Null: never modified.
   original jsonb,
   -- Whether it has rows in limit_use, or had some.
   limited boolean NOT NULL DEFAULT false,
@@ -157,8 +158,8 @@ CREATE INDEX reservation_line_by_expiry
 CREATE INDEX reservation_line_by_item
   ON holdsvc.reservation_line (hashtextextended(sku, hashtext(tenant)), reservation_id);
 
--- Limits (see functions/limits.sql). States: 1 BUILDING, 2 ACTIVE, as in the contract; 3: deleted, what counted for it goes
--- in the background. The other tables name it by limit_number, so that a limit_id can be used again.
+-- Limits (see functions/limits.sql). States: 1 BUILDING, 2 ACTIVE, as in the contract; 3: deleted, what counted for it
+-- goes in the background. The other tables name it by limit_number, so that a limit_id can be used again.
 CREATE SEQUENCE holdsvc.limit_number AS bigint;
 CREATE TABLE holdsvc.hold_limit (
   limit_number bigint NOT NULL DEFAULT nextval('holdsvc.limit_number') PRIMARY KEY,
@@ -175,7 +176,8 @@ CREATE TABLE holdsvc.hold_limit (
   -- Null: confirmed units count for ever.
   window_us bigint CHECK (window_us > 0),
   state smallint NOT NULL DEFAULT 1 CHECK (state IN (1, 2, 3)),
-  -- While it is not ACTIVE: transactions older than this one may not know what it is, and how far the work on it has come.
+  -- While it is not ACTIVE: transactions older than this one may not know what it is, and how far the work on it has
+  -- come.
   build_mark text,
   build_sku text COLLATE "C" NOT NULL DEFAULT '',
   build_reservation_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
@@ -226,8 +228,8 @@ CREATE TABLE holdsvc.limit_change (
   units bigint NOT NULL
 );
 CREATE INDEX limit_change_by_client ON holdsvc.limit_change (limit_number, client, tenant);
--- Entries of waitlists. States, as in the contract: 1 WAITING, 2 OFFERED, 3 TAKEN, 4 LAPSED, 5 LEFT. They are served in the
--- order of (rank, sequence): the priority, negated, and a number drawn under the locks of the items.
+-- Entries of waitlists. States, as in the contract: 1 WAITING, 2 OFFERED, 3 TAKEN, 4 LAPSED, 5 LEFT. They are served in
+-- the order of (rank, sequence): the priority, negated, and a number drawn under the locks of the items.
 CREATE SEQUENCE holdsvc.waitlist_sequence AS bigint CACHE 1;
 CREATE TABLE holdsvc.waitlist_entry (
   tenant text COLLATE "C" NOT NULL,
@@ -279,7 +281,8 @@ CREATE TABLE holdsvc.waitlist_line (
   PRIMARY KEY (entry_id, sku, pool, tenant)
 ) WITH (fillfactor = 80);
 -- One live entry of a holder for an item.
-CREATE UNIQUE INDEX waitlist_line_by_holder ON holdsvc.waitlist_line (holder, sku, pool, client, tenant) WHERE state <= 2;
+CREATE UNIQUE INDEX waitlist_line_by_holder ON holdsvc.waitlist_line (holder, sku, pool, client, tenant)
+  WHERE state <= 2;
 CREATE INDEX waitlist_line_queue ON holdsvc.waitlist_line (sku, pool, tenant, state, rank, sequence);
 -- Whom free units may suit, without those who want more.
 CREATE INDEX waitlist_line_fitting ON holdsvc.waitlist_line (sku, pool, tenant, parked, quantity, rank, sequence)
@@ -296,8 +299,8 @@ CREATE TABLE holdsvc.stock_move (
 CREATE INDEX stock_move_by_item ON holdsvc.stock_move (sku, pool, tenant, effective_time);
 CREATE INDEX stock_move_by_time ON holdsvc.stock_move USING brin (effective_time) WITH (pages_per_range = 32);
 
--- Reservations that the sweep cannot end, because their lines and their items contradict each other: it leaves them alone
--- until an operator has looked (see the runbook).
+-- Reservations that the sweep cannot end, because their lines and their items contradict each other: it leaves them
+-- alone until an operator has looked (see the runbook).
 CREATE TABLE holdsvc.quarantine (
   tenant text COLLATE "C" NOT NULL,
   reservation_id uuid NOT NULL,
@@ -367,7 +370,8 @@ CREATE TABLE holdsvc.event (
   from_state smallint,
   state smallint,
   expire_time timestamptz,
-  -- REFUNDED and FULFILLED: units refunded, fulfilled and returned so far of every line of the reservation, in line order.
+  -- REFUNDED and FULFILLED: units refunded, fulfilled and returned so far of every line of the reservation, in line
+  -- order.
   refunded_quantity bigint[],
   fulfilled_quantity bigint[],
   returned_quantity bigint[],
@@ -375,7 +379,8 @@ CREATE TABLE holdsvc.event (
   written_off_quantity bigint[],
   restored_quantity bigint[],
   -- The reservation's lines, holder, reference and metadata after the change, where it was ever modified, and of a
-  -- reservation that retention has removed, with what else its events tell of it in the key "removed" (see remove_ended).
+  -- reservation that retention has removed, with what else its events tell of it in the key "removed" (see
+  -- remove_ended).
   snapshot jsonb,
   -- An item's event: the item after the change.
   display_name text,
@@ -448,8 +453,8 @@ CREATE TABLE holdsvc.relay (
   update_time timestamptz NOT NULL
 );
 
--- Where events are sent by HTTP, and how far each has come: after (event_id, event_day) of the history `epoch`, with events
--- until event_time. The sender that has the lease alone sends. The secret signs, so it is stored as it is.
+-- Where events are sent by HTTP, and how far each has come: after (event_id, event_day) of the history `epoch`, with
+-- events until event_time. The sender that has the lease alone sends. The secret signs, so it is stored as it is.
 -- States: 1 ACTIVE, 2 DISABLED.
 CREATE TABLE holdsvc.webhook (
   tenant text COLLATE "C" NOT NULL,
@@ -487,9 +492,9 @@ CREATE TABLE holdsvc.webhook (
 CREATE INDEX webhook_by_tenant ON holdsvc.webhook (tenant, create_time, webhook_id);
 CREATE INDEX webhook_by_due_time ON holdsvc.webhook (due_time) WHERE state = 1;
 
--- PostgreSQL 18 may use an index by skipping its leading column. With statistics gathered while the tables held one item
--- it preferred that to the primary key, and each look-up read the whole index. Without statistics of the leading hashes
--- it does not.
+-- PostgreSQL 18 may use an index by skipping its leading column. With statistics gathered while the tables held one
+-- item it preferred that to the primary key, and each look-up read the whole index. Without statistics of the leading
+-- hashes it does not.
 ALTER INDEX holdsvc.reservation_by_client ALTER COLUMN 1 SET STATISTICS 0;
 ALTER INDEX holdsvc.reservation_by_client ALTER COLUMN 2 SET STATISTICS 0;
 ALTER INDEX holdsvc.reservation_line_by_item ALTER COLUMN 1 SET STATISTICS 0;
