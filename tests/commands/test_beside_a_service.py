@@ -209,7 +209,7 @@ def test_verify_runs_beside_a_service_and_finds_a_drift(program: Program, tmp_pa
     assert done.returncode == 1
     assert "the ledger has drifted" in done.stderr
     [report] = [row for row in lines_of(done.stdout) if row["tenant"] == "checked"]
-    drift = {"sku": "sound", "pool": "", "counter": "held", "stored": 3, "recomputed": 0}
+    drift = {"sku": "sound", "pool": "", "counter": "held", "stored": 3, "recomputed": 0, "limit_id": ""}
     assert report["drifts"] == [drift]
 
 

@@ -180,7 +180,8 @@ def test_ctrl_c_at_any_moment_of_a_start_ends_it_without_a_traceback(
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=WAIT_S)
     assert "Traceback" not in output, output
-    assert process.returncode in (0, 130)
+    # Python takes its handlers back when it ends: from then on the signal itself ends it.
+    assert process.returncode in (0, 130, -signal.SIGINT)
     # Where the signal came between the server's start and its first look, the kernel has told the server to end.
     while running_dsn(data_dir):
         assert time.monotonic() < deadline

@@ -11,13 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from holdsvc.api import health
+from holdsvc.api.services import SERVICES
 from tests.faults import attackers
 from tests.support.harness import Harness, StartService, refused
 from tests.support.polling import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-OURS = {f"inventoryhold.v1.{name}Service" for name in ("Reservation", "Inventory", "Event", "Admin")}
+OURS = {service.full_name for service in SERVICES}
 
 
 async def _check(service: Harness, name: str) -> int:

@@ -25,14 +25,14 @@ def _of_field(
 ) -> Iterator[tuple[str, bytes]]:
     """One field with all of it."""
     message = field.message_type
-    yield f"{name}, empty ones", delimited(field.number, b"") * (size // 2)
+    yield f"{name}, empty ones", _filled(delimited(field.number, b""), size)
     if message is None and field.type != FieldDescriptor.TYPE_STRING:
         yield f"{name}, packed", delimited(field.number, b"\x01" * (size - 10))
-        yield f"{name}, one by one", bytes([*varint(field.number << 3), 1]) * (size // 2)
+        yield f"{name}, one by one", _filled(bytes([*varint(field.number << 3), 1]), size)
     if message is None and field.type == FieldDescriptor.TYPE_STRING:
         for text in texts:
             yield f"{name}, long {text!r}", delimited(field.number, text.encode() * (size // len(text.encode())))
-        yield f"{name}, one letter each", delimited(field.number, b"x") * (size // 3)
+        yield f"{name}, one letter each", _filled(delimited(field.number, b"x"), size)
     if message is None:
         return
     for inner in message.fields if texts == _TEXTS else _one_of_each_kind(message):
@@ -52,6 +52,10 @@ def _thousand(field: FieldDescriptor, size: int, name: str) -> Iterator[tuple[st
 def _one_of_each_kind(message: Descriptor | None) -> Iterable[FieldDescriptor]:
     assert message is not None
     return {(field.type, field.is_repeated, field.message_type): field for field in message.fields}.values()
+
+
+def _filled(part: bytes, size: int) -> bytes:
+    return part * (size // len(part))
 
 
 def delimited(number: int, data: bytes) -> bytes:

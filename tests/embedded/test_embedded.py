@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing, suppress
@@ -242,13 +243,15 @@ def test_a_folder_whose_path_no_socket_can_have_works_too(tmp_path: Path, name: 
 
 
 def test_a_socket_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    data_dir = tmp_path / ("d" * 120)
-    folder = data_folder.make_socket_dir(data_dir)
-    assert folder.parent == tmp_path
-    folder.chmod(0o777)
-    with pytest.raises(EmbeddedServerError, match="not a folder of this user alone"):
-        data_folder.make_socket_dir(data_dir)
+    # The path of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        data_dir = tmp_path / ("d" * 120)
+        folder = data_folder.make_socket_dir(data_dir)
+        assert folder.parent == Path(short)
+        folder.chmod(0o777)
+        with pytest.raises(EmbeddedServerError, match="not a folder of this user alone"):
+            data_folder.make_socket_dir(data_dir)
 
 
 @pytest.mark.parametrize(
