@@ -147,6 +147,10 @@ async def test_holds_of_before_and_of_transactions_that_do_not_know_the_limit_co
         # One that knows it counts from now on, and is not refused.
         await other.reserve({"tour-4": 2}, holder="ann")
         assert await used(other, "five", "ann") == 2
+        given_up = await other.reserve({"tour-6": 1}, holder="ben")
+        nobody = pb.ModifyRequest(reservation_id=given_up.reservation_id, holder="", update_mask={"paths": ["holder"]})
+        await other.reservations.Modify(nobody)
+        assert await used(other, "five", "ben") == 0
     assert not isinstance(await before, str)
 
     async def active() -> bool:

@@ -205,6 +205,9 @@ BEGIN
       coalesce(_moved.quantity, '{}'), _now);
     IF cardinality(_need_request) > 0 THEN
       PERFORM settle_limits(_tenant, _r.id);
+    ELSIF EXISTS (SELECT 1 FROM unnest(_r.sets) x (sets) WHERE strpos(x.sets, 'h') > 0) THEN
+      -- A hold without a holder needs nothing of a limit that is BUILDING, and what its holder had before is over.
+      PERFORM settle_limited(_tenant, _r.id);
     END IF;
     IF _followed IS NOT NULL THEN
       PERFORM follow_items(_tenant, _followed, _now);
