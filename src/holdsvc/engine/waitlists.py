@@ -20,6 +20,9 @@ PASSES_MAX = 100
 
 LOCK_WAIT_S = 0.25
 
+LAPSE_S = 0.25
+"""How long a sweep goes on to end entries, a transaction after another; the next one ends the others."""
+
 BUSY_S = 1.0
 """How long after an item was found locked a serve of its tenant waits for no lock."""
 
@@ -109,8 +112,13 @@ class Waitlists:
 
     async def sweep(self) -> None:
         """Ends the entries whose time is over, and serves every tenant of whom something is due."""
-        async with self._database.connection(LOCK_WAIT_S) as connection:
-            swept = await waitlist.sweep(connection, None)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LAPSE_S
+        while True:
+            async with self._database.connection(LOCK_WAIT_S) as connection:
+                swept = await waitlist.sweep(connection, None)
+            if swept.lapsed_count < waitlist.LAPSED_MAX or loop.time() >= end:
+                break
         for tenant in swept.due_tenants:
             await self.serve(tenant)
 

@@ -17,8 +17,8 @@ from holdsvc.model import Again, Caller, Done, ItemKey, Line, Outcome, Refused, 
 OFFERS_MAX = 100
 """Offers that one transaction makes at most."""
 
-LAPSED_MAX = 1000
-"""Entries that one sweep ends at most."""
+LAPSED_MAX = 250
+"""Entries that one transaction ends at most: their items are locked for as long as that takes."""
 
 Result = Outcome[WaitlistEntry]
 
