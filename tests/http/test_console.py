@@ -1,5 +1,6 @@
 """The console in a real browser: what operators see and do."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Route, async_playwright, expect
 
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
@@ -180,6 +181,32 @@ async def test_a_lost_connection_is_said_and_the_stock_goes_on_when_it_is_back(
     await expect(row(page, "seat")).to_contain_text("3 of 5", timeout=15_000)
     await expect(page.locator("#connection")).to_have_text("live")
     await expect(row(page, "gone")).to_have_count(0)
+
+
+async def test_a_key_that_is_given_while_the_service_is_away_opens_one_stream(
+    guarded: Harness, browser: Browser
+) -> None:
+    reader = await new_secret(guarded, "watcher", scopes=["inventory.read"])
+    page = await (await browser.new_context()).new_page()
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/watch" in request.url else None)
+    asked = asyncio.Queue[Route]()
+    await page.route("**/GetCaller", asked.put)
+    await page.clock.install()
+    await page.goto(f"http://{guarded.http_address}/")
+    await (await asked.get()).abort()
+    await expect(page.locator("#connection")).to_contain_text("connection lost")
+    await page.get_by_role("button", name="Key").click()
+    await page.get_by_label("Key", exact=True).fill(reader)
+    await page.get_by_role("button", name="Use it").click()
+    first = await asked.get()
+    # The attempt that was to come without a key.
+    await page.clock.run_for(2500)
+    await first.continue_()
+    while not asked.empty():
+        await asked.get_nowait().continue_()
+    await expect(page.locator("#connection")).to_have_text("live")
+    assert len(streams) == 1
 
 
 async def test_who_waits_is_listed_and_can_be_taken_off(service: Harness, window: Open) -> None:

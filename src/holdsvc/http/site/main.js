@@ -25,6 +25,7 @@ let stock = null;
 let caller = null;
 let leave = () => {};
 let countdown = 0;
+let begun = 0;
 
 /** Who calls, as the service sees it. */
 class Caller {
@@ -38,12 +39,17 @@ class Caller {
 }
 
 async function begin() {
+  const turn = (begun += 1);
   clearInterval(countdown);
   stock?.stop();
   stock = null;
   try {
-    caller = new Caller(await call("Admin", "GetCaller"));
+    const found = new Caller(await call("Admin", "GetCaller"));
+    if (turn !== begun) return;
+    caller = found;
   } catch (error) {
+    // It has begun anew meanwhile, with another key.
+    if (turn !== begun) return;
     caller = new Caller({});
     if (error.code === "unauthenticated") {
       say(connection, "needs a key");
@@ -53,7 +59,7 @@ async function begin() {
     }
     // The service is not there yet.
     showConnection("lost", { retryMs: 2000 });
-    setTimeout(begin, 2000);
+    setTimeout(() => turn === begun && begin(), 2000);
     return;
   }
   say(document.getElementById("caller"), `${caller.tenant} · ${caller.client}`);
