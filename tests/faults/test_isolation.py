@@ -29,7 +29,7 @@ TURN_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "1"))
 LONG_FORM = TURN_S >= 10
 TURNS = 2
 CALLERS = 8
-RESERVATIONS = 600_000 if LONG_FORM else 20_000
+RESERVATIONS = 600_000 if LONG_FORM else 5_000
 HEALTH_S = 3.0
 RATE_MIN, TIMES_MAX = (0.7, 3.0) if LONG_FORM else (0.3, 10.0)
 """Of the quiet rate and the quiet p99."""

@@ -129,6 +129,9 @@ async def test_a_restart_hands_webhooks_over_at_once_and_sends_nothing_twice(
     await create(hooked, receiver)
     await hooked.create_item("a", 10)
     await receiver.wait_for(1)
+    # The receiver has it before its sender has the answer.
+    [sender] = hooked.service.webhooks._senders
+    await until(lambda: sender._proven)
     await hooked.service.webhooks.stop()
     await hooked.reserve({"a": 1})
     await start_service(webhook_networks=NETWORKS)
