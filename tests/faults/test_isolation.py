@@ -32,8 +32,8 @@ CALLERS = 8
 RESERVATIONS = 600_000 if LONG_FORM else 5_000
 HEALTH_S = 3.0
 RATE_MIN, TIMES_MAX = 0.3, 10.0
-"""Of the quiet rate and the quiet p99. The hog's own work takes its part of two cores too: one that calls as often as it
-can leaves about half."""
+"""Of the quiet rate and p99. The hog takes its part of two cores as well: one that calls as often as it can
+leaves about half."""
 NO_P99_S = 0.1
 """Below it a p99 is not judged: on two cores the hog's own work costs as much."""
 
