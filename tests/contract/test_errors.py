@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.api.statuses import CODES, status
 from holdsvc.model import OverLimit, Refused, ShortLine
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -35,7 +35,7 @@ CONTRACT = {
     "PERMISSION_DENIED": "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED": "RATE_LIMITED OVERLOADED",
     "OUT_OF_RANGE": "RESUME_TOKEN_EXPIRED",
-    "UNAVAILABLE": "DATABASE_UNAVAILABLE SHUTTING_DOWN",
+    "UNAVAILABLE": "DATABASE_UNAVAILABLE DATABASE_SPLIT SHUTTING_DOWN TENANT_MOVED",
     "UNKNOWN": "OUTCOME_UNKNOWN",
     "INTERNAL": "INTERNAL",
 }
@@ -73,12 +73,14 @@ EVERY = [
     errors.api_key_not_found("key-1"),
     errors.webhook_not_found("id-1"),
     errors.too_many_webhooks(20),
-    errors.rate_limited("calls of a client", 2.5),
-    errors.overloaded(),
-    errors.database_unavailable(),
-    errors.shutting_down(),
-    errors.outcome_unknown(),
-    errors.internal(ValueError("why"), method="/a/B"),
+    outages.rate_limited("calls of a client", 2.5),
+    outages.overloaded(),
+    outages.database_unavailable(),
+    outages.database_split(),
+    outages.tenant_moved(),
+    outages.shutting_down(),
+    outages.outcome_unknown(),
+    outages.internal(ValueError("why"), method="/a/B"),
     errors.invalid_field("lines[3].sku", "is bad", "BAD"),
     *(
         errors.wrong_state(reason, "id-1", "CONFIRMED", "A-1")

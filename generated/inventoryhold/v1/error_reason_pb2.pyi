@@ -51,6 +51,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_ALREADY_WAITING: _ClassVar[ErrorReason]
     ERROR_REASON_WEBHOOK_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_WEBHOOKS: _ClassVar[ErrorReason]
+    ERROR_REASON_TENANT_MOVED: _ClassVar[ErrorReason]
+    ERROR_REASON_DATABASE_SPLIT: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_CAPACITY_EXCEEDED: ErrorReason
 ERROR_REASON_ITEM_NOT_FOUND: ErrorReason
@@ -90,6 +92,8 @@ ERROR_REASON_WAITLIST_ENTRY_NOT_FOUND: ErrorReason
 ERROR_REASON_ALREADY_WAITING: ErrorReason
 ERROR_REASON_WEBHOOK_NOT_FOUND: ErrorReason
 ERROR_REASON_TOO_MANY_WEBHOOKS: ErrorReason
+ERROR_REASON_TENANT_MOVED: ErrorReason
+ERROR_REASON_DATABASE_SPLIT: ErrorReason
 
 class CapacityShortfall(_message.Message):
     __slots__ = ("lines",)

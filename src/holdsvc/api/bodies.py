@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.errors import HoldError
 
 LOOK_S = 0.025
@@ -125,7 +125,7 @@ class Bodies:
         except asyncio.CancelledError:
             if not body.given_up or task.uncancel() > 0:
                 raise
-            raise HoldError(errors.overloaded()) from None
+            raise HoldError(outages.overloaded()) from None
         finally:
             self._coming.pop(body, None)
         return data if isinstance(data, bytes) else None

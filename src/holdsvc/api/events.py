@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import date
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
@@ -34,7 +34,7 @@ class EventServicer:
                 start = tokens.read(request.resume_token)
                 if start.event_id > last.last_event_id:
                     # A database that was put back without telling so: it will draw the same ids for other events.
-                    raise HoldError(errors.resume_token_foreign())
+                    raise HoldError(outages.resume_token_foreign())
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
             else:

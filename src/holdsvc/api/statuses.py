@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc_status import rpc_status
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.errors import HoldError
 from holdsvc.model import OverLimit, Refused, ShortLine, Violation
 from inventoryhold.v1 import error_reason_pb2
@@ -55,6 +55,8 @@ CODES: Mapping[str, StatusCode] = {
     "RESUME_TOKEN_EXPIRED": StatusCode.OUT_OF_RANGE,
     "RESUME_TOKEN_FOREIGN": StatusCode.INVALID_ARGUMENT,
     "DATABASE_UNAVAILABLE": StatusCode.UNAVAILABLE,
+    "TENANT_MOVED": StatusCode.UNAVAILABLE,
+    "DATABASE_SPLIT": StatusCode.UNAVAILABLE,
     "SHUTTING_DOWN": StatusCode.UNAVAILABLE,
     "OUTCOME_UNKNOWN": StatusCode.UNKNOWN,
     "INTERNAL": StatusCode.INTERNAL,
@@ -76,7 +78,7 @@ some at once and some at random, and would see RESOURCE_EXHAUSTED in place of th
 
 def refused_of(error: BaseException, method: str) -> Refused:
     """What the caller may read of an error that a handler raised; a fault of the service becomes an incident."""
-    return error.refused if isinstance(error, HoldError) else errors.internal(error, method=method)
+    return error.refused if isinstance(error, HoldError) else outages.internal(error, method=method)
 
 
 class Ending(NamedTuple):

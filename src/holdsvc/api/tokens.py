@@ -10,7 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import date
 from hashlib import blake2b
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Identity, Position
 
@@ -56,10 +56,10 @@ class Tokens:
         """The position of a token; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
         data = unseal(self._identity.token_key, "resume", self._tenant.encode(), token)
         if data is None:
-            raise HoldError(errors.resume_token_foreign())
+            raise HoldError(outages.resume_token_foreign())
         version, epoch, event_id, day = json.loads(data)
         if version != _VERSION or epoch != self._identity.epoch:
-            raise HoldError(errors.resume_token_foreign())
+            raise HoldError(outages.resume_token_foreign())
         if event_id < self._identity.floor:
-            raise HoldError(errors.resume_token_expired())
+            raise HoldError(outages.resume_token_expired())
         return Position(event_id, date.fromordinal(day))

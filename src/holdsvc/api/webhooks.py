@@ -11,7 +11,7 @@ from uuid import UUID
 from google.protobuf.duration_pb2 import Duration
 from yarl import URL
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.pages import Pages, Position
@@ -66,7 +66,7 @@ class WebhookServicer:
         start = await self._hub.begin(last)
         if start is None:
             # This process began during a transaction that still runs: nothing says yet where now is.
-            raise HoldError(errors.database_unavailable())
+            raise HoldError(outages.database_unavailable())
         secret, webhook_id = secrets.token_bytes(SECRET_BYTES), self._engine.new_id()
 
         async def create(connection: Connection) -> Answer[Webhook]:

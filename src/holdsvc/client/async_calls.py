@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from holdsvc.client import errors, messages
+from holdsvc.client import errors, messages, statuses
 from holdsvc.client.affinity import PAUSE_MAX_S, Places
 from holdsvc.client.background import AsyncSleep
 from holdsvc.client.coalescing import ALONE, PAIRS, Done, Lanes
@@ -129,7 +129,7 @@ class AsyncCalls:
         try:
             answer = await send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
         except grpc.RpcError as error:
-            raise await self._explained(connection, errors.from_rpc(error)) from error
+            raise await self._explained(connection, statuses.from_rpc(error)) from error
         self._places.answered(connection.place)
         return answer
 
@@ -172,7 +172,7 @@ class AsyncCalls:
         try:
             await connection.probe(b"", timeout=PROBE_S, wait_for_ready=False)
         except grpc.RpcError as probed:
-            cause = errors.from_rpc(probed)
+            cause = statuses.from_rpc(probed)
             if cause.code is grpc.StatusCode.UNAVAILABLE:
                 return cause.message
         return None
@@ -197,7 +197,7 @@ class AsyncCalls:
                     self._places.answered(place)
                     yield message
             except grpc.RpcError as error:
-                raise await self._explained(connection, errors.from_rpc(error)) from error
+                raise await self._explained(connection, statuses.from_rpc(error)) from error
             finally:
                 stream.cancel()
 

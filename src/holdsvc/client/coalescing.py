@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from holdsvc.client import errors
+from holdsvc.client import errors, statuses
 from holdsvc.client.errors import CallError
 from inventoryhold.v1 import reservation_service_pb2
 
@@ -79,7 +79,7 @@ class Pair:
             return ALONE
         if result.HasField("error"):
             status = result.error
-            failure = errors.from_status(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
+            failure = statuses.from_status(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
             # An item stayed locked longer than the batch could wait; alone the call may wait as long as it likes.
             return ALONE if isinstance(failure, errors.Overloaded) else failure
         response: Any = self.response()

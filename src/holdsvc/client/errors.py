@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from inventoryhold.v1 import error_reason_pb2
-
-DOMAIN = "holdsvc"
-
-_DETAILS_KEY = "grpc-status-details-bin"
 
 _OPEN_CODES = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 
@@ -291,6 +287,18 @@ class DatabaseUnavailable(CallError):
     REASON = "DATABASE_UNAVAILABLE"
 
 
+class TenantMoved(CallError):
+    """The tenant is on its way to another of the service's databases."""
+
+    REASON = "TENANT_MOVED"
+
+
+class DatabaseSplit(CallError):
+    """Two databases of the service say that they are the primary; it makes no change until one has been stopped."""
+
+    REASON = "DATABASE_SPLIT"
+
+
 class ShuttingDown(CallError):
     """The server that answered is stopping."""
 
@@ -314,37 +322,6 @@ class NoConnection(CallError):
 
 
 BY_REASON: Mapping[str, type[CallError]] = {error.REASON: error for error in CallError.__subclasses__() if error.REASON}
-
-_DETAIL_TYPES = (
-    error_details_pb2.BadRequest,
-    error_details_pb2.RetryInfo,
-    error_reason_pb2.CapacityShortfall,
-    error_reason_pb2.LimitExceeded,
-)
-
-
-def from_rpc(error: grpc.RpcError) -> CallError:
-    """Reads a gRPC error's status and details."""
-    code = error.code()
-    message = error.details() or ""
-    return from_status(code, message, _status(error))
-
-
-def from_status(code: grpc.StatusCode, message: str, status: status_pb2.Status | None) -> CallError:
-    """Makes the exception of a status: also of an entry of a BatchReserve."""
-    reason, metadata, details = "", {}, []
-    for packed in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        if packed.Unpack(info):
-            if info.domain == DOMAIN:
-                reason, metadata = info.reason, dict(info.metadata)
-            continue
-        for detail_type in _DETAIL_TYPES:
-            detail = detail_type()
-            if packed.Unpack(detail):
-                details.append(detail)
-    error = BY_REASON.get(reason, CallError)
-    return error(code, message, reason=reason, metadata=metadata, details=details)
 
 
 def deadline_exceeded() -> CallError:
@@ -387,10 +364,3 @@ def leaves_outcome_open(error: BaseException) -> bool:
     if isinstance(error, NoConnection):
         return False
     return error.code in _OPEN_CODES or (error.code is grpc.StatusCode.UNAVAILABLE and not error.reason)
-
-
-def _status(error: Any) -> status_pb2.Status | None:
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            return status_pb2.Status.FromString(value)
-    return None

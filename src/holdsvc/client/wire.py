@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from holdsvc.client import errors
+from holdsvc.client import errors, statuses
 from holdsvc.client.coalescing import Done
 from holdsvc.client.errors import CallError
 
@@ -65,7 +65,7 @@ class AsyncWire:
         try:
             answer = await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
-            done(None, errors.from_rpc(error))
+            done(None, statuses.from_rpc(error))
         except BaseException as error:
             done(None, errors.interrupted(error))
             raise
@@ -245,7 +245,7 @@ class Wire:
         try:
             answer = call.result()
         except grpc.RpcError as error:
-            done(None, errors.from_rpc(error))
+            done(None, statuses.from_rpc(error))
         except grpc.FutureCancelledError as error:
             done(None, errors.interrupted(error))
         else:

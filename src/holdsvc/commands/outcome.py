@@ -32,7 +32,7 @@ EXIT_CODES = {
 
 EPILOG = "Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
-_AGAIN = {"OVERLOADED", "RATE_LIMITED", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN"}
+_AGAIN = {"OVERLOADED", "RATE_LIMITED", "DATABASE_UNAVAILABLE", "DATABASE_SPLIT", "TENANT_MOVED", "SHUTTING_DOWN"}
 
 
 class OutcomeOpen(Exception):

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry
 from holdsvc.engine.observer import Observer
@@ -95,7 +95,7 @@ class BatchRunner(Generic[R, V]):
             if batch:
                 await self._attempt(batch)
         except Exception as error:  # noqa: BLE001 - a fault of this module: the callers get an answer, the lane goes on
-            refused = errors.internal(error, lane=self._kind.name)
+            refused = outages.internal(error, lane=self._kind.name)
             self._queue.fail([entry for entry in batch if entry.running], refused)
 
     async def _attempt(self, batch: list[Entry[R, V]]) -> None:
@@ -110,7 +110,7 @@ class BatchRunner(Generic[R, V]):
         except Unknown:
             self._settle_unknown(batch)
         except Conflict:
-            self._queue.fail(batch, errors.overloaded(Cause.CONFLICT))
+            self._queue.fail(batch, outages.overloaded(Cause.CONFLICT))
         except Exception as error:  # noqa: BLE001 - whatever it is, callers wait for an answer
             await self._attempt_each(batch, error)
         else:
@@ -136,10 +136,10 @@ class BatchRunner(Generic[R, V]):
             self._queue.put_back(rest)
         elif cause is Cause.LOCK_WAIT:
             oldest = asyncio.get_running_loop().time() - self._lock_timeout_s
-            self._queue.fail([entry for entry in batch if entry.entered <= oldest], errors.nothing_ran(cause))
+            self._queue.fail([entry for entry in batch if entry.entered <= oldest], outages.nothing_ran(cause))
             self._queue.put_back([entry for entry in batch if entry.entered > oldest])
         else:
-            self._queue.fail(batch, errors.nothing_ran(cause))
+            self._queue.fail(batch, outages.nothing_ran(cause))
 
     def _without_item(self, batch: list[Entry[R, V]]) -> list[Entry[R, V]]:
         """Handles a batch that waited for a lock, on none of its items by now; returns the entries to run again."""
@@ -192,7 +192,7 @@ class BatchRunner(Generic[R, V]):
         may run again.
         """
         if len(batch) == 1:
-            self._queue.settle(batch[0], errors.internal(error, lane=self._kind.name))
+            self._queue.settle(batch[0], outages.internal(error, lane=self._kind.name))
             return
         self._observer.retried(self._kind.name, "poisoned")
         log.warning("batch.poisoned", lane=self._kind.name, size=len(batch), error=type(error).__name__)
@@ -200,7 +200,7 @@ class BatchRunner(Generic[R, V]):
             if isinstance(error, Failed) or entry.request.request_id:
                 await self._attempt([entry])
             else:
-                self._queue.settle(entry, errors.internal(error, lane=self._kind.name))
+                self._queue.settle(entry, outages.internal(error, lane=self._kind.name))
 
     async def _execute(self, connection: Connection, batch: list[Entry[R, V]]) -> list[Outcome[V]]:
         async for attempt in AsyncRetrying(
@@ -261,5 +261,5 @@ class BatchRunner(Generic[R, V]):
         self._observer.retried(self._kind.name, "connection")
         self._observer.not_run(Cause.DATABASE_AWAY)
         log.warning("batch.connection_lost", lane=self._kind.name, size=len(batch))
-        self._queue.fail([entry for entry in batch if not entry.request.request_id], errors.outcome_unknown())
+        self._queue.fail([entry for entry in batch if not entry.request.request_id], outages.outcome_unknown())
         self._queue.put_back([entry for entry in batch if entry.request.request_id])

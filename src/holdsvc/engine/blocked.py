@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry
 from holdsvc.engine.queue import Queue
@@ -81,13 +81,13 @@ class BlockedLanes(Generic[R, V]):
         for entry in entries:
             if not all(each.job.single for each in (entry, *(entry.twins or ()))):
                 if now > first:
-                    self._queue.settle(entry, errors.overloaded(Cause.LOCK_WAIT))
+                    self._queue.settle(entry, outages.overloaded(Cause.LOCK_WAIT))
                 else:
                     again.append(entry)
                 continue
             lane = self._lane(key)
             if lane is None or lane.depth >= self._depth_max:
-                self._queue.settle(entry, errors.overloaded(Cause.LOCK_WAIT))
+                self._queue.settle(entry, outages.overloaded(Cause.LOCK_WAIT))
             else:
                 lane.adopt(self._queue.release(entry))
         return again

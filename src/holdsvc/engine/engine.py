@@ -8,7 +8,7 @@ from typing import NamedTuple, Self, TypeVar
 
 import structlog
 
-from holdsvc import change_requests, errors
+from holdsvc import change_requests, errors, outages
 from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
 from holdsvc.engine.fairness import FairQueue
@@ -283,7 +283,7 @@ class Engine:
                 await self.waitlists.serve(tenant)
             if not isinstance(outcome, Sweep | Serve):
                 return outcome
-        return errors.overloaded(Cause.CONFLICT)
+        return outages.overloaded(Cause.CONFLICT)
 
     async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs something that only reads, for a caller of this tenant; an empty tenant is the service itself.
@@ -336,22 +336,22 @@ class Engine:
         if not done:
             if not changes:
                 task.cancel()
-            raise HoldError(errors.deadline_passed(safe=not changes))
+            raise HoldError(outages.deadline_passed(safe=not changes))
         try:
             return task.result()
         except NothingRan as error:
             self._observer.not_run(error.cause)
-            raise HoldError(errors.nothing_ran(error.cause)) from None
+            raise HoldError(outages.nothing_ran(error.cause)) from None
         except Conflict:
-            raise HoldError(errors.overloaded(Cause.CONFLICT)) from None
+            raise HoldError(outages.overloaded(Cause.CONFLICT)) from None
         except Unknown:
             self._observer.not_run(Cause.DATABASE_AWAY)
-            raise HoldError(errors.outcome_unknown() if changes else errors.database_unavailable()) from None
+            raise HoldError(outages.outcome_unknown() if changes else outages.database_unavailable()) from None
 
     def _admit(self) -> None:
         if self._closing:
             self._turned_away += 1
-            raise HoldError(errors.shutting_down())
+            raise HoldError(outages.shutting_down())
 
     async def drain(self) -> None:
         """Refuses new work and waits until what was accepted has been answered and no new call arrives.

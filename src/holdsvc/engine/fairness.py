@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.errors import HoldError
 
 SHORT_S = 0.05
@@ -56,7 +56,7 @@ class FairQueue:
             return
         waiting = self._waiting.setdefault(tenant, deque())
         if len(waiting) >= self._waiting_max:
-            raise HoldError(errors.overloaded())
+            raise HoldError(outages.overloaded())
         slot: asyncio.Future[None] = self._loop.create_future()
         waiting.append(slot)
         try:

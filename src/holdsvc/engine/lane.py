@@ -11,7 +11,7 @@ from functools import partial
 from time import thread_time
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.change_requests import Request
 from holdsvc.engine.admission import DEADLINE_SHARE, Pace
 from holdsvc.engine.batch import BatchRunner, LaneKind
@@ -131,7 +131,7 @@ class Lane(Generic[R, V]):
         """
         if self._is_too_long(len(requests), deadline - self._loop.time()):
             self._observer.settled(self._kind.name, {"OVERLOADED": len(requests)})
-            raise HoldError(errors.overloaded())
+            raise HoldError(outages.overloaded())
         future = self._queue.add(requests, deadline)
         self._wake()
         return future

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.errors import HoldError
 
 BUCKETS_MAX = 100_000
@@ -27,7 +27,7 @@ class RateLimit:
         tokens, since = self._buckets.get(key, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._rate)
         if tokens < 1.0:
-            raise HoldError(errors.rate_limited(limit, (1.0 - tokens) / self._rate))
+            raise HoldError(outages.rate_limited(limit, (1.0 - tokens) / self._rate))
         if key not in self._buckets and len(self._buckets) >= BUCKETS_MAX:
             # The longest unused is full again: forgetting it changes nothing.
             self._buckets.pop(next(iter(self._buckets)))
@@ -47,7 +47,7 @@ class OpenLimit:
         """Counts one while the block runs; raises RATE_LIMITED, naming the limit, when there are too many."""
         count = self._open.get(key, 0)
         if count >= self._most:
-            raise HoldError(errors.rate_limited(limit, STREAM_RETRY_S))
+            raise HoldError(outages.rate_limited(limit, STREAM_RETRY_S))
         self._open[key] = count + 1
         try:
             yield

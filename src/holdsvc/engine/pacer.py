@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import thread_time
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.errors import HoldError
 
 Turn = asyncio.Future[None]
@@ -75,7 +75,7 @@ class Pacer:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise HoldError(errors.shutting_down())
+            raise HoldError(outages.shutting_down())
 
     def wake(self, waiting: set[Turn]) -> None:
         """Gives a turn to streams that wait for something to send."""

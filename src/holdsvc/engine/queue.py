@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.change_requests import Request
 from holdsvc.engine.job import Entry, Job
 from holdsvc.engine.observer import Observer
@@ -121,7 +121,7 @@ class Queue(Generic[R, V]):
         self._jobs.discard(job)
         if not job.future.done():
             # Its batch may be under way: a retry is safe where every request has an id, or where none has run.
-            job.future.set_exception(HoldError(errors.deadline_passed(safe=job.retriable or job.untouched)))
+            job.future.set_exception(HoldError(outages.deadline_passed(safe=job.retriable or job.untouched)))
 
     def _count(self, outcome: str) -> None:
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.engine.pacer import Turn
 from holdsvc.engine.sharing import SharedReads
 from holdsvc.errors import HoldError
@@ -157,7 +157,7 @@ class EventHub:
         answer = await feed.read(connection, filters, after, upto, limit=READ_MAX)
         identity = await feed.identity(connection)
         if identity.epoch != epoch:
-            raise HoldError(errors.database_unavailable())
+            raise HoldError(outages.database_unavailable())
         return answer if identity.floor <= after.event_id else None
 
     # Streams.
@@ -175,7 +175,7 @@ class EventHub:
         last = await self._means.read(tenant, feed.last)
         seen = await self._means.follower.until(lambda look: look.epoch == last.epoch)
         if seen is None or not seen.epoch == identity.epoch == last.epoch:
-            raise HoldError(errors.database_unavailable())
+            raise HoldError(outages.database_unavailable())
         if self._epoch != seen.epoch:
             self._begin_history(seen.epoch)
         return identity, last
@@ -228,7 +228,7 @@ class EventHub:
 
     def _check(self, epoch: str) -> None:
         if self._epoch != epoch:
-            raise HoldError(errors.database_unavailable())
+            raise HoldError(outages.database_unavailable())
 
     async def _next(self, filter_: Filter, group: Group, epoch: str, position: Position) -> Batch:
         """The next events of a stream, from memory or else from the database; perhaps none although there are more."""
@@ -248,7 +248,7 @@ class EventHub:
             read = partial(self._read, epoch=epoch, filters=[filter_], after=after, upto=upto)
             answer = await self._means.read(filter_.tenant or "", read)
             if answer is None:
-                raise HoldError(errors.resume_token_expired())
+                raise HoldError(outages.resume_token_expired())
             found, reached = answer
             payloads = await self._encoded(found)
         count = fitting(payloads)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from holdsvc import errors
+from holdsvc import outages
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.pacer import Pacer
@@ -53,7 +53,7 @@ class Streams:
     def admitted(self) -> Iterator[None]:
         """Counts a stream while it lasts; raises OVERLOADED when there are too many."""
         if self._open >= self._max:
-            raise HoldError(errors.overloaded(Cause.STREAMS_MAX))
+            raise HoldError(outages.overloaded(Cause.STREAMS_MAX))
         self._open += 1
         try:
             yield

@@ -15,7 +15,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError
 from holdsvc.ledger import keys
@@ -122,10 +122,10 @@ class Keyring:
         # Not awaited itself: a call that is cancelled must not take the look-up from the others.
         await asyncio.wait([look_up], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if not look_up.done():
-            raise HoldError(errors.deadline_passed(safe=True))
+            raise HoldError(outages.deadline_passed(safe=True))
         if look_up.cancelled():
             # Passed on to gRPC, a CancelledError would leave the caller without a status.
-            raise HoldError(errors.shutting_down())
+            raise HoldError(outages.shutting_down())
         return look_up.result()
 
     def _look_up(self, secret: str) -> asyncio.Task[Caller | None]:
@@ -148,7 +148,7 @@ class Keyring:
         if secret in self._good:
             return await self._find(key_id, secret)
         if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
-            raise HoldError(errors.overloaded())
+            raise HoldError(outages.overloaded())
         self._unknown_waiting += 1
         try:
             async with self._unknown:
