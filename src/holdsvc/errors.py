@@ -184,7 +184,7 @@ def reference_ambiguous(reference: str) -> Refused:
 
 
 _STATE_MESSAGES = {
-    "RESERVATION_EXPIRED": "reservation {} has expired and its units are free again; reserve anew",
+    "RESERVATION_EXPIRED": "reservation {} has expired and its units are free again; reserve again",
     "RESERVATION_ALREADY_CONFIRMED": "reservation {} is confirmed already",
     "RESERVATION_ALREADY_CANCELLED": "reservation {} is cancelled already",
     "ALREADY_FULFILLED": "every confirmed unit of reservation {} is fulfilled or refunded already",

@@ -229,7 +229,7 @@ class Reservation:
 
     @property
     def rescued(self) -> bool:
-        """Whether it had expired and was taken anew by Confirm."""
+        """Whether it had expired and was taken again by Confirm."""
         return self.confirm_time is not None and self.confirm_time >= self.expire_time
 
 
@@ -298,7 +298,7 @@ class Done(Generic[V_co]):
     """What the change made of its subject."""
     replayed: bool
     due: bool = False
-    """Whether units are due to those who wait for them: they are served before the answer."""
+    """Whether units are due to entries that wait for them: these are served before the answer."""
 
 
 class Cause(StrEnum):
@@ -359,7 +359,7 @@ class Sweep(NamedTuple):
 
 
 class Serve(NamedTuple):
-    """Not judged: somebody waits for these items and comes first. Sweep them, serve the waitlists and call again."""
+    """Not judged: entries wait for these items and come first. Sweep them, serve the waitlists and call again."""
 
     items: list[ItemKey]
 

@@ -54,7 +54,7 @@ class Rpc:
         return f"/{PACKAGE}.{self.service}/{self.name}"
 
 
-# Reading reservations is open to `reservations.read_all` alone, for those who watch sales and must not sell.
+# Reading reservations is open to `reservations.read_all` alone, for callers that watch sales and must not sell.
 _READERS = ("reserve", "reservations.read_all")
 
 _RESERVATIONS = (

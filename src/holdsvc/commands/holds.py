@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Annotated, Optional
+from itertools import chain, islice
+from typing import Annotated, Optional, TypeVar
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -33,11 +33,14 @@ from holdsvc.commands.call_options import (
 )
 from holdsvc.commands.lines import lines_of
 from holdsvc.commands.outcome import known
-from inventoryhold.v1 import event_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 PAGE = 500
 """Reservations, or events, that one call fetches."""
+
+Request = TypeVar("Request", pb.ListReservationsRequest, pb.ListReservationEventsRequest)
+Page = TypeVar("Page", pb.ListReservationsResponse, pb.ListReservationEventsResponse)
 
 Answer = (
     pb.ReserveResponse
@@ -286,7 +289,9 @@ def get(
     request = pb.GetReservationRequest(**target_fields(target, by_reference=by_reference))
     with called(address, timeout) as client:
         found = client.reservations.GetReservation(request).reservation
-        events = list(_events(client, found.reservation_id)) if trail else []
+        trail_of = pb.ListReservationEventsRequest(reservation_id=found.reservation_id, page_size=PAGE)
+        pages = _pages(client.reservations.ListReservationEvents, trail_of) if trail else ()
+        events = [event for page in pages for event in page.events]
     if screen.as_json:
         screen.messages([found, *events])
         return
@@ -332,7 +337,8 @@ def list_(
         client=client,
     )
     with called(address, timeout) as caller:
-        found = _reservations(caller, request)
+        pages = _pages(caller.reservations.ListReservations, request)
+        found = chain.from_iterable(page.reservations for page in pages)
         shown = islice(found, limit or None)
         if screen.as_json:
             screen.messages(shown)
@@ -358,23 +364,14 @@ def _change(request_id: str, send: Callable[[Client], Answer], address: str, tim
     if answer.replayed:
         note("this request id was used before for the same call: it took effect then, and not again")
     if isinstance(answer, pb.ConfirmResponse) and answer.rescued:
-        note("the hold had expired, and its units were taken anew")
+        note("the hold had expired, and its units were taken again")
 
 
-def _reservations(client: Client, request: pb.ListReservationsRequest) -> Iterator[reservation_pb2.Reservation]:
+def _pages(read: Callable[[Request], Page], request: Request) -> Iterator[Page]:
+    """Reads one page after the other; the request is that of the next page each time."""
     while True:
-        page = client.reservations.ListReservations(request)
-        yield from page.reservations
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
-
-
-def _events(client: Client, reservation_id: str) -> Iterator[event_pb2.Event]:
-    request = pb.ListReservationEventsRequest(reservation_id=reservation_id, page_size=PAGE)
-    while True:
-        page = client.reservations.ListReservationEvents(request)
-        yield from page.events
+        page = read(request)
+        yield page
         if not page.next_page_token:
             return
         request.page_token = page.next_page_token

@@ -218,7 +218,7 @@ class BatchRunner(Generic[R, V]):
     def _settle_all(self, batch: list[Entry[R, V]], outcomes: list[Outcome[V]]) -> tuple[list[ItemKey], bool]:
         """Answers what was judged, puts back what was not.
 
-        Returns the items whose lapsed holds stand in the way, and whether somebody who waits does.
+        Returns the items whose lapsed holds stand in the way, and whether an entry that waits does.
         """
         serves = False
         again: list[Entry[R, V]] = []

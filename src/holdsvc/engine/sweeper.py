@@ -28,7 +28,7 @@ LIMITS_WAIT_S = 0.1
 """Pause between two looks for limits to work on, and the same while older transactions are running."""
 
 SUBJECT_STEPS = 20
-"""Steps of an upkeep through those who have limits: each worker goes on where its last upkeep ended."""
+"""Steps of an upkeep through the subjects of limits: each worker goes on where its last upkeep ended."""
 
 SWEEPS_AT_ONCE = 2
 """Batches that are released side by side while more has lapsed than one batch takes and callers make no changes."""
@@ -174,7 +174,7 @@ class Sweeper:
         return UPKEEP_INTERVAL_S
 
     async def _purge_subjects(self) -> None:
-        """Looks at some of those who have limits, and forgets who has no unit any more."""
+        """Looks at some subjects of limits, and forgets those that have no unit any more."""
         for _ in range(SUBJECT_STEPS):
             async with self._database.connection(self._lock_wait_s) as connection:
                 _, self._subject = await limits.purge_subjects(connection, self._subject)

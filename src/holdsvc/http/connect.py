@@ -171,7 +171,7 @@ async def run_stream(
 ) -> None:
     """Sends each message of a stream in a frame; raises Failed for what the stream ends with."""
     context = Context(exchange.headers, timeout, read)
-    # A stream keeps its connection, and so its worker: like connections, it does not last for ever.
+    # A stream keeps its connection, and so its worker: like connections, it has an end.
     latest = asyncio.get_running_loop().time() + exchange.stream_max_s
     try:
         async with asyncio.timeout_at(min(latest, latest if context.deadline is None else context.deadline)):

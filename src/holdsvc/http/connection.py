@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._pending.clear()
         if self._drain is not None and not self._drain.done():
             self._drain.set_exception(ConnectionResetError())
-            # Where nobody waits any more, it is no error.
+            # Where no call waits any more, it is no error.
             self._drain.exception()
         if self._serving is not None and self._serving.task is not None:
             self._serving.task.cancel()

@@ -54,7 +54,7 @@ class LimitTerms(NamedTuple):
     counts: Counts
     max_quantity: int
     window: timedelta | None
-    """How long confirmed units count; None: for ever."""
+    """How long confirmed units count; None: without end."""
 
 
 class Limit(NamedTuple):
@@ -67,7 +67,7 @@ class Limit(NamedTuple):
 
 
 class LimitUsage(NamedTuple):
-    """How much of a limit somebody has."""
+    """How much of a limit a holder or client has."""
 
     max_quantity: int
     held: int

@@ -80,7 +80,7 @@ class ReservationAnswer(NamedTuple):
     original: Snapshot | None
     entry_id: UUID | None
     due: bool
-    """Whether units of an item of the tenant are due to those who wait for them."""
+    """Whether units of an item of the tenant are due to entries that wait for them."""
 
 
 class _Ids(NamedTuple):

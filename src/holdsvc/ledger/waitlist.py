@@ -1,4 +1,4 @@
-"""The waitlists of items: joining, leaving and reading them, and serving those who wait."""
+"""The waitlists of items: joining, leaving and reading them, and serving the entries that wait."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -248,7 +248,7 @@ def _entry_of(row: _Answer) -> WaitlistEntry:
 
 
 async def serve(connection: Connection, tenant: str, reservation_ids: Sequence[str], *, skip_busy: bool) -> Served:
-    """Offers what is free to those who wait, under these ids: not more than there are.
+    """Offers what is free to the entries that wait, under these ids: not more than there are.
 
     `skip_busy` leaves out what has an item that others keep locked; without it that is NothingRan, after a wait.
     """

@@ -106,7 +106,7 @@ class Endpoints:
     def _looked_up(self, task: "asyncio.Task[list[ResolveResult]]") -> None:
         self._looking.discard(task)
         if not task.cancelled():
-            # Read also where nobody waits for it any more.
+            # Read also where no call waits for it any more.
             task.exception()
 
     async def close(self) -> None:

@@ -107,7 +107,7 @@ class Relay:
             found, reached = await feed.read(connection, [Filter(None)], self._position, fence, limit=BATCH_MAX)
             identity = await feed.identity(connection)
             if identity.epoch != self._epoch:
-                # Not published: the next look reads the place anew.
+                # Not published: the next look reads the place again.
                 self._position = None
                 return
             if identity.floor > self._position.event_id:

@@ -1,4 +1,4 @@
-"""Counters of whatever process counts: workers, the supervisor, the relay. Prometheus adds them up.
+"""Counters of every process that counts: workers, the supervisor, the relay. Prometheus adds them up.
 
 Import it, as every module that makes metrics, only after PROMETHEUS_MULTIPROC_DIR has been set.
 """

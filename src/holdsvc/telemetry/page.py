@@ -86,7 +86,7 @@ class MetricsPage:
         try:
             async with asyncio.timeout(REQUEST_MAX_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-            # Who has asked is not closed for those who only connect.
+            # A connection that has asked is not closed for those that only connect.
             del self._asking[writer]
             full = len(self._answering) >= CONNECTIONS_MAX
             self._answering.add(writer)

@@ -124,7 +124,7 @@ export function showHolds(page, query) {
   }
 
   const ticking = setInterval(() => clocks.forEach((each) => each.tick()), TICK_MS);
-  // Pages that were asked for stay as they are; the first one is kept fresh, unless somebody is in the middle of it.
+  // Pages that were asked for stay as they are; the first one is kept fresh, unless a person is in the middle of it.
   const refreshing = setInterval(() => {
     if (!document.hidden && !older && !rows.contains(document.activeElement) && document.activeElement !== text) load();
   }, REFRESH_MS);

@@ -48,7 +48,7 @@ async function begin() {
     if (turn !== begun) return;
     caller = found;
   } catch (error) {
-    // It has begun anew meanwhile, with another key.
+    // It has begun again meanwhile, with another key.
     if (turn !== begun) return;
     caller = new Caller({});
     if (error.code === "unauthenticated") {

@@ -88,7 +88,7 @@ export function showReservation(page, id, caller) {
           { title: "Confirm an expired hold", text: "For a payment that came late: it succeeds if the units are still free." },
           "Confirm",
           () => ({ rescue: true }),
-          "Taken anew and confirmed.",
+          "Taken again and confirmed.",
         ),
       );
     }
