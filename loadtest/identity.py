@@ -66,8 +66,7 @@ async def _serve(dsn: str, pipe: Pipe) -> None:
 
 
 def _server(settings: Settings, service: Service) -> Server:
-    observer = service._observer  # noqa: SLF001
-    return Server(settings, Services(settings, service.engine, service.streams, service.webhooks, observer))
+    return Server(settings, Services(settings, service.places, service.observer))
 
 
 class Caller:

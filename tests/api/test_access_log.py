@@ -1,7 +1,7 @@
 """The log: a sampled line for each call, named events, and nothing that must not be there."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -10,6 +10,7 @@ from structlog.testing import LogCapture
 from holdsvc.api import access_log
 from holdsvc.api.access_log import AccessLog, Sample
 from holdsvc.api.calls import Call
+from holdsvc.api.cells import Cell
 from holdsvc.model import Caller
 from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -95,7 +96,8 @@ async def test_no_line_holds_a_customer_metadata_or_a_key(start_service: StartSe
 
 
 def _tell(log: AccessLog, reason: str, count: int) -> None:
-    call = Call("/x.Y/Z", Caller("t", "c", "k", frozenset()), 0.0, ())
+    cell = cast(Cell, None)
+    call = Call("/x.Y/Z", Caller("t", "c", "k", frozenset()), cell, 0.0, ())
     for _ in range(count):
         log.tell("/x.Y/Z", call, None, "OK", reason, 0.001)
 

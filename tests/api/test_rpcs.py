@@ -37,7 +37,7 @@ def test_the_clients_retry_policy_repeats_exactly_the_calls_that_may_be_repeated
 
 async def test_every_lane_of_the_table_is_one_of_the_engine(service: Harness) -> None:
     lanes = {rpc.lane for rpc in RPCS.values() if rpc.lane}
-    assert lanes == set(service.service.engine.queue_depths())
+    assert lanes == set(service.cell.engine.queue_depths())
 
 
 def test_metrics_know_which_rpcs_stream() -> None:

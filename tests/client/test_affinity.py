@@ -75,13 +75,13 @@ class Served:
     def __init__(self, service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
         self.skus: set[str] = set()
         self.address = service.address
-        reserve = service.service.engine.reserve
+        reserve = service.cell.engine.reserve
 
         async def noted(requests: Any, deadline: Any) -> Any:
             self.skus.update(line.sku for request in requests for line in request.lines)
             return await reserve(requests, deadline)
 
-        monkeypatch.setattr(service.service.engine, "reserve", noted)
+        monkeypatch.setattr(service.cell.engine, "reserve", noted)
 
 
 @pytest.mark.parametrize("coalesce", [True, False])

@@ -231,7 +231,7 @@ async def test_a_connection_is_left_while_its_server_still_listens(start_service
     async with AsyncClient(f"ipv4:{old.address},{new.address}" if separate else old.address) as client:
         await client.reserve({"seat": 1})
         # It refuses every call and does not end: only another connection helps.
-        await old.service.engine.drain()
+        await old.cell.engine.drain()
         for _ in range(5):
             await client.reserve({"seat": 1})
     assert new.sql("SELECT held FROM holdsvc.item WHERE sku = 'seat'") == [(6,)]

@@ -48,7 +48,7 @@ async def test_all_or_what_retention_would_remove_is_written_as_get_reservation_
         result = await asyncio.to_thread(run, "reservations", "export", "--older-than", older_than)
         found = [json.loads(line)["reservation_id"] for line in result.stdout.splitlines()]
         assert (result.exit_code, found) == (0, expected)
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         assert (await removal.remove(connection, timedelta(hours=49))).removed_count == 2
     result = await asyncio.to_thread(run, "reservations", "export", "--all", "--tenant", "default")
     assert [json.loads(line)["reservation_id"] for line in result.stdout.splitlines()] == ids[1::2]

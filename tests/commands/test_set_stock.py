@@ -137,7 +137,7 @@ async def test_a_run_that_is_killed_in_the_middle_and_made_again_sets_all_and_un
 ) -> None:
     rows = 8 * BATCH
     skus = [f"i{number:05}" for number in range(rows)]
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         for start in range(0, rows, 1000):
             await items.create(connection, CALLER, stock(skus[start : start + 1000]))
     file = tmp_path / "counts.csv"

@@ -213,7 +213,7 @@ async def test_holders_without_units_are_forgotten_and_one_who_takes_units_meanw
 
     async def purge(after: Subject = FIRST_SUBJECT) -> int:
         purged = 0
-        async with service.service.database.connection() as connection:
+        async with service.cell.database.connection() as connection:
             while True:
                 count, after = await purge_subjects(connection, after, max_count=3)
                 purged += count

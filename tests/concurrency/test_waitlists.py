@@ -136,7 +136,7 @@ async def test_entries_with_crossing_items_never_deadlock_and_every_unit_finds_s
     for ix in range(40):
         await service.join(lines if ix % 2 else lines[::-1], f"h{ix}")
     await asyncio.gather(*(_cancel(service, hold) for hold in random.Random(3).sample(holds, len(holds))))
-    await service.service.engine.waitlists.sweep()
+    await service.cell.engine.waitlists.sweep()
     states = [state for (state,) in service.sql("SELECT state FROM waitlist_entry ORDER BY rank, sequence")]
     assert states == [Entry.STATE_OFFERED] * 20 + [Entry.STATE_WAITING] * 20
     for sku in ("a", "b"):
@@ -176,7 +176,7 @@ async def test_who_is_killed_between_freeing_and_serving_lets_nobody_overtake_an
         await service.join({sku: 1}, "ann")
         cancel = Cancel(CALLER, "", b"", hold.reservation_id, None, reason="")
         # The transaction that frees, and nothing after it.
-        async with service.service.database.connection() as connection:
+        async with service.cell.database.connection() as connection:
             await changes.cancel(connection, "default", [cancel])
         line = item_pb2.ItemQuantity(sku=sku, quantity=1)
         answer = await service.inventory.CheckAvailability(ipb.CheckAvailabilityRequest(lines=[line]))
@@ -184,7 +184,7 @@ async def test_who_is_killed_between_freeing_and_serving_lets_nobody_overtake_an
     # A Reserve serves who comes before it, and is refused.
     assert await outcome(service.reserve({"seat": 1})) == "CAPACITY_EXCEEDED"
     assert service.sql("SELECT state FROM waitlist_line WHERE sku = 'seat'") == [(Entry.STATE_OFFERED,)]
-    await service.service.engine.waitlists.sweep()
+    await service.cell.engine.waitlists.sweep()
     assert service.sql("SELECT state FROM waitlist_line WHERE sku = 'bunk'") == [(Entry.STATE_OFFERED,)]
     await service.verify()
 
@@ -212,5 +212,5 @@ async def test_a_locked_item_keeps_a_cancel_of_another_no_longer_than_a_quarter_
 
 
 async def _is_offered(service: Harness, entry: Entry) -> bool:
-    await service.service.engine.waitlists.sweep()
+    await service.cell.engine.waitlists.sweep()
     return (await service.entry(entry.entry_id)).state == Entry.STATE_OFFERED

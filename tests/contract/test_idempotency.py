@@ -285,7 +285,7 @@ async def test_an_id_is_remembered_for_its_time_and_forgotten_after_it(start_ser
     first = (await service.reservations.Reserve(request)).reservation
 
     async def purge() -> int:
-        async with service.service.database.connection() as connection:
+        async with service.cell.database.connection() as connection:
             return await upkeep.purge_requests(connection, service.settings.request_id_retention)
 
     service.clock.advance(timedelta(hours=23, minutes=59))

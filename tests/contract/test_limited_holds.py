@@ -326,6 +326,6 @@ async def test_a_quarantined_hold_counts_no_more_and_retention_leaves_what_count
     for days, counted, removed in ((3, 4, 0), (2, 0, 1)):
         service.clock.advance(timedelta(days=days))
         assert await used(service, "four", "ann") == counted
-        async with service.service.database.connection() as connection:
+        async with service.cell.database.connection() as connection:
             assert (await removal.remove(connection, timedelta(days=2))).removed_count == removed
     assert service.sql("SELECT count(*) FROM holdsvc.limit_use WHERE confirm_time IS NOT NULL") == [(0,)]

@@ -33,7 +33,7 @@ AGE = timedelta(hours=48)
 async def remove(service: Harness, age: timedelta = AGE, **bounds: int) -> int:
     """Walks once over all reservations; returns how many were removed."""
     removed = 0
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         while True:
             step = await removal.remove(connection, age, **bounds)
             removed += step.removed_count
@@ -61,7 +61,7 @@ async def streamed(service: Harness, count: int, metadata: Any = None) -> list[e
 async def relayed(service: Harness) -> list[bytes]:
     """What the relay publishes of the whole feed."""
     [[last, day]] = service.sql("SELECT max(event_id), max(occur_day) FROM event")
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         found, _ = await read(connection, [Filter(None)], UNKNOWN, Position(last, day), limit=1000)
     return [cloud_event(event.tenant, convert.event(event.event), "epoch").encode() for event in found]
 
@@ -256,7 +256,7 @@ async def test_small_steps_remove_the_same_and_a_long_history_is_written_over_se
     trails = {id_: await trail(service, id_) for id_ in (target["reservation_id"], *others)}
     assert len(trails[target["reservation_id"]]) == 22
     service.clock.advance(AGE)
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         step = await removal.remove(connection, AGE, 3, 10)
     assert (step.removed_count, step.more) == (0, True)
     # Half of its history is written, and it is there: all is told as before.
@@ -316,7 +316,7 @@ async def test_nothing_is_removed_where_retention_is_not_set(start_service: Star
     await _modified_three_times(service)
     service.clock.advance(timedelta(days=3650))
     async with asyncio.timeout(10):
-        await retention.Retention(service.settings, service.service.database).run()
+        await retention.Retention(service.settings, service.cell.database).run()
     assert service.sql("SELECT count(*), (SELECT begin_time FROM retention_walk) FROM reservation") == [(1, None)]
 
 

@@ -121,7 +121,7 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
         await sessions.until_blocked(ledger_dsn)
         # What stands in the queue has been accepted; what was only sent may yet be refused.
         calls += [call() for _ in range(19)]
-        await until(lambda: service.service.engine.queue_depths()["reserve"] >= 19)
+        await until(lambda: service.cell.engine.queue_depths()["reserve"] >= 19)
         stopping = asyncio.create_task(service.service.stop())
         await asyncio.sleep(0)
         other.rollback()

@@ -78,7 +78,7 @@ async def test_a_connect_client_calls_and_watches(service: Harness, codec: str, 
             await anext(client.execute_server_stream(request=bad, method=METHODS["WatchInventory"]))
         assert (caught.value.code, _reason(caught.value)) == (Code.INVALID_ARGUMENT, "INVALID_FIELD")
         await messages.aclose()
-    await until(lambda: service.service.streams.watch.watchers == 0)
+    await until(lambda: service.cell.streams.watch.watchers == 0)
 
 
 async def test_a_stream_ends_with_a_status_when_the_service_stops(service: Harness) -> None:
@@ -162,7 +162,7 @@ async def test_items_are_watched_as_server_sent_events(service: Harness) -> None
             [changed] = (await stream.message())["items"]
             assert changed["sku"] == "seat"
             remaining = changed["remaining"]
-    await until(lambda: service.service.streams.watch.watchers == 0)
+    await until(lambda: service.cell.streams.watch.watchers == 0)
 
 
 async def test_an_event_source_goes_on_where_it_was(service: Harness) -> None:

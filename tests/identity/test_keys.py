@@ -5,6 +5,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from holdsvc import errors
 from holdsvc.api.auth import keyring as rings
 from holdsvc.api.auth.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_key
+from holdsvc.api.cells import Cells
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -127,7 +129,7 @@ class Asked:
     """The engine, with a count of what is read."""
 
     def __init__(self, service: Harness) -> None:
-        self._engine = service.service.engine
+        self._engine = service.cell.engine
         self.count = 0
 
     async def look_up(self, run: Any, deadline: float) -> Any:
@@ -147,7 +149,8 @@ class Time:
 
 def ring_of(service: Harness) -> tuple[Keyring, Asked, Time]:
     asked, clock = Asked(service), Time()
-    return Keyring(asked, clock), asked, clock  # type: ignore[arg-type]
+    cell = SimpleNamespace(name="", engine=asked)
+    return Keyring(Cells([cell]), clock), asked, clock
 
 
 def deadline() -> float:

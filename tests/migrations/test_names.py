@@ -227,9 +227,9 @@ async def of_webhooks(service: Any) -> None:
     assert (await stub.ListWebhooks(hooks.ListWebhooksRequest())).webhooks
     await stub.TestWebhook(hooks.TestWebhookRequest(webhook_id=id_))
     # Its own sender would be in the way.
-    await service.service.webhooks.stop()
+    await service.cell.sender.stop()
     lease = timedelta(seconds=30)
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         await webhooks.enable(connection, Caller("default", "dev", "", frozenset()), id_)
         service.sql("UPDATE holdsvc.webhook SET due_time = '-infinity', lease_id = NULL")
         [taken] = await webhooks.claim(connection, lease, 10)
@@ -248,7 +248,7 @@ async def of_the_background(service: Any) -> None:
     # An allotment that is due and followed, for what returns it.
     await service.create_item("bed", 3, low_at=1, return_pool="box", return_time={"seconds": 1})
     await of_webhooks(service)
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         await ledger_limits.totals(connection)
         await ledger_limits.purge_subjects(connection, ledger_limits.FIRST_SUBJECT)
         await upkeep.purge_requests(connection, timedelta(0))

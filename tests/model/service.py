@@ -85,7 +85,7 @@ class StillService:
         return self._run(self._return_allotments(tenant))
 
     async def _return_allotments(self, tenant: str) -> int:
-        async with self._harness.service.database.connection() as connection:
+        async with self._harness.cell.database.connection() as connection:
             return (await upkeep.return_allotments(connection, tenant, 100)).returned_count
 
     def sweep(self) -> None:

@@ -49,7 +49,7 @@ async def test_the_health_check_goes_on(service: Harness, monkeypatch: pytest.Mo
 
 async def test_the_gauges_go_on(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     before = loop_failures("gauges")
-    monkeypatch.setattr(service.service.engine, "queue_depths", failing(lambda: {"reserve": 77}))
+    monkeypatch.setattr(service.cell.engine, "queue_depths", failing(lambda: {"reserve": 77}))
     await until(lambda: metrics.QUEUE_DEPTH.labels("reserve")._value.get() == 77)
     assert loop_failures("gauges") - before == len(FAULTS)
 

@@ -109,7 +109,7 @@ async def test_events_of_a_reservation_arrive_in_order_and_none_is_missing_when_
     held = [await hooked.reserve({"a": 1}) for _ in range(20)]
     await receiver.wait_for(5)
     # As if killed: its loops and senders end, and nothing tells the database.
-    senders = hooked.service.webhooks
+    senders = hooked.cell.sender
     for task in (*senders._tasks, *(sender.task for sender in senders._senders)):
         task.cancel()
     for reservation in held:
@@ -130,9 +130,9 @@ async def test_a_restart_hands_webhooks_over_at_once_and_sends_nothing_twice(
     await hooked.create_item("a", 10)
     await receiver.wait_for(1)
     # The receiver has it before its sender has the answer.
-    [sender] = hooked.service.webhooks._senders
+    [sender] = hooked.cell.sender._senders
     await until(lambda: sender._proven)
-    await hooked.service.webhooks.stop()
+    await hooked.cell.sender.stop()
     await hooked.reserve({"a": 1})
     await start_service(webhook_networks=NETWORKS)
     await receiver.wait_for(2)
@@ -443,7 +443,7 @@ async def test_a_deleted_webhook_is_sent_nothing_more(hooked: Harness, receiver:
     await hooked.create_item("a", 10)
     await receiver.wait_for(1)
     await hooked.webhooks.DeleteWebhook(wb.DeleteWebhookRequest(webhook_id=made.webhook.webhook_id))
-    await until(lambda: not hooked.service.webhooks._senders)
+    await until(lambda: not hooked.cell.sender._senders)
     async with Receiver() as other:
         await create(hooked, other)
         await hooked.create_item("b", 10)
@@ -525,7 +525,7 @@ async def test_what_leads_inward_is_refused_when_it_is_created_and_again_where_i
     url = url.format(receiver.port)
     refusal = await refused(service.webhooks.CreateWebhook(wb.CreateWebhookRequest(url=url)))
     assert (refusal.reason, refusal.metadata) == ("INVALID_FIELD", {"fields": "url"})
-    endpoint = service.service.webhooks.endpoints.open("default", url, b"secret")
+    endpoint = service.cell.sender.endpoints.open("default", url, b"secret")
     try:
         attempt = await endpoint.send("id", b"{}")
     finally:
@@ -572,11 +572,11 @@ async def test_a_name_that_comes_to_mean_another_address_is_refused_where_it_con
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     made = await service.webhooks.CreateWebhook(wb.CreateWebhookRequest(url=f"http://rebound.example:{receiver.port}/"))
-    assert not (await service.service.webhooks.test("default", _model(made), b"secret")).error
+    assert not (await service.cell.sender.test("default", _model(made), b"secret")).error
     meant = "127.0.0.2"
     async with Receiver(host="127.0.0.2") as inside:
         made.webhook.url = f"http://rebound.example:{inside.port}/"
-        answer = await service.service.webhooks.test("default", _model(made), b"secret")
+        answer = await service.cell.sender.test("default", _model(made), b"secret")
         assert (answer.error, inside.messages) == ("ADDRESS_REFUSED", [])
     assert len(receiver.messages) == 1
 

@@ -13,7 +13,7 @@ from tests.support.harness import Harness, StartService
 
 async def settle(service: Harness) -> None:
     """Does what the service does every ten minutes, until the feed's day is that of the clock, or a later one."""
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         while service.sql(
             "SELECT 1 WHERE (SELECT max(day) FROM holdsvc.feed_day) < (holdsvc.wall_clock() AT TIME ZONE 'UTC')::date"
         ):
@@ -63,7 +63,7 @@ async def test_the_feeds_day_waits_for_a_transaction_that_may_still_write_events
     async with (
         consuming(service) as consumer,
         open_adjustment(service.owner_dsn, "slow", 1) as transaction,
-        service.service.database.connection() as connection,
+        service.cell.database.connection() as connection,
     ):
         service.clock.advance(timedelta(days=1))
         for _ in range(3):
@@ -87,7 +87,7 @@ async def test_retention_keeps_the_feeds_day_and_what_is_younger_than_it_may_dro
     service = await start_service(event_retention="24h")
     await service.create_item("a", 10)
     await settle(service)
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         # Put back by three days, the clock is behind the feed's day: its partition holds events of today.
         service.clock.advance(timedelta(days=3))
         await settle(service)

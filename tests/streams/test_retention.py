@@ -25,14 +25,14 @@ async def next_day(service: Harness) -> None:
     """Puts the clock a day forward and does what the service does every ten minutes."""
     service.clock.advance(DAY)
     [[today]] = service.sql("SELECT (holdsvc.wall_clock() AT TIME ZONE 'UTC')::date")
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         while service.sql("SELECT max(day) FROM holdsvc.feed_day") != [(today,)]:
             await upkeep.create_event_partitions(connection)
 
 
 async def drop_old(service: Harness) -> int:
     """Applies retention; returns how many days went."""
-    sweeper = Sweeper(service.settings, service.service.database, Metrics())
+    sweeper = Sweeper(service.settings, service.cell.database, Metrics())
     dropped = 0
     while await sweeper.drop_old_events():
         dropped += 1

@@ -82,7 +82,7 @@ async def test_the_database_returns_only_events_that_a_filter_wants(start_servic
         "nothing": Filter("default", pools=frozenset({"nowhere"})),
     }
     expected = {"all": [1, 2, 3, 4, 5], "tenant": [], "ann": [1, 2, 3], "web": [1, 3], "shop items": [2], "nothing": []}
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         end = feed.Position(10, (await feed.last(connection)).feed_day)
         found, reached = await feed.read(connection, list(filters.values()), feed.UNKNOWN, end, limit=100)
         told = {

@@ -27,7 +27,7 @@ async def test_two_hundred_watchers_of_a_hot_item_all_end_on_its_final_state(ser
     async with asyncio.timeout(100):
         assert all(item == final for item in await asyncio.gather(*following))
     # All of them are one topic, which remembers one state.
-    [topic] = service.service.streams.watch._topics.by_selection.values()
+    [topic] = service.cell.streams.watch._topics.by_selection.values()
     assert len(topic._changes) == 1
     for call in calls:
         call.cancel()
@@ -46,7 +46,7 @@ async def test_a_watcher_that_falls_behind_what_is_remembered_reads_the_present_
     await service.create_item("a", 10)
     await service.create_item("gone", 10)
     async with watching(service) as watch:
-        hub = service.service.streams.watch
+        hub = service.cell.streams.watch
         await service.reserve({"a": 1})
         await watch.until("a", remaining=9)
         service.sql("UPDATE holdsvc.item SET delete_time = now(), capacity = 0, remaining = 0 WHERE sku = 'gone'")
@@ -69,7 +69,7 @@ async def test_a_consumer_that_does_not_read_holds_nobody_up_and_misses_nothing(
             await service.reservations.BatchReserve(BATCH)
             await quick.take(200 * (number + 1))
         # Kept in memory is the newest part alone; the rest it gets from the database.
-        [group] = service.service.streams.events._groups.values()
+        [group] = service.cell.streams.events._groups.values()
         assert len(group.events) <= 1000
         told = await slow.take(2400)
         assert [event.event_id for event in told] == [event.event_id for event in quick.events]

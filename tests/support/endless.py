@@ -53,7 +53,9 @@ class EndlessStreams:
 async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterator[EndlessStreams]:
     """Serves such streams with the keys of a service."""
     limits = ClientLimits(0, streams_max)
-    calls = Calls(authenticator(Keyring(service.service.engine)), limits, Bodies(64), _Deaf(), 30.0)
+    calls = Calls(
+        authenticator(Keyring(service.service.places)), service.service.places, limits, Bodies(64), _Deaf(), 30.0
+    )
     server = grpc.aio.server()
     [service_of_events] = [each for each in SERVICES if each.name == "EventService"]
     endpoints = calls.endpoints(service_of_events, _Servicer())

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from holdsvc.ledger import function_set, upkeep
+from holdsvc.process.cell import RunningCell
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
 from holdsvc.telemetry.counters import LOOP_FAILURES
@@ -140,6 +141,11 @@ class Harness:
         self.webhooks = webhook_service_pb2_grpc.WebhookServiceStub(self.channel)
 
     @property
+    def cell(self) -> RunningCell:
+        """The only cell, or else the first."""
+        return self.service.cells[0]
+
+    @property
     def address(self) -> str:
         """Where it listens."""
         return f"127.0.0.1:{self.service.port}"
@@ -171,14 +177,14 @@ class Harness:
 
     async def sweep(self, max_count: int = 1000) -> upkeep.Released:
         """Runs one sweep, and serves the waitlists."""
-        async with self.service.database.connection() as connection:
+        async with self.cell.database.connection() as connection:
             released = await upkeep.release_expired(connection, None, max_count)
-        await self.service.engine.waitlists.sweep()
+        await self.cell.engine.waitlists.sweep()
         return released
 
     async def return_allotments(self) -> upkeep.Returned:
         """Returns the allotments that are due."""
-        async with self.service.database.connection() as connection:
+        async with self.cell.database.connection() as connection:
             return await upkeep.return_allotments(connection, None, 100)
 
     async def create_item(self, sku: str, capacity: int, **fields: Any) -> item_pb2.Item:

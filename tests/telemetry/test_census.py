@@ -23,7 +23,7 @@ def _census(**settings: str) -> Census:
 
 
 async def _count(service: Harness, **settings: str) -> Count:
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         return await _census(**settings).count(connection)
 
 
@@ -93,7 +93,7 @@ async def test_counting_in_parts_gives_the_same_as_counting_at_once(service: Har
     for number in range(7):
         await service.create_item(f"sku-{number}", 10)
         await service.reserve({f"sku-{number}": number + 1}, ttl=Duration(seconds=60))
-    async with service.service.database.connection() as connection:
+    async with service.cell.database.connection() as connection:
         whole = await stock.totals(connection, "default", 3)
         parts = await stock.totals(connection, "default", 3, part_items=2)
         all_holds = await stock.holds(connection)

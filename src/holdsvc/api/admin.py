@@ -10,7 +10,6 @@ from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.calls import Call
 from holdsvc.api.pages import Pages, Position
 from holdsvc.api_keys import ApiKey
-from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
@@ -23,8 +22,7 @@ DRIFTS_MAX = 1000
 class AdminServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine, pages: Pages) -> None:
-        self._engine = engine
+    def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
     async def GetCaller(self, request: pb.GetCallerRequest, call: Call) -> pb.GetCallerResponse:
@@ -66,7 +64,7 @@ class AdminServicer:
                 creator_id=caller.key_id or None,
             )
 
-        stored = unwrap(await self._engine.change(caller.tenant, create, call.deadline)).value
+        stored = unwrap(await call.cell.engine.change(caller.tenant, create, call.deadline)).value
         return pb.CreateApiKeyResponse(api_key=convert.api_key(stored), secret=new.secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
@@ -93,7 +91,7 @@ class AdminServicer:
         """Revokes a key."""
         validation.check(request)
         tenant, key_id = call.caller.tenant, key_id_of(request.key_id)
-        revoked = await self._engine.change(
+        revoked = await call.cell.engine.change(
             tenant, lambda connection: keys.revoke(connection, tenant, key_id, _pools(call)), call.deadline
         )
         return pb.RevokeApiKeyResponse(api_key=convert.api_key(unwrap(revoked).value))
@@ -105,7 +103,7 @@ class AdminServicer:
         response = pb.VerifyLedgerResponse(ok=True)
         after: str | None = ""
         while after is not None:
-            step = await self._engine.read(
+            step = await call.cell.engine.read(
                 tenant, partial(upkeep.verify_step, tenant=tenant, after_sku=after), call.deadline
             )
             response.item_count += step.item_count

@@ -21,6 +21,7 @@ from holdsvc.api import bounds, json_text
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
 from holdsvc.api.bodies import Bodies
+from holdsvc.api.cells import Cell, Cells
 from holdsvc.api.rpcs import RPCS, Rpc
 from holdsvc.api.statuses import CODES, ending, refused_of
 from holdsvc.api.turns import Turns
@@ -39,6 +40,7 @@ class Call:
 
     method: str
     caller: Caller
+    cell: Cell = field(repr=False)
     deadline: float
     """On the loop's clock."""
     metadata: Sequence[tuple[str, str | bytes]] = field(repr=False)
@@ -95,12 +97,14 @@ class Calls:
     def __init__(
         self,
         authenticate: Authenticate,
+        cells: Cells,
         limits: ClientLimits,
         bodies: Bodies,
         observer: CallObserver,
         default_deadline_s: float,
     ) -> None:
         self._authenticate = authenticate
+        self._cells = cells
         self._limits = limits
         self._bodies = bodies
         self._guard = StreamGuard()
@@ -128,7 +132,8 @@ class Calls:
         remaining = context.time_remaining()
         deadline = self._loop.time() + (remaining if remaining is not None else self._default_deadline_s)
         metadata = context.invocation_metadata()
-        return Call(method, await self._authenticate(metadata, deadline), deadline, metadata)
+        caller = await self._authenticate(metadata, deadline)
+        return Call(method, caller, self._cells.of(caller.tenant), deadline, metadata)
 
     def _admit(self, call: Call, rpc: Rpc) -> None:
         """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""

@@ -7,7 +7,6 @@ from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines, units
 from holdsvc.change_requests import RefundUnits
-from holdsvc.engine.identifiers import Uuid7
 from holdsvc.model import Line, ReservationLine, Violation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -23,9 +22,8 @@ Targeted = (
 class Changes:
     """Makes a change of each request; raises INVALID_FIELD, and ITEM_NOT_FOUND for pools that the key may not see."""
 
-    def __init__(self, settings: Settings, new_id: Uuid7) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._ttl = validation.TtlRule(settings)
-        self._new_id = new_id
 
     def reserve(
         self, request: pb.ReserveRequest, call: Call, check: Check, reservation_id: str = ""
@@ -40,7 +38,7 @@ class Changes:
             caller=call.caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),
-            reservation_id=reservation_id or self._new_id(),
+            reservation_id=reservation_id or call.cell.engine.new_id(),
             lines=[ReservationLine(sku, pool, quantity) for (sku, pool), quantity in wanted.items()],
             holder=request.holder,
             reference=request.reference,
@@ -74,7 +72,7 @@ class Changes:
         check(request)
         return change_requests.Confirm(
             *_target(request, call),
-            order_id=request.order_id or self._new_id(),
+            order_id=request.order_id or call.cell.engine.new_id(),
             minted=not request.order_id,
             customer_name=request.customer.name,
             customer_email=request.customer.email,

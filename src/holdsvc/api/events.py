@@ -12,22 +12,18 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Filter, Position
 from holdsvc.model import Caller
 from holdsvc.streams.events import Batch
-from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import event_service_pb2 as pb
 
 
 class EventServicer:
     """One async generator each rpc; the proto documents them."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
-        self._hub = streams.events
-
     async def StreamEvents(self, request: pb.StreamEventsRequest, call: Call) -> AsyncGenerator[bytes]:
         """Streams events, first of all the token of where the stream begins."""
         validation.check(request)
-        with self._streams.admitted():
-            identity, last = await self._hub.look(call.caller.tenant)
+        streams = call.cell.streams
+        with streams.admitted():
+            identity, last = await streams.events.look(call.caller.tenant)
             tokens = Tokens(identity, call.caller.tenant)
             start: Position | None
             if request.resume_token:
@@ -38,10 +34,10 @@ class EventServicer:
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
             else:
-                while (start := await self._hub.begin(last)) is None:
+                while (start := await streams.events.begin(last)) is None:
                     yield pb.StreamEventsResponse(heartbeat=True).SerializeToString()
             yield _message(tokens, Batch([], start))
-            async with aclosing(self._hub.stream(_filter(call.caller, request), start, identity.epoch)) as batches:
+            async with aclosing(streams.events.stream(_filter(call.caller, request), start, identity.epoch)) as batches:
                 async for batch in batches:
                     yield _message(tokens, batch)
 

@@ -13,12 +13,10 @@ from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lin
 from holdsvc.api.pages import Pages, Position
 from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
-from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import availability, counts, items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, ItemKey, Refused, Violation
-from holdsvc.streams.hub import Streams
 from holdsvc.streams.subscriptions import Selection
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
@@ -30,11 +28,9 @@ WATCH_INTERVAL_S = 0.1
 class InventoryServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine, streams: Streams, turns: Turns, pages: Pages) -> None:
-        self._engine = engine
+    def __init__(self, turns: Turns, pages: Pages) -> None:
         self._turns = turns
         self._pages = pages
-        self._streams = streams
 
     async def CreateItem(self, request: pb.CreateItemRequest, call: Call) -> pb.CreateItemResponse:
         """Creates an item."""
@@ -60,7 +56,7 @@ class InventoryServicer:
             check_pool(call.caller, item.sku, item.pool)
             if item.return_time is not None:
                 check_pool(call.caller, item.sku, item.return_pool or "")
-        result = await self._engine.change(
+        result = await call.cell.engine.change(
             call.caller.tenant, lambda connection: items.create(connection, call.caller, new), call.deadline
         )
         return unwrap(result).value
@@ -70,7 +66,7 @@ class InventoryServicer:
         validation.check(request)
         check_pool(call.caller, request.sku, request.pool)
         key = ItemKey(request.sku, request.pool)
-        [found] = await self._engine.read(
+        [found] = await call.cell.engine.read(
             call.caller.tenant, lambda connection: items.get(connection, call.caller.tenant, [key]), call.deadline
         )
         if found is None:
@@ -107,7 +103,7 @@ class InventoryServicer:
         validation.check(request, empty, _unsaid_sale_state(request.item, paths), _unsaid_policy(request.item, paths))
         new = convert.wanted_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
-        result = await self._engine.change(
+        result = await call.cell.engine.change(
             call.caller.tenant,
             lambda connection: items.update(connection, call.caller, new, paths, request.revision),
             call.deadline,
@@ -128,7 +124,7 @@ class InventoryServicer:
             reason=request.reason,
             effective_time=convert.time_of(request, "effective_time"),
         )
-        [answer] = await self._engine.adjust([change], call.deadline)
+        [answer] = await call.cell.engine.adjust([change], call.deadline)
         done = unwrap(answer)
         return pb.AdjustCapacityResponse(item=convert.item(done.value), replayed=done.replayed)
 
@@ -138,7 +134,7 @@ class InventoryServicer:
         refused: dict[int, status_pb2.Status] = {}
         make = _Counts()
         changes = await self._turns.run(batches.judge(request, request.counts, call, make, refused))
-        done = await batches.run_all(changes, call, self._engine.set_stock)
+        done = await batches.run_all(changes, call, call.cell.engine.set_stock)
         return await self._turns.run(_set_results(len(request.counts), refused, done))
 
     async def TransferCapacity(self, request: pb.TransferCapacityRequest, call: Call) -> pb.TransferCapacityResponse:
@@ -156,7 +152,7 @@ class InventoryServicer:
             quantity=request.quantity,
             reason=request.reason,
         )
-        [answer] = await self._engine.transfer([change], call.deadline)
+        [answer] = await call.cell.engine.transfer([change], call.deadline)
         done = unwrap(answer)
         return pb.TransferCapacityResponse(
             from_item=convert.item(done.value.giving),
@@ -170,7 +166,7 @@ class InventoryServicer:
         check_pool(call.caller, request.sku, request.pool)
         key = ItemKey(request.sku, request.pool)
         unwrap(
-            await self._engine.change(
+            await call.cell.engine.change(
                 call.caller.tenant, lambda connection: items.delete(connection, call.caller, key), call.deadline
             )
         )
@@ -181,7 +177,7 @@ class InventoryServicer:
         validation.check(request)
         lines = merged_lines(request.lines)
         check_pools(call.caller, (line[:2] for line in lines))
-        found = await self._engine.read(
+        found = await call.cell.engine.read(
             call.caller.tenant, lambda connection: items.check(connection, call.caller.tenant, lines), call.deadline
         )
         response = pb.CheckAvailabilityResponse(available=True)
@@ -202,7 +198,7 @@ class InventoryServicer:
         validation.check(request)
         check_pool(call.caller, request.sku, request.pool)
         key = ItemKey(request.sku, request.pool)
-        found = await self._engine.read(
+        found = await call.cell.engine.read(
             call.caller.tenant, lambda connection: availability.explain(connection, call.caller, key), call.deadline
         )
         if found is None:
@@ -223,8 +219,8 @@ class InventoryServicer:
         interval_s = WATCH_INTERVAL_S
         if request.HasField("min_interval"):
             interval_s = validation.microseconds_of(request.min_interval) / 1_000_000
-        with self._streams.admitted():
-            async with aclosing(self._streams.watch.watch(selection, interval_s)) as messages:
+        with call.cell.streams.admitted():
+            async with aclosing(call.cell.streams.watch.watch(selection, interval_s)) as messages:
                 async for message in messages:
                     yield message
 

@@ -10,7 +10,6 @@ from holdsvc import errors
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.pages import Pages, Position
-from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import limits
 from holdsvc.ledger.database import Connection
@@ -30,8 +29,7 @@ BUILD_PAUSE_S = 0.01
 class LimitServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, engine: Engine, pages: Pages) -> None:
-        self._engine = engine
+    def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
     async def SetLimit(self, request: pb.SetLimitRequest, call: Call) -> pb.SetLimitResponse:
@@ -41,7 +39,7 @@ class LimitServicer:
         _check_pool(call, terms.pool)
         tenant = call.caller.tenant
         found = unwrap(
-            await self._engine.change(
+            await call.cell.engine.change(
                 tenant, lambda connection: limits.set_limit(connection, tenant, terms), call.deadline
             )
         ).value
@@ -61,13 +59,13 @@ class LimitServicer:
         end = min(call.deadline, loop.time() + BUILD_WAIT_S)
         try:
             while loop.time() < end:
-                built = unwrap(await self._engine.change(tenant, step, call.deadline)).value
+                built = unwrap(await call.cell.engine.change(tenant, step, call.deadline)).value
                 if built.waiting:
                     await asyncio.sleep(BUILD_PAUSE_S)
                 elif not built.busy:
                     break
             read = partial(limits.get, tenant=tenant, limit_id=limit_id)
-            return await self._engine.read(tenant, read, call.deadline) or new
+            return await call.cell.engine.read(tenant, read, call.deadline) or new
         except HoldError as error:
             # The limit is set: what is left to do is the background's.
             log.info("limit.not_built_at_once", tenant=tenant, limit_id=limit_id, reason=error.reason)
@@ -98,7 +96,7 @@ class LimitServicer:
         tenant, limit_id = call.caller.tenant, request.limit_id
         _check_pool(call, (await self._find(limit_id, call)).terms.pool)
         unwrap(
-            await self._engine.change(
+            await call.cell.engine.change(
                 tenant, lambda connection: limits.delete(connection, tenant, limit_id), call.deadline
             )
         )
@@ -116,7 +114,7 @@ class LimitServicer:
         holder = request.holder if terms.per is Per.HOLDER else ""
         if terms.per is Per.HOLDER and not holder:
             raise HoldError(errors.holder_required(terms.limit_id))
-        used = await self._engine.read(
+        used = await call.cell.engine.read(
             tenant,
             lambda connection: limits.usage(connection, tenant, terms.limit_id, client, holder),
             call.deadline,
@@ -140,7 +138,7 @@ class LimitServicer:
     async def _find(self, limit_id: str, call: Call) -> Limit:
         """A limit that the caller may see; raises LIMIT_NOT_FOUND."""
         tenant = call.caller.tenant
-        found = await self._engine.read(
+        found = await call.cell.engine.read(
             tenant, lambda connection: limits.get(connection, tenant, limit_id, _pools(call)), call.deadline
         )
         if found is None:

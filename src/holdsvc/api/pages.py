@@ -1,6 +1,7 @@
 """Pages of lists: their tokens, and as many rows as an answer can carry."""
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from time import monotonic
@@ -11,7 +12,6 @@ from google.protobuf.message import Message
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import seal, unseal
 from holdsvc.api.turns import Turns
-from holdsvc.engine.engine import Engine
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Violation
@@ -66,11 +66,10 @@ class Pages:
     A token is bound to the rpc, its filters and the tenant.
     """
 
-    def __init__(self, engine: Engine, turns: Turns) -> None:
-        self._engine = engine
+    def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._key = ""
-        self._key_time = float("-inf")
+        self._keys: dict[str, tuple[float, str]] = {}
+        """The key of each cell, and when it was read."""
 
     async def position(self, request: Listed, call: Call) -> tuple[Position | None, Violation | None]:
         """The position of the request's token, None without one, and what is wrong with it."""
@@ -100,10 +99,11 @@ class Pages:
         return seal(key, "page", _context(call.caller.tenant, request), data)
 
     async def _token_key(self, call: Call, age_max_s: float) -> str:
-        if monotonic() >= self._key_time + age_max_s:
-            identity = await self._engine.look_up(feed.identity, call.deadline)
-            self._key, self._key_time = identity.token_key, monotonic()
-        return self._key
+        read_at, key = self._keys.get(call.cell.name, (-math.inf, ""))
+        if monotonic() >= read_at + age_max_s:
+            key = (await call.cell.engine.look_up(feed.identity, call.deadline)).token_key
+            self._keys[call.cell.name] = monotonic(), key
+        return key
 
     async def fill(
         self,
@@ -122,7 +122,9 @@ class Pages:
         count = ROWS_FIRST
         while True:
             count = min(count, left)
-            rows = await self._engine.read(call.caller.tenant, partial(_read, read, after, count + 1), call.deadline)
+            rows = await call.cell.engine.read(
+                call.caller.tenant, partial(_read, read, after, count + 1), call.deadline
+            )
             added, used = await self._turns.run(_add(rows[:count], add, room))
             if len(rows) <= added:
                 return ""

@@ -15,7 +15,6 @@ from holdsvc.api.changes import Changes, Check
 from holdsvc.api.pages import Pages, Position
 from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
-from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import events, reservation_lists, reservations
@@ -47,18 +46,17 @@ CLEANUP_MAX = 10_000
 class ReservationServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, settings: Settings, engine: Engine, turns: Turns, pages: Pages) -> None:
-        self._engine = engine
+    def __init__(self, settings: Settings, turns: Turns, pages: Pages) -> None:
         self._turns = turns
         self._pages = pages
-        self._changes = Changes(settings, engine.new_id)
+        self._changes = Changes(settings)
         self._cleanup_limit = RateLimit(settings.cleanup_rate_per_second)
         self._cancelled = Sample(settings.log_calls_per_second)
 
     async def Reserve(self, request: pb.ReserveRequest, call: Call) -> pb.ReserveResponse:
         """Takes units for a while."""
         change = self._changes.reserve(request, call, validation.check)
-        [answer] = await self._engine.reserve([change], call.deadline)
+        [answer] = await call.cell.engine.reserve([change], call.deadline)
         done = unwrap(answer)
         response = pb.ReserveResponse(replayed=done.replayed)
         convert.set_reservation(response.reservation, done.value)
@@ -67,28 +65,30 @@ class ReservationServicer:
     async def BatchReserve(self, request: pb.BatchReserveRequest, call: Call) -> pb.BatchReserveResponse:
         """Makes many reservations, each by itself."""
         validation.check_count(request, "requests")
-        ids = iter(self._engine.new_id.many(len(request.requests)))
+        ids = iter(call.cell.engine.new_id.many(len(request.requests)))
 
         def make(entry: pb.ReserveRequest, call: Call, check: Check) -> change_requests.Reserve:
             return self._changes.reserve(entry, call, check, next(ids))
 
-        return await self._batch(request, request.requests, call, make, self._engine.reserve, pb.BatchReserveResponse())
+        return await self._batch(
+            request, request.requests, call, make, call.cell.engine.reserve, pb.BatchReserveResponse()
+        )
 
     async def Modify(self, request: pb.ModifyRequest, call: Call) -> pb.ModifyResponse:
         """Changes a hold in place."""
         change = self._changes.modify(request, call, validation.check)
-        return _changed(await self._engine.modify([change], call.deadline), pb.ModifyResponse())
+        return _changed(await call.cell.engine.modify([change], call.deadline), pb.ModifyResponse())
 
     async def BatchModify(self, request: pb.BatchModifyRequest, call: Call) -> pb.BatchModifyResponse:
         """Changes many holds, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.modify, self._engine.modify, pb.BatchModifyResponse()
+            request, request.requests, call, self._changes.modify, call.cell.engine.modify, pb.BatchModifyResponse()
         )
 
     async def Confirm(self, request: pb.ConfirmRequest, call: Call) -> pb.ConfirmResponse:
         """Sells what is held."""
         change = self._changes.confirm(request, call, validation.check)
-        answers = await self._engine.confirm([change], call.deadline)
+        answers = await call.cell.engine.confirm([change], call.deadline)
         response = _changed(answers, pb.ConfirmResponse())
         response.rescued = unwrap(answers[0]).value.rescued
         return response
@@ -96,13 +96,13 @@ class ReservationServicer:
     async def BatchConfirm(self, request: pb.BatchConfirmRequest, call: Call) -> pb.BatchConfirmResponse:
         """Sells what many reservations hold, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.confirm, self._engine.confirm, pb.BatchConfirmResponse()
+            request, request.requests, call, self._changes.confirm, call.cell.engine.confirm, pb.BatchConfirmResponse()
         )
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """Gives back what is held."""
         change = self._changes.cancel(request, call, validation.check)
-        response = _changed(await self._engine.cancel([change], call.deadline), pb.CancelResponse())
+        response = _changed(await call.cell.engine.cancel([change], call.deadline), pb.CancelResponse())
         if not response.replayed and (skipped := self._cancelled.take()) is not None:
             log.info(
                 "reservation.cancelled",
@@ -118,40 +118,40 @@ class ReservationServicer:
     async def BatchCancel(self, request: pb.BatchCancelRequest, call: Call) -> pb.BatchCancelResponse:
         """Gives back what many reservations hold, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.cancel, self._engine.cancel, pb.BatchCancelResponse()
+            request, request.requests, call, self._changes.cancel, call.cell.engine.cancel, pb.BatchCancelResponse()
         )
 
     async def Refund(self, request: pb.RefundRequest, call: Call) -> pb.RefundResponse:
         """Takes back what was sold."""
         change = self._changes.refund(request, call, validation.check)
-        return _changed(await self._engine.refund([change], call.deadline), pb.RefundResponse())
+        return _changed(await call.cell.engine.refund([change], call.deadline), pb.RefundResponse())
 
     async def BatchRefund(self, request: pb.BatchRefundRequest, call: Call) -> pb.BatchRefundResponse:
         """Takes back what many reservations have sold, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.refund, self._engine.refund, pb.BatchRefundResponse()
+            request, request.requests, call, self._changes.refund, call.cell.engine.refund, pb.BatchRefundResponse()
         )
 
     async def Fulfil(self, request: pb.FulfilRequest, call: Call) -> pb.FulfilResponse:
         """Takes what was sold out of the building."""
         change = self._changes.fulfil(request, call, validation.check)
-        return _changed(await self._engine.fulfil([change], call.deadline), pb.FulfilResponse())
+        return _changed(await call.cell.engine.fulfil([change], call.deadline), pb.FulfilResponse())
 
     async def BatchFulfil(self, request: pb.BatchFulfilRequest, call: Call) -> pb.BatchFulfilResponse:
         """Takes what many reservations have sold out of the building, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.fulfil, self._engine.fulfil, pb.BatchFulfilResponse()
+            request, request.requests, call, self._changes.fulfil, call.cell.engine.fulfil, pb.BatchFulfilResponse()
         )
 
     async def Extend(self, request: pb.ExtendRequest, call: Call) -> pb.ExtendResponse:
         """Gives a hold more time."""
         change = self._changes.extend(request, call, validation.check)
-        return _changed(await self._engine.extend([change], call.deadline), pb.ExtendResponse())
+        return _changed(await call.cell.engine.extend([change], call.deadline), pb.ExtendResponse())
 
     async def BatchExtend(self, request: pb.BatchExtendRequest, call: Call) -> pb.BatchExtendResponse:
         """Gives many holds more time, each by itself."""
         return await self._batch(
-            request, request.requests, call, self._changes.extend, self._engine.extend, pb.BatchExtendResponse()
+            request, request.requests, call, self._changes.extend, call.cell.engine.extend, pb.BatchExtendResponse()
         )
 
     async def _batch(
@@ -185,7 +185,7 @@ class ReservationServicer:
         return response
 
     async def _by_reference(self, reference: str, call: Call) -> str:
-        ids = await self._engine.read(
+        ids = await call.cell.engine.read(
             call.caller.tenant,
             lambda connection: reservations.find_reference(connection, call.caller, reference),
             call.deadline,
@@ -199,7 +199,7 @@ class ReservationServicer:
     async def _find(self, reservation_id: str, call: Call) -> model.Reservation | None:
         """The reservation, where the caller may see it."""
         caller = call.caller
-        [found] = await self._engine.read(
+        [found] = await call.cell.engine.read(
             caller.tenant,
             lambda connection: reservations.get(connection, caller.tenant, [reservation_id]),
             call.deadline,
@@ -209,7 +209,7 @@ class ReservationServicer:
     async def _saw_removed(self, reservation_id: str, call: Call) -> bool:
         """Whether retention has removed the reservation, and the caller might see it until then."""
         caller = call.caller
-        owner = await self._engine.read(
+        owner = await call.cell.engine.read(
             caller.tenant,
             lambda connection: events.owner_of_removed(connection, caller.tenant, reservation_id),
             call.deadline,
@@ -253,7 +253,7 @@ class ReservationServicer:
         )
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
-            response.total_count = await self._engine.read(
+            response.total_count = await call.cell.engine.read(
                 caller.tenant,
                 lambda connection: reservation_lists.count(connection, caller.tenant, wanted),
                 call.deadline,
@@ -291,7 +291,7 @@ class ReservationServicer:
         tenant = call.caller.tenant
         self._cleanup_limit.take(tenant, "Cleanup calls per second of a tenant")
         max_count = min(request.max_count or CLEANUP_DEFAULT, CLEANUP_MAX)
-        released = await self._engine.cleanup(tenant, max_count, call.deadline)
+        released = await call.cell.engine.cleanup(tenant, max_count, call.deadline)
         return pb.CleanupResponse(
             expired_count=released.expired_count, released_quantity=released.released_quantity, more=released.more
         )

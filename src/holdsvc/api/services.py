@@ -9,6 +9,7 @@ from holdsvc.api.auth.identity import authenticator, open_to_all
 from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.bodies import Bodies
 from holdsvc.api.calls import CallObserver, Calls, Endpoint
+from holdsvc.api.cells import Cells
 from holdsvc.api.events import EventServicer
 from holdsvc.api.health import Health
 from holdsvc.api.inventory import InventoryServicer
@@ -17,11 +18,9 @@ from holdsvc.api.pages import Pages
 from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.api.waitlist import WaitlistServicer
-from holdsvc.api.webhooks import Sender, WebhookServicer
-from holdsvc.engine.engine import Engine
+from holdsvc.api.webhooks import WebhookServicer
 from holdsvc.engine.limits import ClientLimits
 from holdsvc.settings import Settings
-from holdsvc.streams.hub import Streams
 from inventoryhold.v1 import (
     admin_service_pb2,
     event_service_pb2,
@@ -70,26 +69,24 @@ KEYLESS_BYTES_MAX = 4096
 class Services:
     """Construct it on the loop that will serve."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, streams: Streams, sender: Sender, observer: CallObserver
-    ) -> None:
+    def __init__(self, settings: Settings, cells: Cells, observer: CallObserver) -> None:
         self.certificates = certificates_of(settings)
-        authenticate = open_to_all() if settings.auth == "off" else authenticator(Keyring(engine))
+        authenticate = open_to_all() if settings.auth == "off" else authenticator(Keyring(cells))
         limits = ClientLimits(settings.client_calls_per_second, settings.client_streams_max)
         if settings.auth == "off":
             bodies = Bodies(OPEN_BODIES_MAX)
         else:
             bodies = Bodies(BODIES_MAX, client_max=CLIENT_BODIES_MAX, patience_s=BODY_PATIENCE_S)
-        calls = Calls(authenticate, limits, bodies, observer, settings.default_deadline.total_seconds())
-        pages = Pages(engine, calls.turns)
+        calls = Calls(authenticate, cells, limits, bodies, observer, settings.default_deadline.total_seconds())
+        pages = Pages(calls.turns)
         servicers: dict[str, Any] = {
-            "ReservationService": ReservationServicer(settings, engine, calls.turns, pages),
-            "InventoryService": InventoryServicer(engine, streams, calls.turns, pages),
-            "LimitService": LimitServicer(engine, pages),
-            "WaitlistService": WaitlistServicer(settings, engine, pages),
-            "EventService": EventServicer(streams),
-            "WebhookService": WebhookServicer(settings, engine, streams.events, pages, sender),
-            "AdminService": AdminServicer(engine, pages),
+            "ReservationService": ReservationServicer(settings, calls.turns, pages),
+            "InventoryService": InventoryServicer(calls.turns, pages),
+            "LimitService": LimitServicer(pages),
+            "WaitlistService": WaitlistServicer(settings, pages),
+            "EventService": EventServicer(),
+            "WebhookService": WebhookServicer(settings, pages),
+            "AdminService": AdminServicer(pages),
         }
         self.endpoints: dict[ServiceDescriptor, list[Endpoint]] = {
             service: calls.endpoints(service, servicers[service.name]) for service in SERVICES

@@ -8,7 +8,6 @@ from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines
 from holdsvc.api.pages import Pages, Position
-from holdsvc.engine.engine import Engine
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import waitlist
@@ -24,8 +23,7 @@ LIVE = (EntryState.WAITING, EntryState.OFFERED)
 class WaitlistServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, settings: Settings, engine: Engine, pages: Pages) -> None:
-        self._engine = engine
+    def __init__(self, settings: Settings, pages: Pages) -> None:
         self._pages = pages
         self._ttl = validation.TtlRule(settings)
 
@@ -44,7 +42,7 @@ class WaitlistServicer:
             caller=caller,
             request_id=request.request_id,
             fingerprint=fingerprint(request),
-            entry_id=self._engine.new_id(),
+            entry_id=call.cell.engine.new_id(),
             lines=lines,
             holder=request.holder,
             reference=request.reference,
@@ -53,7 +51,7 @@ class WaitlistServicer:
             expire_time=request.expire_time.ToDatetime(UTC) if request.HasField("expire_time") else None,
             metadata=dict(request.metadata),
         )
-        [answer] = await self._engine.join([change], call.deadline)
+        [answer] = await call.cell.engine.join([change], call.deadline)
         if isinstance(answer, model.Refused) and answer.reason == "ALREADY_WAITING":
             raise HoldError(await self._already_waiting(answer, call))
         done = unwrap(answer)
@@ -71,7 +69,7 @@ class WaitlistServicer:
     async def LeaveWaitlist(self, request: pb.LeaveWaitlistRequest, call: Call) -> pb.LeaveWaitlistResponse:
         """Leaves a waitlist."""
         validation.check(request)
-        answer = await self._engine.change(
+        answer = await call.cell.engine.change(
             call.caller.tenant,
             lambda connection: waitlist.leave(connection, call.caller, request.entry_id, request.reason),
             call.deadline,
@@ -92,7 +90,7 @@ class WaitlistServicer:
 
     async def _read(self, entry_id: str, call: Call) -> WaitlistEntry | None:
         tenant = call.caller.tenant
-        return await self._engine.read(
+        return await call.cell.engine.read(
             tenant, lambda connection: waitlist.get(connection, tenant, entry_id), call.deadline
         )
 

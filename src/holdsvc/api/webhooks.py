@@ -4,7 +4,6 @@ import secrets
 from base64 import b64encode
 from collections.abc import Awaitable
 from datetime import datetime
-from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -15,15 +14,13 @@ from holdsvc import errors, outages
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.pages import Pages, Position
-from holdsvc.engine.engine import Engine
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.webhooks import Attempt, Place, Sight, Webhook
+from holdsvc.ledger.webhooks import Place, Sight, Webhook
 from holdsvc.model import Answer, Done, Violation
 from holdsvc.settings import Settings
-from holdsvc.streams.events import EventHub
 from inventoryhold.v1 import webhook_service_pb2 as pb
 
 SECRET_BYTES = 32
@@ -35,39 +32,27 @@ TESTS_PER_SECOND = 1.0
 _NOT_REACHED = "must lead to a public address by https, or to one that the operator allows"
 
 
-class Sender(Protocol):
-    """Sends to webhooks."""
-
-    async def reaches(self, tenant: str, url: str) -> bool:
-        """Whether a webhook may have this URL, as far as its name says so now."""
-
-    async def test(self, tenant: str, webhook: Webhook, secret: bytes) -> Attempt:
-        """Sends a test event to a webhook and tells what came of it."""
-
-
 class WebhookServicer:
     """One coroutine each rpc; the proto documents them."""
 
-    def __init__(self, settings: Settings, engine: Engine, hub: EventHub, pages: Pages, sender: Sender) -> None:
+    def __init__(self, settings: Settings, pages: Pages) -> None:
         self._settings = settings
-        self._engine = engine
-        self._hub = hub
         self._pages = pages
-        self._sender = sender
         self._tests = RateLimit(TESTS_PER_SECOND)
 
     async def CreateWebhook(self, request: pb.CreateWebhookRequest, call: Call) -> pb.CreateWebhookResponse:
         """Stores a webhook that begins now."""
         caller = call.caller
         validation.check(request, _url_violation(request.url))
-        if not await self._sender.reaches(caller.tenant, request.url):
+        if not await call.cell.sender.reaches(caller.tenant, request.url):
             raise HoldError(errors.invalid_field("url", _NOT_REACHED, "URL_ADDRESS"))
-        identity, last = await self._hub.look(caller.tenant)
-        start = await self._hub.begin(last)
+        hub = call.cell.streams.events
+        identity, last = await hub.look(caller.tenant)
+        start = await hub.begin(last)
         if start is None:
             # This process began during a transaction that still runs: nothing says yet where now is.
             raise HoldError(outages.database_unavailable())
-        secret, webhook_id = secrets.token_bytes(SECRET_BYTES), self._engine.new_id()
+        secret, webhook_id = secrets.token_bytes(SECRET_BYTES), call.cell.engine.new_id()
 
         async def create(connection: Connection) -> Answer[Webhook]:
             return await webhooks.create(
@@ -86,7 +71,7 @@ class WebhookServicer:
                 webhooks_max=self._settings.webhooks_max,
             )
 
-        made = unwrap(await self._engine.change(caller.tenant, create, call.deadline)).value
+        made = unwrap(await call.cell.engine.change(caller.tenant, create, call.deadline)).value
         return pb.CreateWebhookResponse(webhook=convert.webhook(made), secret=f"whsec_{b64encode(secret).decode()}")
 
     async def ListWebhooks(self, request: pb.ListWebhooksRequest, call: Call) -> pb.ListWebhooksResponse:
@@ -112,7 +97,7 @@ class WebhookServicer:
         """Deletes a webhook."""
         validation.check(request)
         unwrap(
-            await self._engine.change(
+            await call.cell.engine.change(
                 call.caller.tenant,
                 lambda connection: webhooks.delete(connection, _sight(call), request.webhook_id),
                 call.deadline,
@@ -131,17 +116,17 @@ class WebhookServicer:
             secret = await webhooks.secret(connection, caller.tenant, webhook_id)
             return (found, secret) if found is not None and secret is not None else None
 
-        found = await self._engine.read(caller.tenant, find, call.deadline)
+        found = await call.cell.engine.read(caller.tenant, find, call.deadline)
         if found is None:
             raise HoldError(errors.webhook_not_found(webhook_id))
-        attempt = await self._sender.test(caller.tenant, *found)
+        attempt = await call.cell.sender.test(caller.tenant, *found)
         if not attempt.error:
 
             async def enable(connection: Connection) -> Answer[None]:
                 await webhooks.enable(connection, caller, webhook_id)
                 return Done(None, replayed=False)
 
-            unwrap(await self._engine.change(caller.tenant, enable, call.deadline))
+            unwrap(await call.cell.engine.change(caller.tenant, enable, call.deadline))
         duration = Duration()
         duration.FromMilliseconds(int(attempt.seconds * 1000))
         return pb.TestWebhookResponse(

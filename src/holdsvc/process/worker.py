@@ -15,26 +15,20 @@ from google.protobuf.message import Message
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc.addresses import split_address
-from holdsvc.api import convert
 from holdsvc.api.access_log import AccessLog
 from holdsvc.api.calls import Call
+from holdsvc.api.cells import Cells
 from holdsvc.api.server import Server
 from holdsvc.api.services import Services
 from holdsvc.api.tls import CertificateError
 from holdsvc.engine import tasks
-from holdsvc.engine.engine import Engine
-from holdsvc.engine.retention import Retention
-from holdsvc.engine.set_use import SetUse
-from holdsvc.engine.sweeper import Sweeper
 from holdsvc.http.server import HttpServer
 from holdsvc.ledger import keys
-from holdsvc.ledger.database import Database
 from holdsvc.ledger.upkeep import SetTooOld
+from holdsvc.process.cell import RunningCell
 from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
-from holdsvc.relay.webhooks import Webhooks
 from holdsvc.settings import Settings, SettingsError
-from holdsvc.streams.hub import Streams
-from holdsvc.streams.subscriptions import Encoding
+from holdsvc.streams.sending import Sending
 from holdsvc.telemetry import counters, logs, metrics, tracing
 
 log = structlog.get_logger(__name__)
@@ -71,15 +65,14 @@ class Service:
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings = settings
-        self._observer = _Calls(settings)
-        self.database = Database(settings, dsn)
-        self.engine = Engine(settings, self.database, self._observer)
-        encoding = Encoding(
-            convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
+        self.observer = _Calls(settings)
+        self._sending = Sending(
+            settings,
+            lambda: any(cell.engine.busy() for cell in self.cells),
+            lambda: any(cell.engine.pressed() for cell in self.cells),
         )
-        self.streams = Streams(settings, self.database, self.engine, encoding)
-        self.webhooks = Webhooks(settings, self.database, self.streams.events, self._observer)
-        self._set_use = SetUse(self.database)
+        self.cells = [RunningCell(settings, "", dsn, self._sending, self.observer)]
+        self.places = Cells(self.cells)
         self._services: Services | None = None
         self._server: Server | None = None
         self._http: HttpServer | None = None
@@ -98,22 +91,13 @@ class Service:
 
     async def start(self, *, sweeping: bool = True) -> None:
         """Connects, sweeps once, serves. Raises OSError when the address is taken, SetTooOld and SettingsError."""
-        async for attempt in AsyncRetrying(
-            stop=stop_after_delay(START_TIMEOUT_S),
-            wait=wait_exponential(multiplier=0.1, max=2),
-            reraise=True,
-            retry=retry_if_not_exception_type((SetTooOld, SettingsError)),
-        ):
-            with attempt:
-                await self.database.open()
-                await self._set_use.begin()
-                # Identifiers follow the database's clock: this machine's may be an hour off.
-                self.engine.new_id.observe(await self.database.now_s())
-        if self._settings.auth == "api-key":
-            await self._point_to_keys()
-        self.engine.start()
-        self.streams.start()
-        self._services = Services(self._settings, self.engine, self.streams, self.webhooks, self._observer)
+        for cell in self.cells:
+            await self._open(cell)
+            if self._settings.auth == "api-key":
+                await self._point_to_keys(cell)
+            cell.start(sweeping=sweeping)
+        self._sending.start()
+        self._services = Services(self._settings, self.places, self.observer)
         self._server = Server(self._settings, self._services)
         await self._server.start()
         if self._settings.http_listen:
@@ -121,20 +105,24 @@ class Service:
             await self._http.start()
             host, _ = split_address(self._settings.http_listen)
             log.info("http.serving", host=host, port=self._http.port)
-        self.webhooks.start()
-        sweeper = Sweeper(self._settings, self.database, self._observer, self.engine.busy, self.engine.waitlists.sweep)
-        if sweeping:
-            self._tasks.append(asyncio.create_task(sweeper.run()))
-            self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))
-        self._tasks.append(asyncio.create_task(self._set_use.keep()))
         await self._check_health()
         await self._show_gauges()
         self._tasks.append(asyncio.create_task(tasks.forever("health", self._check_health)))
         self._tasks.append(asyncio.create_task(tasks.forever("gauges", self._show_gauges)))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
-    async def _point_to_keys(self) -> None:
-        async with self.database.connection() as connection:
+    async def _open(self, cell: RunningCell) -> None:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(START_TIMEOUT_S),
+            wait=wait_exponential(multiplier=0.1, max=2),
+            reraise=True,
+            retry=retry_if_not_exception_type((SetTooOld, SettingsError)),
+        ):
+            with attempt:
+                await cell.open()
+
+    async def _point_to_keys(self, cell: RunningCell) -> None:
+        async with cell.database.connection() as connection:
             if not await keys.any_made(connection):
                 log.warning("keys.none_made", do="make one: holdsvc keys create --client NAME")
 
@@ -144,31 +132,16 @@ class Service:
             self._services.reload_certificates()
 
     async def _check_health(self) -> float:
-        """Asks the database, and tells health and metrics; returns the pause until the next time."""
+        """Asks the databases, and tells health and metrics; returns the pause until the next time."""
         assert self._services is not None
-        try:
-            await self.database.ping()
-            alive = True
-        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
-            alive = False
-            log.warning("database.unreachable", error=type(error).__name__)
-        metrics.DATABASE_UP.set(alive)
-        self._services.set_serving(serving=alive)
+        alive = await asyncio.gather(*(cell.is_alive() for cell in self.cells))
+        self._services.set_serving(serving=any(alive))
         return HEALTH_INTERVAL_S
 
     async def _show_gauges(self) -> float:
-        for lane, depth in self.engine.queue_depths().items():
-            metrics.QUEUE_DEPTH.labels(lane).set(depth)
-        metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
-        metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
+        for cell in self.cells:
+            cell.show_gauges()
         metrics.HTTP_CONNECTIONS.set(self._http.connections if self._http is not None else 0)
-        metrics.FEED_LAG.set(self.streams.lag_s)
-        metrics.FEED_DAYS_BEHIND.set(self.streams.days_behind)
-        pool = self.database.pool_use()
-        metrics.POOL_SIZE.set(pool.size)
-        metrics.POOL_MAX.set(pool.size_max)
-        metrics.POOL_IDLE.set(pool.idle)
-        metrics.POOL_WAITING.set(pool.waiting)
         return GAUGES_INTERVAL_S
 
     async def stop(self) -> None:
@@ -180,19 +153,17 @@ class Service:
         await tasks.end(self._tasks)
         if self._http is not None:
             self._http.drain()
-        await self.webhooks.stop()
+        await asyncio.gather(*(cell.end_work() for cell in self.cells))
         # Streams do not end by themselves: they end first, and their clients reconnect elsewhere.
-        await self.streams.close()
+        await self._sending.close()
+        await asyncio.gather(*(cell.streams.close() for cell in self.cells))
         end = asyncio.get_running_loop().time() + self._settings.drain_grace.total_seconds()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end):
-                await self.engine.drain()
+                await asyncio.gather(*(cell.engine.drain() for cell in self.cells))
         rest_s = max(0.0, end - asyncio.get_running_loop().time())
         await asyncio.gather(self._server.stop(rest_s), *([self._http.stop(rest_s)] if self._http else []))
-        await self.webhooks.close()
-        await self.engine.close()
-        await self._set_use.end()
-        await self.database.close()
+        await asyncio.gather(*(cell.close() for cell in self.cells))
         log.info("stopped")
 
 

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from holdsvc import errors, outages
-from holdsvc.engine.engine import Engine
+from holdsvc.api.cells import Cells
 from holdsvc.errors import HoldError
 from holdsvc.ledger import keys
 from holdsvc.model import Caller
@@ -87,8 +87,8 @@ class Keyring:
     monotonic clock counts it down, so that a key ends on time whatever the machine's wall clock shows.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
-        self._engine = engine
+    def __init__(self, cells: Cells, clock: Callable[[], float] = monotonic) -> None:
+        self._cells = cells
         self._clock = clock
         # By the key itself: hashing each call's key would cost more than everything else here. The database look-up
         # compares in constant time; a dict compares whole keys only where their seeded hashes are equal.
@@ -160,7 +160,7 @@ class Keyring:
         digest = hash_of(secret)
         asked = self._clock()
         deadline = asyncio.get_running_loop().time() + LOOK_UP_S
-        found = await self._engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
+        found = await self._cells.first.engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:
