@@ -9,6 +9,7 @@ SERVICE_ROLE = "holdsvc_service"
 
 # Functions that the service may execute without naming a tenant, and why.
 WITHOUT_TENANT = {
+    "cell_name": "which cell this is, reads no tenant's data",
     "claim_webhooks": "the senders of all processes, which hand each webhook its own tenant's events",
     "create_event_partitions": "makes tables, reads no rows",
     "drop_event_partition": "retention by whole days, returns a day",
@@ -28,6 +29,7 @@ WITHOUT_TENANT = {
     "remove_ended": "deletes by age, returns a count",
     "use_function_set": "which processes use the set, reads no tenant's data",
     "webhook_totals": "counts of all tenants together",
+    "tenant_states": "names of tenants, cells and states, for each process's copy",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }
 

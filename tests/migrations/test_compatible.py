@@ -61,7 +61,7 @@ def test_a_change_that_a_released_set_cannot_bear_is_named(ledger_dsn: str, stat
     [
         "ALTER TABLE holdsvc.item ADD COLUMN colour text",
         "ALTER TABLE holdsvc.item ADD COLUMN shelf bigint NOT NULL DEFAULT 0",
-        "CREATE TABLE holdsvc.tenant_state (tenant text PRIMARY KEY, state text NOT NULL)",
+        "CREATE TABLE holdsvc.synthetic (tenant text PRIMARY KEY, state text NOT NULL)",
         "ALTER TABLE holdsvc.item DROP CONSTRAINT item_capacity_check",
         "CREATE INDEX item_by_name ON holdsvc.item (display_name)",
     ],

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, keys, removal, retention, stock, upkeep, waitlist, webhooks
+from holdsvc.ledger import feed, keys, removal, retention, stock, tenants, upkeep, waitlist, webhooks
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
@@ -287,5 +287,8 @@ async def of_the_background(service: Any) -> None:
         assert [page async for page in removal.pages(own, None, None, str(UUID(int=0)))]
         await retention.begin_epoch(own)
         await keys.now(own)
+        await tenants.claim_cell(own, "a")
+        await tenants.place(own, "new")
+        assert [one.tenant for one in (await tenants.read_states(own)).tenants] == ["default", "new"]
         await owner.execute("SELECT * FROM holdsvc.release_expired_reservations()")
         await owner.execute(f"SELECT {SET_NAME}.feature_refusal('none')".encode())

@@ -15,6 +15,7 @@ from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.tenants import Moved
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.model import Caller
 from holdsvc.postgres import check_version, with_connect_timeout
@@ -106,6 +107,8 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
                 raise CommandError(str(error)) from error
             except Failed as error:
                 raise CommandError(_refused(error)) from error
+            except Moved as error:
+                raise CommandError(f"the tenant is not in this cell: {error}") from error
             except (NothingRan, Unknown, Conflict) as error:
                 raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
 

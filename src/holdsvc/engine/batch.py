@@ -17,6 +17,7 @@ from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Cause, Done, ItemKey, Outcome, Serve, Sweep
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,8 @@ class BatchRunner(Generic[R, V]):
             await self._not_run(batch, error.cause)
         except Unknown:
             self._settle_unknown(batch)
+        except Moved:
+            self._queue.fail(batch, outages.tenant_moved())
         except Conflict:
             self._queue.fail(batch, outages.overloaded(Cause.CONFLICT))
         except Exception as error:  # noqa: BLE001 - whatever it is, callers wait for an answer

@@ -21,6 +21,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import changes, counts, holds, items, locks, upkeep, waitlist
 from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Serve, Sweep, Transferred
 from holdsvc.settings import Settings
 
@@ -342,6 +343,8 @@ class Engine:
         except NothingRan as error:
             self._observer.not_run(error.cause)
             raise HoldError(outages.nothing_ran(error.cause)) from None
+        except Moved:
+            raise HoldError(outages.tenant_moved()) from None
         except Conflict:
             raise HoldError(outages.overloaded(Cause.CONFLICT)) from None
         except Unknown:

@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from holdsvc.ledger import pooler
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
@@ -80,6 +81,8 @@ def _failure(error: psycopg.Error, *, closed: bool) -> Exception:
         return Conflict()
     if closed or state.startswith(_DYING):
         return Unknown()
+    if state == Moved.SQLSTATE:
+        return Moved.told(error.diag.message_detail)
     cause = _CAUSES.get(state) or _CAUSES.get(state[:2])
     return Failed(str(error)) if cause is None else NothingRan(cause)
 
@@ -114,8 +117,8 @@ class Connection:
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
 
-        Raises `NothingRan`, `Unknown` or `Conflict` for what the statement is not to blame for, and `Failed` for what
-        it is. A cancelled task cancels its statement in the database and waits for its end.
+        Raises `NothingRan`, `Unknown`, `Conflict` or `Moved` for what the statement is not to blame for, and `Failed`
+        for what it is. A cancelled task cancels its statement in the database and waits for its end.
         """
         if tracing.active is None:
             return await self._fetch(sql, parameters)

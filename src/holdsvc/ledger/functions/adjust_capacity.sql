@@ -20,6 +20,7 @@ DECLARE
   _item record;
   _r record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find
   _r := find_requests(_tenant, 'AdjustCapacity', _request_key, _fingerprint);
   _outcome := _r._outcome;

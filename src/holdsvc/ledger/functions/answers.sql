@@ -232,6 +232,16 @@ CREATE TYPE api_key_answer AS (
   creator_key_id text
 );
 
+-- Whether a tenant is here, see tenants.sql.
+CREATE TYPE tenant_state_answer AS (
+  tenant text,
+  state text,
+  other_cell text,
+  version bigint,
+  move_id uuid,
+  change_time timestamptz
+);
+
 -- A limit. outcome is null, except where set_limit refuses.
 CREATE TYPE limit_answer AS (
   outcome text,

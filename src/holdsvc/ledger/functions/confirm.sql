@@ -49,6 +49,7 @@ DECLARE
   _may_rescue boolean[];
   _limited uuid[];
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(

@@ -17,6 +17,7 @@ DECLARE
   _there_pool text[] := '{}';
   _r record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   BEGIN
     FOR _r IN
       SELECT x.sku COLLATE "C" AS sku, x.pool COLLATE "C" AS pool, x.display_name, x.capacity, x.oversell_limit,

@@ -11,6 +11,7 @@ DECLARE
   _item record;
   _lapsed bigint;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   SELECT i.sku, i.capacity, i.remaining, i.held, i.confirmed, i.free, i.low_at, i.waiting INTO _item FROM item i
   WHERE i.sku = _sku AND i.pool = _pool AND i.tenant = _tenant AND i.delete_time IS NULL
   FOR NO KEY UPDATE;

@@ -17,6 +17,7 @@ DECLARE
   _limited uuid[];
   _now timestamptz;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find, lock
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,

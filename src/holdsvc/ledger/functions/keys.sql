@@ -1,4 +1,5 @@
--- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key.
+-- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key
+-- of a tenant that is here.
 -- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked. Locks nothing.
 CREATE FUNCTION find_api_key(_key_id text)
 RETURNS TABLE (
@@ -10,7 +11,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
            WHEN k.revoke_time IS NOT NULL THEN 0
            ELSE coalesce(extract(epoch FROM k.expire_time - wall_clock())::double precision, 'Infinity')
          END
-  FROM api_key k WHERE k.key_id = _key_id
+  FROM api_key k
+  WHERE k.key_id = _key_id
+    AND NOT EXISTS (SELECT 1 FROM tenant_state s WHERE s.tenant = k.tenant AND s.state IN ('COPYING', 'MOVED'))
 $$;
 
 -- Stores a new API key: the hash of its secret, never the secret. One row: outcome null and the key, or
@@ -28,6 +31,7 @@ DECLARE
   _creator record;
   _refused api_key_answer;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   SELECT k.expire_time, k.revoke_time, true AS found INTO _creator FROM api_key k
   WHERE k.key_id = _creator_id AND k.tenant = _tenant FOR SHARE;
   _now := wall_clock();
@@ -84,6 +88,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
   _makers text[];
 BEGIN
+  PERFORM enter_tenant(_tenant);
   WITH revoked AS (
     UPDATE api_key AS k SET revoke_time = coalesce(k.revoke_time, wall_clock())
     WHERE k.key_id = _key_id AND k.tenant = _tenant AND sees_api_key(_caller_pools, k.pools)

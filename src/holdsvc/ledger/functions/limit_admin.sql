@@ -13,6 +13,7 @@ DECLARE
   _outcome text;
   _refused limit_answer;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   PERFORM pg_advisory_xact_lock(hashtextextended('holdsvc limits ' || _tenant, 0));
   _now := wall_clock();
   SELECT h.limit_number, h.sku_prefix, h.pool, h.per, h.counts, h.max_quantity, h.window_us INTO _found
@@ -65,6 +66,7 @@ $$;
 CREATE FUNCTION delete_limit(_tenant text, _limit_id text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
+  PERFORM enter_tenant(_tenant);
   UPDATE hold_limit h SET state = 3, build_mark = NULL, update_time = wall_clock()
   WHERE h.tenant = _tenant AND h.limit_id = _limit_id AND h.state < 3;
   RETURN FOUND;
@@ -109,13 +111,25 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
+  -- Whose rows it leaves alone.
+  _away text[] := '{}';
   _h record;
 BEGIN
   _busy := false;
+  _waiting := false;
+  IF _tenant IS NULL THEN
+    _away := tenants_away();
+    IF _away IS NULL THEN
+      RETURN;
+    END IF;
+  ELSE
+    PERFORM enter_tenant(_tenant);
+  END IF;
   FOR _h IN
     SELECT h.limit_number, h.tenant, h.state, h.build_mark, h.sku_prefix, h.build_sku, h.build_reservation_id
     FROM hold_limit h
     WHERE h.state <> 2 AND (_tenant IS NULL OR h.tenant = _tenant AND h.limit_id = _limit_id AND h.state = 1)
+      AND h.tenant <> ALL (_away)
     ORDER BY h.limit_number LIMIT 20
     FOR UPDATE SKIP LOCKED
   LOOP
@@ -136,6 +150,7 @@ BEGIN
   _waiting := NOT _busy AND EXISTS (
     SELECT 1 FROM hold_limit h
     WHERE h.state <> 2 AND (_tenant IS NULL OR h.tenant = _tenant AND h.limit_id = _limit_id AND h.state = 1)
+      AND h.tenant <> ALL (_away)
   );
 END
 $$;
@@ -246,6 +261,7 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _before timestamptz := wall_clock() - _age;
+  _away text[] := tenants_away();
   _looked record;
 BEGIN
   SELECT count(*) AS number, array_agg(s.limit_number) AS limit_number, array_agg(s.holder::text) AS holder,
@@ -262,7 +278,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.ctid AS place, w.tenant FROM limit_subject w
     WHERE w.limit_number = x.limit_number AND w.holder = x.holder AND w.client = x.client AND w.holder <> ''
-      AND w.update_time < _before
+      AND w.update_time < _before AND w.tenant <> ALL (_away)
       AND NOT EXISTS (
         SELECT 1 FROM limit_use u
         WHERE u.limit_number = w.limit_number AND u.holder = w.holder AND u.holder <> '' AND u.client = w.client

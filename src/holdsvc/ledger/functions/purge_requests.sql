@@ -5,12 +5,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqsca
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   _before timestamptz := wall_clock() - _age;
+  _away text[] := tenants_away();
   _purged integer;
 BEGIN
   DELETE FROM request r
   USING (
     SELECT q.ctid AS place, q.tenant FROM request q
-    WHERE q.create_time < _before LIMIT _max_count FOR UPDATE SKIP LOCKED
+    WHERE q.create_time < _before AND q.tenant <> ALL (_away) LIMIT _max_count FOR UPDATE SKIP LOCKED
   ) x
   WHERE r.ctid = x.place AND r.tenant IS NOT DISTINCT FROM x.tenant;
   GET DIAGNOSTICS _purged = ROW_COUNT;
@@ -25,12 +26,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqsca
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   _before timestamptz := wall_clock() - _age;
+  _away text[] := tenants_away();
   _purged integer;
 BEGIN
   DELETE FROM stock_move m
   USING (
     SELECT w.ctid AS place, w.tenant FROM stock_move w
-    WHERE w.effective_time < _before LIMIT _max_count FOR UPDATE SKIP LOCKED
+    WHERE w.effective_time < _before AND w.tenant <> ALL (_away) LIMIT _max_count FOR UPDATE SKIP LOCKED
   ) x
   WHERE m.ctid = x.place AND m.tenant = x.tenant;
   GET DIAGNOSTICS _purged = ROW_COUNT;

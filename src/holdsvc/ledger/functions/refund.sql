@@ -28,6 +28,7 @@ DECLARE
   _moves record;
   _r record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find
   SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
   FROM find_targets(_tenant, 'Refund', 6::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,

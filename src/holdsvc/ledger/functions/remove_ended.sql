@@ -72,6 +72,8 @@ DECLARE
   _event_day date[];
   _event_ix integer[];
   _whole integer;
+  -- Whose rows it leaves alone.
+  _away text[] := tenants_away();
 BEGIN
   IF _age < interval '24 hours' THEN
     RAISE 'reservations are kept for a day at least, not for %', _age;
@@ -79,7 +81,7 @@ BEGIN
   _removed_count := 0;
   _more := false;
   SELECT w.after_id, w.begin_time INTO _after, _begin_time FROM retention_walk w FOR UPDATE SKIP LOCKED;
-  IF NOT FOUND OR (_after IS NULL AND _begin_time > _now - _pause AND _begin_time <= _now) THEN
+  IF _away IS NULL OR NOT FOUND OR (_after IS NULL AND _begin_time > _now - _pause AND _begin_time <= _now) THEN
     RETURN;
   END IF;
   IF _after IS NULL THEN
@@ -88,13 +90,13 @@ BEGIN
   END IF;
 
   SELECT count(*), (array_agg(p.reservation_id ORDER BY p.reservation_id DESC))[1],
-         array_agg(p.tenant ORDER BY p.reservation_id) FILTER (WHERE p.change_time <= _before),
-         array_agg(p.reservation_id ORDER BY p.reservation_id) FILTER (WHERE p.change_time <= _before)
+         array_agg(p.tenant ORDER BY p.reservation_id) FILTER (WHERE p.wanted),
+         array_agg(p.reservation_id ORDER BY p.reservation_id) FILTER (WHERE p.wanted)
   INTO _looked, _last, _tenant, _id
   FROM (
     SELECT v.tenant, v.reservation_id,
            last_change_time(v.state, v.expire_time, v.confirm_time, v.cancel_time, v.refund_time, v.fulfil_time)
-             AS change_time
+             <= _before AND v.tenant <> ALL (_away) AS wanted
     FROM reservation v
     WHERE v.reservation_id > _after AND v.reservation_id < first_id_of(_before)
     ORDER BY v.reservation_id

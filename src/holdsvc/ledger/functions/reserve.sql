@@ -69,6 +69,7 @@ DECLARE
   _first_need integer;
   _detail jsonb;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   _over_limit := '{}';
   _short_line := '{}';
   _short_available := '{}';

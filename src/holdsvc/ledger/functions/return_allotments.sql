@@ -16,6 +16,8 @@ SET enable_bitmapscan = off SET jit = off SET lock_timeout = '250ms' AS $$
 DECLARE
   _now timestamptz := wall_clock();
   _followed item_before[];
+  -- Whose rows it leaves alone.
+  _away text[] := '{}';
   _quantity bigint;
   -- The items whose units have no place to go to, by their number.
   _kept integer[];
@@ -24,13 +26,22 @@ DECLARE
 BEGIN
   _returned_count := 0;
   _returned_quantity := 0;
+  _more := false;
+  IF _tenant IS NULL THEN
+    _away := tenants_away();
+    IF _away IS NULL THEN
+      RETURN;
+    END IF;
+  ELSE
+    PERFORM enter_tenant(_tenant);
+  END IF;
   FOR _r IN
     SELECT d.tenant, array_agg(d.sku ORDER BY d.sku, d.pool) AS sku, array_agg(d.pool ORDER BY d.sku, d.pool) AS pool,
            array_agg(d.return_pool ORDER BY d.sku, d.pool) AS return_pool
     FROM (
       SELECT v.tenant, v.sku, v.pool, coalesce(v.return_pool, '') AS return_pool FROM item v
       -- Those who wait for what is free of it come first.
-      WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+      WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant) AND v.tenant <> ALL (_away)
         AND NOT (v.gate & 3 = 2 AND v.serve_time IS NOT DISTINCT FROM '-infinity')
       ORDER BY v.return_due LIMIT _max_count
     ) d
@@ -98,7 +109,8 @@ BEGIN
     WHERE i.ctid = k.place AND i.tenant IS NOT DISTINCT FROM _r.tenant;
   END LOOP;
   _more := EXISTS (
-    SELECT 1 FROM item v WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant) LIMIT 1
+    SELECT 1 FROM item v
+    WHERE v.return_due <= _now AND (_tenant IS NULL OR v.tenant = _tenant) AND v.tenant <> ALL (_away) LIMIT 1
   );
 END
 $$;

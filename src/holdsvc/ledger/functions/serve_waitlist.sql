@@ -189,6 +189,9 @@ BEGIN
   _waited_us := '{}';
   _lapsed_count := 0;
   _more := false;
+  IF NOT try_enter_tenant(_tenant) THEN
+    RETURN;
+  END IF;
   -- lock
   _wanted := items_to_serve(_tenant, _now, _skip_busy);
   IF _wanted._sku IS NULL THEN

@@ -25,6 +25,7 @@ DECLARE
   _lapsed bigint;
   _item record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- lock
   _followed := lock_items(_tenant, _sku, _pool);
   _now := wall_clock();

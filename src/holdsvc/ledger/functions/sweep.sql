@@ -89,16 +89,28 @@ DECLARE
   _now timestamptz := wall_clock();
   _r record;
   _ids uuid[];
+  -- Whose rows it leaves alone.
+  _away text[] := '{}';
   _followed item_before[];
 BEGIN
   _expired_count := 0;
   _released_quantity := 0;
   _quarantined_count := 0;
+  _more := false;
+  IF _tenant IS NULL THEN
+    _away := tenants_away();
+    IF _away IS NULL THEN
+      RETURN;
+    END IF;
+  ELSE
+    PERFORM enter_tenant(_tenant);
+  END IF;
   FOR _r IN
     SELECT l.tenant, array_agg(l.reservation_id ORDER BY l.reservation_id) AS ids
     FROM (
       SELECT v.tenant, v.reservation_id FROM reservation v
       WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+        AND v.tenant <> ALL (_away)
         AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = v.reservation_id AND q.tenant = v.tenant)
       ORDER BY v.expire_time
       -- The oldest may all be on one locked item: look further then.
@@ -120,7 +132,7 @@ BEGIN
   END LOOP;
   _more := EXISTS (
     SELECT 1 FROM reservation v
-    WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant)
+    WHERE v.state = 1 AND v.expire_time <= _now AND (_tenant IS NULL OR v.tenant = _tenant) AND v.tenant <> ALL (_away)
       AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = v.reservation_id AND q.tenant = v.tenant)
     LIMIT 1
   );
@@ -143,6 +155,7 @@ DECLARE
   _id uuid[];
   _followed item_before[];
 BEGIN
+  PERFORM enter_tenant(_tenant);
   SELECT array_agg(DISTINCT l.reservation_id) INTO _lapsed
   FROM unnest(_sku, _pool) x (sku, pool)
   CROSS JOIN LATERAL (

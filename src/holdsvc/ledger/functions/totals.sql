@@ -1,4 +1,4 @@
--- The tenants that have items or keys, for commands and metrics that read all of them. Locks nothing.
+-- The tenants here that have items or keys, for commands and metrics that read all of them. Locks nothing.
 CREATE FUNCTION tenants() RETURNS SETOF text
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   WITH RECURSIVE t AS (
@@ -6,9 +6,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     UNION ALL
     SELECT (SELECT min(i.tenant) FROM item i WHERE i.tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL
   )
-  SELECT tenant FROM t WHERE tenant IS NOT NULL
-  UNION
-  SELECT tenant FROM api_key
+  SELECT a.tenant
+  FROM (SELECT t.tenant FROM t WHERE t.tenant IS NOT NULL UNION SELECT k.tenant FROM api_key k) a
+  WHERE NOT EXISTS (SELECT 1 FROM tenant_state s WHERE s.tenant = a.tenant AND s.state IN ('COPYING', 'MOVED'))
   ORDER BY 1
 $$;
 

@@ -20,6 +20,7 @@ DECLARE
   _to record;
   _r record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find
   _r := find_requests(_tenant, 'TransferCapacity', _request_key, _fingerprint);
   _outcome := _r._outcome;

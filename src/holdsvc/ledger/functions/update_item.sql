@@ -19,6 +19,7 @@ DECLARE
   _free bigint;
   _lapsed bigint;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   SELECT i.sku, i.display_name, i.capacity, i.remaining, i.oversell_limit, i.sale_state, i.buffer, i.low_at,
          i.return_pool, i.return_time, i.free, i.waitlist_policy, i.revision
   INTO _item FROM item i

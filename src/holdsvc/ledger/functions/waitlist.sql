@@ -236,6 +236,7 @@ DECLARE
   _place bigint;
   _r record;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   -- find
   _r := find_requests(_tenant, 'JoinWaitlist', _request_key, _fingerprint);
   _outcome := _r._outcome;
@@ -359,6 +360,7 @@ DECLARE
   _due boolean := false;
   _now timestamptz;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   SELECT e.client, e.state, e.reservation_id, e.expire_time INTO _before FROM waitlist_entry e
   WHERE e.entry_id = _entry_id AND e.tenant = _tenant;
   IF _before.client IS NULL OR (_before.client <> _client AND NOT _reads AND NOT _manages)
@@ -528,15 +530,27 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _now timestamptz := wall_clock();
+  -- Whose rows it leaves alone.
+  _away text[] := '{}';
   _ids uuid[];
   _r record;
 BEGIN
   _lapsed_count := 0;
+  _due_tenants := '{}';
+  IF _tenant IS NULL THEN
+    _away := tenants_away();
+    IF _away IS NULL THEN
+      RETURN;
+    END IF;
+  ELSE
+    PERFORM enter_tenant(_tenant);
+  END IF;
   FOR _r IN
     SELECT x.tenant, array_agg(x.entry_id) AS ids
     FROM (
       SELECT e.tenant, e.entry_id FROM waitlist_entry e
       WHERE e.state = 1 AND e.expire_time <= _now AND (_tenant IS NULL OR e.tenant = _tenant)
+        AND e.tenant <> ALL (_away)
       ORDER BY e.expire_time LIMIT _max_count
     ) x
     GROUP BY x.tenant ORDER BY x.tenant
@@ -554,7 +568,7 @@ BEGIN
     _lapsed_count := _lapsed_count + cardinality(_ids);
   END LOOP;
   SELECT coalesce(array_agg(DISTINCT i.tenant::text), '{}') INTO _due_tenants
-  FROM item i WHERE i.serve_time <= _now AND (_tenant IS NULL OR i.tenant = _tenant);
+  FROM item i WHERE i.serve_time <= _now AND (_tenant IS NULL OR i.tenant = _tenant) AND i.tenant <> ALL (_away);
 END
 $$;
 
@@ -578,13 +592,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqsca
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   _before timestamptz := wall_clock() - _age;
+  _away text[] := tenants_away();
   _purged integer;
 BEGIN
   WITH gone AS (
     DELETE FROM waitlist_entry e
     USING (
       SELECT w.entry_id, w.tenant FROM waitlist_entry w
-      WHERE w.state > 2 AND w.end_time < _before ORDER BY w.end_time LIMIT _max_count FOR UPDATE SKIP LOCKED
+      WHERE w.state > 2 AND w.end_time < _before AND w.tenant <> ALL (_away)
+      ORDER BY w.end_time LIMIT _max_count FOR UPDATE SKIP LOCKED
     ) x
     WHERE e.entry_id = x.entry_id AND e.tenant = x.tenant
     RETURNING e.entry_id, e.tenant

@@ -21,6 +21,7 @@ DECLARE
   _now timestamptz;
   _refused webhook_answer;
 BEGIN
+  PERFORM enter_tenant(_tenant);
   PERFORM pg_advisory_xact_lock(hashtext('holdsvc webhooks'), hashtext(_tenant));
   IF (SELECT count(*) FROM webhook w WHERE w.tenant = _tenant) >= _max THEN
     _refused.outcome := 'TOO_MANY_WEBHOOKS';
@@ -57,14 +58,17 @@ $$;
 -- report.
 -- Locks: the webhook's row.
 CREATE FUNCTION delete_webhook(_tenant text, _client text, _caller_pools text[], _webhook_id uuid) RETURNS integer
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-  WITH deleted AS (
-    DELETE FROM webhook w
-    WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant AND (_client IS NULL OR w.client = _client)
-      AND sees_api_key(_caller_pools, w.pools)
-    RETURNING 1
-  )
-  SELECT count(*)::integer FROM deleted
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  _deleted integer;
+BEGIN
+  PERFORM enter_tenant(_tenant);
+  DELETE FROM webhook w
+  WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant AND (_client IS NULL OR w.client = _client)
+    AND sees_api_key(_caller_pools, w.pools);
+  GET DIAGNOSTICS _deleted = ROW_COUNT;
+  RETURN _deleted;
+END
 $$;
 
 -- The secret of a tenant's webhook; null: there is no such webhook. Locks nothing.
@@ -78,7 +82,9 @@ $$;
 -- reservations; who is limited to pools sees no webhook with others). What retention has dropped meanwhile is skipped.
 -- Locks: the webhook's row.
 CREATE FUNCTION enable_webhook(_tenant text, _webhook_id uuid, _key_id text, _reads_all boolean) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+  PERFORM enter_tenant(_tenant);
   UPDATE webhook w SET
     state = 1, disable_reason = NULL, failure_count = 0, fail_time = NULL, last_error = NULL,
     success_time = wall_clock(),
@@ -88,7 +94,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     reads_all = w.reads_all AND (_reads_all OR w.disable_reason IS DISTINCT FROM 'KEY_ENDED'),
     event_id = CASE WHEN w.disable_reason = 'EVENTS_DROPPED'
       THEN greatest(w.event_id, (SELECT s.floor_event_id FROM feed_state s)) ELSE w.event_id END
-  WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant
+  WHERE w.webhook_id = _webhook_id AND w.tenant = _tenant;
+END
 $$;
 
 -- The key whose rights a webhook has: _key_id while that one lives, else another living key of the client that has at
@@ -121,7 +128,7 @@ $$;
 
 -- Gives a sender the webhooks that are due, _limit at most, each by a lease of its own that lasts for _lease; those
 -- whose key has ended are disabled instead. For the senders of all processes, which hand each webhook its own tenant's
--- events.
+-- events. Those of a tenant on its way to here wait; those of one that has left go on, to the last of its events here.
 -- Locks: the webhooks' rows, skipping those that others have locked.
 CREATE FUNCTION claim_webhooks(_lease interval, _limit integer) RETURNS SETOF webhook_lease_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -133,6 +140,7 @@ BEGIN
     SELECT w.webhook_id, w.tenant, webhook_key(w.tenant, w.client, w.key_id, w.reads_all, w.pools) AS key_id
     FROM webhook w
     WHERE w.state = 1 AND w.due_time <= _now
+      AND NOT EXISTS (SELECT 1 FROM tenant_state s WHERE s.tenant = w.tenant AND s.state = 'COPYING')
     ORDER BY w.due_time
     LIMIT _limit
     FOR UPDATE SKIP LOCKED

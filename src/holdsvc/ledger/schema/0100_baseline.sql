@@ -25,6 +25,33 @@ $$;
 CREATE SCHEMA holdsvc;
 GRANT USAGE ON SCHEMA holdsvc TO holdsvc_service;
 
+-- Which of several cells this database is; null: the only one, which has no name.
+CREATE TABLE holdsvc.cell (
+  one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+  name text COLLATE "C" CHECK (name <> '')
+);
+INSERT INTO holdsvc.cell DEFAULT VALUES;
+
+-- Which tenants are in this cell (see functions/tenants.sql). HERE: its changes are made here. COPYING: it is on its
+-- way from other_cell to here. FROZEN: it is on its way to other_cell, and nothing of it changes. MOVED: it has gone to
+-- other_cell; such a row stays for ever. No row: it is in another cell, but in a cell without a name it is here.
+-- The highest version among all cells is right.
+CREATE TABLE holdsvc.tenant_state (
+  tenant text COLLATE "C" PRIMARY KEY,
+  state text COLLATE "C" NOT NULL CHECK (state IN ('HERE', 'COPYING', 'FROZEN', 'MOVED')),
+  other_cell text COLLATE "C",
+  version bigint NOT NULL CHECK (version > 0),
+  -- The move that is under way, or the last one.
+  move_id uuid,
+  change_time timestamptz NOT NULL,
+  -- MOVED: whether its rows are removed.
+  cleaned boolean NOT NULL DEFAULT false,
+  CONSTRAINT tenant_state_has_its_other_cell CHECK ((state = 'HERE') = (other_cell IS NULL)),
+  CONSTRAINT tenant_state_cleaned_has_left CHECK (state = 'MOVED' OR NOT cleaned)
+);
+-- Whose rows background work leaves alone.
+CREATE INDEX tenant_state_away ON holdsvc.tenant_state (tenant) WHERE state <> 'HERE' AND NOT cleaned;
+
 -- Stock of one sku in one pool. A deleted item stays as a row with delete_time, so that its revision never restarts.
 -- fillfactor 50 and no index on a counter or the revision: every counter change stays a HOT update.
 CREATE TABLE holdsvc.item (

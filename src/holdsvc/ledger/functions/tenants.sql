@@ -1,0 +1,110 @@
+-- Whether a tenant's changes are made in this database. A tenant lives in one cell, and its state there decides; what
+-- processes know of it elsewhere is a copy. A change takes a lock of its tenant in SHARE mode and reads the state
+-- after it; a move takes the lock in EXCLUSIVE mode before it changes the state. So no change that has read HERE can be
+-- under way when the rows are copied. The read is a statement of its own, whose snapshot is younger than the lock.
+
+-- The first step of every change: raises HS001 where the tenant is not here, with its state (null: it has none), its
+-- other cell and the state's version as JSON in the detail. Nothing has been written then.
+-- A cell without a name is the only one: a tenant without a state is here.
+-- Locks: the tenant, SHARE, until the end of the transaction.
+CREATE FUNCTION enter_tenant(_tenant text) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+  _name text;
+  _state text;
+  _other_cell text;
+  _version bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(hashtext('holdsvc tenants'), hashtext(_tenant));
+  SELECT c.name, s.state, s.other_cell, s.version INTO _name, _state, _other_cell, _version
+  FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
+  WHERE c.one_row;
+  IF _state <> 'HERE' OR (_state IS NULL AND _name IS NOT NULL) THEN
+    RAISE EXCEPTION USING
+      ERRCODE = 'HS001', MESSAGE = 'the tenant is not here',
+      DETAIL = json_build_object('state', _state, 'cell', _other_cell, 'version', _version)::text;
+  END IF;
+END
+$$;
+
+-- The same for background work on one tenant: false where it is not here, or about to leave. It never waits.
+CREATE FUNCTION try_enter_tenant(_tenant text) RETURNS boolean
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+  IF NOT pg_try_advisory_xact_lock_shared(hashtext('holdsvc tenants'), hashtext(_tenant)) THEN
+    RETURN false;
+  END IF;
+  RETURN (
+    SELECT coalesce(s.state = 'HERE', c.name IS NULL)
+    FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
+    WHERE c.one_row
+  );
+END
+$$;
+
+-- The same for background work on all tenants: those whose rows it must leave alone. Null: one is about to leave; it
+-- must do nothing this time. It never waits. Tenants that have left and whose rows are removed are not among them.
+-- Locks: all background work, SHARE, until the end of the transaction.
+CREATE FUNCTION tenants_away() RETURNS text[]
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+  IF NOT pg_try_advisory_xact_lock_shared(hashtext('holdsvc background'), 0) THEN
+    RETURN NULL;
+  END IF;
+  RETURN (
+    SELECT coalesce(array_agg(s.tenant::text), '{}') FROM tenant_state s WHERE s.state <> 'HERE' AND NOT s.cleaned
+  );
+END
+$$;
+
+-- The name of this cell; null: it is the only one. Locks nothing.
+CREATE FUNCTION cell_name() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$ SELECT c.name::text FROM cell c $$;
+
+-- The states of the next _limit tenants after _after, for the copies that processes keep. Of all tenants: names, states
+-- and cells alone. Locks nothing.
+CREATE FUNCTION tenant_states(_after text, _limit integer) RETURNS SETOF tenant_state_answer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+  SELECT s.tenant::text, s.state::text, s.other_cell::text, s.version, s.move_id, s.change_time
+  FROM tenant_state s WHERE s.tenant > _after ORDER BY s.tenant LIMIT _limit
+$$;
+
+-- Names this cell, once. Every tenant that has items, keys or reservations here is HERE from then on; others must be
+-- placed. Returns the name that it has: another one stays. By the owner.
+-- Locks: cell, ACCESS EXCLUSIVE, so that no change is under way that was let in before.
+CREATE FUNCTION claim_cell(_name text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  _present text;
+BEGIN
+  LOCK TABLE cell IN ACCESS EXCLUSIVE MODE;
+  SELECT c.name INTO _present FROM cell c;
+  IF _present IS NULL THEN
+    INSERT INTO tenant_state (tenant, state, version, change_time)
+    SELECT t.tenant, 'HERE', 1, wall_clock()
+    FROM (
+      SELECT i.tenant FROM item i UNION SELECT k.tenant FROM api_key k UNION SELECT r.tenant FROM reservation r
+    ) t
+    ON CONFLICT DO NOTHING;
+    UPDATE cell SET name = _name;
+    _present := _name;
+  END IF;
+  RETURN _present;
+END
+$$;
+
+-- Places a new tenant here. Returns its state: HERE also where it was here before; another one stays. Null: the cell
+-- has no name. The caller has looked that it is in no other cell. By the owner.
+-- Locks: the tenant, SHARE, then its state.
+CREATE FUNCTION place_tenant(_tenant text) RETURNS SETOF tenant_state_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(hashtext('holdsvc tenants'), hashtext(_tenant));
+  INSERT INTO tenant_state (tenant, state, version, change_time)
+  SELECT _tenant, 'HERE', 1, wall_clock() FROM cell c WHERE c.name IS NOT NULL
+  ON CONFLICT DO NOTHING;
+  RETURN QUERY
+  SELECT s.tenant::text, s.state::text, s.other_cell::text, s.version, s.move_id, s.change_time
+  FROM tenant_state s WHERE s.tenant = _tenant;
+END
+$$;

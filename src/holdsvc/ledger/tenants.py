@@ -1,0 +1,114 @@
+"""Which tenants are in a cell: their states, and where an operator places them. Rules: see functions/tenants.sql."""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple, Self
+from uuid import UUID
+
+from holdsvc.ledger.binding import Statements, bind, bind_scalar
+
+PAGE = 1000
+
+CELL_NAME_MAX = 63
+
+
+class Moved(Exception):
+    """A change of a tenant that is not in this cell, or is about to leave it; nothing of it took effect."""
+
+    SQLSTATE = "HS001"
+    """That of enter_tenant."""
+
+    def __init__(self, state: str | None, cell: str | None, version: int | None) -> None:
+        super().__init__(f"{state or 'unknown'} {cell or ''}".strip())
+        self.state = state
+        """A `State`; None: the cell does not know the tenant."""
+        self.cell = cell
+        """The cell that it comes from (COPYING) or goes to (FROZEN, MOVED)."""
+        self.version = version
+        """That of its state."""
+
+    @classmethod
+    def told(cls, detail: str | None) -> Self:
+        """What enter_tenant tells in the detail of its error."""
+        return cls(**json.loads(detail or ""))
+
+
+class CellError(Exception):
+    """What an operator asked for cannot be done; the message says why."""
+
+
+class State(StrEnum):
+    """What a cell has to do with a tenant. A later release may know more states."""
+
+    HERE = "HERE"
+    COPYING = "COPYING"
+    FROZEN = "FROZEN"
+    MOVED = "MOVED"
+
+
+class TenantState(NamedTuple):
+    """A tenant's state in a cell."""
+
+    tenant: str
+    state: str
+    other_cell: str | None
+    """The cell that it comes from (COPYING) or goes to (FROZEN, MOVED)."""
+    version: int
+    """The highest among all cells is right."""
+    move_id: UUID | None
+    change_time: datetime
+
+
+class States(NamedTuple):
+    """The states of a cell's tenants."""
+
+    cell: str | None
+    """Its name; None: it is the only one, and a tenant without a state is in it."""
+    tenants: list[TenantState]
+
+
+class _Name(NamedTuple):
+    name: str | None
+
+
+_CELL = bind_scalar("cell_name", _Name)
+_STATES = bind("tenant_states", TenantState, "after", "limit")
+_CLAIM = bind_scalar("claim_cell", _Name, "name")
+_PLACE = bind("place_tenant", TenantState, "tenant")
+
+
+async def read_states(connection: Statements) -> States:
+    """The states of all tenants that the cell knows, by tenant."""
+    cell = (await _CELL.one(connection)).name
+    tenants: list[TenantState] = []
+    while True:
+        page = await _STATES.fetch(connection, after=tenants[-1].tenant if tenants else "", limit=PAGE)
+        tenants += page
+        if len(page) < PAGE:
+            return States(cell, tenants)
+
+
+async def claim_cell(connection: Statements, name: str) -> None:
+    """Names a cell, once; the tenants that it has are HERE from then on. For the schema's owner.
+
+    Raises CellError where it has another name.
+    """
+    if not 1 <= len(name) <= CELL_NAME_MAX:
+        raise CellError(f"a cell's name has 1 to {CELL_NAME_MAX} characters, not {len(name)}")
+    present = (await _CLAIM.one(connection, name=name)).name
+    if present != name:
+        raise CellError(f"this database is the cell {present!r} already: it cannot become {name!r}")
+
+
+async def place(connection: Statements, tenant: str) -> TenantState:
+    """Lets a new tenant in; one that is here already stays. For the schema's owner, who has asked the other cells.
+
+    Raises CellError where the cell has no name, or the tenant has left it or is on its way.
+    """
+    rows = await _PLACE.fetch(connection, tenant=tenant)
+    if not rows:
+        raise CellError("this database has no cell's name: every tenant is in it already")
+    if rows[0].state != State.HERE:
+        raise CellError(f"the tenant {tenant!r} is {rows[0].state} here, with the cell {rows[0].other_cell!r}")
+    return rows[0]
