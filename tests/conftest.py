@@ -101,9 +101,11 @@ async def start_service(ledger_dsn: str) -> AsyncIterator[StartService]:
     """Starts services on the test's database: settings as keywords, `sweeping` for the background sweep."""
     started: list[Harness] = []
 
-    async def start(*, sweeping: bool = False, dsn: str | None = None, **settings: Any) -> Harness:
+    async def start(
+        *, sweeping: bool = False, dsn: str | None = None, owner_dsn: str | None = None, **settings: Any
+    ) -> Harness:
         values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
-        harness = Harness(Settings.load(**values), dsn or ledger_dsn, ledger_dsn)
+        harness = Harness(Settings.load(**values), dsn or ledger_dsn, owner_dsn or ledger_dsn)
         await harness.start(sweeping=sweeping)
         started.append(harness)
         return harness

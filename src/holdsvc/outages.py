@@ -34,6 +34,8 @@ def overloaded(cause: Cause = Cause.QUEUE_FULL) -> Refused:
 
 def nothing_ran(cause: Cause) -> Refused:
     """Says why the database did nothing of a request: an outage, or something that concerns this request alone."""
+    if cause is Cause.DATABASE_SPLIT:
+        return database_split()
     return overloaded(cause) if cause in _OVERLOADED else database_unavailable(cause)
 
 
@@ -58,6 +60,7 @@ def resume_token_foreign() -> Refused:
 _UNAVAILABLE = {
     Cause.DATABASE_REFUSED: "the database takes no changes now; try again",
     Cause.DEADLINE_EXCEEDED: "the call's time was over before the database answered; a retry is safe",
+    Cause.PRIMARY_REFUSED: "the only database that answers is not the primary; try again",
 }
 
 
@@ -92,13 +95,15 @@ def deadline_passed(*, safe: bool) -> Refused:
     return database_unavailable(cause) if safe else outcome_unknown(cause)
 
 
+_UNKNOWN = {
+    Cause.DEADLINE_EXCEEDED: "the call's time was over before the database answered",
+    Cause.STANDBY_AWAY: "the commit stands on the primary alone, because its wait for a standby was cancelled",
+}
+
+
 def outcome_unknown(cause: Cause = Cause.DATABASE_AWAY) -> Refused:
     """Says that the call may have taken effect or not."""
-    why = (
-        "the call's time was over before the database answered"
-        if cause is Cause.DEADLINE_EXCEEDED
-        else "the connection to the database broke around the commit"
-    )
+    why = _UNKNOWN.get(cause, "the connection to the database broke around the commit")
     return Refused(
         "OUTCOME_UNKNOWN",
         f"{why}; look whether the call took effect before you call again, and send a request_id next time",

@@ -1,6 +1,8 @@
 """PostgreSQL as callers name it: which connection strings (DSNs) and which versions are refused, and in what words."""
 
+import os
 import re
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -27,6 +29,7 @@ def check_dsn(dsn: str) -> None:
     fault = _fault(dsn)
     if fault:
         raise ValueError(_REFUSAL.format(fault))
+    hosts_of(dsn)
 
 
 def _fault(dsn: str) -> str:
@@ -59,6 +62,37 @@ def without_password(dsn: str) -> tuple[str, str | None]:
     parameters = conninfo_to_dict(dsn)
     password = parameters.pop("password", None)
     return make_conninfo("", **parameters), None if password is None else str(password)
+
+
+def hosts_of(dsn: str) -> list[str]:
+    """The DSN for each of its hosts alone, in their order; the DSN itself where it names one."""
+    parameters: dict[str, Any] = dict(conninfo_to_dict(dsn))
+    hosts, addresses, ports = (_listed(parameters, name) for name in ("host", "hostaddr", "port"))
+    count = max(len(hosts), len(addresses))
+    if count < 2:
+        return [dsn]
+    if any(len(each) not in (0, count) for each in (hosts, addresses)) or len(ports) not in (0, 1, count):
+        raise ValueError("hosts and ports do not match: give a port for each host, or one for all")
+    # Each is asked what it is: libpq is not to choose as well.
+    parameters = {**parameters, "target_session_attrs": "any", "load_balance_hosts": "disable"}
+    if ports:
+        ports = ports * count if len(ports) == 1 else ports
+    named = (("host", hosts), ("hostaddr", addresses), ("port", ports))
+    return [
+        make_conninfo("", **{**parameters, **{name: values[index] for name, values in named if values}})
+        for index in range(count)
+    ]
+
+
+def _listed(parameters: dict[str, Any], name: str) -> list[str]:
+    text = str(parameters.get(name) or os.environ.get(f"PG{name.upper()}", ""))
+    return text.split(",") if text else []
+
+
+def host_name(dsn: str) -> str:
+    """The host of a DSN with one host, for logs."""
+    parameters = conninfo_to_dict(dsn)
+    return f"{parameters.get('host') or parameters.get('hostaddr', '')}:{parameters.get('port', '5432')}"
 
 
 def with_connect_timeout(dsn: str, seconds: int) -> str:

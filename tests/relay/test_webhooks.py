@@ -506,7 +506,7 @@ async def test_in_another_history_of_events_a_webhook_goes_on_by_time(hooked: Ha
     await create(hooked, receiver)
     await hooked.create_item("old", 10)
     await receiver.wait_for(1)
-    hooked.sql("UPDATE holdsvc.feed_state SET restore_count = restore_count + 1")
+    hooked.sql("UPDATE holdsvc.feed_state SET restore_mark = restore_mark + 1")
     await hooked.create_item("new", 10)
     await until(lambda: receiver.events[-1]["subject"] == "new")
     assert [event["subject"] for event in receiver.events] in (["old", "new"], ["old", "old", "new"])

@@ -187,7 +187,7 @@ async def test_a_token_that_was_tampered_with_or_is_of_another_tenant_or_databas
     for bad in (urlsafe_b64encode(raw).decode(), token[:-4], "x", "§"):
         answer = await refusal(service, resume_token=bad)
         assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_FOREIGN")
-    service.sql("UPDATE holdsvc.feed_state SET restore_count = restore_count + 1")
+    service.sql("UPDATE holdsvc.feed_state SET restore_mark = restore_mark + 1")
     assert (await refusal(service, resume_token=token)).reason == "RESUME_TOKEN_FOREIGN"
 
 
@@ -339,7 +339,7 @@ async def test_a_stream_opened_after_a_restore_is_told_nothing_of_the_discarded_
         # The database is put back to before the reservations, beside the running service, and the operator says so.
         service.sql("DELETE FROM holdsvc.event WHERE type = 1")
         service.sql("ALTER SEQUENCE holdsvc.event_id RESTART WITH 2")
-        service.sql("UPDATE holdsvc.feed_state SET restore_count = restore_count + 1")
+        service.sql("UPDATE holdsvc.feed_state SET restore_mark = restore_mark + 1")
         async with consuming(service, from_oldest=True) as after:
             await service.create_item("b", 10)
             events = await after.take(2)

@@ -67,6 +67,6 @@ async def test_watchers_get_the_present_state_again_where_the_database_was_put_b
         await watch.until("a", held=3)
         # As after a restore: other rows, and the operator says so.
         service.sql("UPDATE holdsvc.item SET held = 1, remaining = 9, revision = revision + 1 WHERE sku = 'a'")
-        service.sql("UPDATE holdsvc.feed_state SET restore_count = restore_count + 1")
+        service.sql("UPDATE holdsvc.feed_state SET restore_mark = restore_mark + 1")
         await watch.until("a", held=1)
         assert sum(message.snapshot_complete for message in watch.messages) == 1

@@ -15,6 +15,7 @@ from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.tenants import Moved
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.model import Caller
@@ -90,7 +91,8 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
 
     async def carried_out() -> T:
         try:
-            connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=tuple_row)
+            chosen = await find_primary(dsn)
+            connection = await psycopg.AsyncConnection.connect(chosen, autocommit=True, row_factory=tuple_row)
         except psycopg.OperationalError as error:
             raise CommandError(f"the database does not answer: {error}") from error
         async with connection:

@@ -15,7 +15,7 @@ from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown, Unreplicated
 from holdsvc.ledger.locks import Locks
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Cause, Done, ItemKey, Outcome, Serve, Sweep
@@ -108,6 +108,10 @@ class BatchRunner(Generic[R, V]):
         except NothingRan as error:
             self._observer.not_run(error.cause)
             await self._not_run(batch, error.cause)
+        except Unreplicated:
+            # Not run again: it would find the commit, and acknowledge what may be lost with its server.
+            self._observer.not_run(Cause.STANDBY_AWAY)
+            self._queue.fail(batch, outages.outcome_unknown(Cause.STANDBY_AWAY))
         except Unknown:
             self._settle_unknown(batch)
         except Moved:

@@ -19,7 +19,15 @@ from holdsvc.engine.waitlists import Waitlists
 from holdsvc.entries import WaitlistEntry
 from holdsvc.errors import HoldError
 from holdsvc.ledger import changes, counts, holds, items, locks, upkeep, waitlist
-from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.ledger.database import (
+    RESERVED_CONNECTIONS,
+    Conflict,
+    Connection,
+    Database,
+    NothingRan,
+    Unknown,
+    Unreplicated,
+)
 from holdsvc.ledger.locks import Locks
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Serve, Sweep, Transferred
@@ -347,9 +355,10 @@ class Engine:
             raise HoldError(outages.tenant_moved()) from None
         except Conflict:
             raise HoldError(outages.overloaded(Cause.CONFLICT)) from None
-        except Unknown:
-            self._observer.not_run(Cause.DATABASE_AWAY)
-            raise HoldError(outages.outcome_unknown() if changes else outages.database_unavailable()) from None
+        except Unknown as error:
+            cause = Cause.STANDBY_AWAY if isinstance(error, Unreplicated) else Cause.DATABASE_AWAY
+            self._observer.not_run(cause)
+            raise HoldError(outages.outcome_unknown(cause) if changes else outages.database_unavailable()) from None
 
     def _admit(self) -> None:
         if self._closing:

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import select
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,27 +11,23 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg.errors import Diagnostic, InvalidSchemaName, UndefinedFunction
+from psycopg_pool import PoolTimeout
 
 from holdsvc.ledger import pooler
+from holdsvc.ledger.binding import bind_scalar
+from holdsvc.ledger.primary import LOOK_S, STATE_SQL, Primary, State
+from holdsvc.ledger.session import Pool, Row, is_cut, make_pool, milliseconds, setting, waits
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
 from holdsvc.telemetry.tracing import Host, Place
 
-Row = tuple[Any, ...]
-Pool = AsyncConnectionPool[AsyncConnection[Row]]
-
 SERVICE_ROLE = "holdsvc_service"
 
 SILENCE_GRACE_S = 2.0
 """How much longer than `statement_timeout` an answer may take: after that the database is not slow but silent."""
-
-PING_TIMEOUT_S = 2.0
-
-CANCEL_TIMEOUT_S = 5.0
-"""The longest wait for the server to take note of a cancel."""
 
 RESERVED_CONNECTIONS = 2
 """Connections beside the pool, for health checks and for looking up keys: no other work keeps these two waiting."""
@@ -66,6 +61,10 @@ class Unknown(Exception):
     """The connection or the server failed during a change: it took effect or it did not."""
 
 
+class Unreplicated(Unknown):
+    """The wait of a commit for a standby was cancelled: it stands on this server alone, and may be lost with it."""
+
+
 class Conflict(Exception):
     """The database undid the change in favour of another one (deadlock, serialization): do it again."""
 
@@ -87,6 +86,13 @@ def _failure(error: psycopg.Error, *, closed: bool) -> Exception:
     return Failed(str(error)) if cause is None else NothingRan(cause)
 
 
+class _Mark(NamedTuple):
+    restore_mark: int
+
+
+_RESTORE_MARK = bind_scalar("restore_mark", _Mark)
+
+
 class PoolUse(NamedTuple):
     """Connections of the pool, and the borrowers that wait for one."""
 
@@ -104,15 +110,16 @@ class Connection:
         connection: AsyncConnection[Row],
         silence_max_s: float | None = None,
         on_silence: Callable[[], None] = lambda: None,
-        time_limit_s: float | None = None,
         own_settings: Mapping[str, str] | None = None,
+        *,
+        prepare: bool | None = None,
     ) -> None:
         self._connection = connection
+        self._prepare = prepare
         self._own_settings = own_settings
         self._silence_max_s = silence_max_s
         self._on_silence = on_silence
-        self._time_limit_s = time_limit_s
-        self._cancelling: asyncio.Task[None] | None = None
+        self._unreplicated = False
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Runs one statement and returns its rows.
@@ -131,60 +138,53 @@ class Connection:
         return None if self._connection.closed else Place(Host(info.host, info.port), info.dbname)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        loop = asyncio.get_running_loop()
-        alarms = []
-        if self._silence_max_s is not None:
-            alarms.append(loop.call_later(self._silence_max_s, self._hang_up))
-        if self._time_limit_s is not None:
-            alarms.append(loop.call_later(self._time_limit_s, self._cancel))
+        if self._silence_max_s is None:
+            return await self._execute(sql, parameters)
+        alarm = asyncio.get_running_loop().call_later(self._silence_max_s, self._be_silent)
         try:
             return await self._execute(sql, parameters)
         finally:
-            for alarm in alarms:
-                alarm.cancel()
+            alarm.cancel()
 
-    def _cancel(self) -> None:
-        """Asks the server to end the statement, which raises STATEMENT_TIMEOUT unless it ends before."""
-        if self._cancelling is None:
-            self._cancelling = asyncio.create_task(self._connection.cancel_safe(timeout=CANCEL_TIMEOUT_S))
+    def _be_silent(self) -> None:
+        self._on_silence()
+        self.hang_up()
 
-    async def settle(self) -> None:
-        """Returns when no cancel is on its way to the server that could meet the next borrower's statement."""
-        if self._cancelling is None:
-            return
-        with suppress(psycopg.Error):
-            await self._cancelling
-        with suppress(NothingRan, Unknown):
-            # A cancel that came late meets this one.
-            await self._execute("SELECT 1", ())
-
-    def _hang_up(self) -> None:
-        """Ends a connection whose other side is silent, as if that side had closed it.
+    def hang_up(self) -> None:
+        """Ends a connection whose other side is silent or not to be trusted, as if that side had closed it.
 
         Neither a cancel nor a timeout of psycopg's ends one: both wait for the server to answer.
         """
-        self._on_silence()
         if not self._connection.closed:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as line, suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+
+    def notice(self, notice: Diagnostic) -> None:
+        """Takes note of a cancelled wait for a standby: the server acknowledges that commit, with a warning."""
+        self._unreplicated |= notice.source_function == "SyncRepWaitForLSN"
 
     async def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         try:
             if self._own_settings is not None:
-                return await self._execute_apart(self._own_settings, sql, parameters)
-            cursor = await self._connection.execute(sql, parameters, binary=True)
-            return await cursor.fetchall()
+                rows = await self._execute_apart(self._own_settings, sql, parameters)
+            else:
+                cursor = await self._connection.execute(sql, parameters, binary=True, prepare=self._prepare)
+                rows = await cursor.fetchall()
         except psycopg.Error as error:
             failure = _failure(error, closed=self._connection.closed)
             if isinstance(failure, Unknown):
                 await self._connection.close()
             raise failure from error
+        if self._unreplicated:
+            await self._connection.close()
+            raise Unreplicated
+        return rows
 
     async def _execute_apart(self, settings: Mapping[str, str], sql: str, parameters: Sequence[Any]) -> list[Row]:
         """Runs a statement with settings of its own: one transaction, and in a pipeline one round trip too."""
         async with self._connection.pipeline():
-            await self._connection.execute(*_setting(settings, local=True))
-            cursor = await self._connection.execute(sql, parameters, binary=True)
+            await self._connection.execute(*setting(settings, local=True), prepare=self._prepare)
+            cursor = await self._connection.execute(sql, parameters, binary=True, prepare=self._prepare)
             return await cursor.fetchall()
 
 
@@ -192,21 +192,24 @@ class Database:
     """The pool. Open it, lend connections, close it."""
 
     def __init__(self, settings: Settings, dsn: str) -> None:
-        self._dsn = dsn
+        self.primary = Primary(settings, dsn, _state, self._abandon)
         self._size = settings.pool_size
         self._wait_s = settings.pool_timeout.total_seconds()
-        self._silence_max_s = settings.statement_timeout.total_seconds() + SILENCE_GRACE_S
+        self._time_limit_s = settings.statement_timeout.total_seconds()
+        self._silence_max_s = self._time_limit_s + SILENCE_GRACE_S
         self._lock_timeout_s = settings.lock_timeout.total_seconds()
         self._made_s: WeakKeyDictionary[AsyncConnection[Row], float] = WeakKeyDictionary()
-        self._lock_waits_s: WeakKeyDictionary[AsyncConnection[Row], float] = WeakKeyDictionary()
-        """The lock timeout that each connection has now."""
+        self._waits_s: WeakKeyDictionary[AsyncConnection[Row], tuple[float, float]] = WeakKeyDictionary()
+        """The timeouts of locks and of statements that each connection has now."""
+        self._lent: set[Connection] = set()
         self._trusted_from_s = 0.0
         self._answered_s = -math.inf
         self._keeps_sessions = settings.prepare
         self._session = {
-            "statement_timeout": _milliseconds(settings.statement_timeout.total_seconds()),
-            "lock_timeout": _milliseconds(self._lock_timeout_s),
-            "idle_in_transaction_session_timeout": _milliseconds(settings.statement_timeout.total_seconds()),
+            "statement_timeout": milliseconds(self._time_limit_s),
+            "lock_timeout": milliseconds(self._lock_timeout_s),
+            "idle_in_transaction_session_timeout": milliseconds(self._time_limit_s),
+            "synchronous_commit": "on",
             "TimeZone": "UTC",
             "default_transaction_isolation": "read committed",
             "role": SERVICE_ROLE,
@@ -220,37 +223,40 @@ class Database:
         )
 
     def _make_pool(self, name: str, min_size: int, max_size: int) -> Pool:
-        return AsyncConnectionPool(
-            self._dsn,
-            min_size=min_size,
-            max_size=max_size,
-            timeout=self._wait_s,
-            reconnect_timeout=0.0,
-            max_lifetime=3600.0,
-            open=False,
-            name=name,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 0 if self._keeps_sessions else None,
-                "application_name": "holdsvc",
-                "connect_timeout": 5,
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20000,
-            },
+        return make_pool(
+            name,
+            (min_size, max_size),
+            conninfo=self.primary.conninfo,
             configure=self._configure,
+            prepares=self._keeps_sessions,
+            wait_s=self._wait_s,
         )
 
     async def _configure(self, connection: AsyncConnection[Row]) -> None:
         if self._keeps_sessions:
-            await connection.execute(*_setting(self._session, local=False), prepare=False)
-        self._lock_waits_s[connection] = self._lock_timeout_s
+            await connection.execute(*setting(self._session, local=False), prepare=False)
+        await self.primary.admit(connection)
+        self._waits_s[connection] = (self._lock_timeout_s, self._time_limit_s)
         self._made_s[connection] = _now_s()
 
     def _distrust(self) -> None:
         """One silent connection means that the others are silent too: none of them is used again."""
         self._trusted_from_s = _now_s()
+
+    def _abandon(self) -> None:
+        """Ends every connection, those in use at once: they lead to a server that is not the primary any more."""
+        self._distrust()
+        for lent in self._lent:
+            lent.hang_up()
+
+    async def look(self) -> float:
+        """Asks who the primary is; returns when that is due again."""
+        if self.primary.alone:
+            await self.primary.ask_patroni()
+            await self.ping()
+        else:
+            await self.primary.look()
+        return LOOK_S
 
     async def open(self) -> None:
         """Opens the pool and waits for its first connections; after a failure it can be called again."""
@@ -263,7 +269,7 @@ class Database:
             # A pool that was opened cannot be opened again.
             await self.close()
             self._pool, self._reserved = self._make_pools()
-            raise NothingRan from error
+            raise NothingRan(self._why_none()) from error
 
     async def _refuse_shared_sessions(self) -> None:
         pair = [await self._borrow(self._reserved) for _ in range(RESERVED_CONNECTIONS)]
@@ -279,6 +285,7 @@ class Database:
         """Closes the pool without waiting for borrowers."""
         await self._reserved.close(timeout=2.0)
         await self._pool.close(timeout=2.0)
+        await self.primary.close()
 
     @asynccontextmanager
     async def connection(
@@ -286,40 +293,43 @@ class Database:
     ) -> AsyncIterator[Connection]:
         """Lends a connection; raises `NothingRan` when there is none in time.
 
-        Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. After
-        `time_limit_s` a statement is cancelled in the database. `reserved` takes a connection of the health checks and
-        keys.
+        Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. They run
+        for `time_limit_s` at most, or STATEMENT_TIMEOUT; those that take no locks may have the limit of the borrower
+        before. The server ends them, never a cancel: that would also end the wait of a commit for a standby.
+        `reserved` takes a connection of the health checks and keys.
         """
         pool = self._reserved if reserved else self._pool
         connection = await self._borrow(pool)
+        wait_s = self._lock_timeout_s if lock_wait_s is None else lock_wait_s
+        waits_s = (wait_s, min(self._time_limit_s, time_limit_s or self._time_limit_s))
+        own_settings = None if self._keeps_sessions else {**self._session, **waits(*waits_s)}
+        lent = Connection(connection, self._silence_max_s, self._distrust, own_settings)
+        self._lent.add(lent)
+        connection.add_notice_handler(lent.notice)
         try:
-            own_settings = None
-            if not self._keeps_sessions:
-                wait_s = self._lock_timeout_s if lock_wait_s is None else lock_wait_s
-                own_settings = {**self._session, "lock_timeout": _milliseconds(wait_s)}
-            elif lock_wait_s is not None and self._lock_waits_s.get(connection) != lock_wait_s:
-                await self._set_lock_wait(connection, lock_wait_s)
-            lent = Connection(connection, self._silence_max_s, self._distrust, time_limit_s, own_settings)
-            try:
-                yield lent
-            finally:
-                await lent.settle()
+            if self._keeps_sessions and lock_wait_s is not None and self._waits_s.get(connection) != waits_s:
+                await self._set_waits(connection, lent, waits_s)
+            yield lent
             self._answered_s = _now_s()
         finally:
+            connection.remove_notice_handler(lent.notice)
+            self._lent.discard(lent)
             await pool.putconn(connection)
 
-    async def _set_lock_wait(self, connection: AsyncConnection[Row], lock_wait_s: float) -> None:
-        self._lock_waits_s.pop(connection, None)
+    async def _set_waits(
+        self, connection: AsyncConnection[Row], lent: Connection, waits_s: tuple[float, float]
+    ) -> None:
+        self._waits_s.pop(connection, None)
         try:
-            await Connection(connection, self._silence_max_s, self._distrust).fetch(
-                *_setting({"lock_timeout": _milliseconds(lock_wait_s)}, local=False)
-            )
+            await lent.fetch(*setting(waits(*waits_s), local=False))
         except Unknown as error:
             raise NothingRan from error
-        self._lock_waits_s[connection] = lock_wait_s
+        self._waits_s[connection] = waits_s
 
-    async def _borrow(self, pool: Pool) -> AsyncConnection[Row]:
+    async def _borrow(self, pool: Pool, *, judging: bool = False) -> AsyncConnection[Row]:
         while True:
+            if not judging and (cause := self.primary.cause) is not None:
+                raise NothingRan(cause)
             try:
                 connection = await pool.getconn(timeout=self._wait_s)
             except PoolTimeout as error:
@@ -328,7 +338,7 @@ class Database:
                 raise NothingRan from error
             # Nothing is sent over a connection that is cut or not trusted: one that breaks during a statement would
             # leave a change in doubt.
-            if self._made_s.get(connection, 0.0) >= self._trusted_from_s and not _is_cut(connection):
+            if self._made_s.get(connection, 0.0) >= self._trusted_from_s and not is_cut(connection):
                 return connection
             await connection.close()
             await pool.putconn(connection)
@@ -336,6 +346,8 @@ class Database:
     def _why_none(self) -> Cause:
         """Why there was no connection: a database that answered others meanwhile is not away."""
         answered = _now_s() - self._answered_s < self._wait_s
+        if (cause := self.primary.cause) is not None:
+            return cause
         return Cause.POOL_EXHAUSTED if answered else Cause.DATABASE_AWAY
 
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -359,35 +371,32 @@ class Database:
         return float(now)
 
     async def ping(self) -> None:
-        """Returns when the database answers; raises what `fetch` raises.
+        """Returns when the primary answers; raises what `fetch` raises.
 
         A slow answer ends its connection, but says nothing of the others.
         """
-        connection = await self._borrow(self._reserved)
+        connection = await self._borrow(self._reserved, judging=True)
         try:
-            await Connection(connection, PING_TIMEOUT_S).fetch("SELECT 1")
+            await self.primary.admit(connection)
+        except psycopg.OperationalError as error:
+            raise NothingRan(self._why_none()) from error
         finally:
             await self._reserved.putconn(connection)
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{int(seconds * 1000)}ms"
-
-
-def _setting(values: Mapping[str, str], *, local: bool) -> tuple[str, list[str]]:
-    """A statement that sets parameters for the session or, `local`, for the transaction; and its arguments."""
-    calls = ", ".join(f"set_config('{name}', %s, {str(local).lower()})" for name in values)
-    return f"SELECT {calls}", list(values.values())
+async def _state(connection: AsyncConnection[Row], answer_s: float) -> State:
+    """What a server says of itself; one without the functions of this release has never been put back."""
+    # Not prepared: it may be a pooler of transactions that is asked here, and is refused in words later.
+    [row] = await Connection(connection, answer_s, prepare=False).fetch(STATE_SQL)
+    try:
+        asked = Connection(connection, answer_s, own_settings={"role": SERVICE_ROLE}, prepare=False)
+        mark = await _RESTORE_MARK.one(asked)
+    except Failed as error:
+        if not isinstance(error.__cause__, (InvalidSchemaName, UndefinedFunction)):
+            raise
+        mark = _Mark(0)
+    return State._make((*row, *mark))
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _is_cut(connection: AsyncConnection[Row]) -> bool:
-    """Whether the server has ended the session while it was idle: a server that waits for a command sends nothing."""
-    if connection.closed:
-        return True
-    idle = select.poll()
-    idle.register(connection.fileno(), select.POLLIN)
-    return bool(idle.poll(0))

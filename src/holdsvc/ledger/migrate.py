@@ -15,6 +15,7 @@ from holdsvc.ledger import features, function_set, schema_files
 from holdsvc.ledger.database import SERVICE_ROLE
 from holdsvc.ledger.features import Feature
 from holdsvc.ledger.function_set import FunctionSet, Installed
+from holdsvc.ledger.primary import chosen_dsn
 from holdsvc.ledger.schema_files import (
     FOLDER,
     ConnectionRefused,
@@ -239,6 +240,7 @@ def create_service_role(dsn: str) -> None:
 @contextmanager
 def _connect(dsn: str) -> Iterator[psycopg.Connection]:
     try:
+        dsn = chosen_dsn(dsn)
         connection = psycopg.connect(dsn, autocommit=True, application_name="holdsvc migrate")
     except psycopg.OperationalError as error:
         raise ConnectionRefused(

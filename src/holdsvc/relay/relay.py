@@ -76,7 +76,11 @@ class Relay:
         """Runs until it is cancelled; raises RelayError where going on would skip events."""
         loops = [
             asyncio.create_task(tasks.forever(name, step))
-            for name, step in (("feed", self._follower.step), ("relay", self._step))
+            for name, step in (
+                ("primary", self._database.look),
+                ("feed", self._follower.step),
+                ("relay", self._step),
+            )
         ]
         try:
             with self._follower.listening():

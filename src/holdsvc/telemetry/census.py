@@ -54,6 +54,7 @@ class Census(Collector):
         try:
             if self._database is None:
                 self._database = await _opened(self._settings, self._dsn)
+            await self._database.look()
             async with self._database.connection() as connection:
                 self._count = await self.count(connection)
         except BaseException:

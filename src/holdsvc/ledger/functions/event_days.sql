@@ -131,10 +131,13 @@ BEGIN
 END
 $$;
 
--- Says that this database was restored or copied: resume tokens and relay positions of before are refused from now on.
+-- Says that this database was restored or copied: resume tokens and relay positions of before are refused from now on,
+-- and processes that know a later timeline, or another cluster, take this one for the primary. The mark is a time, so
+-- that it is above that of every other copy; where a clock was put back, it still grows.
 -- The feed itself notices another timeline or another cluster. By the owner.
 -- Locks: feed_state's row.
 CREATE FUNCTION begin_epoch() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
-  UPDATE feed_state SET restore_count = restore_count + 1
+  UPDATE feed_state SET
+    restore_mark = greatest(restore_mark + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;

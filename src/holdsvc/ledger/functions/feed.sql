@@ -6,7 +6,7 @@ CREATE FUNCTION feed_identity(OUT _epoch text, OUT _token_key text, OUT _floor b
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT (SELECT c.system_identifier FROM pg_control_system() c) || '-'
          || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '-'
-         || (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) || '-' || s.restore_count,
+         || (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) || '-' || s.restore_mark,
          s.token_key, s.floor_event_id
   FROM feed_state s
 $$;

@@ -67,6 +67,7 @@ GRANT EXECUTE ON FUNCTION
   remove_ended,
   renew_webhooks,
   reserve,
+  restore_mark,
   return_allotments,
   revoke_api_key,
   save_relay_position,

@@ -1,0 +1,69 @@
+"""Sessions of the service in PostgreSQL: how their connections are made and kept, and what is set in them."""
+
+import select
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+Row = tuple[Any, ...]
+Pool = AsyncConnectionPool[AsyncConnection[Row]]
+
+
+def make_pool(
+    name: str,
+    size: tuple[int, int],
+    *,
+    conninfo: Callable[[], Awaitable[str]],
+    configure: Callable[[AsyncConnection[Row]], Awaitable[None]],
+    prepares: bool,
+    wait_s: float,
+) -> Pool:
+    """A pool of so many connections, at least and at most; it is not open yet."""
+    return AsyncConnectionPool(
+        conninfo,
+        min_size=size[0],
+        max_size=size[1],
+        timeout=wait_s,
+        reconnect_timeout=0.0,
+        max_lifetime=3600.0,
+        open=False,
+        name=name,
+        kwargs={
+            "autocommit": True,
+            "prepare_threshold": 0 if prepares else None,
+            "application_name": "holdsvc",
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20000,
+        },
+        configure=configure,
+    )
+
+
+def setting(values: Mapping[str, str], *, local: bool) -> tuple[str, list[str]]:
+    """A statement that sets parameters for the session or, `local`, for the transaction; and its arguments."""
+    calls = ", ".join(f"set_config('{name}', %s, {str(local).lower()})" for name in values)
+    return f"SELECT {calls}", list(values.values())
+
+
+def waits(lock_s: float, statement_s: float) -> dict[str, str]:
+    """The parameters that bound a wait for a lock, and a statement."""
+    return {"lock_timeout": milliseconds(lock_s), "statement_timeout": milliseconds(statement_s)}
+
+
+def milliseconds(seconds: float) -> str:
+    """A time as PostgreSQL's parameters take it."""
+    return f"{int(seconds * 1000)}ms"
+
+
+def is_cut(connection: AsyncConnection[Row]) -> bool:
+    """Whether the server has ended the session while it was idle: a server that waits for a command sends nothing."""
+    if connection.closed:
+        return True
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    return bool(idle.poll(0))
