@@ -1,4 +1,4 @@
-"""A primary that has been replaced is never believed; a promotion of a synchronous standby loses nothing acknowledged."""
+"""A primary that has been replaced is never believed; a promotion of a synchronous standby loses nothing."""
 
 import asyncio
 import itertools
@@ -6,9 +6,9 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
-import psycopg
 import pytest
 
 from holdsvc.client import AsyncClient, errors
@@ -48,7 +48,7 @@ class Sellers:
         self._tasks: list[asyncio.Task[None]] = []
         self.acknowledged: list[str] = []
 
-    async def __aenter__(self) -> "Sellers":
+    async def __aenter__(self) -> Self:
         await self._service.create_item("seat", 1_000_000)
         self._tasks = [asyncio.create_task(self._sell(number)) for number in range(SELLERS)]
         return self
@@ -118,20 +118,20 @@ async def test_an_old_primary_sells_nothing_before_during_and_after_its_replacem
             assert await timeline(fresh, of_hosts(*hosts)) == 2
         # Only the old one answers: who has seen the new one refuses it, also after a restart.
         pair.stop("new")
-        await until(lambda: service.service.database.primary.cause)
+        await until(lambda: service.cell.database.primary.cause)
     refusal = await refused(service.reservations.Reserve(reserve()))
     assert (refusal.reason, refusal.metadata) == ("DATABASE_UNAVAILABLE", {"cause": "PRIMARY_REFUSED"})
     remembering = Settings.load(auth="off", pool_timeout="500ms", state_dir=state)
-    for hosts in ((pair.old, pair.new), (pair.old,)):
+    for of_some in (of_hosts(pair.old, pair.new), pair.old):
         with pytest.raises(NothingRan) as raised:
-            await timeline(remembering, of_hosts(*hosts))
+            await timeline(remembering, of_some)
         assert raised.value.cause is Cause.PRIMARY_REFUSED
     old_ids = {row[0] for row in sql_of(pair.old)("SELECT reservation_id::text FROM holdsvc.reservation")}
     assert set(sellers.acknowledged) - before, "nothing was sold after the old primary came back"
     assert not old_ids & (set(sellers.acknowledged) - before)
     # An operator can say that it is the right one all the same.
     await asyncio.to_thread(target.run, pair.old, retention.begin_epoch)
-    await until(lambda: service.service.database.primary.cause is None)
+    await until(lambda: service.cell.database.primary.cause is None)
     assert await timeline(remembering, dsn) == 1
     pair.start("new")
     assert not sellers.lost(pair.new)
@@ -163,14 +163,14 @@ async def test_two_servers_with_the_same_timeline_sell_nothing_until_one_is_stop
         await service.create_item("seat", 10)
         await service.reserve({"seat": 1})
         pair.start("old")
-        await until(lambda: service.service.database.primary.cause)
+        await until(lambda: service.cell.database.primary.cause)
         assert (await refused(service.reservations.Reserve(reserve()))).reason == "DATABASE_SPLIT"
         assert (await refused(service.reservations.Reserve(reserve("one")))).reason == "DATABASE_SPLIT"
         with pytest.raises(NothingRan) as raised:
             await timeline(settings, dsn)
         assert raised.value.cause is Cause.DATABASE_SPLIT
         pair.stop("old")
-        await until(lambda: service.service.database.primary.cause is None)
+        await until(lambda: service.cell.database.primary.cause is None)
         await service.reserve({"seat": 1})
 
 

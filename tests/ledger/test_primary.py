@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdsvc.ledger import primary
-from holdsvc.ledger.known_primary import FILE, Known, Memory
+from holdsvc.ledger.known_primary import Known, Memory
 from holdsvc.ledger.primary import State, judge, standbys_awaited
 from holdsvc.model import Cause
 from holdsvc.postgres import host_name, hosts_of
@@ -78,29 +78,31 @@ def test_a_primary_whose_commits_wait_for_too_few_standbys_is_refused(names: str
 
 
 def test_what_one_process_has_seen_the_others_of_its_folder_know(tmp_path: Path) -> None:
-    one, other = Memory(tmp_path / "state"), Memory(tmp_path / "state")
+    one, other = Memory(tmp_path / "state", ""), Memory(tmp_path / "state", "")
     one.learn(Known(0, 2, "7"))
     other.learn(Known(0, 1, "7"))
-    assert other.known == one.known == Memory(tmp_path / "state").known == Known(0, 2, "7")
+    assert other.known == one.known == Memory(tmp_path / "state", "").known == Known(0, 2, "7")
     # Of another cluster nothing is learnt, unless it was put back later.
     one.learn(Known(0, 9, "8"))
     assert one.known == Known(0, 2, "7")
     one.learn(Known(5, 1, "8"))
     other.learn(None)
     assert other.known == Known(5, 1, "8")
+    # Another cell's is another.
+    assert Memory(tmp_path / "state", "b").known is None
     # A file of before, written back: the next look writes what is known.
-    (tmp_path / "state" / FILE).write_text(json.dumps(Known(0, 1, "7")._asdict()))
+    (tmp_path / "state" / "primary.json").write_text(json.dumps(Known(0, 1, "7")._asdict()))
     other.learn(None)
-    assert Memory(tmp_path / "state").known == Known(5, 1, "8")
+    assert Memory(tmp_path / "state", "").known == Known(5, 1, "8")
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"timeline": 1}', '{"timeline": "x", "system": "7", "restore_mark": 0}']
 )
 def test_a_file_that_cannot_be_read_ends_the_start_in_words(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
+    (tmp_path / "primary.json").write_text(content)
     with pytest.raises(SettingsError, match="delete the file"):
-        Memory(tmp_path)
+        Memory(tmp_path, "")
 
 
 def test_a_dsn_is_taken_apart_into_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

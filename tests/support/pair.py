@@ -1,6 +1,5 @@
 """A primary and a standby of a test's own, from a data folder that was made once."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -74,9 +73,7 @@ def running(folder: Path, prepared: Path, *, synchronous: bool = True, **setting
         yield pair
     finally:
         if pair is not None:
-            with_children = list(pair._servers)
-            for name in with_children:
-                pair.stop(name)
+            pair.stop()
 
 
 def of_hosts(*dsns: str) -> str:

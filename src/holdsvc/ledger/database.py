@@ -189,10 +189,10 @@ class Connection:
 
 
 class Database:
-    """The pool. Open it, lend connections, close it."""
+    """The pool. Open it, lend connections, close it. The name of a cell tells its primary from those of others."""
 
-    def __init__(self, settings: Settings, dsn: str) -> None:
-        self.primary = Primary(settings, dsn, _state, self._abandon)
+    def __init__(self, settings: Settings, dsn: str, cell: str = "") -> None:
+        self.primary = Primary(settings, dsn, cell, _state, self._abandon)
         self._size = settings.pool_size
         self._wait_s = settings.pool_timeout.total_seconds()
         self._time_limit_s = settings.statement_timeout.total_seconds()

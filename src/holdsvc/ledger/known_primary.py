@@ -14,8 +14,6 @@ from holdsvc.settings import PREFIX, SettingsError
 
 log = structlog.get_logger(__name__)
 
-FILE = "primary.json"
-
 PATRONI_TIMEOUT_S = 1.0
 PATRONI_BYTES_MAX = 1024 * 1024
 
@@ -30,14 +28,16 @@ class Known(NamedTuple):
 
 
 class Memory:
-    """The latest primary ever seen, in a file that the processes of a folder share; None: in this process alone.
+    """The latest primary of a cell ever seen, in a file that the processes of a folder share.
+
+    Without a folder it is known to this process alone.
 
     Every process writes what is later than the file. No lock is needed: what two of them overwrite is written again
     with the next look.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._file = None if folder is None else folder / FILE
+    def __init__(self, folder: Path | None, cell: str) -> None:
+        self._file = None if folder is None else folder / (f"primary-{cell}.json" if cell else "primary.json")
         self.known: Known | None = None
         self._told_failure = False
         if self._file is None:

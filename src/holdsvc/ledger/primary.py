@@ -167,6 +167,7 @@ class Primary:
         self,
         settings: Settings,
         dsn: str,
+        cell: str,
         ask: Callable[[AsyncConnection[Any], float], Awaitable[State]],
         on_change: Callable[[], None],
     ) -> None:
@@ -175,7 +176,7 @@ class Primary:
         self._on_change = on_change
         self._require_sync = settings.require_sync
         self._patroni_urls = settings.patroni_urls
-        self._memory = Memory(settings.state_dir)
+        self._memory = Memory(settings.state_dir, cell)
         self._links: dict[str, AsyncConnection[Any]] = {}
         """A connection to each of several hosts; with one host the pool's own are asked."""
         self._looking = asyncio.Lock()

@@ -28,7 +28,7 @@ class RunningCell:
         self.name = name
         self._settings = settings
         self._observer = observer
-        self.database = Database(settings, dsn)
+        self.database = Database(settings, dsn, name)
         self.engine = Engine(settings, self.database, observer)
         encoding = Encoding(
             convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
@@ -56,6 +56,7 @@ class RunningCell:
             )
             self._tasks.append(asyncio.create_task(sweeper.run()))
             self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))
+        self._tasks.append(asyncio.create_task(tasks.forever("primary", self.database.look)))
         self._tasks.append(asyncio.create_task(self._set_use.keep()))
 
     async def is_alive(self) -> bool:

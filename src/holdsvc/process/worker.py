@@ -107,7 +107,6 @@ class Service:
             log.info("http.serving", host=host, port=self._http.port)
         await self._check_health()
         await self._show_gauges()
-        self._tasks.append(asyncio.create_task(tasks.forever("primary", self.database.look)))
         self._tasks.append(asyncio.create_task(tasks.forever("health", self._check_health)))
         self._tasks.append(asyncio.create_task(tasks.forever("gauges", self._show_gauges)))
         log.info("serving", port=self._server.port, auth=self._settings.auth)

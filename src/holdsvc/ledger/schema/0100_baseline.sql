@@ -453,8 +453,8 @@ CREATE INDEX api_key_by_tenant ON holdsvc.api_key (tenant, create_time, key_id);
 CREATE INDEX api_key_by_creator ON holdsvc.api_key (creator_key_id) WHERE creator_key_id IS NOT NULL;
 
 -- One row: what the feed of events knows of itself. restore_mark tells a restored copy of the database from its
--- original: it grows with each begin_epoch. floor_event_id is the highest event id that retention has dropped: a reader who has not come so far is
--- refused. token_key signs the resume tokens.
+-- original: it grows with each begin_epoch. floor_event_id is the highest event id that retention has dropped: a reader
+-- who has not come so far is refused. token_key signs the resume tokens.
 CREATE TABLE holdsvc.feed_state (
   one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
   restore_mark bigint NOT NULL DEFAULT 0,
