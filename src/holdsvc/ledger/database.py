@@ -17,7 +17,7 @@ from psycopg_pool import PoolTimeout
 from holdsvc.ledger import pooler
 from holdsvc.ledger.binding import bind_scalar
 from holdsvc.ledger.primary import LOOK_S, STATE_SQL, Primary, State
-from holdsvc.ledger.session import Pool, Row, is_cut, make_pool, milliseconds, setting, waits
+from holdsvc.ledger.session import Pool, PoolUse, Row, is_cut, make_pool, milliseconds, setting, use_of, waits
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
@@ -91,15 +91,6 @@ class _Mark(NamedTuple):
 
 
 _RESTORE_MARK = bind_scalar("restore_mark", _Mark)
-
-
-class PoolUse(NamedTuple):
-    """Connections of the pool, and the borrowers that wait for one."""
-
-    size: int
-    size_max: int
-    idle: int
-    waiting: int
 
 
 class Connection:
@@ -357,13 +348,7 @@ class Database:
 
     def pool_use(self) -> PoolUse:
         """How much of the pool is in use at this moment."""
-        stats = self._pool.get_stats()
-        return PoolUse(
-            size=stats.get("pool_size", 0),
-            size_max=stats.get("pool_max", 0),
-            idle=stats.get("pool_available", 0),
-            waiting=stats.get("requests_waiting", 0),
-        )
+        return use_of(self._pool)
 
     async def now_s(self) -> float:
         """The database's time, seconds since 1970."""

@@ -2,13 +2,22 @@
 
 import select
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 Row = tuple[Any, ...]
 Pool = AsyncConnectionPool[AsyncConnection[Row]]
+
+
+class PoolUse(NamedTuple):
+    """Connections of the pool, and the borrowers that wait for one."""
+
+    size: int
+    size_max: int
+    idle: int
+    waiting: int
 
 
 def make_pool(
@@ -41,6 +50,17 @@ def make_pool(
             "tcp_user_timeout": 20000,
         },
         configure=configure,
+    )
+
+
+def use_of(pool: Pool) -> PoolUse:
+    """How much of a pool is in use at this moment."""
+    stats = pool.get_stats()
+    return PoolUse(
+        size=stats.get("pool_size", 0),
+        size_max=stats.get("pool_max", 0),
+        idle=stats.get("pool_available", 0),
+        waiting=stats.get("requests_waiting", 0),
     )
 
 
