@@ -108,10 +108,10 @@ class BatchRunner(Generic[R, V]):
         except NothingRan as error:
             self._observer.not_run(error.cause)
             await self._not_run(batch, error.cause)
-        except Unreplicated:
+        except Unreplicated as error:
             # Not run again: it would find the commit, and acknowledge what may be lost with its server.
-            self._observer.not_run(Cause.STANDBY_AWAY)
-            self._queue.fail(batch, outages.outcome_unknown(Cause.STANDBY_AWAY))
+            self._observer.not_run(error.cause)
+            self._queue.fail(batch, outages.outcome_unknown(error.cause))
         except Unknown:
             self._settle_unknown(batch)
         except Moved:

@@ -19,15 +19,7 @@ from holdsvc.engine.waitlists import Waitlists
 from holdsvc.entries import WaitlistEntry
 from holdsvc.errors import HoldError
 from holdsvc.ledger import changes, counts, holds, items, locks, upkeep, waitlist
-from holdsvc.ledger.database import (
-    RESERVED_CONNECTIONS,
-    Conflict,
-    Connection,
-    Database,
-    NothingRan,
-    Unknown,
-    Unreplicated,
-)
+from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Serve, Sweep, Transferred
@@ -356,9 +348,9 @@ class Engine:
         except Conflict:
             raise HoldError(outages.overloaded(Cause.CONFLICT)) from None
         except Unknown as error:
-            cause = Cause.STANDBY_AWAY if isinstance(error, Unreplicated) else Cause.DATABASE_AWAY
-            self._observer.not_run(cause)
-            raise HoldError(outages.outcome_unknown(cause) if changes else outages.database_unavailable()) from None
+            self._observer.not_run(error.cause)
+            unknown = outages.outcome_unknown(error.cause) if changes else outages.database_unavailable()
+            raise HoldError(unknown) from None
 
     def _admit(self) -> None:
         if self._closing:

@@ -60,9 +60,13 @@ class NothingRan(Exception):
 class Unknown(Exception):
     """The connection or the server failed during a change: it took effect or it did not."""
 
+    cause = Cause.DATABASE_AWAY
+
 
 class Unreplicated(Unknown):
     """The wait of a commit for a standby was cancelled: it stands on this server alone, and may be lost with it."""
+
+    cause = Cause.STANDBY_AWAY
 
 
 class Conflict(Exception):
