@@ -15,7 +15,7 @@ import typer
 from holdsvc import api, settings, variables
 from holdsvc.api.rpcs import ALL_SCOPES, RPCS
 from holdsvc.api.statuses import CODES
-from holdsvc.commands.cli import app
+from holdsvc.commands.cli import program
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -95,7 +95,7 @@ def settings_page() -> str:
 
 def commands() -> str:
     """The page of the command line: every command with the first paragraph of its help."""
-    rows = [(f"`holdsvc {name}`", sentence) for name, sentence in _commands(app)]
+    rows = [(f"`holdsvc {name}`", sentence) for name, sentence in _commands(program())]
     return (
         _page("Commands", "src/holdsvc/commands/", _ABOUT_COMMANDS) + "\n" + _table(("command", "what it does"), rows)
     )

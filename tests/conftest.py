@@ -5,10 +5,12 @@ import os
 # Before gRPC is imported: tests start PostgreSQL beside running servers, and gRPC's fork handlers sometimes ended the
 # child before it was PostgreSQL (epoll_wait: Bad file descriptor).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Programs that tests start keep their compiled modules, also where the environment forbids it, as images often do: else
+# each start compiles the service anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis  # noqa: F401 - its plugin would import it at the very end, among what is being torn down
 import psycopg
@@ -23,7 +25,7 @@ from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 from tests.support.alone import Turns
 from tests.support.databases import created
-from tests.support.harness import TEST_CLOCK, Harness, StartService
+from tests.support.harness import TEST_CLOCK, Harness, StartService, services
 from tests.support.wide_schema import widen
 
 # As the service logs: structlog's own default draws every frame with its values, for seconds.
@@ -99,20 +101,8 @@ async def database(ledger_dsn: str, settings: Settings) -> AsyncIterator[Databas
 @pytest.fixture
 async def start_service(ledger_dsn: str) -> AsyncIterator[StartService]:
     """Starts services on the test's database: settings as keywords, `sweeping` for the background sweep."""
-    started: list[Harness] = []
-
-    async def start(
-        *, sweeping: bool = False, dsn: str | None = None, owner_dsn: str | None = None, **settings: Any
-    ) -> Harness:
-        values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
-        harness = Harness(Settings.load(**values), dsn or ledger_dsn, owner_dsn or ledger_dsn)
-        await harness.start(sweeping=sweeping)
-        started.append(harness)
-        return harness
-
-    yield start
-    for harness in started:
-        await harness.stop()
+    async with services(ledger_dsn) as start:
+        yield start
 
 
 @pytest.fixture

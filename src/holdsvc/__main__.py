@@ -10,6 +10,8 @@ def main() -> None:
     """Runs the command line."""
     try:
         from holdsvc.commands import cli
+
+        program = cli.program(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
@@ -19,7 +21,7 @@ def main() -> None:
             f"holdsvc: the command line needs the package {error.name}, which the base installation does not"
             " bring along: pip install 'holdsvc[server]'"
         )
-    cli.main()
+    cli.main(program)
 
 
 if __name__ == "__main__":

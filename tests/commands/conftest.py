@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from holdsvc.commands.cli import app
+from holdsvc.commands.cli import program
 
 
 @pytest.fixture
@@ -16,6 +16,6 @@ def run(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
 
     def command(*arguments: str) -> Result:
-        return CliRunner().invoke(app, arguments)
+        return CliRunner().invoke(program(arguments), arguments)
 
     return command

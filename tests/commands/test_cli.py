@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import holdsvc
-from holdsvc.commands.cli import app
+from holdsvc.commands.cli import program
 from holdsvc.embedded.server import running_dsn
 from holdsvc.variables import rows
 from tests.support.program import WAIT_S, Program, command, descendants
@@ -32,12 +32,12 @@ def families(group: typer.Typer, prefix: str = "") -> Iterator[str]:
 
 def help_of(family: str, option: str = "--help") -> str:
     """The help's text, its borders and line breaks taken out."""
-    result = CliRunner().invoke(app, [*family.split(), option], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    result = CliRunner().invoke(program(), [*family.split(), option], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert result.exit_code == 0, result.output
     return " ".join(result.output.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("family", [*families(app)])
+@pytest.mark.parametrize("family", [*families(program())])
 def test_every_command_has_both_options_for_help(family: str) -> None:
     assert help_of(family, "-h") == help_of(family)
 

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, Route, async_playwright, expect
 
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.support.harness import Harness, StartService, refused
+from tests.support.harness import Harness, StartService, refused, services
 from tests.support.partners import new_secret
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"),
+    # One browser for all: it lives on the loop that started it, so the services are on that one too.
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -31,15 +36,39 @@ EVIL = "<img src=x onerror=document.title='owned'>"
 Open = Callable[..., Awaitable[Page]]
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         found = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
         yield found
         await found.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(_chromium: Browser) -> AsyncIterator[Browser]:
+    """A browser whose windows are closed after the test."""
+    yield _chromium
+    for context in _chromium.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start_service(ledger_dsn: str) -> AsyncIterator[StartService]:
+    async with services(ledger_dsn) as start:
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def service(start_service: StartService) -> Harness:
+    return await start_service(http_listen="127.0.0.1:0")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def guarded(start_service: StartService) -> Harness:
+    return await start_service(http_listen="127.0.0.1:0", auth="api-key")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def window(browser: Browser) -> AsyncIterator[Open]:
     """Opens a window of its own on a page of the console; what a page's code complains of fails the test."""
     complaints: list[str] = []

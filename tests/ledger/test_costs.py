@@ -5,16 +5,15 @@ shortest of three runs, so that a pause of the machine does not count.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Reserve
 from holdsvc.ledger import changes, holds, items
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.model import Done, Line, Outcome, Reservation
-from holdsvc.settings import Settings
 from tests.support.holds import CALLER, new_id, reserves, stock
 
 pytestmark = pytest.mark.alone
@@ -25,17 +24,6 @@ ONE_SECOND = 1.0
 
 Run = Callable[[int], Awaitable[float]]
 """Prepares and runs a batch of a size; returns its seconds."""
-
-
-@pytest.fixture
-async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
-    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
-    await pool.open()
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    finally:
-        await pool.close()
 
 
 def items_of(count: int) -> list[str]:

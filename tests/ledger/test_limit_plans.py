@@ -1,6 +1,5 @@
 """Limits read by index alone, on tables never analysed and on analysed ones, and as little as they need."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import psycopg
@@ -8,10 +7,9 @@ import pytest
 
 from holdsvc.change_requests import Cancel, Confirm, Extend, Modify
 from holdsvc.ledger import changes, holds, items, limits, upkeep
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Counts, LimitTerms, Per
 from holdsvc.model import Done, Line
-from holdsvc.settings import Settings
 from tests.support.holds import CALLER, new_id, reserves, stock
 
 HOLDERS = 200
@@ -23,17 +21,6 @@ READ = (
 )
 ROWS_READ_AT_MOST = 20
 """Rows of limits that one change of one hold, with two limits, may read."""
-
-
-@pytest.fixture
-async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
-    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
-    await pool.open()
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    finally:
-        await pool.close()
 
 
 async def _holds(connection: Connection, name: str) -> list[str]:

@@ -1,14 +1,11 @@
 """What another transaction has locked, by request."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from holdsvc.change_requests import Adjust, Cancel, Reserve, Transfer
 from holdsvc.ledger import holds, items, locks
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.model import ItemKey
-from holdsvc.settings import Settings
 from tests.support import sessions
 from tests.support.holds import CALLER, new_id, reserves, stock
 
@@ -16,13 +13,9 @@ LOCK_ITEM = "SELECT 1 FROM holdsvc.item WHERE sku = %s FOR NO KEY UPDATE"
 
 
 @pytest.fixture
-async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
-    pool = Database(Settings.load(auth="off", pool_size=2), ledger_dsn)
-    await pool.open()
-    async with pool.connection() as connection:
-        await items.create(connection, CALLER, stock(("a", "b", "c")))
-        yield connection
-    await pool.close()
+async def connection(connection: Connection) -> Connection:
+    await items.create(connection, CALLER, stock(("a", "b", "c")))
+    return connection
 
 
 def reserve(*skus: str) -> Reserve:

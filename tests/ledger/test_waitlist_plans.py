@@ -1,16 +1,13 @@
 """Waitlists read by index alone on tables never analysed, and of a long queue as little as they need."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
-import pytest
 
 from holdsvc.change_requests import Join
 from holdsvc.ledger import holds, items, waitlist
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.model import Done, Line
-from holdsvc.settings import Settings
 from tests.support.holds import CALLER, new_id, reserves, stock
 
 WAITERS = 300
@@ -23,17 +20,6 @@ READ = (
 SCANNED = "SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'holdsvc' AND seq_tup_read > 0"
 ROWS_READ_AT_MOST = 40
 """Rows of a table that one change of one entry may read."""
-
-
-@pytest.fixture
-async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
-    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
-    await pool.open()
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    finally:
-        await pool.close()
 
 
 def _join(number: int, end: datetime | None) -> Join:

@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from holdsvc import settings, variables
-from holdsvc.commands.cli import app
+from holdsvc.commands.cli import program
 from holdsvc.model import Cause
 from holdsvc.relay.nats import DEAD_LETTERS
 
@@ -16,7 +16,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def _commands() -> set[str]:
-    root = get_command(app)
+    root = get_command(program())
     found = set()
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         found.add(name)

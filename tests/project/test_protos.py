@@ -14,7 +14,7 @@ from protovalidate._gen.buf.validate import validate_pb
 from typer.testing import CliRunner
 
 from holdsvc.api.services import SERVICES
-from holdsvc.commands.cli import app
+from holdsvc.commands.cli import program
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -25,7 +25,7 @@ IMAGE = "inventoryhold.binpb"
 def protos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command writes."""
     folder = tmp_path_factory.mktemp("contract") / "protos"
-    result = CliRunner().invoke(app, ["protos", str(folder)])
+    result = CliRunner().invoke(program(), ["protos", str(folder)])
     assert result.exit_code == 0, result.output
     return folder
 
@@ -46,7 +46,7 @@ def test_the_command_writes_what_the_repository_has_and_an_image(protos: Path) -
     del kept["released.binpb.gz"], written[IMAGE]
     assert written == kept
     # Again, over what is there.
-    assert CliRunner().invoke(app, ["protos", str(protos)]).exit_code == 0
+    assert CliRunner().invoke(program(), ["protos", str(protos)]).exit_code == 0
 
 
 def test_the_image_has_every_service_and_all_that_it_imports(protos: Path) -> None:

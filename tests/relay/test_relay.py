@@ -287,7 +287,9 @@ async def test_a_brokers_password_is_in_no_log(service: Harness) -> None:
     with relaying(service, "nats://me:hunter2@127.0.0.1:1", stderr=subprocess.PIPE) as relay:
         errors = b""
         while errors.count(b"ConnectionRefusedError") < 2:
-            errors += await asyncio.to_thread(relay.stderr.readline)
+            line = await asyncio.to_thread(relay.stderr.readline)
+            assert line, errors
+            errors += line
         assert b"hunter2" not in errors
 
 

@@ -1,6 +1,7 @@
 """A running service for tests: a server on a free port, a client on the wire, PostgreSQL."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -237,3 +238,22 @@ class Harness:
 
 StartService = Callable[..., Awaitable[Harness]]
 """The fixture `start_service`: settings as keywords, `sweeping` for the background sweep."""
+
+
+@asynccontextmanager
+async def services(ledger_dsn: str) -> AsyncIterator[StartService]:
+    """Starts services on a database; they stop at the end of the block."""
+    started: list[Harness] = []
+
+    async def start(
+        *, sweeping: bool = False, dsn: str | None = None, owner_dsn: str | None = None, **settings: Any
+    ) -> Harness:
+        values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
+        harness = Harness(Settings.load(**values), dsn or ledger_dsn, owner_dsn or ledger_dsn)
+        await harness.start(sweeping=sweeping)
+        started.append(harness)
+        return harness
+
+    yield start
+    for harness in started:
+        await harness.stop()

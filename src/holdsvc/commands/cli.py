@@ -1,33 +1,59 @@
 """The command line: its families, and the one place where a command's failure becomes a message and an exit code."""
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 
-from holdsvc import __version__, errors
-from holdsvc.client import CallError
-from holdsvc.commands import events, holds, items, keys, limits, migrate, outcome, reservations, stock, waitlist
-from holdsvc.commands.database import dump, psql, restore
-from holdsvc.commands.dev import dev
-from holdsvc.commands.health import health
-from holdsvc.commands.options import settings_options
-from holdsvc.commands.outcome import OutcomeOpen
-from holdsvc.commands.protos import protos
-from holdsvc.commands.relay import relay
-from holdsvc.commands.serve import config, serve
-from holdsvc.commands.target import CommandError
-from holdsvc.commands.top import top
-from holdsvc.commands.verify import verify
-from holdsvc.embedded.data_folder import EmbeddedServerError
-from holdsvc.ledger.schema_files import MigrationError
-from holdsvc.settings import SettingsError
+from holdsvc import __version__
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+class _Command(NamedTuple):
+    """Where a command, or a family of them, is found, and how the help shows it."""
+
+    panel: str
+    module: str
+    attribute: str
+    calls: bool = False
+    """Whether it calls a service, and ends with one of the exit codes of `outcome`."""
+
+
+_HOLDS, _STOCK, _SERVICE, _DATABASE = "Holds", "Stock", "Service", "Database"
+
+_COMMANDS = {
+    "reserve": _Command(_HOLDS, "holds", "reserve", calls=True),
+    "confirm": _Command(_HOLDS, "holds", "confirm", calls=True),
+    "cancel": _Command(_HOLDS, "holds", "cancel", calls=True),
+    "extend": _Command(_HOLDS, "holds", "extend", calls=True),
+    "modify": _Command(_HOLDS, "holds", "modify", calls=True),
+    "fulfil": _Command(_HOLDS, "holds", "fulfil", calls=True),
+    "refund": _Command(_HOLDS, "holds", "refund", calls=True),
+    "get": _Command(_HOLDS, "holds", "get", calls=True),
+    "list": _Command(_HOLDS, "holds", "list_", calls=True),
+    "reservations": _Command(_HOLDS, "reservations", "app"),
+    "availability": _Command(_STOCK, "stock", "availability", calls=True),
+    "explain": _Command(_STOCK, "stock", "explain", calls=True),
+    "watch": _Command(_STOCK, "stock", "watch", calls=True),
+    "top": _Command(_STOCK, "top", "top"),
+    "items": _Command(_STOCK, "items", "app"),
+    "events": _Command(_STOCK, "events", "app"),
+    "serve": _Command(_SERVICE, "serve", "serve"),
+    "dev": _Command(_SERVICE, "dev", "dev"),
+    "config": _Command(_SERVICE, "serve", "config"),
+    "health": _Command(_SERVICE, "health", "health"),
+    "protos": _Command(_SERVICE, "protos", "protos"),
+    "limits": _Command(_STOCK, "limits", "app"),
+    "waitlist": _Command(_STOCK, "waitlist", "app"),
+    "keys": _Command(_SERVICE, "keys", "app"),
+    "relay": _Command(_SERVICE, "relay", "relay"),
+    "migrate": _Command(_DATABASE, "migrate", "app"),
+    "psql": _Command(_DATABASE, "database", "psql"),
+    "dump": _Command(_DATABASE, "database", "dump"),
+    "restore": _Command(_DATABASE, "database", "restore"),
+    "verify": _Command(_DATABASE, "verify", "verify"),
+}
 
 
 def _print_version(wanted: bool) -> None:
@@ -36,8 +62,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -45,57 +70,50 @@ def options(
     """Holdsvc takes inventory holds over gRPC and keeps them in PostgreSQL."""
 
 
-_HOLDS, _STOCK, _SERVICE, _DATABASE = "Holds", "Stock", "Service", "Database"
+def program(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The program with the command that the first argument names, or else with all.
 
-for name, command in (
-    ("reserve", holds.reserve),
-    ("confirm", holds.confirm),
-    ("cancel", holds.cancel),
-    ("extend", holds.extend),
-    ("modify", holds.modify),
-    ("fulfil", holds.fulfil),
-    ("refund", holds.refund),
-    ("get", holds.get),
-    ("list", holds.list_),
-):
-    app.command(name, rich_help_panel=_HOLDS, epilog=outcome.EPILOG)(command)
-app.add_typer(reservations.app, name="reservations", rich_help_panel=_HOLDS)
-app.command("availability", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.availability)
-app.command("explain", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.explain)
-app.command("watch", rich_help_panel=_STOCK, epilog=outcome.EPILOG)(stock.watch)
-app.command("top", rich_help_panel=_STOCK)(top)
-app.add_typer(items.app, name="items", rich_help_panel=_STOCK)
-app.add_typer(events.app, name="events", rich_help_panel=_STOCK)
-app.command("serve", rich_help_panel=_SERVICE)(settings_options(serve))
-app.command("dev", rich_help_panel=_SERVICE)(dev)
-app.command("config", rich_help_panel=_SERVICE)(settings_options(config))
-app.command("health", rich_help_panel=_SERVICE)(health)
-app.command("protos", rich_help_panel=_SERVICE)(protos)
-app.add_typer(limits.app, name="limits", rich_help_panel=_STOCK)
-app.add_typer(waitlist.app, name="waitlist", rich_help_panel=_STOCK)
-app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
-app.command("relay", rich_help_panel=_SERVICE)(relay)
-app.add_typer(migrate.app, name="migrate", rich_help_panel=_DATABASE)
-app.command("psql", rich_help_panel=_DATABASE)(psql)
-app.command("dump", rich_help_panel=_DATABASE)(dump)
-app.command("restore", rich_help_panel=_DATABASE)(restore)
-app.command("verify", rich_help_panel=_DATABASE)(verify)
+    So a command starts without the modules of the others, which would take it twice as long.
+    """
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=_options,
+    )
+    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
+        command = _COMMANDS[name]
+        found = getattr(import_module(f"holdsvc.commands.{command.module}"), command.attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, rich_help_panel=command.panel)
+        else:
+            app.command(name, rich_help_panel=command.panel, epilog=_epilog() if command.calls else None)(found)
+    return app
 
 
-def main() -> None:
+def _epilog() -> str:
+    from holdsvc.commands.outcome import EPILOG
+
+    return EPILOG
+
+
+def main(app: typer.Typer | None = None) -> None:
     """Runs the command line and exits.
 
     A failure is told in words on standard error; the exit code is one of `outcome.EXIT_CODES`.
     """
     try:
-        app(prog_name="holdsvc")
-    except CallError as error:
-        typer.echo(f"holdsvc: {outcome.in_words(error)}", err=True)
-        sys.exit(outcome.exit_code(error))
-    except (OutcomeOpen, SettingsError, EmbeddedServerError, MigrationError, CommandError, errors.HoldError) as error:
-        typer.echo(f"holdsvc: {error}", err=True)
-        sys.exit(outcome.exit_code(error))
+        (app or program(sys.argv[1:]))(prog_name="holdsvc")
     except UnicodeEncodeError:
         # Python keeps such bytes of an argument as lone surrogates.
         typer.echo("holdsvc: an argument or a variable holds bytes that are not UTF-8", err=True)
         sys.exit(1)
+    except Exception as error:
+        # Imported when there is something to tell.
+        from holdsvc.commands import outcome
+
+        words = outcome.in_words(error)
+        if words is None:
+            raise
+        typer.echo(f"holdsvc: {words}", err=True)
+        sys.exit(outcome.exit_code(error))

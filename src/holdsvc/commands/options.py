@@ -1,20 +1,16 @@
-"""Options that several commands share: the target, the tenant, and one option for each setting."""
+"""Options that several commands share: the target and the tenant."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Optional, TypeVar
 from unicodedata import category
 
 import typer
 from google.protobuf.message import Message
-from rich.markup import escape
 
 from holdsvc.commands.target import CommandError
 from holdsvc.errors import HoldError
 from holdsvc.model import Violation
-from holdsvc.settings import PREFIX, Settings
-from holdsvc.variables import SettingRow, rows
 
 T = TypeVar("T")
 
@@ -64,33 +60,3 @@ def check_rules(message: Message, *more: Violation | None) -> None:
         validation.check(message, *more)
     except HoldError as error:
         raise ValueError("; ".join(f"{each.field}: {each.description}" for each in error.refused.violations)) from None
-
-
-def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Gives a command one option for each setting; an option goes over the environment."""
-
-    def run(**flags: Any) -> None:
-        command(Settings.load(**flags))
-
-    run.__doc__ = command.__doc__
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                Optional[str],  # noqa: UP045
-                typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=_help_of(row)),
-            ],
-        )
-        for name, row in ((row.env_name.removeprefix(PREFIX).lower(), row) for row in rows())
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _help_of(row: SettingRow) -> str:
-    """A setting in the words of the reference; the escapes keep rich from taking `[otel]` for a style."""
-    default = f"default: {row.default}" if row.default else "no default"
-    return escape(f"{row.description} [{row.env_name}; {default}]")

@@ -14,6 +14,11 @@ from holdsvc.client.errors import (
 )
 from holdsvc.commands.endpoint import ServiceAway
 from holdsvc.commands.lines import name
+from holdsvc.commands.target import CommandError
+from holdsvc.embedded.data_folder import EmbeddedServerError
+from holdsvc.errors import HoldError
+from holdsvc.ledger.schema_files import MigrationError
+from holdsvc.settings import SettingsError
 
 FAILED = 1
 REFUSED = 3
@@ -53,7 +58,18 @@ def known(request_id: str) -> Iterator[None]:
         raise
 
 
-def in_words(error: CallError) -> str:
+_TOLD = (OutcomeOpen, SettingsError, EmbeddedServerError, MigrationError, CommandError, HoldError)
+"""Failures whose message says what happened and what to do."""
+
+
+def in_words(error: Exception) -> str | None:
+    """What is told of a failure; None: it is a fault of the program."""
+    if isinstance(error, CallError):
+        return _call_in_words(error)
+    return str(error) if isinstance(error, _TOLD) else None
+
+
+def _call_in_words(error: CallError) -> str:
     """What the service said, what is behind it, and what to do."""
     words = [f"{error.message} ({error.reason or error.code.name})"]
     if isinstance(error, InvalidField):

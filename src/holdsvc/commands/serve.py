@@ -1,15 +1,50 @@
 """`holdsvc serve` and `holdsvc config`: run the service, and show the settings that it would run with."""
 
+import inspect
 import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Optional
 
 import typer
+from rich.markup import escape
 
 from holdsvc.embedded import data_folder
-from holdsvc.settings import Settings
+from holdsvc.settings import PREFIX, Settings
 from holdsvc.telemetry import logs
-from holdsvc.variables import about_unknown_name, shown, unknown_names
+from holdsvc.variables import SettingRow, about_unknown_name, rows, shown, unknown_names
 
 
+def settings_options(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Gives a command one option for each setting; an option goes over the environment."""
+
+    def run(**flags: Any) -> None:
+        command(Settings.load(**flags))
+
+    run.__doc__ = command.__doc__
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045
+                typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=_help_of(row)),
+            ],
+        )
+        for name, row in ((row.env_name.removeprefix(PREFIX).lower(), row) for row in rows())
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _help_of(row: SettingRow) -> str:
+    """A setting in the words of the reference; the escapes keep rich from taking `[otel]` for a style."""
+    default = f"default: {row.default}" if row.default else "no default"
+    return escape(f"{row.description} [{row.env_name}; {default}]")
+
+
+@settings_options
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     from holdsvc.process import supervisor
@@ -19,6 +54,7 @@ def serve(settings: Settings) -> None:
     sys.exit(supervisor.serve(settings))
 
 
+@settings_options
 def config(settings: Settings) -> None:
     """Print the settings that a start from this shell would use, passwords masked."""
     _name_unknown_variables()
