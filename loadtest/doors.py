@@ -27,6 +27,7 @@ from identity import ITEM, PATH, Caller
 from benchmark import messages, stage
 from benchmark.generator import SCRAMBLED
 from benchmark.results import median
+from holdsvc.cell_file import only
 from holdsvc.commands.keys import create_key
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
@@ -45,7 +46,7 @@ def serve(dsn: str, http_listen: str, pipe: Pipe) -> None:
 
 async def _serve(dsn: str, http_listen: str, pipe: Pipe) -> None:
     settings = Settings.load(dsn=dsn, listen="127.0.0.1:0", http_listen=http_listen, metrics_listen="")
-    service = Service(settings, dsn)
+    service = Service(settings, only(dsn))
     await service.start()
     pipe.send((service.port, service.http_port))
     await asyncio.to_thread(pipe.recv)

@@ -26,6 +26,7 @@ from benchmark.results import median
 from benchmark.wire import Connection
 from holdsvc.api.server import Server
 from holdsvc.api.services import Services
+from holdsvc.cell_file import only
 from holdsvc.commands.keys import create_key
 from holdsvc.process.worker import Service
 from holdsvc.settings import Settings
@@ -52,7 +53,7 @@ def serve(dsn: str, pipe: Pipe) -> None:
 
 async def _serve(dsn: str, pipe: Pipe) -> None:
     settings = Settings.load(dsn=dsn, listen="127.0.0.1:0", metrics_listen="", auth="off")
-    service = Service(settings, dsn)
+    service = Service(settings, only(dsn))
     await service.start()
     # Two more servers of the same kind, which differ in AUTH only.
     servers = [_server(settings.model_copy(update={"auth": auth}), service) for auth in ("off", "api-key")]

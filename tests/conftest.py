@@ -16,7 +16,6 @@ import hypothesis  # noqa: F401 - its plugin would import it at the very end, am
 import psycopg
 import pytest
 import structlog
-from psycopg.conninfo import conninfo_to_dict
 
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
@@ -24,7 +23,7 @@ from holdsvc.ledger.database import Database
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 from tests.support.alone import Turns
-from tests.support.databases import created
+from tests.support.databases import created, database_of
 from tests.support.harness import TEST_CLOCK, Harness, StartService, services
 from tests.support.wide_schema import widen
 
@@ -79,7 +78,7 @@ def _template(server_dsn: str) -> Iterator[str]:
             widen(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(TEST_CLOCK.encode())
-        yield str(conninfo_to_dict(dsn)["dbname"])
+        yield database_of(dsn)
 
 
 @pytest.fixture

@@ -95,6 +95,12 @@ def host_name(dsn: str) -> str:
     return f"{parameters.get('host') or parameters.get('hostaddr', '')}:{parameters.get('port', '5432')}"
 
 
+def place_of(dsn: str) -> tuple[object, ...]:
+    """What says which database it is, as far as the DSN shows that."""
+    parameters = conninfo_to_dict(dsn)
+    return tuple(parameters.get(name) for name in ("host", "hostaddr", "port", "dbname", "service"))
+
+
 def with_connect_timeout(dsn: str, seconds: int) -> str:
     """The DSN with a connect_timeout, in seconds, where it has none: libpq alone waits without end."""
     parameters = conninfo_to_dict(dsn)

@@ -19,7 +19,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from holdsvc import cell_file
 from holdsvc.addresses import is_loopback, origins_of, parse_networks, split_address
+from holdsvc.cell_file import CellAddress
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.postgres import check_dsn
 
@@ -103,6 +105,10 @@ class Settings(BaseSettings):
     migrate_dsn: SecretStr = Field(
         SecretStr(""),
         description="DSN of the schema's owner, for migrations, if the role of DSN may not run them; empty: DSN.",
+    )
+    cells: File = Field(
+        None,
+        description="File that names several databases in place of DSN; each tenant lives in one (docs/cells.md).",
     )
     prepare: bool = Field(
         True,
@@ -267,6 +273,11 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join(_complaint(detail) for detail in error.errors())) from None
 
     @property
+    def addresses(self) -> list[CellAddress]:
+        """The cells, or else the only database, which has no name; its DSN is empty where it is embedded."""
+        return [CellAddress("", self.dsn, self.migrate_dsn)] if self.cells is None else cell_file.read(self.cells)
+
+    @property
     def effective_migrate_dsn(self) -> SecretStr:
         """The DSN that migrations use: MIGRATE_DSN or else DSN; empty with an embedded database."""
         return self.migrate_dsn if self.migrate_dsn.get_secret_value() else self.dsn
@@ -340,6 +351,18 @@ class Settings(BaseSettings):
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{name.upper()}: there is no file {path}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> Self:
+        if self.cells is None:
+            return self
+        if self.dsn.get_secret_value() or self.migrate_dsn.get_secret_value():
+            raise ValueError("CELLS names the databases: leave DSN and MIGRATE_DSN empty, or CELLS")
+        try:
+            cell_file.read(self.cells)
+        except ValueError as error:
+            raise ValueError(f"CELLS: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -144,6 +144,6 @@ async def test_a_watch_that_is_never_read_holds_up_neither_health_nor_the_stop(s
         await until(lambda: len(services.health._watchers) == 400)
         async with asyncio.timeout(10):
             for serving in (False, True, False):
-                services.set_serving(serving=serving)
+                services.set_serving({"": serving})
                 assert await _check(service, "") == (SERVING if serving else NOT_SERVING)
             await service.service.stop()

@@ -13,6 +13,7 @@ from holdsvc.engine.lane import Lane, LaneLimits
 from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.locks import ItemLocks
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Caller, Cause, Done, Outcome
 from tests.support.holds import CALLER
 
@@ -42,6 +43,9 @@ class Observed:
 
     def not_run(self, cause: Cause) -> None:
         self.causes.append(cause)
+
+    def left(self, tenant: str, moved: Moved) -> None:
+        raise AssertionError(f"{tenant} is not here: {moved}")
 
     def expired(self, expired_count: int) -> None:
         self.outcomes["EXPIRED"] += expired_count

@@ -25,7 +25,7 @@ from tests.support.harness import Harness, StartService, outcome, refusal_of, re
 from tests.support.partners import new_partner, new_secret
 from tests.support.polling import until
 
-FORM = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
+FORM = re.compile(r"holdsvc_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
 NO_KEY = f"holdsvc_{'0' * 12}_{'A' * 43}"
 
 
@@ -42,12 +42,16 @@ async def list_items(service: Harness, *metadata: tuple[str, str | bytes]) -> ob
 
 
 def test_a_key_has_a_readable_part_and_256_bits_of_randomness() -> None:
-    keys = [make_key() for _ in range(100)]
+    keys = [make_key("shop") for _ in range(100)]
     assert len({key.secret for key in keys} | {key.key_id for key in keys}) == 200
     for key in keys:
         assert FORM.fullmatch(key.secret)
         assert key.secret.startswith(f"holdsvc_{key.key_id}_")
         assert key.secret_hash == sha256(key.secret.encode()).digest()
+
+
+def test_a_keys_readable_part_begins_with_a_tag_of_its_tenant() -> None:
+    assert {make_key("shop").key_id[:4] for _ in range(9)} == {sha256(b"shop").hexdigest()[:4]}
 
 
 async def test_only_a_hash_of_a_key_is_stored(guarded: Harness) -> None:
@@ -417,7 +421,7 @@ async def test_revoking_twice_changes_nothing_and_the_last_admin_may_go(guarded:
     second = await boss.admin.RevokeApiKey(request)
     assert first.api_key.HasField("revoke_time")
     assert first == second
-    refusal = await refused(boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id="0" * 12)))
-    assert (refusal.reason, refusal.metadata) == ("API_KEY_NOT_FOUND", {"key_id": "0" * 12})
+    refusal = await refused(boss.admin.RevokeApiKey(admin.RevokeApiKeyRequest(key_id="0" * 16)))
+    assert (refusal.reason, refusal.metadata) == ("API_KEY_NOT_FOUND", {"key_id": "0" * 16})
     # An operator can still create keys with the command.
     await list_items(guarded, ("x-api-key", await new_secret(guarded, "boss")))

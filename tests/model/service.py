@@ -97,7 +97,7 @@ class StillService:
         self._owner.execute(f"SELECT {SET_NAME}.create_event_partitions()")
         tenant, secrets = f"t{next(self._tenants)}", {}
         for client in clients:
-            key = make_key()
+            key = make_key(tenant)
             scopes = [scope for scope in ALL_SCOPES if client.all_clients or not scope.startswith("reservations.")]
             self._owner.execute(
                 f"SELECT * FROM {SET_NAME}.create_api_key(%s, %s, %s, %s, %s, %s, NULL, NULL)",

@@ -85,7 +85,9 @@ async def test_smoke_passes_with_a_key_and_takes_back_what_it_made(start_service
     assert service.sql(
         "SELECT sum(held + confirmed), count(*) FILTER (WHERE delete_time IS NULL) FROM holdsvc.item"
     ) == [(0, 0)]
-    code, output, errors = await _run(*command, HOLDSVC_LISTEN=service.address, HOLDSVC_API_KEY=make_key().secret)
+    code, output, errors = await _run(
+        *command, HOLDSVC_LISTEN=service.address, HOLDSVC_API_KEY=make_key("default").secret
+    )
     assert code == 1
     assert "unauthenticated" in output
 

@@ -13,7 +13,7 @@ from holdsvc.commands import events
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import upkeep
 from holdsvc.ledger.database import NothingRan
-from holdsvc.telemetry.metrics import Metrics
+from holdsvc.telemetry.metrics import CellMetrics
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import consuming
 from tests.support.harness import Harness, StartService, refused
@@ -32,7 +32,7 @@ async def next_day(service: Harness) -> None:
 
 async def drop_old(service: Harness) -> int:
     """Applies retention; returns how many days went."""
-    sweeper = Sweeper(service.settings, service.cell.database, Metrics())
+    sweeper = Sweeper(service.settings, service.cell.database, CellMetrics())
     dropped = 0
     while await sweeper.drop_old_events():
         dropped += 1

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 _numbers = itertools.count(1)
 
@@ -19,3 +19,8 @@ def created(server_dsn: str, template: str = "template1") -> Iterator[str]:
     yield make_conninfo(server_dsn, dbname=name)
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def database_of(dsn: str) -> str:
+    """The name of the database, to copy from."""
+    return str(conninfo_to_dict(dsn)["dbname"])

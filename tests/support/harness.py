@@ -1,6 +1,6 @@
 """A running service for tests: a server on a free port, a client on the wire, PostgreSQL."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from holdsvc.cell_file import CellAddress, only
 from holdsvc.ledger import function_set, upkeep
 from holdsvc.process.cell import RunningCell
 from holdsvc.process.worker import Service
@@ -122,11 +123,11 @@ def loop_failures(loop: str) -> float:
 class Harness:
     """A running service and a client of it."""
 
-    def __init__(self, settings: Settings, dsn: str, owner_dsn: str) -> None:
+    def __init__(self, settings: Settings, dsn: str, owner_dsn: str, addresses: Sequence[CellAddress] = ()) -> None:
         self.settings = settings
         self.owner_dsn = owner_dsn
         self.clock = Clock(owner_dsn)
-        self.service = Service(settings, dsn)
+        self.service = Service(settings, addresses or only(dsn))
         self._stopped = False
 
     async def start(self, *, sweeping: bool) -> None:

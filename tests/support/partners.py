@@ -79,7 +79,7 @@ def new_caller(
     pools: Sequence[str] = (),
 ) -> Metadata:
     """Stores a key by SQL, which is quicker than the command; returns the metadata of the client's calls."""
-    key = make_key()
+    key = make_key(tenant)
     service.sql(
         "SELECT create_api_key(%s, %s, %s, %s, %s, %s, NULL, NULL)",
         (tenant, key.key_id, client, key.secret_hash, list(scopes), list(pools)),

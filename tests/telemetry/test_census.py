@@ -7,11 +7,12 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from holdsvc.cell_file import only
 from holdsvc.ledger import stock
 from holdsvc.ledger.stock import Holds, Stock, TopItem
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
-from holdsvc.telemetry.census import Census, Count, _families
+from holdsvc.telemetry.census import Census, CensusPage, Count
 from inventoryhold.v1 import inventory_service_pb2, item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness
@@ -19,7 +20,7 @@ from tests.support.limits import set_limit
 
 
 def _census(**settings: str) -> Census:
-    return Census(Settings.load(census_interval="15s", **settings), "")
+    return Census(Settings.load(census_interval="15s", **settings), only("")[0])
 
 
 async def _count(service: Harness, **settings: str) -> Count:
@@ -28,8 +29,12 @@ async def _count(service: Harness, **settings: str) -> Count:
 
 
 def _series(count: Count) -> dict[tuple[str, ...], float]:
+    census = _census()
+    census.last = count
     return {
-        (sample.name, *sample.labels.values()): sample.value for made in _families(count) for sample in made.samples
+        (sample.name, *[value for name, value in sample.labels.items() if name != "cell"]): sample.value
+        for made in CensusPage([census]).collect()
+        for sample in made.samples
     }
 
 
@@ -133,12 +138,20 @@ async def test_only_so_many_items_are_shown_by_name(service: Harness, items: int
 
 
 def test_without_a_database_there_are_no_figures_rather_than_old_ones() -> None:
-    census = _census()
-    assert list(census.collect()) == []
-    census._count = Count()
-    assert list(census.collect())
-    census._count = None
-    assert list(census.collect()) == []
+    north, south = _census(), _census()
+    north.cell, south.cell = "north", "south"
+    page = CensusPage([north, south])
+    assert list(page.collect()) == []
+    north.last = south.last = Count()
+    assert _cells(page) == {"north", "south"}
+    north.last = None
+    assert _cells(page) == {"south"}
+    south.last = None
+    assert list(page.collect()) == []
+
+
+def _cells(page: CensusPage) -> set[str]:
+    return {sample.labels["cell"] for made in page.collect() for sample in made.samples}
 
 
 async def test_an_open_transaction_shows_as_the_fence_and_as_the_oldest_snapshot(service: Harness) -> None:

@@ -33,6 +33,7 @@ NO_METRICS = {"holdsvc_service", "holdsvc_owner", "holdsvc_app", "holdsvc_migrat
 
 TENANT_CHOSEN = {"tenant", "sku", "pool"}
 BOUNDED = {
+    "cell",
     "grpc_type",
     "grpc_service",
     "grpc_method",

@@ -49,7 +49,7 @@ class AdminServicer:
         for pool in pools:
             if not caller.sees_pool(pool):
                 raise HoldError(errors.pool_denied(pool))
-        new = make_key()
+        new = make_key(caller.tenant)
 
         async def create(connection: Connection) -> Answer[ApiKey]:
             return await keys.create(

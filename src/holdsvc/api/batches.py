@@ -6,14 +6,14 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Check
 from holdsvc.api.statuses import status
 from holdsvc.change_requests import Request
 from holdsvc.errors import HoldError
-from holdsvc.model import Answer
+from holdsvc.model import Answer, Refused
 from inventoryhold.v1 import inventory_service_pb2 as inventory_pb
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -92,6 +92,9 @@ async def run_all(
                 raise
             results += [error.refused] * (len(changes) - len(results))
             break
+    if results and all(isinstance(answer, Refused) and answer.reason == "TENANT_MOVED" for answer in results):
+        # Nothing ran: the whole call can be made in the tenant's new cell.
+        raise HoldError(outages.tenant_moved())
     return results
 
 

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from holdsvc import errors
+from holdsvc import errors, outages
 from holdsvc.api import bounds, json_text
 from holdsvc.api.auth.guard import Recheck, StreamGuard
 from holdsvc.api.auth.identity import Authenticate
@@ -188,7 +188,11 @@ class Calls:
                 self._admit(call, rpc)
                 data = await self._read(context, call.caller)
                 request, call = await self._parse(rpc, request_class, data, call, json=json)
-                message = await handle(request, call)
+                try:
+                    message = await handle(request, call)
+                except HoldError as error:
+                    call = await self._followed(call, error)
+                    message = await handle(request, call)
                 answer = await self.turns.run(json_text.write(message)) if json else message.SerializeToString()
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
@@ -218,7 +222,7 @@ class Calls:
                 with self._limits.stream(call.caller.tenant, call.caller.client):
                     async with (
                         aclosing(handle(request, call)) as messages,
-                        aclosing(self._guard.watch(messages, call.caller, self._recheck(call))) as guarded,
+                        aclosing(self._guard.watch(messages, (call.caller, call.cell), self._recheck(call))) as guarded,
                     ):
                         async for message in guarded:
                             encoded = message if isinstance(message, bytes) else message.SerializeToString()
@@ -231,7 +235,24 @@ class Calls:
         return stream
 
     def _recheck(self, call: Call) -> Recheck:
-        return lambda: self._authenticate(call.metadata, self._loop.time() + RECHECK_S)
+        async def recheck() -> None:
+            await self._authenticate(call.metadata, self._loop.time() + RECHECK_S)
+            if not self._cells.is_home(call.caller.tenant, call.cell):
+                raise HoldError(outages.tenant_moved())
+
+        return recheck
+
+    async def _followed(self, call: Call, error: HoldError) -> Call:
+        """The call in the cell that its tenant has gone to; raises what else became of it, the error at last.
+
+        Nothing of the call has run: the cell refused its first change, as the first step of that.
+        """
+        if error.reason != "TENANT_MOVED":
+            raise error
+        cell = await self._cells.after(call.cell, call.caller.tenant)
+        if cell is None:
+            raise error
+        return replace(call, cell=cell)
 
     async def _fail(
         self,

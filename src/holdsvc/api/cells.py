@@ -1,11 +1,41 @@
-"""The cells of a process: databases, in each of which some tenants live whole, and which tenant lives where."""
+"""The cells of a process: databases, in each of which some tenants live whole, and which tenant lives where.
 
-from collections.abc import Sequence
-from typing import Protocol
+No table says so: each database knows the state of its tenants (`ledger/tenants.py`), a process reads all of them at its
+start and every READ_S, and of several states of a tenant the one with the highest version is right. What it knows may
+be old; a cell therefore refuses the changes of a tenant that has left, and the call follows it.
+"""
 
+import asyncio
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from holdsvc import outages
 from holdsvc.engine.engine import Engine
+from holdsvc.errors import HoldError
+from holdsvc.ledger import tenants
+from holdsvc.ledger.tenants import Moved, State
 from holdsvc.ledger.webhooks import Attempt, Webhook
 from holdsvc.streams.hub import Streams
+
+log = structlog.get_logger(__name__)
+
+READ_S = 5.0
+"""Time between two readings of the states."""
+
+READ_AGAIN_S = 0.5
+"""The shortest time between two readings that calls ask for, of tenants that a cell knows nothing of."""
+
+READ_TIMEOUT_S = 5.0
+
+TAG_CHARS = 4
+"""Of the tag of a tenant in its keys: 65,536 tags, so that a key is looked up in one cell, seldom in two."""
+
+_RANKS = (State.COPYING, State.FROZEN, State.MOVED, State.HERE)
+"""Of states of the same version, the last of these is right."""
 
 
 class Sender(Protocol):
@@ -37,13 +67,140 @@ class Cell(Protocol):
     def sender(self) -> Sender:
         """Sends to webhooks."""
 
+    @property
+    def away(self) -> bool:
+        """Whether the database did not answer when it was last asked."""
+
+
+class _Seen(NamedTuple):
+    """A tenant's state in a cell."""
+
+    version: int
+    state: str
+    other_cell: str | None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        known = self.state in _RANKS
+        return self.version, _RANKS.index(State(self.state)) if known else -1
+
+
+def tag_of(tenant: str) -> str:
+    """The part of a key's id that says where to look for it: short, and no tenant's name."""
+    return sha256(tenant.encode()).hexdigest()[:TAG_CHARS]
+
 
 class Cells:
-    """Finds the cell of a tenant."""
+    """Finds the cell of a tenant. A loop runs `step` where cells have names; a cell without one is the only one."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self.first = cells[0]
+        self.all = list(cells)
+        self._first = self.all[0]
+        self.named = bool(self._first.name)
+        self._by_name = {cell.name: cell for cell in self.all}
+        self._seen: dict[str, dict[str, _Seen]] = {cell.name: {} for cell in self.all}
+        """By cell and tenant; of a cell that is away, what it said last."""
+        self._homes: dict[str, Cell | None] = {}
+        """By tenant; None: a cell that this process does not know."""
+        self._tags: dict[str, list[Cell]] = {}
+        self._lost: set[str] = set()
+        """Tenants of which their cell knows nothing."""
+        self._reading: asyncio.Task[None] | None = None
+        self._read_s = -READ_AGAIN_S
 
-    def of(self, _tenant: str) -> Cell:
-        """Where a tenant lives."""
-        return self.first
+    def of(self, tenant: str) -> Cell:
+        """Where a tenant lives, the first cell if nothing is known of it.
+
+        Raises DATABASE_UNAVAILABLE where that does not answer, and TENANT_MOVED where it is a cell of others.
+        """
+        if not self.named:
+            return self._first
+        home = self._homes.get(tenant, self._first)
+        if home is None:
+            raise HoldError(outages.tenant_moved())
+        if home.away:
+            raise HoldError(outages.database_unavailable())
+        return home
+
+    def is_home(self, tenant: str, cell: Cell) -> bool:
+        """Whether a tenant lives in a cell, as far as anything is known of it."""
+        return not self.named or self._homes.get(tenant, cell) is cell
+
+    def for_key(self, key_id: str) -> tuple[list[Cell], list[Cell]]:
+        """The cells that have a tenant of the key's tag, and the others."""
+        likely = self._tags.get(key_id[:TAG_CHARS], [])
+        return likely, [cell for cell in self.all if cell not in likely]
+
+    def note(self, tenant: str, cell: Cell) -> None:
+        """A key of the tenant was found in a cell; what is known of the tenant stays."""
+        if self.named:
+            self._homes.setdefault(tenant, cell)
+
+    def left(self, cell: Cell, tenant: str, moved: Moved) -> None:
+        """A change met a tenant that is not in the cell any more, or is about to leave."""
+        if moved.state is None:
+            self._lost.add(tenant)
+        else:
+            self._seen[cell.name][tenant] = _Seen(moved.version or 0, moved.state, moved.cell)
+            self._settle([tenant])
+
+    async def after(self, cell: Cell, tenant: str) -> Cell | None:
+        """Where a tenant lives that the cell has refused; None: it has not left it yet, or nothing else is known."""
+        if tenant in self._lost:
+            await self._read_again()
+        home = self.of(tenant)
+        return None if home is cell else home
+
+    async def _read_again(self) -> None:
+        """Reads all states once for all who ask, and not again right after that."""
+        if self._reading is None:
+            if monotonic() < self._read_s + READ_AGAIN_S:
+                return
+            self._reading = asyncio.create_task(self._read_all())
+            self._reading.add_done_callback(self._has_read)
+        await asyncio.wait([self._reading])
+
+    def _has_read(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("cells.not_read", exc_info=error)
+
+    async def step(self) -> float:
+        """Reads the states of all tenants; returns the pause until the next time."""
+        await self._read_all()
+        return READ_S
+
+    async def _read_all(self) -> None:
+        self._read_s = monotonic()
+        self._lost.clear()
+        await asyncio.gather(*(self._read(cell) for cell in self.all if not cell.away))
+
+    async def _read(self, cell: Cell) -> None:
+        deadline = asyncio.get_running_loop().time() + READ_TIMEOUT_S
+        try:
+            states = await cell.engine.look_up(tenants.read_states, deadline)
+        except HoldError as error:
+            log.warning("cell.not_read", cell=cell.name, reason=error.reason)
+            return
+        before = self._seen[cell.name]
+        now = {each.tenant: _Seen(each.version, each.state, each.other_cell) for each in states.tenants}
+        self._seen[cell.name] = now
+        self._settle({name for name, seen in now.items() if before.get(name) != seen} | (before.keys() - now.keys()))
+
+    def _settle(self, names: Iterable[str]) -> None:
+        """Decides anew where these tenants live."""
+        for tenant in names:
+            found = [(seen[tenant].rank, cell) for cell in self.all if tenant in (seen := self._seen[cell.name])]
+            if not found:
+                self._homes.pop(tenant, None)
+                continue
+            (_, cell) = max(found, key=lambda each: each[0])
+            right = self._seen[cell.name][tenant]
+            elsewhere = right.state in (State.MOVED, State.COPYING)
+            home = self._by_name.get(right.other_cell or "") if elsewhere else cell
+            if home is None and self._homes.get(tenant, cell) is not None:
+                log.error("tenant.in_unknown_cell", tenant=tenant, cell=right.other_cell)
+            self._homes[tenant] = home
+            homes = self._tags.setdefault(tag_of(tenant), [])
+            if home is not None and home not in homes:
+                homes.append(home)

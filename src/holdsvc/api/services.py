@@ -1,5 +1,6 @@
 """The services of a process: each rpc as an endpoint, and health. Every server of the process answers with them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -33,6 +34,9 @@ from inventoryhold.v1 import (
 
 LIVENESS = "liveness"
 """The health service's name for "the process works", whatever the database does."""
+
+CELL = "cell/"
+"""The health service's name for a cell begins so."""
 
 SERVICES: tuple[ServiceDescriptor, ...] = tuple(
     file.DESCRIPTOR.services_by_name[name]
@@ -93,12 +97,16 @@ class Services:
         }
         # Counted apart, so that calls without a key are never in the way of the others.
         about_health = Bodies(HEALTH_BODIES_MAX, patience_s=HEALTH_BODY_PATIENCE_S, size_max=KEYLESS_BYTES_MAX)
-        self.health = Health(["", LIVENESS, *(service.full_name for service in SERVICES)], about_health)
+        of_cells = [CELL + cell.name for cell in cells.all if cell.name]
+        self.health = Health(["", LIVENESS, *(service.full_name for service in SERVICES), *of_cells], about_health)
 
-    def set_serving(self, *, serving: bool) -> None:
-        """Tells the health service whether calls can be answered."""
+    def set_serving(self, alive: Mapping[str, bool]) -> None:
+        """Tells the health service which cells answer, by name; while any does, calls can be answered."""
         for name in ("", *(service.full_name for service in SERVICES)):
-            self.health.set(name, serving=serving)
+            self.health.set(name, serving=any(alive.values()))
+        for name, serving in alive.items():
+            if name:
+                self.health.set(CELL + name, serving=serving)
 
     def reload_certificates(self) -> None:
         """Takes up certificate files that have changed now, not at the next handshake."""

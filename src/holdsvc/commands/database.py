@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands.options import CellName, DataDir, Dsn
 from holdsvc.commands.target import CommandError
 from holdsvc.embedded import binaries
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
@@ -24,24 +24,26 @@ def psql(
         Optional[list[str]],  # noqa: UP045
         typer.Argument(help="Arguments of psql, after --, as in `holdsvc psql -- --command 'SELECT 1'`."),
     ] = None,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Open psql on the database, as the owner of the schema."""
     pg_bin = target.settings_of(dsn, data_dir).pg_bin
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         raise typer.Exit(_run("psql", pg_bin, owner, arguments or []))
 
 
 def dump(
     file: Annotated[Path, typer.Argument(help="File to write; it appears whole or not at all.")],
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write the whole database to a file, for `holdsvc restore` or `pg_restore`."""
     pg_bin = target.settings_of(dsn, data_dir).pg_bin
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         try:
             part.touch(mode=0o600, exist_ok=False)
             if _run("pg_dump", pg_bin, owner, ["--format=custom", f"--file={part}"]):
@@ -55,6 +57,7 @@ def dump(
 
 def restore(
     file: Annotated[Path, typer.Argument(help="A file that `holdsvc dump` or `pg_dump --format=custom` wrote.")],
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -62,7 +65,7 @@ def restore(
     settings = target.settings_of(dsn, data_dir)
     if not file.is_file():
         raise CommandError(f"cannot read {file}: there is no such file")
-    owner = settings.effective_migrate_dsn.get_secret_value()
+    owner = target.chosen(settings.addresses, cell, None).owner
     with _given(owner) if owner else _new(settings.data_dir, settings.pg_bin) as into:
         migrate.create_service_role(into)
         options = ["--no-owner", "--single-transaction", "--exit-on-error"]

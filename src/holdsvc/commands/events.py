@@ -9,7 +9,7 @@ from typing import Annotated, Any, BinaryIO, Optional
 import typer
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.commands.tail import tail
 from holdsvc.commands.target import CommandError
@@ -23,9 +23,9 @@ app.command("tail")(tail)
 
 
 @app.command("list")
-def list_(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def list_(cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List the days of which there are events, oldest first, a JSON object a line."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         output.write_lines(list_days(owner))
 
 
@@ -33,20 +33,21 @@ def list_(dsn: Dsn = None, data_dir: DataDir = None) -> None:
 def export(
     day: Annotated[str, typer.Argument(help="The day (UTC), as in 2026-01-31.")],
     file: Annotated[Optional[Path], typer.Option("--to", help="File to write. Default: standard output.")] = None,  # noqa: UP045
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write a day's events of all tenants as JSON lines, as before retention drops it."""
     wanted = read("DAY", _day, day)
-    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+    with target.opened(dsn, data_dir, cell) as owner, output.progress() as progress:
         count = export_day(owner, wanted, file, progress)
     typer.echo(f"{count} events of {wanted} exported", err=True)
 
 
 @app.command("begin-epoch")
-def begin_epoch(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def begin_epoch(cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """Refuse every resume token and relay position of before: for a database that was put back or copied."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         target.run(owner, retention.begin_epoch)
     typer.echo("tokens and relay positions of before are foreign now")
 

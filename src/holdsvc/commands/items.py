@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, Tenant, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, read
 from holdsvc.errors import HoldError
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
@@ -35,6 +35,7 @@ def import_(
         typer.Option("--errors", metavar="FILE", help="Where refused rows go. Default: FILE.errors.csv."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge every row and create nothing.")] = False,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -42,7 +43,7 @@ def import_(
     from holdsvc.commands.item_import import import_items
 
     refused = errors_file or file.with_name(f"{file.name}.errors.csv")
-    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+    with target.opened(dsn, data_dir, cell, tenant) as owner, output.progress() as progress:
         counts = import_items(owner, tenant, file, refused, progress, dry_run=dry_run)
     would_be = "would be " if dry_run else ""
     typer.echo(f"{counts.read} rows read: {counts.created} items {would_be}created, {counts.refused} rows refused")
@@ -53,6 +54,7 @@ def import_(
 
 @app.command("set-stock")
 def set_stock(
+    *,
     file: Annotated[
         Path,
         typer.Argument(
@@ -72,6 +74,7 @@ def set_stock(
         typer.Option("--errors", metavar="FILE", help="Where refused rows go. Default: FILE.errors.csv."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge every row and change nothing.")] = False,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -82,7 +85,7 @@ def set_stock(
     time = None if count_time is None else read("--count-time", parse_time, count_time)
     max_age = target.settings_of(dsn, data_dir).count_max_age
     refused = errors_file or file.with_name(f"{file.name}.errors.csv")
-    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+    with target.opened(dsn, data_dir, cell, tenant) as owner, output.progress() as progress:
         counts = set_stock(owner, tenant, file, refused, progress, max_age=max_age, count_time=time, dry_run=dry_run)
     would_be = "would be " if dry_run else ""
     typer.echo(
@@ -98,11 +101,12 @@ def set_stock(
 def list_(
     tenant: Tenant = "default",
     prefix: Annotated[str, typer.Option(help="Begin of the sku. Default: all items.")] = "",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """List a tenant's items in order of sku and pool, a JSON object a line."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         target.run(owner, lambda connection: _write(connection, tenant, prefix))
 
 
@@ -111,16 +115,30 @@ Pool = Annotated[str, typer.Option(help="The item's pool. Default: the default p
 
 
 @app.command("close")
-def close(sku: Sku, pool: Pool = "", tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def close(
+    sku: Sku,
+    pool: Pool = "",
+    tenant: Tenant = "default",
+    cell: CellName = "",
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
     """Stop the sale of an item: it takes no new holds; those that there are can still be confirmed."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         _set_sale_state(owner, tenant, ItemKey(sku, pool), SaleState.CLOSED)
 
 
 @app.command("open")
-def open_(sku: Sku, pool: Pool = "", tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def open_(
+    sku: Sku,
+    pool: Pool = "",
+    tenant: Tenant = "default",
+    cell: CellName = "",
+    dsn: Dsn = None,
+    data_dir: DataDir = None,
+) -> None:
     """Open the sale of an item again."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         _set_sale_state(owner, tenant, ItemKey(sku, pool), SaleState.OPEN)
 
 

@@ -9,7 +9,7 @@ import typer
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.api_keys import ApiKey
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
 from holdsvc.errors import unwrap
@@ -25,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys."
 
 @app.command("create")
 def create(
+    *,
     client: Annotated[str, typer.Option(help="The client that calls with it.")],
     tenant: Tenant = "default",
     scopes: Annotated[
@@ -38,26 +39,29 @@ def create(
         ),
     ] = "",
     expires_in: Annotated[str, typer.Option(help="When it ends, from now, as in 90d; empty: never.")] = "",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Create an API key and print it: it is shown this once."""
     lifetime = read("--expires-in", parse_duration, expires_in) if expires_in else None
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened_for(dsn, data_dir, cell, tenant) as owner:
         typer.echo(create_key(owner, tenant, client, scopes, pools, lifetime))
 
 
 @app.command("list")
-def list_(tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def list_(tenant: Tenant = "default", cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List a tenant's API keys, newest first, a JSON object a line."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         output.write_lines(list_keys(owner, tenant))
 
 
 @app.command("revoke")
-def revoke(key_id: str, tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def revoke(
+    key_id: str, tenant: Tenant = "default", cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None
+) -> None:
     """Revoke an API key, by its id or the whole of it."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         typer.echo(f"revoked {revoke_key(owner, tenant, key_id)}")
 
 
@@ -74,7 +78,7 @@ def create_key(dsn: str, tenant: str, client: str, scopes: str, pools: str, life
         raise CommandError(str(error)) from None
     from holdsvc.api.auth.keyring import make_key
 
-    new = make_key()
+    new = make_key(tenant)
 
     async def create(connection: Connection) -> Answer[ApiKey]:
         return await keys.create(

@@ -9,7 +9,7 @@ import typer
 
 from holdsvc import errors
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, Tenant, check_rules, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.commands.target import CommandError
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.errors import HoldError, unwrap
@@ -48,6 +48,7 @@ def set_(
         str, typer.Option(metavar="DURATION", help="How long confirmed units count, as in 30d; empty: for ever.")
     ] = "",
     tenant: Tenant = "default",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -55,7 +56,7 @@ def set_(
     terms = _terms(
         limit_id, most, per, counts, prefix, pool, read("--window", parse_duration, window) if window else None
     )
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         found = target.run(owner, lambda connection: _set(connection, tenant, terms))
     output.write_lines([_object(found)])
     if found.state is LimitState.BUILDING:
@@ -63,17 +64,19 @@ def set_(
 
 
 @app.command("list")
-def list_(tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def list_(tenant: Tenant = "default", cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List a tenant's limits, a JSON object a line."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         found = target.run(owner, lambda connection: limits.list_page(connection, tenant, "", PAGE))
     output.write_lines(map(_object, found))
 
 
 @app.command("delete")
-def delete(limit_id: LimitId, tenant: Tenant = "default", dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def delete(
+    limit_id: LimitId, tenant: Tenant = "default", cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None
+) -> None:
     """Delete a limit: it refuses nothing from then on."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         unwrap(target.run(owner, lambda connection: limits.delete(connection, tenant, limit_id)))
     typer.echo(f"deleted {limit_id}")
 
@@ -84,11 +87,12 @@ def usage(
     client: Annotated[str, typer.Option(help="The client.")],
     holder: Annotated[str, typer.Option(help="The holder; only where the limit is one per holder.")] = "",
     tenant: Tenant = "default",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Tell how much of a limit a holder or a client uses, as a JSON object."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         used = target.run(owner, lambda connection: _usage(connection, tenant, limit_id, client, holder))
     output.write_lines([used._asdict() | {"used": used.held + used.confirmed}])
 

@@ -6,9 +6,9 @@ from typing import Annotated, Optional
 import typer
 
 from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands.options import CellName, DataDir, Dsn
 from holdsvc.commands.target import CommandError
-from holdsvc.ledger import function_set
+from holdsvc.ledger import function_set, joining
 from holdsvc.ledger import migrate as migrations
 
 app = typer.Typer(no_args_is_help=True, help="Bring the database's schema up or down.")
@@ -17,27 +17,35 @@ app = typer.Typer(no_args_is_help=True, help="Bring the database's schema up or 
 @app.command("up")
 def up(
     to: Annotated[Optional[str], typer.Option(help="The last version to apply. Default: the newest.")] = None,  # noqa: UP045
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Apply the migrations that are pending, and install the function set of this version."""
-    with target.opened(dsn, data_dir) as owner:
+    settings = target.settings_of(dsn, data_dir)
+
+    def bring_up(owner: str, name: str) -> None:
         done = migrations.up(owner, to)
-    for migration in done.migrations:
-        typer.echo(f"applied {migration.version} {migration.name}")
-    if done.function_set:
-        typer.echo(f"installed {done.function_set}")
+        for migration in done.migrations:
+            typer.echo(f"applied {migration.version} {migration.name}")
+        if done.function_set:
+            typer.echo(f"installed {done.function_set}")
+        if name and to is None and joining.join(owner, name, target.owner_of(settings.addresses[0])):
+            typer.echo(f"this is the cell {name} now")
+
+    target.over_cells(dsn, data_dir, cell, bring_up)
 
 
 @app.command("down")
 def down(
     steps: Annotated[int, typer.Option(help="Number of migrations to take back, data with them.", min=1)] = 1,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Take back the newest migrations, the data that they hold, and the function sets that need them."""
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         applied = [row for row in migrations.status(owner).migrations if row.state != "pending"]
         newest = applied[: -steps - 1 : -1]
         if newest and not yes:
@@ -56,10 +64,13 @@ def _confirm(question: str) -> None:
 
 
 @app.command("status")
-def status(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def status(cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """List every migration, function set and feature, and the versions that the database serves."""
-    with target.opened(dsn, data_dir) as owner:
-        found = migrations.status(owner)
+    target.over_cells(dsn, data_dir, cell, _show_status)
+
+
+def _show_status(owner: str, _cell: str) -> None:
+    found = migrations.status(owner)
     for row in found.migrations:
         typer.echo(f"{row.version} {row.state:8} {row.name}")
     own = function_set.shipped().name
@@ -79,10 +90,13 @@ def status(dsn: Dsn = None, data_dir: DataDir = None) -> None:
 
 
 @app.command("prune")
-def prune(dsn: Dsn = None, data_dir: DataDir = None) -> None:
+def prune(cell: CellName = "", dsn: Dsn = None, data_dir: DataDir = None) -> None:
     """Drop the function sets that no process has used for a day; the last one of another release stays."""
-    with target.opened(dsn, data_dir) as owner:
-        dropped, kept = migrations.prune(owner)
+    target.over_cells(dsn, data_dir, cell, _prune)
+
+
+def _prune(owner: str, _cell: str) -> None:
+    dropped, kept = migrations.prune(owner)
     for row in dropped:
         typer.echo(f"dropped {row.name} of release {row.release}")
     for row in kept:
@@ -92,10 +106,10 @@ def prune(dsn: Dsn = None, data_dir: DataDir = None) -> None:
 @app.command("activate")
 def activate(
     feature: Annotated[str, typer.Argument(help="The name of the feature, as `holdsvc migrate status` lists it.")],
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Turn a feature on: from then on versions that do not know it cannot serve this database."""
-    with target.opened(dsn, data_dir) as owner:
-        migrations.activate(owner, feature)
+    target.over_cells(dsn, data_dir, cell, lambda owner, _: migrations.activate(owner, feature))
     typer.echo(f"{feature} is active")

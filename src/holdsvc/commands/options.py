@@ -35,6 +35,15 @@ Dsn = Annotated[
     ),
 ]
 
+CellName = Annotated[
+    str,
+    typer.Option(
+        "--cell",
+        metavar="NAME",
+        help="The cell, where HOLDSVC_CELLS names several. Default: that of the tenant, or all of them.",
+    ),
+]
+
 DataDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

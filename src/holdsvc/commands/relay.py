@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from holdsvc.addresses import split_address
 from holdsvc.commands import target
-from holdsvc.commands.options import DataDir, Dsn, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.target import CommandError
 from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
@@ -60,6 +60,7 @@ def relay(  # noqa: PLR0917 - typer passes them by name
         Path | None, typer.Option(help="Certificate to show to a Kafka broker that asks for one, PEM file.")
     ] = None,
     kafka_key: Annotated[Path | None, typer.Option(help="Private key of that certificate, PEM file.")] = None,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -69,7 +70,7 @@ def relay(  # noqa: PLR0917 - typer passes them by name
     settings = target.settings_of(dsn, data_dir)
     if metrics_listen:
         read("--metrics-listen", split_address, metrics_listen)
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell) as owner:
         # Standard output is for the events.
         logs.configure(settings.log_level, sys.stderr)
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)

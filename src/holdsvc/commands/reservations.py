@@ -14,7 +14,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, read
+from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
 
 @app.command("export")
 def export(
+    *,
     file: Annotated[Optional[Path], typer.Option("--to", help="File to write. Default: standard output.")] = None,  # noqa: UP045
     tenant: Annotated[Optional[str], typer.Option(help="Of this tenant. Default: of all.")] = None,  # noqa: UP045
     older_than: Annotated[
@@ -56,6 +57,7 @@ def export(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the file of an export that was stopped.")
     ] = False,
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -63,7 +65,7 @@ def export(
     age = None if everything else _age(older_than, dsn, data_dir)
     if resume and file is None:
         raise CommandError("--resume goes on with a file: name it with --to")
-    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
+    with target.opened(dsn, data_dir, cell, tenant) as owner, output.progress() as progress:
         count = export_to(owner, Wanted(tenant, age), file, progress, resume=resume)
     typer.echo(f"{count} reservations exported", err=True)
 

@@ -2,21 +2,25 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import psycopg
+import typer
 from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import tuple_row
 
 from holdsvc.api.rpcs import ALL_SCOPES
+from holdsvc.cell_file import CellAddress
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
-from holdsvc.ledger import upkeep
+from holdsvc.errors import HoldError
+from holdsvc.ledger import tenants, upkeep
 from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
 from holdsvc.ledger.primary import find_primary
-from holdsvc.ledger.tenants import Moved
+from holdsvc.ledger.schema_files import MigrationError
+from holdsvc.ledger.tenants import CellError, Moved, State, TenantState
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.model import Caller
 from holdsvc.postgres import check_version, with_connect_timeout
@@ -45,23 +49,77 @@ def settings_of(dsn: str | None, data_dir: Path | None) -> Settings:
     if dsn and data_dir:
         raise CommandError("--dsn and --data-dir name two databases: give one of them")
     if dsn:
-        return Settings.load(dsn=dsn, migrate_dsn="")
+        return Settings.load(dsn=dsn, migrate_dsn="", cells="")
     if data_dir:
-        return Settings.load(data_dir=data_dir, dsn="", migrate_dsn="")
+        return Settings.load(data_dir=data_dir, dsn="", migrate_dsn="", cells="")
     return Settings.load()
 
 
 @contextmanager
-def opened(dsn: str | None, data_dir: Path | None) -> Iterator[str]:
+def opened(dsn: str | None, data_dir: Path | None, cell: str = "", tenant: str | None = None) -> Iterator[str]:
     """The owner's DSN of the database that the flags or the environment name.
 
-    An embedded database that no service runs is started for the time of the block.
+    Of several cells the one that is named, or that of the tenant which the command is about. An embedded database that
+    no service runs is started for the time of the block.
     """
-    settings = settings_of(dsn, data_dir)
-    # Standard output is for what the command prints.
-    logs.configure("warning", sys.stderr)
+    settings = _configured(dsn, data_dir)
+    if settings.cells is not None:
+        yield owner_of(chosen(settings.addresses, cell, tenant))
+        return
+    named(settings.addresses, cell)
     with owner_dsn(settings) as found:
         yield found
+
+
+@contextmanager
+def opened_for(dsn: str | None, data_dir: Path | None, cell: str, tenant: str) -> Iterator[str]:
+    """The same for a command that begins a tenant: one that is in no cell is placed in the named or only one."""
+    settings = _configured(dsn, data_dir)
+    if settings.cells is None:
+        with opened(dsn, data_dir, cell) as found:
+            yield found
+        return
+    addresses = settings.addresses
+    present = home(addresses, tenant)
+    if present is None:
+        present = chosen(addresses, cell, tenant) if cell or len(addresses) == 1 else _unplaced(addresses, tenant)
+        run(owner_of(present), lambda connection: tenants.place(connection, tenant))
+    elif cell and present is not named(addresses, cell):
+        raise CommandError(f"the tenant {tenant!r} is in the cell {present.name}, not in {cell}")
+    yield owner_of(present)
+
+
+def over_cells(dsn: str | None, data_dir: Path | None, cell: str, work: Callable[[str, str], None]) -> None:
+    """Runs work, which takes the owner's DSN and the name, on each cell or the named one.
+
+    Raises CommandError at the end if any failed.
+    """
+    settings = _configured(dsn, data_dir)
+    if settings.cells is None or cell:
+        with opened(dsn, data_dir, cell) as owner:
+            work(owner, cell)
+        return
+    failed = []
+    for address in settings.addresses:
+        typer.echo(f"cell {address.name}", err=True)
+        try:
+            work(owner_of(address), address.name)
+        except (CommandError, MigrationError, HoldError) as error:
+            failed.append(address.name)
+            typer.echo(f"holdsvc: {address.name}: {error}", err=True)
+    if failed:
+        raise CommandError(f"not done in {', '.join(failed)}; the other cells are done")
+
+
+def _configured(dsn: str | None, data_dir: Path | None) -> Settings:
+    # Standard output is for what the command prints.
+    logs.configure("warning", sys.stderr)
+    return settings_of(dsn, data_dir)
+
+
+def owner_of(address: CellAddress) -> str:
+    """The DSN of the schema's owner in a cell, with an end to the wait for it."""
+    return with_connect_timeout(address.owner, CONNECT_TIMEOUT_S)
 
 
 @contextmanager
@@ -84,6 +142,60 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
         yield server.start()
     finally:
         server.stop()
+
+
+def chosen(addresses: Sequence[CellAddress], cell: str, tenant: str | None) -> CellAddress:
+    """The cell of this name, or else the only one, or else the tenant's; raises CommandError."""
+    if cell:
+        return named(addresses, cell)
+    if len(addresses) == 1:
+        return addresses[0]
+    if tenant is None:
+        raise CommandError(f"there are several cells: name one with --cell: {_names(addresses)}")
+    found = home(addresses, tenant)
+    return found or _unplaced(addresses, tenant)
+
+
+def _unplaced(addresses: Sequence[CellAddress], tenant: str) -> NoReturn:
+    raise CommandError(
+        f"the tenant {tenant!r} is in no cell: say with --cell where its first key is to be, or place it with"
+        f" `holdsvc tenants place`; there are {_names(addresses)}"
+    )
+
+
+def named(addresses: Sequence[CellAddress], cell: str) -> CellAddress:
+    """The cell of this name; raises CommandError."""
+    for address in addresses:
+        if address.name == cell:
+            return address
+    if not addresses[0].name:
+        raise CommandError("--cell: there is one database, which has no name; HOLDSVC_CELLS names several")
+    raise CommandError(f"there is no cell {cell!r}: the file of HOLDSVC_CELLS has {_names(addresses)}")
+
+
+def home(addresses: Sequence[CellAddress], tenant: str) -> CellAddress | None:
+    """Where a tenant lives; None: in no cell. Raises CommandError where a cell that may have it does not answer."""
+    found: list[tuple[TenantState, CellAddress]] = []
+    silent: list[str] = []
+    for address in addresses:
+        try:
+            states = run(owner_of(address), tenants.read_states)
+        except CommandError as error:
+            silent.append(f"{address.name}: {error}")
+            continue
+        found += [(each, address) for each in states.tenants if each.tenant == tenant]
+    here = [(each.version, address) for each, address in found if each.state in (State.HERE, State.FROZEN)]
+    if here:
+        return max(here, key=lambda each: each[0])[1]
+    if silent:
+        raise CommandError(f"no cell that answers has the tenant {tenant!r}, and others do not: {'; '.join(silent)}")
+    if found:
+        raise CommandError(f"the tenant {tenant!r} is being moved: see `holdsvc tenants list`")
+    return None
+
+
+def _names(addresses: Sequence[CellAddress]) -> str:
+    return ", ".join(address.name for address in addresses)
 
 
 def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -109,6 +221,8 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
                 raise CommandError(str(error)) from error
             except Failed as error:
                 raise CommandError(_refused(error)) from error
+            except CellError as error:
+                raise CommandError(str(error)) from error
             except Moved as error:
                 raise CommandError(f"the tenant is not in this cell: {error}") from error
             except (NothingRan, Unknown, Conflict) as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn
+from holdsvc.commands.options import CellName, DataDir, Dsn
 from holdsvc.commands.output import Progress
 from holdsvc.ledger import stock, upkeep
 from holdsvc.ledger.database import Connection
@@ -16,12 +16,18 @@ from holdsvc.ledger.database import Connection
 
 def verify(
     tenant: Annotated[str, typer.Option(help="Only this tenant. Default: all of them.")] = "",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
     """Recount every item's counters from its reservations; exit code 1 when any differs."""
-    with target.opened(dsn, data_dir) as owner, output.progress() as progress:
-        reports = list(recount(owner, tenant, progress))
+    reports: list[dict[str, Any]] = []
+    with output.progress() as progress:
+        if tenant:
+            with target.opened(dsn, data_dir, cell, tenant) as owner:
+                reports += recount(owner, tenant, progress)
+        else:
+            target.over_cells(dsn, data_dir, cell, lambda owner, _: reports.extend(recount(owner, "", progress)))
     for report in reports:
         typer.echo(json.dumps(report))
     drifts = sum(len(report["drifts"]) for report in reports)

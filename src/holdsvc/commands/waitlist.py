@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc.commands import output, target
-from holdsvc.commands.options import DataDir, Dsn, Tenant
+from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant
 from holdsvc.commands.target import CommandError
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.ledger import waitlist
@@ -37,6 +37,7 @@ def list_(
         str, typer.Option(help="In these states, separated by commas: WAITING, OFFERED, TAKEN, LAPSED, LEFT.")
     ] = "WAITING,OFFERED",
     tenant: Tenant = "default",
+    cell: CellName = "",
     dsn: Dsn = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -44,7 +45,7 @@ def list_(
     if pool is not None and not sku:
         raise CommandError("--pool needs --sku")
     wanted = waitlist.Filter(client or None, _states(states), sku or None, pool, holder or None)
-    with target.opened(dsn, data_dir) as owner:
+    with target.opened(dsn, data_dir, cell, tenant) as owner:
         target.run(owner, lambda connection: _write(connection, tenant, wanted))
 
 

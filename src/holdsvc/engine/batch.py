@@ -114,7 +114,8 @@ class BatchRunner(Generic[R, V]):
             self._queue.fail(batch, outages.outcome_unknown(error.cause))
         except Unknown:
             self._settle_unknown(batch)
-        except Moved:
+        except Moved as moved:
+            self._observer.left(self._tenant, moved)
             self._queue.fail(batch, outages.tenant_moved())
         except Conflict:
             self._queue.fail(batch, outages.overloaded(Cause.CONFLICT))

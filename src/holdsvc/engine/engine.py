@@ -264,7 +264,11 @@ class Engine:
 
         async def changing() -> Answer[V]:
             async with self._changing.turn(tenant):
-                return await _retried(partial(self._change, tenant, run))
+                try:
+                    return await _retried(partial(self._change, tenant, run))
+                except Moved as moved:
+                    self._observer.left(tenant, moved)
+                    raise
 
         return await self._detached(changing, deadline, changes=True)
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from holdsvc.engine.waitlists import ServeObserver
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Cause
 
 
@@ -20,6 +21,9 @@ class Observer(ServeObserver, Protocol):
 
     def not_run(self, cause: Cause) -> None:
         """The database did not carry out a batch, a change or a read."""
+
+    def left(self, tenant: str, moved: Moved) -> None:
+        """A change met a tenant that is not in this cell, or about to leave it."""
 
     def taken(self, count: int) -> None:
         """Offers of waitlist entries have been confirmed."""

@@ -1,18 +1,31 @@
 """A cell in a worker: one database, what calls use of it, and the background work on it."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    stop_never,
+    wait_exponential,
+)
 
 from holdsvc.api import convert
+from holdsvc.cell_file import CellAddress
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.retention import Retention
 from holdsvc.engine.set_use import SetUse
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger.database import Database
+from holdsvc.ledger.tenants import Moved
+from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.webhooks import Webhooks
-from holdsvc.settings import Settings
+from holdsvc.settings import Settings, SettingsError
 from holdsvc.streams.hub import Streams
 from holdsvc.streams.sending import Sending
 from holdsvc.streams.subscriptions import Encoding
@@ -20,15 +33,38 @@ from holdsvc.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
+START_TIMEOUT_S = 60.0
+"""How long a start waits for the only database."""
+
+PAUSE_MAX_S = 2.0
+"""The longest pause between two attempts to open a database."""
+
+Left = Callable[["RunningCell", str, Moved], None]
+"""Told of a tenant that was not in the cell."""
+
+
+class _Observer(metrics.CellMetrics):
+    """The metrics of a cell; what it says of tenants goes on."""
+
+    def __init__(self, cell: "RunningCell", left: Left) -> None:
+        super().__init__(cell.name)
+        self._of = cell
+        self._left = left
+
+    def left(self, tenant: str, moved: Moved) -> None:
+        self._left(self._of, tenant, moved)
+
 
 class RunningCell:
-    """Works on a database between `start` and `close`, on one loop."""
+    """Works on a database from `take_up` to `close`, on one loop."""
 
-    def __init__(self, settings: Settings, name: str, dsn: str, sending: Sending, observer: metrics.Metrics) -> None:
-        self.name = name
+    def __init__(self, settings: Settings, address: CellAddress, sending: Sending, left: Left) -> None:
+        self.name = address.name
+        self.is_open = False
+        self._answers = True
         self._settings = settings
-        self._observer = observer
-        self.database = Database(settings, dsn, name)
+        self._metrics = observer = _Observer(self, left)
+        self.database = Database(settings, address.service, address.name)
         self.engine = Engine(settings, self.database, observer)
         encoding = Encoding(
             convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
@@ -37,22 +73,48 @@ class RunningCell:
         self.sender = Webhooks(settings, self.database, self.streams.events, observer)
         self._set_use = SetUse(self.database)
         self._tasks: list[asyncio.Task[None]] = []
+        self._words = {"cell": self.name} if self.name else {}
 
-    async def open(self) -> None:
-        """Connects; after a failure it can be called again. Raises what the database raises, and SetTooOld."""
+    @property
+    def away(self) -> bool:
+        """Whether the database is known not to answer."""
+        return not self.is_open or not self._answers
+
+    async def take_up(self, *, sweeping: bool) -> None:
+        """Opens the cell and begins to work.
+
+        The only database is waited for START_TIMEOUT_S; then this raises what it raised, at once SetTooOld and
+        SettingsError. A cell among others is waited for without end.
+        """
+        if self.name:
+            structlog.contextvars.bind_contextvars(cell=self.name)
+        async for attempt in AsyncRetrying(
+            stop=stop_never if self.name else stop_after_delay(START_TIMEOUT_S),
+            wait=wait_exponential(multiplier=0.1, max=PAUSE_MAX_S),
+            before_sleep=_say_what_is_awaited if self.name else None,
+            reraise=True,
+            retry=retry_if_exception_type(Exception)
+            if self.name
+            else retry_if_not_exception_type((SetTooOld, SettingsError)),
+        ):
+            with attempt:
+                await self._open()
+        self._start(sweeping=sweeping)
+        self.is_open = self._answers = True
+
+    async def _open(self) -> None:
         await self.database.open()
         await self._set_use.begin()
         # Identifiers follow the database's clock: this machine's may be an hour off.
         self.engine.new_id.observe(await self.database.now_s())
 
-    def start(self, *, sweeping: bool) -> None:
-        """Begins to work; call it once the cell is open."""
+    def _start(self, *, sweeping: bool) -> None:
         self.engine.start()
         self.streams.start()
         self.sender.start()
         if sweeping:
             sweeper = Sweeper(
-                self._settings, self.database, self._observer, self.engine.busy, self.engine.waitlists.sweep
+                self._settings, self.database, self._metrics, self.engine.busy, self.engine.waitlists.sweep
             )
             self._tasks.append(asyncio.create_task(sweeper.run()))
             self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))
@@ -66,23 +128,24 @@ class RunningCell:
             alive = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
-            log.warning("database.unreachable", error=type(error).__name__)
-        metrics.DATABASE_UP.set(alive)
-        return alive
+            log.warning("database.unreachable", error=type(error).__name__, **self._words)
+        self._answers = alive
+        metrics.DATABASE_UP.labels(self.name).set(alive)
+        return alive and self.is_open
 
     def show_gauges(self) -> None:
         """Tells the metrics how things stand."""
         for lane, depth in self.engine.queue_depths().items():
-            metrics.QUEUE_DEPTH.labels(lane).set(depth)
-        metrics.STREAM_WATCHERS.labels("WatchInventory").set(self.streams.watch.watchers)
-        metrics.STREAM_WATCHERS.labels("StreamEvents").set(self.streams.events.streams)
-        metrics.FEED_LAG.set(self.streams.lag_s)
-        metrics.FEED_DAYS_BEHIND.set(self.streams.days_behind)
+            metrics.QUEUE_DEPTH.labels(self.name, lane).set(depth)
+        metrics.STREAM_WATCHERS.labels(self.name, "WatchInventory").set(self.streams.watch.watchers)
+        metrics.STREAM_WATCHERS.labels(self.name, "StreamEvents").set(self.streams.events.streams)
+        metrics.FEED_LAG.labels(self.name).set(self.streams.lag_s)
+        metrics.FEED_DAYS_BEHIND.labels(self.name).set(self.streams.days_behind)
         pool = self.database.pool_use()
-        metrics.POOL_SIZE.set(pool.size)
-        metrics.POOL_MAX.set(pool.size_max)
-        metrics.POOL_IDLE.set(pool.idle)
-        metrics.POOL_WAITING.set(pool.waiting)
+        metrics.POOL_SIZE.labels(self.name).set(pool.size)
+        metrics.POOL_MAX.labels(self.name).set(pool.size_max)
+        metrics.POOL_IDLE.labels(self.name).set(pool.idle)
+        metrics.POOL_WAITING.labels(self.name).set(pool.waiting)
 
     async def end_work(self) -> None:
         """Ends the background work, and hands webhooks to other processes."""
@@ -95,3 +158,10 @@ class RunningCell:
         await self.engine.close()
         await self._set_use.end()
         await self.database.close()
+
+
+def _say_what_is_awaited(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning(
+        "cell.awaited", attempt=state.attempt_number, error=str(error).partition("\n")[0], kind=type(error).__name__
+    )

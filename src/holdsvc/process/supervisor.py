@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc.addresses import join_address, split_address
+from holdsvc.cell_file import CellAddress
 from holdsvc.embedded import data_folder
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.embedded.server import EmbeddedServer, StartGivenUp
 from holdsvc.ledger import migrate
 from holdsvc.ledger.schema_files import ConnectionRefused
+from holdsvc.process.preparation import Preparation, tell
 from holdsvc.settings import PREFIX, Settings, SettingsError
 from holdsvc.telemetry import logs, tracing
 from holdsvc.variables import shown
@@ -113,12 +116,12 @@ class Supervisor:
             if settings.state_dir is None:
                 # Workers that are started later know what the others have seen.
                 settings = settings.model_copy(update={"state_dir": metrics_dir})
-            dsn = self._start_database()
+            addresses = self._start_database()
             if self._embedded is not None:
                 data_folder.note_settings(settings.data_dir, shown(settings))
-            self._migrate(dsn)
-            self._workforce = Workforce(settings, dsn)
-            self._serve_metrics(metrics_dir, dsn, self._workforce)
+            self._prepare(addresses)
+            self._workforce = Workforce(settings, addresses)
+            self._serve_metrics(metrics_dir, addresses, self._workforce)
             while not self._stopping:
                 self._keep_database()
                 self._workforce.keep(TICK_S)
@@ -145,16 +148,21 @@ class Supervisor:
             holder.close()
         shutil.rmtree(metrics_dir, ignore_errors=True)
 
-    def _start_database(self) -> str:
-        dsn = self._settings.dsn.get_secret_value()
-        if dsn:
-            return dsn
+    def _start_database(self) -> list[CellAddress]:
+        if self._settings.cells is not None or self._settings.dsn.get_secret_value():
+            return self._settings.addresses
         self._embedded = EmbeddedServer(
             self._settings.data_dir, bin_dir=self._settings.pg_bin, give_up=lambda: self._stopping
         )
         dsn = self._embedded.start()
         log.info("database.started", data_dir=str(self._settings.data_dir))
-        return dsn
+        return [CellAddress("", SecretStr(dsn), self._settings.migrate_dsn)]
+
+    def _prepare(self, addresses: list[CellAddress]) -> None:
+        if self._settings.cells is None:
+            self._migrate(addresses[0].owner)
+        else:
+            Preparation(addresses, lambda: self._stopping, open_to_all=self._settings.auth == "off").run()
 
     def _migrate(self, dsn: str) -> None:
         done: migrate.Done | None = None
@@ -167,13 +175,9 @@ class Supervisor:
             reraise=True,
         ):
             with attempt:
-                done = migrate.up(self._settings.effective_migrate_dsn.get_secret_value() or dsn)
-        if done is None:
-            return
-        if done.migrations:
-            log.info("database.migrated", applied=len(done.migrations), version=done.migrations[-1].version)
-        if done.function_set:
-            log.info("database.functions_installed", set=done.function_set)
+                done = migrate.up(dsn)
+        if done is not None:
+            tell(done)
 
     def _claim_addresses(self) -> Settings:
         """Refuses an address that is in use, before anything is started.
@@ -202,13 +206,13 @@ class Supervisor:
             raise SettingsError(f"{PREFIX}{name.upper()}: cannot listen on {listen}: {error.strerror}") from error
         return join_address(host, holder.getsockname()[1])
 
-    def _serve_metrics(self, folder: Path, dsn: str, workforce: "Workforce") -> None:
+    def _serve_metrics(self, folder: Path, addresses: list[CellAddress], workforce: "Workforce") -> None:
         if not self._settings.metrics_listen:
             return
         from holdsvc.telemetry.monitor import Monitor
 
         try:
-            self._monitor = Monitor(self._settings, dsn, folder, workforce.state)
+            self._monitor = Monitor(self._settings, addresses, folder, workforce.state)
         except OSError as error:
             raise SettingsError(
                 f"{PREFIX}METRICS_LISTEN: cannot listen on {self._settings.metrics_listen}: {error.strerror};"

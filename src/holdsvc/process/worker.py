@@ -6,13 +6,14 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import c_uint64
+from functools import partial
 
 import structlog
 import uvloop
 from google.protobuf.message import Message
-from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_delay, wait_exponential
 
 from holdsvc.addresses import split_address
 from holdsvc.api.access_log import AccessLog
@@ -21,11 +22,14 @@ from holdsvc.api.cells import Cells
 from holdsvc.api.server import Server
 from holdsvc.api.services import Services
 from holdsvc.api.tls import CertificateError
+from holdsvc.cell_file import CellAddress
 from holdsvc.engine import tasks
 from holdsvc.http.server import HttpServer
 from holdsvc.ledger import keys
+from holdsvc.ledger.database import NothingRan
+from holdsvc.ledger.tenants import Moved
 from holdsvc.ledger.upkeep import SetTooOld
-from holdsvc.process.cell import RunningCell
+from holdsvc.process.cell import START_TIMEOUT_S, RunningCell
 from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
 from holdsvc.settings import Settings, SettingsError
 from holdsvc.streams.sending import Sending
@@ -35,7 +39,8 @@ log = structlog.get_logger(__name__)
 
 HEALTH_INTERVAL_S = 1.0
 GAUGES_INTERVAL_S = 1.0
-START_TIMEOUT_S = 60.0
+AWAIT_ALL_S = 5.0
+"""How long a start waits for cells that do not answer, where another one does."""
 
 GC_THRESHOLD = 50_000
 """New objects after which a worker looks for cycles among the youngest; a call leaves none behind."""
@@ -43,11 +48,10 @@ GC_THRESHOLD = 50_000
 _PR_SET_PDEATHSIG = 1
 
 
-class _Calls(metrics.Metrics):
-    """Metrics, the access log and, where calls are traced, the end of a call's span."""
+class _Calls(metrics.CallMetrics):
+    """Metrics of calls, the access log and, where calls are traced, the end of a call's span."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__()
         self._access_log = AccessLog(settings.log_calls_per_second)
 
     def handled(  # type: ignore[override]
@@ -63,7 +67,7 @@ class _Calls(metrics.Metrics):
 class Service:
     """Serves until it is stopped. `start`, then `stop`, on one loop."""
 
-    def __init__(self, settings: Settings, dsn: str) -> None:
+    def __init__(self, settings: Settings, addresses: Sequence[CellAddress]) -> None:
         self._settings = settings
         self.observer = _Calls(settings)
         self._sending = Sending(
@@ -71,12 +75,16 @@ class Service:
             lambda: any(cell.engine.busy() for cell in self.cells),
             lambda: any(cell.engine.pressed() for cell in self.cells),
         )
-        self.cells = [RunningCell(settings, "", dsn, self._sending, self.observer)]
+        self.cells = [RunningCell(settings, address, self._sending, self._left) for address in addresses]
         self.places = Cells(self.cells)
+        self._alive: dict[str, bool] = {}
         self._services: Services | None = None
         self._server: Server | None = None
         self._http: HttpServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _left(self, cell: RunningCell, tenant: str, moved: Moved) -> None:
+        self.places.left(cell, tenant, moved)
 
     @property
     def port(self) -> int:
@@ -91,11 +99,11 @@ class Service:
 
     async def start(self, *, sweeping: bool = True) -> None:
         """Connects, sweeps once, serves. Raises OSError when the address is taken, SetTooOld and SettingsError."""
-        for cell in self.cells:
-            await self._open(cell)
-            if self._settings.auth == "api-key":
-                await self._point_to_keys(cell)
-            cell.start(sweeping=sweeping)
+        await self._open_cells(sweeping=sweeping)
+        if self.places.named:
+            self._tasks.append(asyncio.create_task(tasks.forever("cells", self.places.step)))
+        if self._settings.auth == "api-key":
+            await self._point_to_keys()
         self._sending.start()
         self._services = Services(self._settings, self.places, self.observer)
         self._server = Server(self._settings, self._services)
@@ -105,37 +113,47 @@ class Service:
             await self._http.start()
             host, _ = split_address(self._settings.http_listen)
             log.info("http.serving", host=host, port=self._http.port)
-        await self._check_health()
+        await asyncio.gather(*(self._check_health(cell) for cell in self.cells))
         await self._show_gauges()
-        self._tasks.append(asyncio.create_task(tasks.forever("health", self._check_health)))
+        for cell in self.cells:
+            # Each by itself: one that is silent for long must not delay the news of the others.
+            self._tasks.append(asyncio.create_task(tasks.forever("health", partial(self._check_health, cell))))
         self._tasks.append(asyncio.create_task(tasks.forever("gauges", self._show_gauges)))
         log.info("serving", port=self._server.port, auth=self._settings.auth)
 
-    async def _open(self, cell: RunningCell) -> None:
-        async for attempt in AsyncRetrying(
-            stop=stop_after_delay(START_TIMEOUT_S),
-            wait=wait_exponential(multiplier=0.1, max=2),
-            reraise=True,
-            retry=retry_if_not_exception_type((SetTooOld, SettingsError)),
-        ):
-            with attempt:
-                await cell.open()
+    async def _open_cells(self, *, sweeping: bool) -> None:
+        """Opens all cells, or those that answer soon: the others are taken up when they do."""
+        opening = [asyncio.create_task(cell.take_up(sweeping=sweeping)) for cell in self.cells]
+        if not self.places.named:
+            await opening[0]
+            return
+        self._tasks += opening
+        await asyncio.wait(opening, timeout=AWAIT_ALL_S)
+        if not any(cell.is_open for cell in self.cells):
+            await asyncio.wait(opening, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not any(cell.is_open for cell in self.cells):
+            raise NothingRan
+        await self.places.step()
 
-    async def _point_to_keys(self, cell: RunningCell) -> None:
-        async with cell.database.connection() as connection:
-            if not await keys.any_made(connection):
-                log.warning("keys.none_made", do="make one: holdsvc keys create --client NAME")
+    async def _point_to_keys(self) -> None:
+        for cell in self.cells:
+            if not cell.is_open:
+                return
+            async with cell.database.connection() as connection:
+                if await keys.any_made(connection):
+                    return
+        log.warning("keys.none_made", do="make one: holdsvc keys create --client NAME")
 
     def reload_certificates(self) -> None:
         """Takes up certificate files that have changed."""
         if self._services is not None:
             self._services.reload_certificates()
 
-    async def _check_health(self) -> float:
-        """Asks the databases, and tells health and metrics; returns the pause until the next time."""
+    async def _check_health(self, cell: RunningCell) -> float:
+        """Asks a database, and tells health and metrics; returns the pause until the next time."""
         assert self._services is not None
-        alive = await asyncio.gather(*(cell.is_alive() for cell in self.cells))
-        self._services.set_serving(serving=any(alive))
+        self._alive[cell.name] = await cell.is_alive()
+        self._services.set_serving(self._alive)
         return HEALTH_INTERVAL_S
 
     async def _show_gauges(self) -> float:
@@ -167,7 +185,7 @@ class Service:
         log.info("stopped")
 
 
-def main(settings: Settings, dsn: str, parent: int, beat: c_uint64) -> None:
+def main(settings: Settings, addresses: Sequence[CellAddress], parent: int, beat: c_uint64) -> None:
     """Runs a worker to its end; `parent` is the supervisor, which watches `beat`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -177,20 +195,20 @@ def main(settings: Settings, dsn: str, parent: int, beat: c_uint64) -> None:
     logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
     tracing.configure(settings)
     structlog.contextvars.bind_contextvars(pid=os.getpid())
-    code = uvloop.run(_run(settings, dsn, beat))
+    code = uvloop.run(_run(settings, addresses, beat))
     logs.drain()
     # Without the interpreter's own end: there gRPC waits for connections that do not read.
     os._exit(code)
 
 
-async def _run(settings: Settings, dsn: str, beat: c_uint64) -> int:
+async def _run(settings: Settings, addresses: Sequence[CellAddress], beat: c_uint64) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unhandled)
     beating = asyncio.create_task(tasks.forever("heartbeat", Heartbeat(beat).step))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(settings, dsn)
+    service = Service(settings, addresses)
     if settings.tls_cert is not None:
         loop.add_signal_handler(signal.SIGHUP, service.reload_certificates)
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from ctypes import c_uint64
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 
 import structlog
 
+from holdsvc.cell_file import CellAddress
 from holdsvc.settings import Settings
 from holdsvc.telemetry.monitor import Workers
 
@@ -65,9 +67,9 @@ class _Worker:
 class Workforce:
     """Keeps `settings.workers` processes serving. All calls come from the main thread."""
 
-    def __init__(self, settings: Settings, dsn: str) -> None:
+    def __init__(self, settings: Settings, addresses: Sequence[CellAddress]) -> None:
         self._settings = settings
-        self._dsn = dsn
+        self._addresses = addresses
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._deaths = 0
@@ -120,7 +122,7 @@ class Workforce:
         # The first start of a worker would start the tracker, which unblocks SIGINT.
         try:
             beat = self._context.RawValue(c_uint64, 0)
-            arguments = (self._settings, self._dsn, os.getpid(), beat)
+            arguments = (self._settings, self._addresses, os.getpid(), beat)
             process = self._context.Process(target=_work, args=arguments, name=name)
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
@@ -154,8 +156,8 @@ class Workforce:
                 log.error("worker.killed", pid=worker.process.pid)
 
 
-def _work(settings: Settings, dsn: str, parent: int, beat: c_uint64) -> None:
+def _work(settings: Settings, addresses: Sequence[CellAddress], parent: int, beat: c_uint64) -> None:
     # Imported in the worker: in the supervisor its metrics would be one more worker's.
     from holdsvc.process import worker
 
-    worker.main(settings, dsn, parent, beat)
+    worker.main(settings, addresses, parent, beat)

@@ -6,11 +6,12 @@ bounded by settings. While the database does not answer the series are absent, b
 
 import heapq
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.registry import Collector
 
+from holdsvc.cell_file import CellAddress
 from holdsvc.ledger import limits, stock, waitlist, webhooks
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.limits import LimitTotals
@@ -18,7 +19,10 @@ from holdsvc.ledger.stock import Holds, OldestTransactions, Stock, TopItem
 from holdsvc.ledger.webhooks import Totals as WebhookTotals
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
-from holdsvc.telemetry.families import Series, family
+from holdsvc.telemetry.families import Family, Series, family
+
+Row = tuple[tuple[str, ...], float]
+"""Labels besides the cell, and a value."""
 
 PAUSE_FACTOR = 20.0
 """The pause is at least so many times as long as the count: it uses a twentieth of a core of the database at most."""
@@ -39,29 +43,30 @@ class Count:
     time_s: float = 0.0
 
 
-class Census(Collector):
-    """Counts with each `step` of a background loop; the metrics page collects the last count."""
+class Census:
+    """Counts a cell with each `step` of a background loop."""
 
-    def __init__(self, settings: Settings, dsn: str) -> None:
+    def __init__(self, settings: Settings, address: CellAddress) -> None:
         # One connection is enough.
         self._settings = settings.model_copy(update={"pool_size": 1})
-        self._dsn = dsn
+        self._address = address
         self._database: Database | None = None
-        self._count: Count | None = None
+        self.cell = address.name
+        self.last: Count | None = None
 
     async def step(self) -> float:
         """Counts once, and returns the pause until the next count; raises what the database raises."""
         try:
             if self._database is None:
-                self._database = await _opened(self._settings, self._dsn)
+                self._database = await _opened(self._settings, self._address)
             await self._database.look()
             async with self._database.connection() as connection:
-                self._count = await self.count(connection)
+                self.last = await self.count(connection)
         except BaseException:
             # No figures rather than old ones.
-            self._count = None
+            self.last = None
             raise
-        return max(self._settings.census_interval.total_seconds(), self._count.took_s * PAUSE_FACTOR)
+        return max(self._settings.census_interval.total_seconds(), self.last.took_s * PAUSE_FACTOR)
 
     async def close(self) -> None:
         """Closes its connection."""
@@ -103,18 +108,26 @@ class Census(Collector):
         count.holds.active[families.OTHER_TENANTS] = active
         count.top = [item for item in count.top if item.tenant in count.stocks]
 
+
+class CensusPage(Collector):
+    """The last counts of all cells, for the metrics page."""
+
+    def __init__(self, cells: Sequence[Census]) -> None:
+        self._cells = cells
+
     def collect(self) -> Iterator[Series]:
-        """The last count as Prometheus reads it."""
-        count = self._count
-        return iter(()) if count is None else _families(count)
+        """Each family once, with the rows of every cell that could be counted."""
+        counts = [(each.cell, each.last) for each in self._cells if each.last is not None]
+        for which, rows in _ROWS if counts else ():
+            yield family(which, [((cell, *labels), value) for cell, count in counts for labels, value in rows(count)])
 
     def describe(self) -> Iterable[Series]:
-        """Nothing: what there is depends on the count."""
+        """Nothing: what there is depends on the counts."""
         return ()
 
 
-async def _opened(settings: Settings, dsn: str) -> Database:
-    database = Database(settings, dsn)
+async def _opened(settings: Settings, address: CellAddress) -> Database:
+    database = Database(settings, address.service, address.name)
     try:
         await database.open()
     except BaseException:
@@ -123,57 +136,59 @@ async def _opened(settings: Settings, dsn: str) -> Database:
     return database
 
 
-def _families(count: Count) -> Iterator[Series]:
-    yield family(
-        families.UNITS,
-        (
-            ((tenant, state), units)
-            for tenant, total in count.stocks.items()
-            for state, units in (
-                ("held", total.held),
-                ("confirmed", total.confirmed),
-                ("remaining", total.remaining),
-            )
-        ),
-    )
-    yield family(families.ITEMS, (((tenant,), total.items) for tenant, total in count.stocks.items()))
-    yield family(
-        families.WAITLIST_ENTRIES,
-        (
-            ((tenant, state), entries)
-            for tenant, total in count.stocks.items()
-            for state, entries in (("waiting", total.waiting), ("offered", total.offered))
-        ),
-    )
-    yield family(families.CLOSED_ITEMS, (((tenant,), total.closed) for tenant, total in count.stocks.items()))
-    yield family(
-        families.LEVELS,
-        (
-            ((tenant, level), items)
-            for tenant, total in count.stocks.items()
-            for level, items in (("low", total.low), ("out", total.sold_out))
-        ),
-    )
+def _by_state(count: Count) -> Iterator[Row]:
+    for tenant, total in count.stocks.items():
+        yield (tenant, "held"), total.held
+        yield (tenant, "confirmed"), total.confirmed
+        yield (tenant, "remaining"), total.remaining
+
+
+def _entries(count: Count) -> Iterator[Row]:
+    for tenant, total in count.stocks.items():
+        yield (tenant, "waiting"), total.waiting
+        yield (tenant, "offered"), total.offered
+
+
+def _levels(count: Count) -> Iterator[Row]:
+    for tenant, total in count.stocks.items():
+        yield (tenant, "low"), total.low
+        yield (tenant, "out"), total.sold_out
+
+
+def _top(count: Count) -> Iterator[Row]:
+    for item in count.top:
+        place = item.tenant, item.sku, item.pool
+        yield (*place, "held"), item.held
+        yield (*place, "confirmed"), item.confirmed
+        yield (*place, "remaining"), item.remaining
+
+
+def _one(value: Callable[[Count], float]) -> Callable[[Count], Iterable[Row]]:
+    return lambda count: [((), value(count))]
+
+
+_ROWS: Sequence[tuple[Family, Callable[[Count], Iterable[Row]]]] = (
+    (families.UNITS, _by_state),
+    (families.ITEMS, lambda count: [((tenant,), total.items) for tenant, total in count.stocks.items()]),
+    (families.WAITLIST_ENTRIES, _entries),
+    (families.CLOSED_ITEMS, lambda count: [((tenant,), total.closed) for tenant, total in count.stocks.items()]),
+    (families.LEVELS, _levels),
     # A tenant without holds has a series too: 0 differs from an absent series.
-    yield family(families.ACTIVE_HOLDS, (((tenant,), count.holds.active[tenant]) for tenant in count.stocks))
-    yield family(families.LAPSED_HOLDS, [((), count.holds.lapsed.total())])
-    yield family(families.OLDEST_LAPSED_HOLD, [((), count.oldest_lapsed_s)])
-    yield family(families.FENCE_AGE, [((), count.oldest.writer_s)])
-    yield family(families.SNAPSHOT_AGE, [((), count.oldest.snapshot_s)])
-    yield family(
-        families.TOP_ITEM_UNITS,
-        (
-            ((item.tenant, item.sku, item.pool, state), units)
-            for item in count.top
-            for state, units in (("held", item.held), ("confirmed", item.confirmed), ("remaining", item.remaining))
-        ),
-    )
-    yield family(families.LIMITS, [(("active",), count.limits.active), (("building",), count.limits.building)])
-    yield family(
+    (families.ACTIVE_HOLDS, lambda count: [((tenant,), count.holds.active[tenant]) for tenant in count.stocks]),
+    (families.LAPSED_HOLDS, _one(lambda count: count.holds.lapsed.total())),
+    (families.OLDEST_LAPSED_HOLD, _one(lambda count: count.oldest_lapsed_s)),
+    (families.FENCE_AGE, _one(lambda count: count.oldest.writer_s)),
+    (families.SNAPSHOT_AGE, _one(lambda count: count.oldest.snapshot_s)),
+    (families.TOP_ITEM_UNITS, _top),
+    (families.LIMITS, lambda count: [(("active",), count.limits.active), (("building",), count.limits.building)]),
+    (
         families.WEBHOOKS,
-        [((state,), getattr(count.webhooks, state)) for state in ("active", "failing", "disabled")],
-    )
-    overdue = count.webhooks.overdue
-    yield family(families.WEBHOOK_OVERDUE, [((), overdue.total_seconds() if overdue else 0.0)])
-    yield family(families.CENSUS_TIME, [((), count.time_s)])
-    yield family(families.CENSUS_SECONDS, [((), count.took_s)])
+        lambda count: [((state,), getattr(count.webhooks, state)) for state in ("active", "failing", "disabled")],
+    ),
+    (
+        families.WEBHOOK_OVERDUE,
+        _one(lambda count: count.webhooks.overdue.total_seconds() if count.webhooks.overdue else 0.0),
+    ),
+    (families.CENSUS_TIME, _one(lambda count: count.time_s)),
+    (families.CENSUS_SECONDS, _one(lambda count: count.took_s)),
+)

@@ -19,32 +19,40 @@ class Family(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("tenant", "state"))
-ITEMS = Family("holdsvc_items", "Items of a tenant.", ("tenant",))
+UNITS = Family("holdsvc_units", "Units of a tenant's items by where they are.", ("cell", "tenant", "state"))
+ITEMS = Family("holdsvc_items", "Items of a tenant.", ("cell", "tenant"))
 WAITLIST_ENTRIES = Family(
-    "holdsvc_waitlist_entries", "Waitlist entries of a tenant that wait, or whose offer is held.", ("tenant", "state")
+    "holdsvc_waitlist_entries",
+    "Waitlist entries of a tenant that wait, or whose offer is held.",
+    ("cell", "tenant", "state"),
 )
-CLOSED_ITEMS = Family("holdsvc_closed_items", "Items of a tenant whose sale is closed.", ("tenant",))
-LEVELS = Family("holdsvc_item_levels", "Items of a tenant with low_at that are low or out.", ("tenant", "level"))
-ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("tenant",))
-LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Expired holds whose units no sweep has released yet.")
+CLOSED_ITEMS = Family("holdsvc_closed_items", "Items of a tenant whose sale is closed.", ("cell", "tenant"))
+LEVELS = Family(
+    "holdsvc_item_levels", "Items of a tenant with low_at that are low or out.", ("cell", "tenant", "level")
+)
+ACTIVE_HOLDS = Family("holdsvc_active_holds", "Reservations of a tenant that are held.", ("cell", "tenant"))
+LAPSED_HOLDS = Family("holdsvc_lapsed_holds", "Expired holds whose units no sweep has released yet.", ("cell",))
 OLDEST_LAPSED_HOLD = Family(
-    "holdsvc_oldest_lapsed_hold_age_seconds", "Time since the oldest of the lapsed holds expired."
+    "holdsvc_oldest_lapsed_hold_age_seconds", "Time since the oldest of the lapsed holds expired.", ("cell",)
 )
-FENCE_AGE = Family("holdsvc_fence_age_seconds", "Age of the oldest writing transaction; the event feed waits for it.")
-SNAPSHOT_AGE = Family("holdsvc_oldest_snapshot_age_seconds", "Age of the oldest snapshot.")
+FENCE_AGE = Family(
+    "holdsvc_fence_age_seconds", "Age of the oldest writing transaction; the event feed waits for it.", ("cell",)
+)
+SNAPSHOT_AGE = Family("holdsvc_oldest_snapshot_age_seconds", "Age of the oldest snapshot.", ("cell",))
 TOP_ITEM_UNITS = Family(
     "holdsvc_top_item_units",
     "Units of the items with the most units held by where they are.",
-    ("tenant", "sku", "pool", "state"),
+    ("cell", "tenant", "sku", "pool", "state"),
 )
-LIMITS = Family("holdsvc_limits", "Limits of all tenants; one that is building refuses nothing yet.", ("state",))
-WEBHOOKS = Family("holdsvc_webhooks", "Webhooks of all tenants by how they fare.", ("state",))
+LIMITS = Family("holdsvc_limits", "Limits of all tenants; one that is building refuses nothing yet.", ("cell", "state"))
+WEBHOOKS = Family("holdsvc_webhooks", "Webhooks of all tenants by how they fare.", ("cell", "state"))
 WEBHOOK_OVERDUE = Family(
-    "holdsvc_webhook_overdue_seconds", "For how long the webhook that waits longest has been due without a sender."
+    "holdsvc_webhook_overdue_seconds",
+    "For how long the webhook that waits longest has been due without a sender.",
+    ("cell",),
 )
-CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.")
-CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.")
+CENSUS_TIME = Family("holdsvc_census_timestamp_seconds", "When units and holds were last counted.", ("cell",))
+CENSUS_SECONDS = Family("holdsvc_census_seconds", "How long the last count of units and holds took.", ("cell",))
 WORKERS = Family("holdsvc_workers", "Worker processes that run.")
 WORKERS_WANTED = Family("holdsvc_workers_wanted", "Worker processes that are configured.")
 WORKER_HANGS = Family("holdsvc_worker_hangs_total", "Workers that were replaced because they no longer answered.")

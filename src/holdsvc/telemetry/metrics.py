@@ -42,23 +42,26 @@ BATCH_WAIT = Histogram(
     "holdsvc_batch_wait_seconds", "Time that the first request of a batch waited for it.", ("lane",), buckets=_FAST_S
 )
 BATCH_SECONDS = Histogram(
-    "holdsvc_batch_seconds", "Time that the database took for a batch.", ("lane",), buckets=_FAST_S
+    "holdsvc_batch_seconds", "Time that the database took for a batch.", ("cell", "lane"), buckets=_FAST_S
 )
 DATABASE_FAILURES = Counter(
-    "holdsvc_database_failures_total", "Batches, changes and reads that the database did not carry out.", ("cause",)
+    "holdsvc_database_failures_total",
+    "Batches, changes and reads that the database did not carry out.",
+    ("cell", "cause"),
 )
 RETRIES = Counter("holdsvc_retries_total", "Batches, or requests of them, that ran once more.", ("lane", "why"))
-SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.")
+SWEEPS = Counter("holdsvc_sweep_runs_total", "Sweeps of lapsed holds that have run.", ("cell",))
 RETURNED_UNITS = Counter(
-    "holdsvc_allotment_returned_units", "Units that sweeps sent from allotments to their return pools."
+    "holdsvc_allotment_returned_units", "Units that sweeps sent from allotments to their return pools.", ("cell",)
 )
 QUARANTINED = Counter(
     "holdsvc_quarantined_holds",
     "Holds that a sweep could not expire, because their lines and their items contradict each other.",
+    ("cell",),
 )
-SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.")
-SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.")
-SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.")
+SWEEP_FAILURES = Counter("holdsvc_sweep_failures_total", "Sweeps of lapsed holds that failed.", ("cell",))
+SWEPT_RESERVATIONS = Counter("holdsvc_sweep_expired_total", "Reservations that sweeps have expired.", ("cell",))
+SWEPT_UNITS = Counter("holdsvc_sweep_released_units_total", "Units that sweeps have given back.", ("cell",))
 TIME_TO_OFFER = Histogram(
     "holdsvc_waitlist_offer_wait_seconds",
     "Time from a waitlist entry's join to its offer.",
@@ -66,26 +69,34 @@ TIME_TO_OFFER = Histogram(
 )
 OFFERS_TAKEN = Counter("holdsvc_waitlist_taken_total", "Offers of waitlist entries that were confirmed.")
 SERVE_FAILURES = Counter(
-    "holdsvc_waitlist_serve_failures_total", "Serves of waitlists that failed; the sweep repeats them."
+    "holdsvc_waitlist_serve_failures_total", "Serves of waitlists that failed; the sweep repeats them.", ("cell",)
 )
-QUEUE_DEPTH = Gauge("holdsvc_queue_depth", "Requests that wait for a batch.", ("lane",), multiprocess_mode="livesum")
-POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", multiprocess_mode="livesum")
-POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", multiprocess_mode="livesum")
-POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that are idle.", multiprocess_mode="livesum")
-POOL_WAITING = Gauge("holdsvc_pool_waiting", "Requests that wait for a connection.", multiprocess_mode="livesum")
-DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", multiprocess_mode="livemin")
+QUEUE_DEPTH = Gauge(
+    "holdsvc_queue_depth", "Requests that wait for a batch.", ("cell", "lane"), multiprocess_mode="livesum"
+)
+POOL_SIZE = Gauge("holdsvc_pool_size", "Database connections that are open.", ("cell",), multiprocess_mode="livesum")
+POOL_MAX = Gauge("holdsvc_pool_max", "Database connections that may be open.", ("cell",), multiprocess_mode="livesum")
+POOL_IDLE = Gauge("holdsvc_pool_idle", "Database connections that are idle.", ("cell",), multiprocess_mode="livesum")
+POOL_WAITING = Gauge(
+    "holdsvc_pool_waiting", "Requests that wait for a connection.", ("cell",), multiprocess_mode="livesum"
+)
+DATABASE_UP = Gauge("holdsvc_database_up", "Whether the database answers.", ("cell",), multiprocess_mode="livemin")
 
 
 STREAM_WATCHERS = Gauge(
-    "holdsvc_stream_watchers", "Streams that are open.", ("grpc_method",), multiprocess_mode="livesum"
+    "holdsvc_stream_watchers", "Streams that are open.", ("cell", "grpc_method"), multiprocess_mode="livesum"
 )
 HTTP_CONNECTIONS = Gauge("holdsvc_http_connections", "Connections of HTTP that are open.", multiprocess_mode="livesum")
 FEED_LAG = Gauge(
-    "holdsvc_feed_lag_seconds", "How far the event feed is behind what was committed.", multiprocess_mode="livemax"
+    "holdsvc_feed_lag_seconds",
+    "How far the event feed is behind what was committed.",
+    ("cell",),
+    multiprocess_mode="livemax",
 )
 FEED_DAYS_BEHIND = Gauge(
     "holdsvc_feed_days_behind",
     "Days by which the partition for new events is behind the database's clock.",
+    ("cell",),
     multiprocess_mode="livemax",
 )
 
@@ -98,15 +109,21 @@ WEBHOOKS_DISABLED = Counter("holdsvc_webhooks_disabled_total", "Webhooks that we
 
 TRANSITIONS = ("reserve", "confirm", "cancel", "refund", "extend", "fulfil", "modify", "expire")
 
+_OF_CELL = (
+    SWEEPS,
+    RETURNED_UNITS,
+    QUARANTINED,
+    SWEEP_FAILURES,
+    SWEPT_RESERVATIONS,
+    SWEPT_UNITS,
+    SERVE_FAILURES,
+)
+
 STREAMS = {"WatchInventory", "StreamEvents"}
 
 
-class Metrics:
-    """Observer of calls, batches and sweeps."""
-
-    def __init__(self) -> None:
-        for transition in TRANSITIONS:
-            _transition(transition, "OK")
+class CallMetrics:
+    """Observer of calls."""
 
     def started(self, method: str) -> None:
         """A call has arrived."""
@@ -119,9 +136,21 @@ class Metrics:
         if reason:
             _errors(method, reason).inc()
 
+
+class CellMetrics:
+    """Observer of the batches, sweeps and webhooks of a cell; the only database has no name."""
+
+    def __init__(self, cell: str = "") -> None:
+        self._cell = cell
+        # Prometheus sees an increase only of a series that it has seen before.
+        for counter in _OF_CELL:
+            counter.labels(cell)
+        for transition in TRANSITIONS:
+            _transition(transition, "OK")
+
     def batch(self, lane: str, size: int, wait_s: float, run_s: float) -> None:
         """A batch of `size` requests has run; its first waited `wait_s`."""
-        sizes, waits, runs = _lane(lane)
+        sizes, waits, runs = _lane(self._cell, lane)
         sizes.observe(size)
         waits.observe(wait_s)
         runs.observe(run_s)
@@ -138,7 +167,7 @@ class Metrics:
 
     def not_run(self, cause: str) -> None:
         """The database did not carry out a batch, a change or a read."""
-        DATABASE_FAILURES.labels(cause).inc()
+        DATABASE_FAILURES.labels(self._cell, cause).inc()
 
     def offered(self, waited_us: list[int]) -> None:
         """Waitlist entries have been offered units, each after so many microseconds."""
@@ -152,7 +181,7 @@ class Metrics:
 
     def serve_failed(self) -> None:
         """A serve of a waitlist has failed."""
-        SERVE_FAILURES.inc()
+        SERVE_FAILURES.labels(self._cell).inc()
 
     def expired(self, expired_count: int) -> None:
         """Lapsed holds have been released, by whatever sweep."""
@@ -160,22 +189,22 @@ class Metrics:
 
     def swept(self, expired_count: int, released_quantity: int) -> None:
         """A background sweep has released this much."""
-        SWEEPS.inc()
-        SWEPT_RESERVATIONS.inc(expired_count)
-        SWEPT_UNITS.inc(released_quantity)
+        SWEEPS.labels(self._cell).inc()
+        SWEPT_RESERVATIONS.labels(self._cell).inc(expired_count)
+        SWEPT_UNITS.labels(self._cell).inc(released_quantity)
         self.expired(expired_count)
 
     def quarantined(self, count: int) -> None:
         """A sweep has found holds that it cannot expire."""
-        QUARANTINED.inc(count)
+        QUARANTINED.labels(self._cell).inc(count)
 
     def allotments_returned(self, quantity: int) -> None:
         """A sweep has sent so many units of allotments back to their return pools."""
-        RETURNED_UNITS.inc(quantity)
+        RETURNED_UNITS.labels(self._cell).inc(quantity)
 
     def sweep_failed(self) -> None:
         """A background sweep has failed."""
-        SWEEP_FAILURES.inc()
+        SWEEP_FAILURES.labels(self._cell).inc()
 
     def webhook_attempted(self, reason: str) -> None:
         """An event was sent to a webhook: OK, or why that failed."""
@@ -207,7 +236,7 @@ def _declared(*modules: dict[str, Any]) -> Iterator[Any]:
         yield from (value for value in names.values() if isinstance(value, Counter | Gauge | Histogram))
 
 
-# To look up a child by its labels costs more than to count; their number is bounded by methods, codes, lanes, reasons.
+# To look up a child by its labels costs more than to count; methods, codes, cells, lanes, reasons bound their number.
 @cache
 def _call(method: str) -> tuple[Any, Any]:
     labels = _labels(method)
@@ -235,8 +264,8 @@ def _errors(method: str, reason: str) -> Any:
 
 
 @cache
-def _lane(lane: str) -> tuple[Any, Any, Any]:
-    return BATCH_SIZE.labels(lane), BATCH_WAIT.labels(lane), BATCH_SECONDS.labels(lane)
+def _lane(cell: str, lane: str) -> tuple[Any, Any, Any]:
+    return BATCH_SIZE.labels(lane), BATCH_WAIT.labels(lane), BATCH_SECONDS.labels(cell, lane)
 
 
 @cache

@@ -4,7 +4,7 @@ import asyncio
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +15,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from holdsvc.cell_file import CellAddress
 from holdsvc.engine import tasks
 from holdsvc.settings import Settings
 from holdsvc.telemetry import families
-from holdsvc.telemetry.census import Census
+from holdsvc.telemetry.census import Census, CensusPage
 from holdsvc.telemetry.families import family
 from holdsvc.telemetry.page import MetricsPage
 
@@ -39,16 +40,16 @@ class Workers(NamedTuple):
 class Monitor:
     """Works between `start` and `stop`."""
 
-    def __init__(self, settings: Settings, dsn: str, folder: Path, workers: Callable[[], Workers]) -> None:
+    def __init__(
+        self, settings: Settings, addresses: Sequence[CellAddress], folder: Path, workers: Callable[[], Workers]
+    ) -> None:
         """Binds the page's address; raises OSError. `folder` holds the metrics of the processes."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
         registry.register(_Processes(workers))
         self._page = MetricsPage(settings.metrics_listen, registry)
-        self._census: Census | None = None
-        if settings.census_interval:
-            self._census = Census(settings, dsn)
-            registry.register(self._census)
+        self._censuses = [Census(settings, address) for address in addresses] if settings.census_interval else []
+        registry.register(CensusPage(self._censuses))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="holdsvc monitor", daemon=True)
@@ -74,12 +75,10 @@ class Monitor:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         work = [asyncio.create_task(self._page.serve())]
-        if self._census is not None:
-            work.append(asyncio.create_task(tasks.forever("census", self._census.step)))
+        work += [asyncio.create_task(tasks.forever("census", census.step)) for census in self._censuses]
         await self._stop.wait()
         await tasks.end(work)
-        if self._census is not None:
-            await self._census.close()
+        await asyncio.gather(*(census.close() for census in self._censuses))
 
 
 class _Processes(Collector):

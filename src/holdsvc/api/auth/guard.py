@@ -1,4 +1,4 @@
-"""Open streams whose key has ended.
+"""Open streams whose key has ended, or whose tenant has moved.
 
 A call brings its key once, and a stream may stay open for days: without this, a revoked key would go on listening.
 """
@@ -18,6 +18,11 @@ CHECK_S = 0.5
 
 CHECKS_MAX = 50
 """Keys that are checked at the same time."""
+
+ENDINGS = {"UNAUTHENTICATED", "TENANT_MOVED"}
+
+Place = tuple[Caller, object]
+"""Who reads a stream, and from which cell."""
 
 Recheck = Callable[[], Awaitable[object]]
 """Finds a stream's caller again; raises what a new call would be refused with."""
@@ -45,18 +50,18 @@ class _Stream:
 
 
 class StreamGuard:
-    """Ends streams when their key does. A key is checked once for all of its streams: it may have thousands."""
+    """Ends streams that could not be opened again as they are. A key is checked once for all its streams in a cell."""
 
     def __init__(self) -> None:
-        self._streams: dict[Caller, set[_Stream]] = {}
+        self._streams: dict[Place, set[_Stream]] = {}
         self._checks: asyncio.Task[None] | None = None
 
-    async def watch(self, messages: AsyncIterator[T], caller: Caller, recheck: Recheck) -> AsyncGenerator[T]:
-        """Yields the messages until the key has ended, then raises UNAUTHENTICATED; a message costs nothing more."""
+    async def watch(self, messages: AsyncIterator[T], place: Place, recheck: Recheck) -> AsyncGenerator[T]:
+        """Yields the messages until `recheck` raises one of ENDINGS, then raises it; a message costs nothing more."""
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
-        self._streams.setdefault(caller, set()).add(stream)
+        self._streams.setdefault(place, set()).add(stream)
         if self._checks is None:
             self._checks = asyncio.create_task(tasks.forever("stream_keys", self._check))
         try:
@@ -76,22 +81,22 @@ class StreamGuard:
                     raise stream.error.with_traceback(None)
                 yield message
         finally:
-            self._leave(caller, stream)
+            self._leave(place, stream)
 
-    def _leave(self, caller: Caller, stream: _Stream) -> None:
-        streams = self._streams[caller]
+    def _leave(self, place: Place, stream: _Stream) -> None:
+        streams = self._streams[place]
         streams.discard(stream)
         if not streams:
-            del self._streams[caller]
+            del self._streams[place]
         if not self._streams and self._checks is not None:
             self._checks.cancel()
             self._checks = None
 
     async def _check(self) -> float:
         failures = []
-        callers = list(self._streams)
-        for start in range(0, len(callers), CHECKS_MAX):
-            checks = (self._check_one(caller) for caller in callers[start : start + CHECKS_MAX])
+        places = list(self._streams)
+        for start in range(0, len(places), CHECKS_MAX):
+            checks = (self._check_one(place) for place in places[start : start + CHECKS_MAX])
             results = await asyncio.gather(*checks, return_exceptions=True)
             failures += [result for result in results if isinstance(result, Exception)]
         if failures:
@@ -99,14 +104,14 @@ class StreamGuard:
             raise failures[0]
         return CHECK_S
 
-    async def _check_one(self, caller: Caller) -> None:
-        streams = self._streams.get(caller)
+    async def _check_one(self, place: Place) -> None:
+        streams = self._streams.get(place)
         if not streams:
             return
         try:
             await next(iter(streams)).recheck()
         except HoldError as error:
-            # What says nothing about the key, as a database that does not answer, does not end the stream.
-            if error.reason == "UNAUTHENTICATED":
+            # What says nothing about the key or the tenant, as a silent database, does not end the stream.
+            if error.reason in ENDINGS:
                 for stream in streams:
                     stream.end(error)

@@ -1,7 +1,8 @@
 """API keys: how they look, how they are made, and who calls with one.
 
 A key is `holdsvc_<key_id>_<secret>`: a readable part that finds it and 256 bits of randomness, of which only a SHA-256
-is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call).
+is stored (a slow hash guards weak passwords; it would gain nothing here and cost every call). The readable part begins
+with the tag of its tenant, which says in which cells it may be.
 """
 
 import asyncio
@@ -10,18 +11,22 @@ import math
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from holdsvc import errors, outages
-from holdsvc.api.cells import Cells
+from holdsvc.api.cells import Cell, Cells, tag_of
+from holdsvc.api_keys import KeyRights
 from holdsvc.errors import HoldError
 from holdsvc.ledger import keys
 from holdsvc.model import Caller
 
 V = TypeVar("V")
+
+Ask = Callable[[Cell, str], Awaitable[KeyRights | HoldError | None]]
+"""Asks a cell for the rights of a key; returns why it did not answer."""
 
 REFRESH_S = 2.0
 """Age of an answer from which on a call starts a new look-up, without waiting for it."""
@@ -39,12 +44,12 @@ LOOK_UP_S = 5.0
 """The longest that a look-up may take, whatever the deadlines of the calls that wait for it."""
 
 UNKNOWN_MAX = 2
-"""Unknown keys that are looked up at once, so that guessing keys does not slow down callers who have one."""
+"""Unknown keys that each cell is asked for at once, so that guessing keys does not slow down callers who have one."""
 
 UNKNOWN_WAITING_MAX = 500
 """Unknown keys that may wait for their look-up."""
 
-_KEY = re.compile(r"holdsvc_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", re.ASCII)
+_KEY = re.compile(r"holdsvc_[0-9a-f]{16}_[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class NewKey(NamedTuple):
@@ -55,9 +60,9 @@ class NewKey(NamedTuple):
     secret_hash: bytes
 
 
-def make_key() -> NewKey:
+def make_key(tenant: str) -> NewKey:
     """Makes a key; its secret is nowhere else."""
-    key_id = secrets.token_hex(6)
+    key_id = tag_of(tenant) + secrets.token_hex(6)
     secret = f"holdsvc_{key_id}_{secrets.token_urlsafe(32)}"
     return NewKey(key_id, secret, hash_of(secret))
 
@@ -95,7 +100,7 @@ class Keyring:
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, float] = OrderedDict()
         self._looking: dict[str, asyncio.Task[Caller | None]] = {}
-        self._unknown = asyncio.Semaphore(UNKNOWN_MAX)
+        self._unknown = {cell.name: asyncio.Semaphore(UNKNOWN_MAX) for cell in cells.all}
         self._unknown_waiting = 0
 
     async def caller(self, secret: str, deadline: float) -> Caller:
@@ -144,23 +149,20 @@ class Keyring:
             task.exception()
 
     async def _ask(self, secret: str) -> Caller | None:
-        key_id = key_id_of(secret)
         if secret in self._good:
-            return await self._find(key_id, secret)
+            return await self._find(secret, self._ask_cell)
         if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
             raise HoldError(outages.overloaded())
         self._unknown_waiting += 1
         try:
-            async with self._unknown:
-                return await self._find(key_id, secret)
+            return await self._find(secret, self._ask_in_turn)
         finally:
             self._unknown_waiting -= 1
 
-    async def _find(self, key_id: str, secret: str) -> Caller | None:
-        digest = hash_of(secret)
+    async def _find(self, secret: str, ask: Ask) -> Caller | None:
+        key_id, digest = key_id_of(secret), hash_of(secret)
         asked = self._clock()
-        deadline = asyncio.get_running_loop().time() + LOOK_UP_S
-        found = await self._cells.first.engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
+        found = await self._rights(key_id, ask)
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:
@@ -173,6 +175,34 @@ class Keyring:
             caller = known.caller
         _remember(self._good, secret, _Known(caller, asked, asked + found.lives_s))
         return caller
+
+    async def _rights(self, key_id: str, ask: Ask) -> KeyRights | None:
+        """What a key may do. None: every cell has answered, and none of them has it; raises why one did not answer."""
+        missing: HoldError | None = None
+        for cells in self._cells.for_key(key_id):
+            for cell, answer in zip(cells, await asyncio.gather(*(ask(cell, key_id) for cell in cells)), strict=True):
+                if isinstance(answer, HoldError):
+                    missing = answer
+                elif answer is not None and self._cells.is_home(answer.tenant, cell):
+                    # Elsewhere a key may have stayed behind, and would not be revoked with the tenant's.
+                    self._cells.note(answer.tenant, cell)
+                    return answer
+        if missing is not None:
+            raise missing
+        return None
+
+    async def _ask_in_turn(self, cell: Cell, key_id: str) -> KeyRights | HoldError | None:
+        async with self._unknown[cell.name]:
+            return await self._ask_cell(cell, key_id)
+
+    async def _ask_cell(self, cell: Cell, key_id: str) -> KeyRights | HoldError | None:
+        if cell.name and cell.away:
+            return HoldError(outages.database_unavailable())
+        deadline = asyncio.get_running_loop().time() + LOOK_UP_S
+        try:
+            return await cell.engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
+        except HoldError as error:
+            return error
 
 
 def _remember(cache: OrderedDict[str, V], secret: str, value: V) -> None:
