@@ -1,6 +1,7 @@
 """A cell that dies, or is away at the start: its tenants are refused, the others notice nothing."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 AT_ONCE_S = 0.25
+
+ROUNDS = int(os.environ.get("HOLDSVC_TEST_OUTAGE_ROUNDS", "4"))
 
 
 @pytest.fixture
@@ -62,8 +65,10 @@ async def _latencies(caller: Partner, seconds: float) -> list[float]:
     return sorted(took)
 
 
-def _p99(took: list[float]) -> float:
-    return took[int(len(took) * 0.99)]
+async def _p99(caller: Partner) -> float:
+    """The best of some rounds: what else the machine does only adds to it."""
+    rounds = [await _latencies(caller, 1.0) for _ in range(ROUNDS)]
+    return min(took[int(len(took) * 0.99)] for took in rounds)
 
 
 @pytest.mark.alone
@@ -75,15 +80,14 @@ async def test_the_death_of_a_cell_stops_its_own_tenants_alone(
     for caller in (north, south):
         await create(caller, "seat", 1_000_000)
         await caller.reservations.Reserve(reserve("seat"))
-    await _latencies(north, 1.0)
-    alone = _p99(await _latencies(north, 3.0))
+    alone = await _p99(north)
     mortal.stop()
     # The worker notices; from then on it is at once.
     refusal = await refused(south.reservations.Reserve(reserve("seat")))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
     await until(lambda: service.service.cells[1].away, timeout_s=10)
     dead = asyncio.create_task(_refusals(south))
-    beside = _p99(await _latencies(north, 3.0))
+    beside = await _p99(north)
     dead.cancel()
     assert beside <= 1.2 * alone + 0.002, (beside, alone)
     assert [await _health(service, name) for name in ("", "cell/north", "cell/south")] == [

@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT_S = 60.0
 """How long a start waits for the only database."""
 
+SILENCE_MAX_S = 1.0
+"""How long a cell among others may take to answer until its calls are refused."""
+
 PAUSE_MAX_S = 2.0
 """The longest pause between two attempts to open a database."""
 
@@ -124,7 +127,9 @@ class RunningCell:
     async def is_alive(self) -> bool:
         """Whether the database answers; the metrics show it."""
         try:
-            await self.database.ping()
+            # A cell's callers are to be refused at once, and not each after POOL_TIMEOUT.
+            async with asyncio.timeout(SILENCE_MAX_S if self.name else None):
+                await self.database.ping()
             alive = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
