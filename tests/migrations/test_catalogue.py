@@ -19,6 +19,7 @@ WITHOUT_TENANT = {
     "oldest_transactions": "ages of the server's transactions, no rows of ours",
     "poll_feed": "how far the feed has come, numbers alone",
     "purge_limit_subjects": "deletes what counts nothing, returns the place to go on from",
+    "purge_event_history": "deletes by age, returns a count",
     "purge_requests": "deletes by age, returns a count",
     "purge_waitlist": "deletes by age, returns a count",
     "purge_stock_moves": "deletes by age, returns a count",

@@ -4,7 +4,7 @@ import os
 import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -242,6 +242,30 @@ async def of_webhooks(service: Any) -> None:
     await stub.DeleteWebhook(hooks.DeleteWebhookRequest(webhook_id=id_))
 
 
+async def of_moves(owner: Connection) -> None:
+    """A tenant that is placed, stays after all, leaves, is expected again, not awaited, and let in."""
+    first, other = uuid4(), uuid4()
+    await tenants.place(owner, "new")
+    for name, arguments, then in (
+        ("tenant_state_here", {}, "HERE"),
+        ("freeze_tenant", {"to": "b", "move_id": first}, "FROZEN"),
+        ("take_over_move", {"former_id": first, "move_id": other}, "FROZEN"),
+        ("keep_tenant", {"move_id": other}, "HERE"),
+        ("freeze_tenant", {"to": "b", "move_id": first}, "FROZEN"),
+        ("leave_tenant", {"move_id": first}, "MOVED"),
+        ("mark_cleaned", {"move_id": first}, "MOVED"),
+        ("expect_tenant", {"from": "b", "version": 3, "move_id": other}, "COPYING"),
+        ("admit_tenant", {"from": "b", "version": 4}, "HERE"),
+    ):
+        [state] = [row.state for row in await FUNCTIONS[name].fetch(owner, tenant="new", **arguments)]
+        assert state == then
+    await FUNCTIONS["expect_tenant"].fetch(owner, tenant="late", **{"from": "b"}, version=1, move_id=first)
+    assert await FUNCTIONS["forget_tenant"].fetch(owner, tenant="late", move_id=first) == []
+    await FUNCTIONS["lift_sequences"].fetch(owner, event_id=10**6, waitlist_sequence=10**6)
+    found = [(one.tenant, one.version) for one in (await tenants.read_states(owner)).tenants]
+    assert found == [("default", 1), ("new", 4)]
+
+
 async def of_the_background(service: Any) -> None:
     """What loops, commands and the relay call, and what LimitService and webhooks call."""
     await of_limits(service)
@@ -258,6 +282,7 @@ async def of_the_background(service: Any) -> None:
         assert await waitlist.purge(connection, timedelta(0)) > 0
         await upkeep.create_event_partitions(connection)
         await retention.drop_day(connection, 1)
+        assert await retention.purge_brought(connection, 1) == 0
         await keys.find(connection, "none")
         assert await stock.tenants(connection) == ["default"]
         await stock.totals(connection, "default", 3)
@@ -284,11 +309,11 @@ async def of_the_background(service: Any) -> None:
         own = Connection(owner)
         day = (await retention.days(own))[-1].day
         assert await retention.events_of(own, day, 0)
+        assert await retention.brought_of(own, day, ("", 0)) == []
         assert [page async for page in removal.pages(own, None, None, str(UUID(int=0)))]
         await retention.begin_epoch(own)
         await keys.now(own)
         await tenants.claim_cell(own, "a")
-        await tenants.place(own, "new")
-        assert [one.tenant for one in (await tenants.read_states(own)).tenants] == ["default", "new"]
+        await of_moves(own)
         await owner.execute("SELECT * FROM holdsvc.release_expired_reservations()")
         await owner.execute(f"SELECT {SET_NAME}.feature_refusal('none')".encode())

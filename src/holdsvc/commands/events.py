@@ -93,9 +93,15 @@ async def _write(connection: Connection, day: date, sink: BinaryIO, progress: Pr
     from holdsvc.relay.cloud_event import as_json
 
     count = after = 0
-    while found := await retention.events_of(connection, day, after):
+    brought = ("", 0)
+    while True:
+        found = await retention.events_of(connection, day, after) if brought == ("", 0) else []
+        if found:
+            after = found[-1].event.event_id
+        elif found := await retention.brought_of(connection, day, brought):
+            brought = (found[-1].tenant, found[-1].event.event_id)
+        else:
+            return count
         output.write_lines(({"tenant": event.tenant, **as_json(convert.event(event.event))} for event in found), sink)
         count += len(found)
-        after = found[-1].event.event_id
         progress(f"export {day}", count, 0)
-    return count

@@ -183,15 +183,16 @@ class Sweeper:
             await asyncio.sleep(PURGE_PAUSE_S)
 
     async def drop_old_events(self) -> bool:
-        """Drops one day of events that retention no longer keeps; returns whether there was one."""
+        """Drops one day of events that retention no longer keeps; returns whether there may be more."""
         days_kept = math.ceil(self._settings.event_retention / timedelta(days=1))
         if not days_kept:
             return False
         async with self._database.connection(self._lock_wait_s) as connection:
             day = await retention.drop_day(connection, days_kept)
+            brought = await retention.purge_brought(connection, days_kept)
         if day is not None:
             log.info("event.day_dropped", day=day.isoformat())
-        return day is not None
+        return day is not None or brought > 0
 
     async def _purge(self) -> bool:
         async with self._database.connection(self._lock_wait_s) as connection:

@@ -24,6 +24,10 @@ class _Day(NamedTuple):
     day: date | None
 
 
+class _Number(NamedTuple):
+    number: int
+
+
 class _Nothing(NamedTuple):
     nothing: None
 
@@ -31,6 +35,8 @@ class _Nothing(NamedTuple):
 _DROP = bind_scalar("drop_event_partition", _Day, "days_kept")
 _DAYS = bind("event_days", EventDay)
 _READ_DAY = bind("read_events_of_day", EventRow, "day", "after", "limit")
+_READ_BROUGHT = bind("read_history_of_day", EventRow, "day", "after_tenant", "after", "limit")
+_PURGE = bind_scalar("purge_event_history", _Number, "days_kept", "max_count")
 _BEGIN_EPOCH = bind_scalar("begin_epoch", _Nothing)
 
 
@@ -47,6 +53,18 @@ async def days(connection: Connection) -> list[EventDay]:
 async def events_of(connection: Connection, day: date, after: int) -> list[FeedEvent]:
     """The next events of a day, of all tenants."""
     return await rebuilt(connection, await _READ_DAY.fetch(connection, day=day, after=after, limit=EXPORT_MAX))
+
+
+async def brought_of(connection: Connection, day: date, after: tuple[str, int]) -> list[FeedEvent]:
+    """The next events of a day that tenants have brought from other cells, after a tenant's event."""
+    tenant, event_id = after
+    rows = await _READ_BROUGHT.fetch(connection, day=day, after_tenant=tenant, after=event_id, limit=EXPORT_MAX)
+    return await rebuilt(connection, rows)
+
+
+async def purge_brought(connection: Connection, days_kept: int, max_count: int = 1000) -> int:
+    """Removes events that tenants have brought from other cells and that lie further back; returns how many."""
+    return (await _PURGE.one(connection, days_kept=days_kept, max_count=max_count)).number
 
 
 async def begin_epoch(connection: Connection) -> None:

@@ -78,9 +78,14 @@ _CLAIM = bind_scalar("claim_cell", _Name, "name")
 _PLACE = bind("place_tenant", TenantState, "tenant")
 
 
+async def cell_name(connection: Statements) -> str | None:
+    """The name that a cell has; None: it has none."""
+    return (await _CELL.one(connection)).name
+
+
 async def read_states(connection: Statements) -> States:
     """The states of all tenants that the cell knows, by tenant."""
-    cell = (await _CELL.one(connection)).name
+    cell = await cell_name(connection)
     tenants: list[TenantState] = []
     while True:
         page = await _STATES.fetch(connection, after=tenants[-1].tenant if tenants else "", limit=PAGE)

@@ -86,8 +86,8 @@ BEGIN
 END
 $$;
 
--- The days of which there are events, oldest first, with their number and size: for `holdsvc events`, by the owner. Of
--- all tenants. Locks nothing.
+-- The days of which there are events, oldest first, with their number and size, without the size of those that tenants
+-- have brought from other cells: for `holdsvc events`, by the owner. Of all tenants. Locks nothing.
 CREATE FUNCTION event_days() RETURNS SETOF event_day_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -95,13 +95,22 @@ DECLARE
   _found event_day_answer;
 BEGIN
   FOR _r IN
-    SELECT c.oid, c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
-    WHERE h.inhparent = 'holdsvc.event'::regclass AND c.relname ~ '^event_\d{8}$'
-    ORDER BY c.relname
+    SELECT p.oid, coalesce(p.day, h.day) AS day, coalesce(h.event_count, 0) AS event_count
+    FROM (
+      SELECT c.oid, to_date(substr(c.relname, 7), 'YYYYMMDD') AS day
+      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+      WHERE i.inhparent = 'holdsvc.event'::regclass AND c.relname ~ '^event_\d{8}$'
+    ) p
+    FULL JOIN (SELECT e.occur_day AS day, count(*) AS event_count FROM event_history e GROUP BY e.occur_day) h
+      ON h.day = p.day
+    ORDER BY 2
   LOOP
-    _found.day := to_date(substr(_r.relname, 7), 'YYYYMMDD');
-    _found.size_bytes := pg_total_relation_size(_r.oid);
-    EXECUTE format('SELECT count(*) FROM holdsvc.%I', _r.relname) INTO _found.event_count;
+    _found.day := _r.day;
+    _found.event_count := _r.event_count;
+    _found.size_bytes := coalesce(pg_total_relation_size(_r.oid), 0);
+    IF _r.oid IS NOT NULL THEN
+      EXECUTE format('SELECT %s + count(*) FROM %s', _r.event_count, _r.oid::regclass) INTO _found.event_count;
+    END IF;
     IF _found.event_count > 0 THEN
       RETURN NEXT _found;
     END IF;
@@ -128,6 +137,49 @@ BEGIN
   WHERE e.occur_day = _day AND e.event_id > _after
   ORDER BY e.event_id
   LIMIT _limit;
+END
+$$;
+
+-- The same of events that tenants have brought from other cells, in order of tenant and id, after these. Locks nothing.
+CREATE FUNCTION read_history_of_day(_day date, _after_tenant text, _after bigint, _limit integer)
+RETURNS SETOF event_answer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+  SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
+         e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
+         e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
+         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed,
+         e.oversell_limit,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.waitlist_policy, e.waiting, e.entry,
+         NULL::integer[]
+  FROM event_history e
+  WHERE e.occur_day = _day AND (e.tenant, e.event_id) > (_after_tenant, _after)
+  ORDER BY e.tenant, e.event_id
+  LIMIT _limit;
+END
+$$;
+
+-- Retention of events that tenants have brought from other cells: removes at most _max_count that lie more than
+-- _days_kept days back, of all tenants here, and returns how many. Locks: those rows.
+CREATE FUNCTION purge_event_history(_days_kept integer, _max_count integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+  _before date := (wall_clock() AT TIME ZONE 'UTC')::date - _days_kept;
+  _away text[] := tenants_away();
+  _purged integer;
+BEGIN
+  DELETE FROM event_history e
+  USING (
+    SELECT w.ctid AS place, w.tenant FROM event_history w
+    WHERE w.occur_day < _before AND w.tenant <> ALL (_away) LIMIT _max_count FOR UPDATE SKIP LOCKED
+  ) x
+  WHERE e.ctid = x.place AND e.tenant IS NOT DISTINCT FROM x.tenant;
+  GET DIAGNOSTICS _purged = ROW_COUNT;
+  RETURN _purged;
 END
 $$;
 

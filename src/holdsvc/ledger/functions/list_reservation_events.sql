@@ -5,7 +5,24 @@
 CREATE FUNCTION list_reservation_events(_tenant text, _reservation_id uuid, _after bigint, _limit integer)
 RETURNS SETOF event_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+  _brought bigint;
 BEGIN
+  -- What it has brought from another cell comes first.
+  RETURN QUERY
+  SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
+         e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
+         e.expire_time, e.refunded_quantity, e.fulfilled_quantity, e.returned_quantity, e.written_off_quantity,
+         e.restored_quantity, e.snapshot, e.display_name, e.capacity, e.remaining, e.held, e.confirmed,
+         e.oversell_limit,
+         e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
+         e.waitlist_policy, e.waiting, e.entry,
+         NULL::integer[]
+  FROM event_history e
+  WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after
+  ORDER BY e.event_id
+  LIMIT _limit;
+  GET DIAGNOSTICS _brought = ROW_COUNT;
   RETURN QUERY
   SELECT e.event_id, e.occur_day, e.tenant::text, e.type, e.client::text, e.key_id, e.request_id, e.reason,
          e.occur_time, e.revision, e.line_sku, e.line_pool, e.line_quantity, e.reservation_id, e.from_state, e.state,
@@ -24,6 +41,6 @@ BEGIN
       ) AT TIME ZONE 'UTC'
     )::date - 31
   ORDER BY e.event_id
-  LIMIT _limit;
+  LIMIT _limit - _brought;
 END
 $$;

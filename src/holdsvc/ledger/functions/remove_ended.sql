@@ -39,6 +39,14 @@ BEGIN
 END
 $$;
 
+-- What an event of a removed reservation tells: its snapshot, or else what the reservation was, and the rest under
+-- "removed", with the lines where units were sold.
+CREATE FUNCTION snapshot_of_removed(_snapshot jsonb, _state smallint, _was jsonb, _removed jsonb, _lines jsonb)
+RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(_snapshot, _was) || jsonb_build_object(
+    'removed', _removed || CASE WHEN _state IN (2, 5, 6) THEN _lines ELSE '{}' END)
+$$;
+
 -- A step of retention's walk over the reservations of all tenants, in order of id, that is, of their creation. It looks
 -- at the next _scan_max and removes those that ended longer than _age ago and count for no limit any more, with their
 -- lines, in the same transaction in which their events get the rest of what they tell: the key "removed" of
@@ -135,6 +143,9 @@ BEGIN
       SELECT w.event_id, w.occur_day FROM event w
       WHERE w.reservation_id = x.id AND w.tenant = x.tenant AND w.occur_day >= x.from_day
         AND (w.snapshot -> 'removed') IS NULL
+      UNION ALL
+      SELECT w.event_id, w.occur_day FROM event_history w
+      WHERE w.reservation_id = x.id AND w.tenant = x.tenant AND (w.snapshot -> 'removed') IS NULL
       OFFSET 0
     ) v
     ORDER BY x.ix
@@ -145,11 +156,15 @@ BEGIN
   IF cardinality(_event_id) > _events_max THEN
     _whole := _event_ix[_events_max + 1] - 1;
   END IF;
-  UPDATE event e SET
-    snapshot = coalesce(e.snapshot, _was[x.ix]) || jsonb_build_object(
-      'removed', _removed[x.ix] || CASE WHEN e.state IN (2, 5, 6) THEN _lines[x.ix] ELSE '{}' END)
+  UPDATE event e SET snapshot = snapshot_of_removed(e.snapshot, e.state, _was[x.ix], _removed[x.ix], _lines[x.ix])
   FROM unnest(_event_id, _event_day, _event_ix) x (event_id, occur_day, ix)
-  WHERE e.event_id = x.event_id AND e.occur_day = x.occur_day;
+  WHERE e.event_id = x.event_id AND e.occur_day = x.occur_day
+    AND e.reservation_id = _id[x.ix] AND e.tenant = _tenant[x.ix];
+  UPDATE event_history e
+  SET snapshot = snapshot_of_removed(e.snapshot, e.state, _was[x.ix], _removed[x.ix], _lines[x.ix])
+  FROM unnest(_event_id, _event_day, _event_ix) x (event_id, occur_day, ix)
+  WHERE e.event_id = x.event_id AND e.occur_day = x.occur_day
+    AND e.reservation_id = _id[x.ix] AND e.tenant = _tenant[x.ix];
 
   -- What is left of them has left its limit's window.
   DELETE FROM limit_use u

@@ -54,6 +54,7 @@ GRANT EXECUTE ON FUNCTION
   oldest_lapsed_hold_age,
   oldest_transactions,
   poll_feed,
+  purge_event_history,
   purge_limit_subjects,
   purge_requests,
   purge_stock_moves,

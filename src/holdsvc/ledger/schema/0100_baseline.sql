@@ -435,6 +435,15 @@ CREATE TABLE holdsvc.event (
 ) PARTITION BY RANGE (occur_day);
 CREATE INDEX event_by_reservation ON holdsvc.event (reservation_id, event_id) WHERE reservation_id IS NOT NULL;
 
+-- Events that tenants have brought from other cells, which have told them: for trails and exports, not for the feed.
+-- Their ids are those of the cells' own feeds; of one tenant they are smaller than those of its events in event.
+CREATE TABLE holdsvc.event_history (
+  LIKE holdsvc.event INCLUDING CONSTRAINTS,
+  PRIMARY KEY (occur_day, tenant, event_id)
+);
+CREATE INDEX event_history_by_reservation ON holdsvc.event_history (reservation_id, event_id)
+  WHERE reservation_id IS NOT NULL;
+
 -- Only a hash of the secret is stored.
 CREATE TABLE holdsvc.api_key (
   key_id text COLLATE "C" PRIMARY KEY,
