@@ -1,9 +1,12 @@
 """Clients that give up early: their change happened once or not at all, and the same request_id tells which."""
 
 import asyncio
+import gc
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -173,3 +176,31 @@ async def test_a_deadline_that_passes_in_the_database_is_told_from_an_outage(
     await until(lambda: handled() - before)
     codes = set(handled() - before)
     assert codes <= ({"DeadlineExceeded", "Cancelled"} if own else {"Unknown"})
+
+
+async def test_reads_that_are_given_up_leave_no_errors_in_the_log_and_nothing_to_collect(
+    service: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await service.create_item("ticket", 10)
+    before = handled()
+    gc.collect()
+    with sessions.transaction(service.owner_dsn) as lock:
+        lock.execute("LOCK TABLE holdsvc.item")
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            answers = await asyncio.gather(
+                *(service.inventory.GetItem(inventory.GetItemRequest(sku="ticket"), timeout=0.1) for _ in range(CALLS)),
+                return_exceptions=True,
+            )
+            assert all(isinstance(answer, grpc.aio.AioRpcError) for answer in answers)
+            await until(lambda: sum((handled() - before).values()) >= CALLS)
+            await asyncio.sleep(0)
+            answers.clear()
+            gc.collect()
+        finally:
+            gc.set_debug(0)
+            left = [each for each in gc.garbage if isinstance(each, TracebackType)]
+            gc.garbage.clear()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    # A call whose end meets that of its deadline may leave some.
+    assert len(left) < CALLS

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from holdsvc.engine.fairness import SHORT_S, FairQueue
+from holdsvc.engine.fairness import ABANDONED_S, BUSY_S, REST, SHORT_S, Activity, FairQueue
 from holdsvc.errors import HoldError
 from tests.engine.lanes import LoopClock
 
@@ -150,3 +150,50 @@ async def test_a_turn_that_is_cancelled_in_the_round_in_which_a_slot_becomes_fre
     assert work.running == ["b2"]
     await work.end("b2")
     await waiting[2]
+
+
+async def test_a_tenant_that_must_rest_leaves_its_turns_to_others_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    work = Work(FairQueue(2, 1, 100, lambda tenant, _average_s: tenant == "a"))
+    for name in ("a1", "a2", "b1", "b2"):
+        work.start(name)
+    await settled()
+    clock.advance(0.01)
+    await work.end("a1")
+    await work.end("b1")
+    assert work.running == ["b2"]
+    clock.advance(REST * 0.01)
+    async with asyncio.timeout(5):
+        while work.running != ["b2", "a2"]:
+            await asyncio.sleep(0)
+
+
+async def test_a_turn_that_is_cancelled_counts_as_a_long_one() -> None:
+    averages: list[float] = []
+
+    def must_rest(_tenant: str, average_s: float) -> bool:
+        averages.append(average_s)
+        return False
+
+    work = Work(FairQueue(1, 1, 100, must_rest))
+    turn = work.start("a1")
+    await settled()
+    turn.cancel()
+    await settled()
+    assert averages == [ABANDONED_S]
+
+
+async def test_a_tenant_is_busy_for_a_moment_after_its_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    activity = Activity()
+    assert not activity.any()
+    activity.note("a")
+    assert (activity.any(), activity.beside("a"), activity.beside("b")) == (True, False, True)
+    activity.note("b")
+    activity.note("b")
+    assert (activity.beside("a"), activity.beside("b")) == (True, True)
+    clock.advance(BUSY_S)
+    activity.note("b")
+    assert (activity.beside("a"), activity.beside("b")) == (True, False)
+    clock.advance(BUSY_S)
+    assert not activity.any()

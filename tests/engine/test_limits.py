@@ -1,12 +1,13 @@
-"""The token bucket, on a loop whose clock the test moves."""
+"""The token bucket, on a loop whose clock the test moves; calls of a client that wait for each other."""
 
 import asyncio
 
 import pytest
 
 from holdsvc.engine import limits
-from holdsvc.engine.limits import RateLimit
+from holdsvc.engine.limits import AtOnce, RateLimit
 from holdsvc.errors import HoldError
+from tests.engine.lanes import soon
 
 
 class Watch:
@@ -67,3 +68,46 @@ async def test_the_memory_of_keys_is_bounded_and_forgets_the_longest_unused(monk
         watch.now += 0.01
     assert list(limit._buckets) == ["b", "c", "d"]
     refused_for(limit, "d")
+
+
+async def entered(at_once: AtOnce, key: str, end: float) -> list[asyncio.Task[None]]:
+    """Two that go on and three that wait."""
+    tasks = [asyncio.create_task(at_once.enter(key, end)) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [task.done() for task in tasks] == [True, True, False, False, False]
+    return tasks
+
+
+async def test_calls_beyond_those_that_go_on_at_once_wait_in_order_and_then_are_refused() -> None:
+    at_once = AtOnce(2, 3)
+    tasks = await entered(at_once, "a", soon())
+    with pytest.raises(HoldError) as refused:
+        await at_once.enter("a", soon())
+    assert (refused.value.reason, refused.value.refused.metadata) == ("OVERLOADED", {"cause": "QUEUE_FULL"})
+    await at_once.enter("b", soon())
+    for waiting in tasks[2:]:
+        at_once.leave("a")
+        await waiting
+    at_once.leave("a")
+    at_once.leave("a")
+    at_once.leave("b")
+    await entered(at_once, "a", soon())
+
+
+async def test_a_call_that_waits_ends_with_its_caller_or_at_its_time() -> None:
+    at_once = AtOnce(2, 3)
+    [_, _, gone, taker, last] = await entered(at_once, "a", soon(0.05))
+    gone.cancel()
+    await asyncio.sleep(0)
+    at_once.leave("a")
+    # Its place was given in this round.
+    taker.cancel()
+    await last
+    with pytest.raises(HoldError) as refused:
+        await at_once.enter("a", soon(0.01))
+    assert refused.value.refused.metadata == {"cause": "DEADLINE_EXCEEDED"}
+    assert (gone.cancelled(), taker.cancelled()) == (True, True)
+    at_once.leave("a")
+    at_once.leave("a")
+    await entered(at_once, "a", soon())

@@ -11,6 +11,7 @@ from holdsvc.cell_file import only
 from holdsvc.engine import tasks
 from holdsvc.ledger import stock
 from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+from holdsvc.process import memory
 from holdsvc.process.worker import Heartbeat
 from holdsvc.settings import Settings
 from holdsvc.telemetry import metrics
@@ -94,3 +95,17 @@ async def test_the_heartbeat_goes_on() -> None:
     beat = c_uint64(0)
     heartbeat = Heartbeat(beat)
     await run_until(failing(heartbeat.step), "heartbeat", lambda: beat.value)
+
+
+async def test_giving_memory_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    trim = memory.find_trim()
+    if trim is None:
+        pytest.skip("this C library has no malloc_trim")
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.0)
+    given_back: list[bool] = []
+
+    def counted(rest: int) -> int:
+        given_back.append(bool(trim(rest)))
+        return 0
+
+    await run_until(memory.Memory(failing(counted)).step, "memory", lambda: len(given_back) > 1)

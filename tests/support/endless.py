@@ -14,7 +14,7 @@ from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.bodies import Bodies
 from holdsvc.api.calls import Call, Calls, grpc_handlers
 from holdsvc.api.services import SERVICES
-from holdsvc.engine.limits import ClientLimits
+from holdsvc.engine.limits import AtOnce, ClientLimits
 from inventoryhold.v1 import event_service_pb2 as events
 from tests.support.harness import Harness
 from tests.support.partners import Partner
@@ -53,9 +53,8 @@ class EndlessStreams:
 async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterator[EndlessStreams]:
     """Serves such streams with the keys of a service."""
     limits = ClientLimits(0, streams_max)
-    calls = Calls(
-        authenticator(Keyring(service.service.places)), service.service.places, limits, Bodies(64), _Deaf(), 30.0
-    )
+    places = service.service.places
+    calls = Calls(authenticator(Keyring(places)), places, limits, Bodies(64), AtOnce(64, 64), _Deaf(), 30.0)
     server = grpc.aio.server()
     [service_of_events] = [each for each in SERVICES if each.name == "EventService"]
     endpoints = calls.endpoints(service_of_events, _Servicer())

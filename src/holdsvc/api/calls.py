@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
+import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -25,7 +26,8 @@ from holdsvc.api.cells import Cell, Cells
 from holdsvc.api.rpcs import RPCS, Rpc
 from holdsvc.api.statuses import CODES, ending, refused_of
 from holdsvc.api.turns import Turns
-from holdsvc.engine.limits import ClientLimits
+from holdsvc.engine.engine import CALLERS_OWN_S
+from holdsvc.engine.limits import AtOnce, ClientLimits
 from holdsvc.errors import HoldError
 from holdsvc.model import Caller, Cause, Violation
 from holdsvc.telemetry import tracing
@@ -100,6 +102,7 @@ class Calls:
         cells: Cells,
         limits: ClientLimits,
         bodies: Bodies,
+        at_once: AtOnce,
         observer: CallObserver,
         default_deadline_s: float,
     ) -> None:
@@ -107,6 +110,8 @@ class Calls:
         self._cells = cells
         self._limits = limits
         self._bodies = bodies
+        self._at_once = at_once
+        """Calls without a lane, by client: one with very many costs little until they are read."""
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
@@ -182,10 +187,14 @@ class Calls:
         async def unary(_messages: object, context: Any, *, json: bool = False) -> bytes:
             start = perf_counter()
             observer.started(method)
-            call = request = None
+            call = request = entered = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
+                if not rpc.lane:
+                    client = (call.caller.tenant, call.caller.client)
+                    await self._at_once.enter(client, call.deadline + CALLERS_OWN_S)
+                    entered = client
                 data = await self._read(context, call.caller)
                 request, call = await self._parse(rpc, request_class, data, call, json=json)
                 try:
@@ -197,6 +206,9 @@ class Calls:
             except BaseException as error:
                 await self._fail(context, method, call, request, error, start)
                 raise
+            finally:
+                if entered is not None:
+                    self._at_once.leave(entered)
             observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
@@ -276,10 +288,19 @@ class Calls:
         if refused.metadata.get("cause") == Cause.DEADLINE_EXCEEDED and context.time_remaining() is not None:
             # The caller's own deadline: gRPC has told the caller already, and it is no failure of the service.
             self._observer.handled(method, call, request, "DEADLINE_EXCEEDED", "", perf_counter() - start)
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, refused.message)
+            await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, refused.message)
         code = CODES[refused.reason].name
         self._observer.handled(method, call, request, code, refused.reason, perf_counter() - start)
-        await context.abort(*ending(refused))
+        await _abort(context, *ending(refused))
+
+
+async def _abort(context: Any, *status: Any) -> NoReturn:
+    try:
+        await context.abort(*status)
+    except grpc.aio.InternalError:
+        # The caller has gone meanwhile. gRPC would log a traceback of each.
+        raise asyncio.CancelledError from None
+    raise AssertionError
 
 
 def _traced(method: str, handle: Any) -> Any:

@@ -20,7 +20,8 @@ from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.api.waitlist import WaitlistServicer
 from holdsvc.api.webhooks import WebhookServicer
-from holdsvc.engine.limits import ClientLimits
+from holdsvc.engine.engine import PoolShare
+from holdsvc.engine.limits import AtOnce, ClientLimits
 from holdsvc.settings import Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
@@ -59,6 +60,13 @@ while it is on its way."""
 BODY_PATIENCE_S = 2.0
 """How long a request may be on its way while others wait to be read."""
 
+CALLS_AT_ONCE_MIN = 40
+"""Calls without a lane that are read and run at once, of one client, where twice the connections for reads are not
+more. More than bodies that are read at once, so that slow bodies are given up for the others."""
+
+CALLS_WAITING_MAX = 1000
+"""Calls without a lane that wait for that, of one client."""
+
 OPEN_BODIES_MAX = 256
 """Requests that are read at once with AUTH=off, where all callers are on this machine: none is given up for others."""
 
@@ -81,7 +89,9 @@ class Services:
             bodies = Bodies(OPEN_BODIES_MAX)
         else:
             bodies = Bodies(BODIES_MAX, client_max=CLIENT_BODIES_MAX, patience_s=BODY_PATIENCE_S)
-        calls = Calls(authenticate, cells, limits, bodies, observer, settings.default_deadline.total_seconds())
+        at_once = AtOnce(max(CALLS_AT_ONCE_MIN, 2 * PoolShare.of(settings.pool_size).reads), CALLS_WAITING_MAX)
+        default_s = settings.default_deadline.total_seconds()
+        calls = Calls(authenticate, cells, limits, bodies, at_once, observer, default_s)
         pages = Pages(calls.turns)
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, calls.turns, pages),

@@ -11,7 +11,7 @@ import structlog
 from holdsvc import change_requests, errors, outages
 from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
-from holdsvc.engine.fairness import FairQueue
+from holdsvc.engine.fairness import SHORT_S, Activity, FairQueue
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import AnyLanes, LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
@@ -36,12 +36,13 @@ V = TypeVar("V")
 DEADLINE_TICK_S = 0.25
 """How often calls whose deadline has passed are looked for."""
 
-BUSY_S = 0.5
-"""How long after a caller's change the engine counts as busy."""
-
 READS_WAITING_MAX = 1000
 CHANGES_WAITING_MAX = 1000
 """Reads and changes without a lane that may wait, of each tenant."""
+
+CALLERS_OWN_S = 0.1
+"""How much later than its deadline a call without a lane is ended here: gRPC and HTTP end it at the deadline of its
+caller, which costs less than a refusal."""
 
 CHANGE_LOCK_WAIT_S = 2.0
 """The longest that a change without a lane waits for a lock: it has one of few connections."""
@@ -91,11 +92,14 @@ class Engine:
         self._tasks: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._last_change = -BUSY_S
+        self._activity = Activity()
         self._turned_away = 0
         share = PoolShare.of(settings.pool_size)
-        self._reading = FairQueue(share.reads, max(1, share.reads - 1), READS_WAITING_MAX)
-        self._changing = FairQueue(share.changes, max(1, share.changes - 1), CHANGES_WAITING_MAX)
+        self._reading = FairQueue(share.reads, max(1, share.reads - 1), READS_WAITING_MAX, self._must_rest)
+        beside = self._activity.beside
+        self._changing = FairQueue(
+            share.changes, max(1, share.changes - 1), CHANGES_WAITING_MAX, lambda tenant, _: beside(tenant)
+        )
         # The other reserved connection is the health check's.
         self._looking_up = asyncio.Semaphore(RESERVED_CONNECTIONS - 1)
         self.new_id = Uuid7()
@@ -186,7 +190,11 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether callers make changes: background work gives way then."""
-        return self._loop.time() - self._last_change < BUSY_S
+        return self._activity.any()
+
+    def _must_rest(self, tenant: str, average_s: float) -> bool:
+        """Long reads leave the machine to other tenants' changes; short ones are what callers wait for, too."""
+        return average_s > SHORT_S and bool(tenant) and self._activity.beside(tenant)
 
     def reserve(
         self, requests: Sequence[change_requests.Reserve], deadline: float
@@ -254,7 +262,7 @@ class Engine:
 
     def _submit(self, lanes: Lanes[R, V], requests: Sequence[R], deadline: float) -> asyncio.Future[list[Answer[V]]]:
         self._admit()
-        self._last_change = self._loop.time()
+        self._activity.note(requests[0].caller.tenant)
         return lanes.submit(requests, deadline)
 
     async def change(
@@ -333,7 +341,7 @@ class Engine:
         self._admit()
         task = self._spawn(work() if changes else _retried(work))
         try:
-            done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - self._loop.time()))
+            done, _ = await asyncio.wait([task], timeout=max(0.0, deadline + CALLERS_OWN_S - self._loop.time()))
         except asyncio.CancelledError:
             if not changes:
                 task.cancel()

@@ -58,6 +58,71 @@ class OpenLimit:
                 self._open[key] -= 1
 
 
+class _Line:
+    """Of one key."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: dict[asyncio.Future[None], None] = {}
+
+
+class AtOnce:
+    """Lets `most` calls of each key go on at once; the next ones, `waiting_max` of them, wait in order of arrival."""
+
+    def __init__(self, most: int, waiting_max: int) -> None:
+        self._most = most
+        self._waiting_max = waiting_max
+        self._lines: dict[Hashable, _Line] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def enter(self, key: Hashable, end: float) -> None:
+        """Returns when a call may go on, which must `leave` then.
+
+        Raises OVERLOADED when too many wait, and DATABASE_UNAVAILABLE at `end`, on the loop's clock.
+        """
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line()
+        if line.running < self._most:
+            line.running += 1
+            return
+        if len(line.waiting) >= self._waiting_max:
+            raise HoldError(outages.overloaded())
+        place: asyncio.Future[None] = self._loop.create_future()
+        line.waiting[place] = None
+        timer = self._loop.call_at(end, _give_up, place)
+        try:
+            await place
+        except BaseException:
+            line.waiting.pop(place, None)
+            if not place.cancelled() and place.exception() is None:
+                # The place was given and its taker cancelled in the same round.
+                self.leave(key)
+            raise
+        finally:
+            timer.cancel()
+
+    def leave(self, key: Hashable) -> None:
+        """Ends a call's part: the next one goes on."""
+        line = self._lines[key]
+        while line.waiting:
+            place = next(iter(line.waiting))
+            del line.waiting[place]
+            if not place.done():
+                place.set_result(None)
+                return
+        line.running -= 1
+        if not line.running:
+            del self._lines[key]
+
+
+def _give_up(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_exception(HoldError(outages.deadline_passed(safe=True)))
+
+
 class ClientLimits:
     """What each client of each tenant may do in this process; 0 is no limit."""
 

@@ -29,6 +29,7 @@ from holdsvc.ledger import keys
 from holdsvc.ledger.database import NothingRan
 from holdsvc.ledger.tenants import Moved
 from holdsvc.ledger.upkeep import SetTooOld
+from holdsvc.process import memory
 from holdsvc.process.cell import START_TIMEOUT_S, RunningCell
 from holdsvc.process.workforce import BEAT_INTERVAL_S, EXIT_FINAL, TERMINAL_SIGNALS
 from holdsvc.settings import Settings, SettingsError
@@ -204,7 +205,9 @@ def main(settings: Settings, addresses: Sequence[CellAddress], parent: int, beat
 async def _run(settings: Settings, addresses: Sequence[CellAddress], beat: c_uint64) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unhandled)
-    beating = asyncio.create_task(tasks.forever("heartbeat", Heartbeat(beat).step))
+    background = [asyncio.create_task(tasks.forever("heartbeat", Heartbeat(beat).step))]
+    if (trim := memory.find_trim()) is not None:
+        background.append(asyncio.create_task(tasks.forever("memory", memory.Memory(trim).step)))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -231,7 +234,7 @@ async def _run(settings: Settings, addresses: Sequence[CellAddress], beat: c_uin
         await stop.wait()
         await service.stop()
         tracing.close()
-    await tasks.end([beating])
+    await tasks.end(background)
     return code
 
 
