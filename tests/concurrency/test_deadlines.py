@@ -179,8 +179,11 @@ async def test_a_deadline_that_passes_in_the_database_is_told_from_an_outage(
 
 
 async def test_reads_that_are_given_up_leave_no_errors_in_the_log_and_nothing_to_collect(
-    service: Harness, caplog: pytest.LogCaptureFixture
+    service: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A machine that stalls for longer than this lets a refusal meet the end of its call.
+    monkeypatch.setattr("holdsvc.engine.engine.CALLERS_OWN_S", 60.0)
+    monkeypatch.setattr("holdsvc.api.calls.CALLERS_OWN_S", 60.0)
     await service.create_item("ticket", 10)
     before = handled()
     gc.collect()
@@ -202,5 +205,4 @@ async def test_reads_that_are_given_up_leave_no_errors_in_the_log_and_nothing_to
             left = [each for each in gc.garbage if isinstance(each, TracebackType)]
             gc.garbage.clear()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-    # A call whose end meets that of its deadline may leave some.
-    assert len(left) < CALLS
+    assert not left

@@ -9,7 +9,7 @@ INTERVAL_S = 5.0
 
 
 def find_trim() -> Callable[[int], int] | None:
-    """glibc's `malloc_trim`, which a call through ctypes runs without Python's lock; None on other C libraries."""
+    """Glibc's `malloc_trim`, which a call through ctypes runs without Python's lock; None on other C libraries."""
     if sys.platform != "linux":
         return None
     found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
