@@ -20,7 +20,7 @@ from holdsvc.api.reservations import ReservationServicer
 from holdsvc.api.tls import certificates_of
 from holdsvc.api.waitlist import WaitlistServicer
 from holdsvc.api.webhooks import WebhookServicer
-from holdsvc.engine.engine import PoolShare
+from holdsvc.engine.fairness import PoolShare
 from holdsvc.engine.limits import AtOnce, ClientLimits
 from holdsvc.settings import Settings
 from inventoryhold.v1 import (

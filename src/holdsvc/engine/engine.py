@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple, Self, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from holdsvc import change_requests, errors, outages
 from holdsvc.engine import tasks
 from holdsvc.engine.batch import LaneKind
-from holdsvc.engine.fairness import SHORT_S, Activity, FairQueue
+from holdsvc.engine.fairness import SHORT_S, Activity, FairQueue, PoolShare
 from holdsvc.engine.identifiers import Uuid7
 from holdsvc.engine.lane import AnyLanes, LaneLimits, Lanes
 from holdsvc.engine.observer import Observer
@@ -60,22 +60,6 @@ DRAIN_TICK_S = 0.01
 
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
-
-
-class PoolShare(NamedTuple):
-    """How many connections of the pool each kind of work takes at most; lanes have the others to themselves."""
-
-    reads: int
-    changes: int
-    """Changes without a lane."""
-    blocked: int
-    """Lanes that wait for the lock of an item."""
-
-    @classmethod
-    def of(cls, pool_size: int) -> Self:
-        """Divides a pool; one of less than five connections has none to keep for the lanes alone."""
-        changes = max(1, pool_size // 4)
-        return cls(reads=max(1, (3 * pool_size + 4) // 8), changes=changes, blocked=max(1, pool_size // 8))
 
 
 class Engine:

@@ -5,6 +5,7 @@ import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple, Self
 
 from holdsvc import outages
 from holdsvc.errors import HoldError
@@ -28,6 +29,22 @@ AVERAGES_MAX = 10_000
 
 BUSY_S = 0.5
 """How long after a change its tenant counts as busy."""
+
+
+class PoolShare(NamedTuple):
+    """How many connections of the pool each kind of work takes at most; lanes have the others to themselves."""
+
+    reads: int
+    changes: int
+    """Changes without a lane."""
+    blocked: int
+    """Lanes that wait for the lock of an item."""
+
+    @classmethod
+    def of(cls, pool_size: int) -> Self:
+        """Divides a pool; one of less than five connections has none to keep for the lanes alone."""
+        changes = max(1, pool_size // 4)
+        return cls(reads=max(1, (3 * pool_size + 4) // 8), changes=changes, blocked=max(1, pool_size // 8))
 
 
 class Activity:
