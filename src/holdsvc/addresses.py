@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", re.ASCII)
 
@@ -49,3 +50,11 @@ def origins_of(text: str) -> frozenset[str]:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is not an origin: write scheme and host, as in https://shop.example.com")
     return frozenset(found)
+
+
+def check_urls(text: str) -> None:
+    """Raises ValueError for what is no list of http addresses separated by commas."""
+    for url in filter(None, (part.strip() for part in text.split(","))):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write http://host:8008, several separated by commas")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pydantic import SecretStr
 
+from holdsvc.addresses import check_urls
 from holdsvc.postgres import check_dsn, masked_dsn, place_of
 
 CELLS_MAX = 64
@@ -16,7 +17,7 @@ FILE_BYTES_MAX = 256 * 1024
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _NAME_RULE = "1 to 32 small letters, digits and hyphens, and no hyphen at its beginning"
-_KEYS = {"dsn", "migrate_dsn"}
+_KEYS = {"dsn", "migrate_dsn", "patroni_url"}
 
 
 class CellAddress(NamedTuple):
@@ -25,6 +26,8 @@ class CellAddress(NamedTuple):
     name: str
     dsn: SecretStr
     migrate_dsn: SecretStr = SecretStr("")
+    patroni_url: str = ""
+    """As the setting of this name."""
 
     @property
     def service(self) -> str:
@@ -76,19 +79,20 @@ def _cell(path: Path, name: str, table: object) -> CellAddress:
         # For people who write the file, as all of these.
         raise ValueError(f'{path}: {name} must be a table: [{name}] and a line dsn = "…"')  # noqa: TRY004
     if unknown := sorted(table.keys() - _KEYS):
-        raise ValueError(
-            f"{path}: [{name}] has {', '.join(unknown)}: a cell has dsn and, where it needs one, migrate_dsn"
-        )
+        known = "dsn and, where it needs them, migrate_dsn and patroni_url"
+        raise ValueError(f"{path}: [{name}] has {', '.join(unknown)}: a cell has {known}")
     for key in _KEYS & table.keys():
         if not isinstance(table[key], str):
             raise ValueError(f"{path}: [{name}] {key} must be a string")  # noqa: TRY004
         try:
-            check_dsn(table[key])
+            (check_urls if key == "patroni_url" else check_dsn)(table[key])
         except ValueError as error:
             raise ValueError(f"{path}: [{name}] {key}: {error}") from None
     if not table.get("dsn"):
         raise ValueError(f"{path}: [{name}] has no dsn")
-    return CellAddress(name, SecretStr(table["dsn"]), SecretStr(table.get("migrate_dsn", "")))
+    return CellAddress(
+        name, SecretStr(table["dsn"]), SecretStr(table.get("migrate_dsn", "")), table.get("patroni_url", "")
+    )
 
 
 def _check_distinct(path: Path, cells: list[CellAddress]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -20,7 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from holdsvc import cell_file
-from holdsvc.addresses import is_loopback, origins_of, parse_networks, split_address
+from holdsvc.addresses import check_urls, is_loopback, origins_of, parse_networks, split_address
 from holdsvc.cell_file import CellAddress
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.postgres import check_dsn
@@ -277,6 +276,10 @@ class Settings(BaseSettings):
         """The cells, or else the only database, which has no name; its DSN is empty where it is embedded."""
         return [CellAddress("", self.dsn, self.migrate_dsn)] if self.cells is None else cell_file.read(self.cells)
 
+    def of_cell(self, address: CellAddress) -> Self:
+        """These settings as they are for one cell, whose guardian is its own."""
+        return self.model_copy(update={"patroni_url": address.patroni_url}) if address.name else self
+
     @property
     def effective_migrate_dsn(self) -> SecretStr:
         """The DSN that migrations use: MIGRATE_DSN or else DSN; empty with an embedded database."""
@@ -296,10 +299,7 @@ class Settings(BaseSettings):
     @field_validator("patroni_url")
     @classmethod
     def _check_urls(cls, value: str) -> str:
-        for url in filter(None, (part.strip() for part in value.split(","))):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError("write http://host:8008, several separated by commas")
+        check_urls(value)
         return value
 
     @field_validator("listen", "http_listen", "metrics_listen")
@@ -359,6 +359,8 @@ class Settings(BaseSettings):
             return self
         if self.dsn.get_secret_value() or self.migrate_dsn.get_secret_value():
             raise ValueError("CELLS names the databases: leave DSN and MIGRATE_DSN empty, or CELLS")
+        if self.patroni_url:
+            raise ValueError("CELLS has a patroni_url for each cell: leave PATRONI_URL empty")
         try:
             cell_file.read(self.cells)
         except ValueError as error:

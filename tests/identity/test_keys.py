@@ -26,7 +26,7 @@ from tests.support.partners import new_partner, new_secret
 from tests.support.polling import until
 
 FORM = re.compile(r"holdsvc_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
-NO_KEY = f"holdsvc_{'0' * 12}_{'A' * 43}"
+NO_KEY = f"holdsvc_{'0' * 16}_{'A' * 43}"
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ async def test_memory_of_keys_is_bounded(guarded: Harness, monkeypatch: pytest.M
     for secret in good:
         await ring.caller(secret, deadline())
     for n in range(5):
-        assert await is_refused(ring, f"holdsvc_{n:012x}_{'A' * 43}")
+        assert await is_refused(ring, f"holdsvc_{n:016x}_{'A' * 43}")
     assert (len(ring._good), len(ring._bad)) == (3, 3)
     assert {known.caller.client for known in ring._good.values()} == {"partner 2", "partner 3", "partner 4"}
 
@@ -271,7 +271,7 @@ async def test_who_tries_keys_out_keeps_neither_good_keys_nor_the_database_waiti
         return await look_up(run, until)
 
     asked.look_up = slow  # type: ignore[method-assign,assignment]
-    tries = [asyncio.ensure_future(is_refused(ring, f"holdsvc_{n:012x}_{'A' * 43}")) for n in range(1, 11)]
+    tries = [asyncio.ensure_future(is_refused(ring, f"holdsvc_{n:016x}_{'A' * 43}")) for n in range(1, 11)]
     while ring._unknown_waiting < 10 or inside < rings.UNKNOWN_MAX:
         await asyncio.sleep(0)
     asked.look_up = look_up  # type: ignore[method-assign]

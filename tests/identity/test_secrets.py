@@ -101,7 +101,7 @@ def everything(talk: Talk, secret: str, new_secrets: list[str]) -> None:
     # A person who finds a key may pass the whole key to have it revoked.
     revoked = call(talk.admin.RevokeApiKey, admin.RevokeApiKeyRequest(key_id=made.secret))
     assert isinstance(revoked, admin.RevokeApiKeyResponse)
-    unknown = f"holdsvc_{'0' * 12}_{secret[-43:]}"
+    unknown = f"holdsvc_{'0' * 16}_{secret[-43:]}"
     call(talk.admin.RevokeApiKey, admin.RevokeApiKeyRequest(key_id=unknown))
 
 

@@ -67,6 +67,8 @@ def config(settings: Settings) -> None:
         )
     for name, value in shown(settings).items():
         typer.echo(f"{name}={value}")
+    for address in settings.addresses if settings.cells else ():
+        typer.echo(f"# cell {address.name}: {address.masked}")
 
 
 def _differences(settings: Settings) -> str:

@@ -65,7 +65,7 @@ class RunningCell:
         self.name = address.name
         self.is_open = False
         self._answers = True
-        self._settings = settings
+        self._settings = settings = settings.of_cell(address)
         self._metrics = observer = _Observer(self, left)
         self.database = Database(settings, address.service, address.name)
         self.engine = Engine(settings, self.database, observer)

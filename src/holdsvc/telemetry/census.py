@@ -48,7 +48,7 @@ class Census:
 
     def __init__(self, settings: Settings, address: CellAddress) -> None:
         # One connection is enough.
-        self._settings = settings.model_copy(update={"pool_size": 1})
+        self._settings = settings.of_cell(address).model_copy(update={"pool_size": 1})
         self._address = address
         self._database: Database | None = None
         self.cell = address.name

@@ -1,0 +1,99 @@
+"""Commands over cells: which cell they work on, and what they do over all of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from holdsvc.commands.cli import program
+from holdsvc.ledger import joining
+from holdsvc.ledger.schema_files import MigrationError
+from tests.support.cells import TwoCells
+from tests.support.databases import created
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def file(cells: TwoCells, tmp_path: Path) -> Path:
+    """The file of HOLDSVC_CELLS."""
+    path = tmp_path / "cells.toml"
+    path.write_text("".join(f'[{cell.name}]\ndsn = "{cell.owner}"\n' for cell in cells))
+    return path
+
+
+@pytest.fixture
+def run(file: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command on the cells."""
+    monkeypatch.delenv("HOLDSVC_DSN", raising=False)
+    monkeypatch.setenv("HOLDSVC_CELLS", str(file))
+    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
+
+    def command(*arguments: str) -> Result:
+        return CliRunner().invoke(program(arguments), arguments)
+
+    return command
+
+
+def test_the_first_key_places_its_tenant_and_later_commands_find_it(cells: TwoCells, run: Run) -> None:
+    new = ("keys", "create", "--client", "shop", "--tenant", "acme")
+    refused = run(*new)
+    assert refused.exit_code != 0
+    assert "in no cell" in str(refused.exception)
+    assert "north, south" in str(refused.exception)
+    made = run(*new, "--cell", "south")
+    assert made.exit_code == 0, made.output
+    assert cells.sql(cells.south, "SELECT tenant, state FROM tenant_state") == [("acme", "HERE")]
+    assert cells.sql(cells.north, "SELECT count(*)::int FROM api_key") == [(0,)]
+    # Without --cell: where it lives; with another cell it is refused.
+    assert run(*new).exit_code == 0
+    listed = run("keys", "list", "--tenant", "acme").stdout.splitlines()
+    assert [json.loads(line)["client"] for line in listed] == ["shop", "shop"]
+    assert "is in the cell south" in str(run(*new, "--cell", "north").exception)
+    assert run("keys", "revoke", json.loads(listed[0])["key_id"], "--tenant", "acme").exit_code == 0
+    assert "there is no cell 'west'" in str(run(*new, "--cell", "west").exception)
+
+
+def test_verify_and_migrate_go_over_all_cells_and_tell_which_failed(cells: TwoCells, run: Run) -> None:
+    for cell in cells:
+        cells.new_tenant(cell)
+        cells.sql(
+            cell,
+            "INSERT INTO item (tenant, sku, pool, display_name, capacity, remaining, oversell_limit, create_time,"
+            " update_time) SELECT tenant, 'seat', '', '', 5, 5, 0, now(), now() FROM tenant_state",
+        )
+    verified = run("verify")
+    assert verified.exit_code == 0, verified.output
+    assert "2 items of 2 tenants" in verified.output
+    assert len(run("verify", "--cell", "north").stdout.splitlines()) == 2
+    assert run("migrate", "status").stdout.count("0100 applied") == 2
+    assert run("migrate", "status", "--cell", "south").stdout.count("0100 applied") == 1
+    assert run("migrate", "up").exit_code == 0
+    assert "name one with --cell: north, south" in str(run("psql").exception)
+
+
+def test_migrate_up_makes_cells_of_new_databases_and_refuses_swapped_ones(
+    server_dsn: str, cells: TwoCells, file: Path, run: Run
+) -> None:
+    with created(server_dsn) as fresh:
+        file.write_text(file.read_text() + f'[west]\ndsn = "{fresh}"\n')
+        up = run("migrate", "up")
+        assert up.exit_code == 0, up.output
+        assert "this is the cell west now" in up.output
+        with pytest.raises(MigrationError, match="is the cell 'west'"):
+            joining.join(fresh, "east", cells.north.owner)
+        file.write_text(file.read_text().replace("[west]", "[gone]").replace("[south]", "[west]"))
+        swapped = run("migrate", "up")
+        assert swapped.exit_code != 0
+        assert "not done in west, gone" in str(swapped.exception)
+
+
+def test_config_shows_where_the_cells_are_without_secrets(file: Path, run: Run) -> None:
+    file.write_text(file.read_text() + '[far]\ndsn = "postgresql://me:geheim@far.example/holds"\n')
+    shown = run("config").output
+    assert f"HOLDSVC_CELLS={file}" in shown
+    assert "# cell far:" in shown
+    assert "far.example" in shown
+    assert "geheim" not in shown
