@@ -10,7 +10,19 @@ import subprocess
 import sys
 import time
 
-TESTS = ("tests/model", "tests/faults", "tests/concurrency", "tests/cells", "tests/streams/test_checker.py")
+TESTS = (
+    "tests/model",
+    "tests/faults",
+    "tests/concurrency",
+    "tests/cells",
+    "tests/contract/test_bounds.py",
+    "tests/http/test_connections.py",
+    "tests/http/test_processes.py",
+    "tests/process/test_workers.py",
+    "tests/streams/test_checker.py",
+    "tests/streams/test_clock_steps.py",
+    "tests/telemetry/test_logs.py",
+)
 
 LONG_FORM = {
     "HOLDSVC_TEST_MODEL_EXAMPLES": "100",
@@ -21,6 +33,7 @@ LONG_FORM = {
     "HOLDSVC_TEST_WATCHERS": "2000",
     "HOLDSVC_TEST_REOPENINGS": "20000",
     "HOLDSVC_TEST_CHANGES": "50000",
+    "HOLDSVC_TEST_CHECKER_ROUNDS": "3",
     "HOLDSVC_TEST_OUTAGE_ROUNDS": "30",
 }
 """Sizes of a round, larger than those of `make test`; the environment overrides them."""

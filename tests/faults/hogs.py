@@ -10,6 +10,8 @@ from typing import NoReturn
 import grpc.aio
 
 from inventoryhold.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     event_service_pb2,
     event_service_pb2_grpc,
     inventory_service_pb2,
@@ -30,6 +32,7 @@ class Hog:
         self.count = count
         self.reservations = reservation_service_pb2_grpc.ReservationServiceStub(channel)
         self.inventory = inventory_service_pb2_grpc.InventoryServiceStub(channel)
+        self.admin = admin_service_pb2_grpc.AdminServiceStub(channel)
         self.events = event_service_pb2_grpc.EventServiceStub(channel)
 
     async def again_and_again(self, step: Callable[[], Awaitable[object]]) -> NoReturn:
@@ -54,6 +57,41 @@ async def abandoned_reads(hog: Hog) -> None:
         await hog.reservations.ListReservations(request, metadata=hog.key, timeout=0.2)
 
     await hog.again_and_again(read)
+
+
+async def reads_given_up_at_once(hog: Hog) -> None:
+    """The same, given up so early that each statement has just begun."""
+    request = reservation_service_pb2.ListReservationsRequest(
+        page_size=1000, states=[reservation_pb2.Reservation.STATE_EXPIRED]
+    )
+
+    async def read() -> None:
+        await hog.reservations.ListReservations(request, metadata=hog.key, timeout=0.02)
+
+    await hog.again_and_again(read)
+
+
+async def reports(hog: Hog) -> None:
+    """Whole recounts of a tenant's ledger, given up after a second."""
+    request = admin_service_pb2.VerifyLedgerRequest()
+
+    async def verify() -> None:
+        await hog.admin.VerifyLedger(request, metadata=hog.key, timeout=1)
+
+    await hog.again_and_again(verify)
+
+
+async def snapshots(hog: Hog) -> None:
+    """Watches of all items there are, opened again after their snapshots."""
+    request = inventory_service_pb2.WatchInventoryRequest()
+
+    async def watch() -> None:
+        answers = hog.inventory.WatchInventory(request, metadata=hog.key, timeout=5)
+        async for answer in answers:
+            if answer.snapshot_complete:
+                answers.cancel()
+
+    await hog.again_and_again(watch)
 
 
 async def changes_of_one_item(hog: Hog) -> None:
@@ -93,7 +131,16 @@ async def unseen_watches(hog: Hog) -> None:
 
 
 HOGS: Mapping[str, Callable[[Hog], Awaitable[None]]] = {
-    hog.__name__: hog for hog in (abandoned_reads, changes_of_one_item, history, unseen_watches)
+    hog.__name__: hog
+    for hog in (
+        abandoned_reads,
+        reads_given_up_at_once,
+        reports,
+        snapshots,
+        changes_of_one_item,
+        history,
+        unseen_watches,
+    )
 }
 
 

@@ -43,6 +43,8 @@ HOGS = {
     "history": 20 if LONG_FORM else 5,
     "unseen_watches": 2000 if LONG_FORM else 200,
 }
+if LONG_FORM:
+    HOGS |= {"reads_given_up_at_once": 200, "reports": 20, "snapshots": 40}
 
 
 @dataclass

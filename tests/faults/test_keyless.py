@@ -135,7 +135,7 @@ def test_callers_with_a_key_are_served_beside(guarded: Guarded, port: str, name:
     assert growth < GROWTH_MAX
     if ATTACK_S >= LONG_FORM_S:
         assert p99(times) < max(5 * guarded.quiet_s, 0.25)
-    assert b"holdsvc_database_up 1.0" in program.metrics().encode()
+    assert program.series()["holdsvc_database_up", frozenset({("cell", "")})] == 1.0
 
 
 @pytest.mark.parametrize("name", ["unread_watches", "unread_settings", "half_bodies", "idle_after_the_preface"])
