@@ -90,6 +90,7 @@ async def snapshots(hog: Hog) -> None:
         async for answer in answers:
             if answer.snapshot_complete:
                 answers.cancel()
+                return
 
     await hog.again_and_again(watch)
 
