@@ -35,19 +35,8 @@ PARTS: Mapping[str, list[str]] = {
     "Callers": ["callers", "client", "cli", "http", "streams", "webhooks", "stock", "limits", "protos", "examples"],
     "Partners": ["partners"],
     "Operators": [
-        *(
-            "operators",
-            "installation",
-            "console",
-            "operations",
-            "security",
-            "metrics",
-            "backup",
-            "upgrade",
-            "sizing",
-            "cells",
-        ),
-        *("performance", "reliability"),
+        *("operators", "installation", "console", "operations", "security", "metrics", "backup", "upgrade", "sizing"),
+        *("high-availability", "scale", "cells", "performance", "reliability"),
     ],
     "Contributors": ["contributors", "contributing", "architecture", "decisions/README", "changelog"],
 }

@@ -319,10 +319,10 @@ def test_a_start_outside_the_main_thread_is_refused(data_dir: Path) -> None:
 
 def test_root_without_user_namespaces_is_told_to_be_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(embedded, "_AS_NOBODY", ("false",))
+    monkeypatch.setattr(embedded, "AS_NOBODY", ("false",))
     with pytest.raises(EmbeddedServerError, match="user namespaces are not allowed here: run holdsvc as another user"):
         embedded._check_may_run()
-    monkeypatch.setattr(embedded, "_AS_NOBODY", ("no-such-program",))
+    monkeypatch.setattr(embedded, "AS_NOBODY", ("no-such-program",))
     with pytest.raises(EmbeddedServerError, match="no `unshare`"):
         embedded._check_may_run()
 

@@ -14,7 +14,7 @@ from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
 from tests.support.polling import wait_until
 from tests.support.replica import Replica
-from tests.support.sessions import sql_of
+from tests.support.sessions import snapshot
 
 SIZE = "170m"
 
@@ -43,7 +43,8 @@ def check_history(serving: Replica, callers: Callers) -> None:
     """The tables hold what the callers were told, and every caller knows what became of its call."""
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
-    callers.history.check(sql_of(dsn))
+    with snapshot(dsn) as sql:
+        callers.history.check(sql)
     assert callers.history.summary()["unknown"] == 0
 
 

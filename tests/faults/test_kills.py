@@ -12,7 +12,7 @@ from holdsvc.embedded.server import running_dsn
 from tests.faults.callers import Callers
 from tests.faults.history import History
 from tests.support.replica import Replica
-from tests.support.sessions import sql_of
+from tests.support.sessions import snapshot
 
 ROUNDS = int(os.environ.get("HOLDSVC_TEST_FAULT_ROUNDS", "1"))
 
@@ -79,5 +79,6 @@ async def test_after_a_kill_nothing_acknowledged_is_lost_and_nothing_took_effect
     serving.wait_serving()
     dsn = running_dsn(serving.data_dir)
     assert dsn is not None
-    history.check(sql_of(dsn))
+    with snapshot(dsn) as sql:
+        history.check(sql)
     assert history.summary()["unknown"] == 0

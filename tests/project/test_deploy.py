@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from psycopg.conninfo import conninfo_to_dict
 
 from holdsvc import addresses, durations, settings, variables
 from holdsvc.process import workforce
 from holdsvc.telemetry import metrics
+from scripts import check_deploy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +104,7 @@ def test_base_and_server_packages_all_have_exact_versions() -> None:
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+CLOUDNATIVE_PG = KUBERNETES / "cloudnative-pg"
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +276,57 @@ def test_the_pods_settings_are_ones_that_the_service_accepts(
     assert {entry["name"] for entry in container["env"]} == set(manifests["Secret/holdsvc"]["stringData"])
     assert variables.unknown_names(given) == []
     for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings.Settings.load()
+
+
+def test_the_database_of_cloudnative_pg_acknowledges_nothing_that_a_failover_can_lose() -> None:
+    cluster = yaml.safe_load((CLOUDNATIVE_PG / "cluster.yaml").read_text())
+    spec = cluster["spec"]
+    assert spec["instances"] == 3
+    assert spec["postgresql"]["synchronous"] == {
+        "method": "any",
+        "number": 1,
+        "dataDurability": "required",
+        "failoverQuorum": True,
+    }
+    assert spec["probes"]["liveness"]["isolationCheck"] == {"enabled": True}
+    assert "imageName" not in spec, "the operator knows which PostgreSQL fits it"
+
+
+def test_the_pods_reach_the_database_of_cloudnative_pg_as_its_roles(
+    manifests: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = yaml.safe_load((CLOUDNATIVE_PG / "cluster.yaml").read_text())
+    name, spec = cluster["metadata"]["name"], cluster["spec"]
+    [app] = spec["managed"]["roles"]
+    initdb = spec["bootstrap"]["initdb"]
+    pod = check_deploy.patched_deployment()["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    values: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    for entry in container["env"]:
+        if "value" in entry:
+            # Kubernetes replaces only what stands above.
+            values[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda found: f"the-{secrets[found[1]]}", entry["value"])
+        else:
+            secrets[entry["name"]] = entry["valueFrom"]["secretKeyRef"]["name"]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "database-authority"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "database-authority"]
+    assert volume["secret"]["secretName"] == f"{name}-ca"
+    for role, secret, value in (
+        (app["name"], app["passwordSecret"]["name"], values["HOLDSVC_DSN"]),
+        (initdb["owner"], initdb["secret"]["name"], values["HOLDSVC_MIGRATE_DSN"]),
+    ):
+        dsn = conninfo_to_dict(value)
+        assert (dsn["user"], dsn["password"], dsn["dbname"]) == (role, f"the-{secret}", initdb["database"])
+        assert (dsn["host"], dsn["sslmode"]) == (f"{name}-rw", "verify-full")
+        assert dsn["sslrootcert"] == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
+    assert app["inRoles"] == ["holdsvc_service"]
+    assert initdb["postInitSQL"] == ["CREATE ROLE holdsvc_service NOLOGIN"]
+    for name in variables.shown(settings.Settings.model_construct()):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (manifests["ConfigMap/holdsvc"]["data"] | values).items():
         monkeypatch.setenv(name, value)
     settings.Settings.load()
 

@@ -40,3 +40,11 @@ def sql_of(dsn: str) -> Any:
             return connection.execute(query.encode()).fetchall()
 
     return run
+
+
+@contextmanager
+def snapshot(dsn: str) -> Iterator[Any]:
+    """Runs SQL as `sql_of` does, on one state of the tables, whatever sweeps and callers do meanwhile."""
+    with psycopg.connect(dsn) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        yield lambda query: connection.execute(query.encode()).fetchall()

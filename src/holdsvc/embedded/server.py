@@ -63,7 +63,7 @@ _PROGRESS_EVERY_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 # PostgreSQL refuses to run as root: in a user namespace it runs as nobody, and the files stay root's.
-_AS_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
+AS_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class EmbeddedServer:
         log = os.open(self.data_dir / "postgres.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             return subprocess.Popen(
-                [*_AS_NOBODY, *command] if os.geteuid() == 0 else command,
+                [*AS_NOBODY, *command] if os.geteuid() == 0 else command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -278,7 +278,7 @@ def _check_may_run() -> None:
         return
     refusal = "PostgreSQL does not run as root, and {}: run holdsvc as another user, or set HOLDSVC_DSN"
     try:
-        probe = subprocess.run([*_AS_NOBODY, "true"], check=False, capture_output=True)
+        probe = subprocess.run([*AS_NOBODY, "true"], check=False, capture_output=True)
     except FileNotFoundError as error:
         raise EmbeddedServerError(refusal.format("there is no `unshare` (util-linux) here")) from error
     if probe.returncode != 0:
