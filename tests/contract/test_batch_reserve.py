@@ -83,6 +83,13 @@ async def test_an_entrys_error_is_the_one_that_reserve_would_have_answered(servi
             assert _detail(result.error, error_details_pb2.BadRequest()) == refusal.details["BadRequest"]
 
 
+async def test_what_an_earlier_entry_took_comes_free_to_a_later_one(service: Harness) -> None:
+    await service.create_item("seat", 5)
+    made, short = await _batch(service, _entry("seat", 5), _entry("seat", 1))
+    [line] = _detail(short.error, error_reason_pb2.CapacityShortfall()).lines
+    assert (line.next_free_time, line.next_free_quantity) == (made.reservation.expire_time, 5)
+
+
 async def test_a_thousand_entries_take_exactly_what_is_there_in_order(service: Harness) -> None:
     await service.create_item("seat", 600)
     results = await _batch(service, *(_entry("seat", 1, reference=str(number)) for number in range(1000)))

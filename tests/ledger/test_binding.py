@@ -87,7 +87,10 @@ def fits(annotation: Any, sql_type: str) -> bool:
     if isinstance(annotation, UnionType):
         return any(fits(part, sql_type) for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is list and sql_type != "jsonb":
-        return sql_type.startswith("_") and fits(typing.get_args(annotation)[0], sql_type[1:])
+        element = typing.get_args(annotation)[0]
+        # An array of arrays has the type of its innermost elements.
+        inner = sql_type if typing.get_origin(element) is list else sql_type[1:]
+        return sql_type.startswith("_") and fits(element, inner)
     plain = typing.get_origin(annotation) or annotation
     return sql_type in PYTHON_TYPES.get(plain, set())
 

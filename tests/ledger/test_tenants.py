@@ -67,7 +67,7 @@ def test_every_function_that_writes_a_tenants_tables_asks_first_whether_the_tena
     writes = re.compile(rf"\b(INSERT INTO|UPDATE|DELETE FROM)\s+({'|'.join(tables)})\b")
     callers = {name: {one for one, body in bodies.items() if re.search(rf"\b{name}\(", body)} for name in bodies}
     writing = {name for name, body in bodies.items() if writes.search(body)}
-    assert {"reserve", "claim_requests", "return_held"} <= writing
+    assert {"reserve", "claim_requests", "give_back"} <= writing
     while more := {caller for name in writing for caller in callers[name]} - writing:
         writing |= more
     # What no function but itself calls: from outside.

@@ -67,15 +67,18 @@ class Changes:
             metadata=dict(request.metadata) if "metadata" in paths else None,
         )
 
-    def confirm(self, request: pb.ConfirmRequest, call: Call, check: Check) -> change_requests.Confirm:
-        """A sale of what is held."""
+    def confirm(
+        self, request: pb.ConfirmRequest, call: Call, check: Check, new_order_id: str = ""
+    ) -> change_requests.Confirm:
+        """A sale of what is held; where it names no order, `new_order_id` is its id, made where that is empty."""
         check(request)
+        customer = request.customer
         return change_requests.Confirm(
             *_target(request, call),
-            order_id=request.order_id or call.cell.engine.new_id(),
+            order_id=request.order_id or new_order_id or call.cell.engine.new_id(),
             minted=not request.order_id,
-            customer_name=request.customer.name,
-            customer_email=request.customer.email,
+            customer_name=customer.name,
+            customer_email=customer.email,
             lines=merged_lines(request.lines),
             rescue=request.rescue,
         )

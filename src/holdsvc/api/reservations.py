@@ -95,9 +95,14 @@ class ReservationServicer:
 
     async def BatchConfirm(self, request: pb.BatchConfirmRequest, call: Call) -> pb.BatchConfirmResponse:
         """Sells what many reservations hold, each by itself."""
-        return await self._batch(
-            request, request.requests, call, self._changes.confirm, call.cell.engine.confirm, pb.BatchConfirmResponse()
-        )
+        validation.check_count(request, "requests")
+        engine = call.cell.engine
+        order_ids = iter(engine.new_id.many(len(request.requests)))
+
+        def make(entry: pb.ConfirmRequest, call: Call, check: Check) -> change_requests.Confirm:
+            return self._changes.confirm(entry, call, check, next(order_ids))
+
+        return await self._batch(request, request.requests, call, make, engine.confirm, pb.BatchConfirmResponse())
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """Gives back what is held."""

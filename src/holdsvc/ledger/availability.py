@@ -131,14 +131,14 @@ async def explain(
 
 
 async def with_next_free(
-    connection: Connection, tenant: str, results: list[Result], own_ids: Sequence[UUID | None] | None = None
+    connection: Connection, tenant: str, results: list[Result], own_ids: Sequence[str | None] | None = None
 ) -> list[Result]:
     """The results; short lines say when the missing units come free, the first ones of the batch.
 
     `own_ids` has the hold of each request that has one: what it holds itself does not come free to it.
     """
     # The same refusal may answer many requests.
-    refusals: dict[int, tuple[Refused, UUID | None]] = {}
+    refusals: dict[int, tuple[Refused, str | None]] = {}
     for index, result in enumerate(results):
         if isinstance(result, Refused) and result.shortfall:
             refusals.setdefault(id(result), (result, own_ids[index] if own_ids else None))
@@ -153,7 +153,7 @@ async def with_next_free(
             sku=arrays.texts(line.sku for line, _ in lines),
             pool=arrays.texts(line.pool for line, _ in lines),
             missing=arrays.plain(line.requested - line.available for line, _ in lines),
-            own_id=arrays.plain(own_id if own_id is None else str(own_id) for _, own_id in lines),
+            own_id=arrays.plain(own_id for _, own_id in lines),
             walk_max=WALK_MAX // items,
         )
     except (NothingRan, Unknown, Conflict, Failed):

@@ -238,4 +238,4 @@ def _wanted_items(request: Targeted, row: ReservationAnswer) -> list[ItemKey]:
     """The items whose lapsed holds stand in the way of a change."""
     if isinstance(request, Modify):
         return [ItemKey(line.sku, line.pool) for line in request.lines or ()]
-    return [ItemKey(sku, pool) for sku, pool in zip(row.line_sku, row.line_pool, strict=True)]
+    return [ItemKey(sku, pool) for sku, pool in row.line_key]

@@ -27,6 +27,8 @@ class _ReserveAnswer(NamedTuple):
     short_line: list[int]
     short_available: list[int | None]
     """None: there is no such item, or its sale is closed."""
+    comes_free: bool
+    """Whether it is worth asking when missing units come free: enough of them are held."""
     over_limit: list[LimitRefusal | None]
     """Empty where no request counts for a limit."""
 
@@ -101,7 +103,8 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
             results.append(over_limit(outcome, detail))
         else:
             results.append(_not_reserved(request, outcome, other_id, short.get(number, [])))
-    results = await with_next_free(connection, tenant, results)
+    if answer.comes_free:
+        results = await with_next_free(connection, tenant, results)
     return await without_hidden(connection, tenant, requests, results)
 
 

@@ -52,19 +52,16 @@ class ReservationAnswer(NamedTuple):
     """The lines that a refusal is about: sku, pool, requested, available; None for an item that does not exist. Or the
     limit, where a refusal is about one."""
     other_id: UUID | None
-    reservation_id: UUID | None
+    reservation_id: str | None
     """None: there is no reservation to see, and the columns that follow are None too."""
     client: str
     holder: str
     reference: str
     state: int
-    line_sku: list[str]
-    line_pool: list[str]
-    line_quantity: list[int]
-    line_confirmed: list[int]
-    line_refunded: list[int]
-    line_fulfilled: list[int]
-    line_returned: list[int]
+    line_key: list[list[str]]
+    """Of each line sku and pool."""
+    line_units: list[list[int]]
+    """Of each line quantity, confirmed, refunded, fulfilled and returned."""
     order_id: str | None
     customer_name: str | None
     customer_email: str | None
@@ -93,17 +90,16 @@ _FIND_REFERENCE = bind_out("find_reference", _Ids, "tenant", "client", "pools", 
 
 def reservation_of(row: ReservationAnswer) -> Reservation:
     """The reservation of a row that has one."""
-    line_columns = (
-        *(row.line_sku, row.line_pool, row.line_quantity, row.line_confirmed, row.line_refunded),
-        *(row.line_fulfilled, row.line_returned),
-    )
+    assert row.reservation_id is not None
     return Reservation(
-        reservation_id=str(row.reservation_id),
+        reservation_id=row.reservation_id,
         client=row.client,
         holder=row.holder,
         reference=row.reference,
         state=State(row.state),
-        lines=[ReservationLine(*line) for line in zip(*line_columns, strict=True)],
+        lines=[
+            ReservationLine(sku, pool, *units) for (sku, pool), units in zip(row.line_key, row.line_units, strict=True)
+        ],
         create_time=row.create_time,
         expire_time=row.expire_time,
         metadata=row.metadata or {},

@@ -33,6 +33,27 @@ CREATE TYPE item_before AS (
   level smallint
 );
 
+-- A reservation as it was when it was locked, and where its row is.
+CREATE TYPE found_reservation AS (
+  place tid,
+  state smallint,
+  expire_time timestamptz,
+  revision bigint,
+  limited boolean,
+  -- Whether its events have snapshots: see reservation_snapshot.
+  modified boolean,
+  entry_id uuid
+);
+
+-- A line of the reservation of request ix, and where its row is.
+CREATE TYPE found_line AS (
+  ix integer,
+  place tid,
+  sku text,
+  pool text,
+  quantity bigint
+);
+
 -- What a function on reservations answers: a row for each request.
 CREATE TYPE reservation_answer AS (
   ix integer,
@@ -44,19 +65,16 @@ CREATE TYPE reservation_answer AS (
   short jsonb,
   -- ORDER_ID_IN_USE: the order's reservation.
   other_id uuid,
-  -- The reservation, where there is one to see.
-  reservation_id uuid,
+  -- The reservation, where there is one to see. As text, which is what callers are told.
+  reservation_id text,
   client text,
   holder text,
   reference text,
   state smallint,
-  line_sku text[],
-  line_pool text[],
-  line_quantity bigint[],
-  line_confirmed bigint[],
-  line_refunded bigint[],
-  line_fulfilled bigint[],
-  line_returned bigint[],
+  -- Two arrays of arrays: each costs the caller as much as ten plain columns. Of each line sku and pool; and its
+  -- quantity, and the units confirmed, refunded, fulfilled and returned.
+  line_key text[],
+  line_units bigint[],
   order_id text,
   customer_name text,
   customer_email text,
@@ -328,9 +346,9 @@ CREATE FUNCTION answer_reservations(
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RETURN QUERY
-  SELECT x.ix::integer, x.outcome, x.short, x.other_id, r.reservation_id, r.client, r.holder, r.reference,
+  SELECT x.ix::integer, x.outcome, x.short, x.other_id, r.reservation_id::text, r.client, r.holder, r.reference,
          CASE WHEN r.state = 1 AND r.expire_time <= _now THEN 4::smallint ELSE r.state END,
-         l.sku, l.pool, l.quantity, l.confirmed, l.refunded, l.fulfilled, l.returned,
+         l.item, l.units,
          r.order_id, o.customer_name, o.customer_email, r.metadata,
          r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.fulfil_time, r.reason,
          r.revision, r.original, r.entry_id,
@@ -340,9 +358,9 @@ BEGIN
     SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
   ) r ON true
   LEFT JOIN LATERAL (
-    SELECT array_agg(m.sku) AS sku, array_agg(m.pool) AS pool, array_agg(m.quantity) AS quantity,
-           array_agg(m.confirmed_quantity) AS confirmed, array_agg(m.refunded_quantity) AS refunded,
-           array_agg(m.fulfilled_quantity) AS fulfilled, array_agg(m.returned_quantity) AS returned
+    SELECT array_agg(ARRAY[m.sku, m.pool]) AS item,
+           array_agg(ARRAY[m.quantity, m.confirmed_quantity, m.refunded_quantity, m.fulfilled_quantity,
+                           m.returned_quantity]) AS units
     FROM (
       SELECT * FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant ORDER BY w.line_number
     ) m

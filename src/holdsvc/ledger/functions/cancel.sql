@@ -15,6 +15,8 @@ DECLARE
   _n integer := cardinality(_client);
   _outcome text[];
   _id uuid[];
+  _found found_reservation[];
+  _line found_line[];
   _followed item_before[];
   _short jsonb[];
   _partial boolean[] := array_fill(false, ARRAY[_n]);
@@ -24,15 +26,15 @@ DECLARE
 BEGIN
   PERFORM enter_tenant(_tenant);
   -- find
-  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  SELECT f._outcome, f._id, f._found INTO _outcome, _id, _found
   FROM find_targets(_tenant, 'Cancel', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
   -- lock
-  _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
-                                       WHERE x.outcome IS NULL));
+  _line := found_lines(_tenant, _id, _outcome);
+  _followed := lock_items_of_lines(_tenant, _line);
   _now := wall_clock();
   -- judge
-  _outcome := judge_held(_tenant, _id, _outcome, _now);
+  _outcome := judge_held(_id, _outcome, _found, _now);
   IF cardinality(_line_sku) > 0 THEN
     _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku,
                               _line_pool, _line_quantity);
@@ -55,15 +57,11 @@ BEGIN
     FROM unnest(_outcome) WITH ORDINALITY x (outcome, ix);
   END IF;
   -- apply
-  SELECT array_agg(x.id) AS id, array_agg(x.client) AS client, array_agg(x.key_id) AS key_id,
-         array_agg(x.request_id) AS request_id, array_agg(x.reason) AS reason
-  INTO _r
-  FROM unnest(_id, _client, _key_id, _request_id, _reason, _outcome, _partial)
-    x (id, client, key_id, request_id, reason, outcome, partial)
-  WHERE x.outcome IS NULL AND NOT x.partial;
-  IF _r.id IS NOT NULL THEN
-    PERFORM return_held(_tenant, 3::smallint, _r.id, _r.client, _r.key_id, _r.request_id, _r.reason, _now);
-  END IF;
+  PERFORM give_back(
+    _tenant, 3::smallint, _id, CASE WHEN true = ANY (_partial) THEN (
+      SELECT array_agg(CASE WHEN x.partial THEN 'PARTIAL' ELSE x.outcome END ORDER BY x.ix)
+      FROM unnest(_outcome, _partial) WITH ORDINALITY x (outcome, partial, ix)
+    ) ELSE _outcome END, _found, _line, _client, _key_id, _request_id, _reason, _now);
   IF true = ANY (_partial) THEN
     SELECT array_agg(x.id ORDER BY x.ix) AS id, array_agg(x.client ORDER BY x.ix) AS client,
            array_agg(x.key_id ORDER BY x.ix) AS key_id, array_agg(x.request_id ORDER BY x.ix) AS request_id,

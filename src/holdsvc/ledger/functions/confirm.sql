@@ -22,6 +22,14 @@ DECLARE
   _rescue_after timestamptz := wall_clock() - _rescue_window_us * interval '1 microsecond';
   _outcome text[];
   _id uuid[];
+  _found found_reservation[];
+  _line found_line[];
+  -- Of each line, where requests name lines.
+  _sold bigint[];
+  _judged text[];
+  -- The outcomes, null for whatever takes effect now: what takes its request id.
+  _claims text[];
+  _offers bigint;
   _followed item_before[];
   _short jsonb[];
   _other_id uuid[] := array_fill(NULL::uuid, ARRAY[_n]);
@@ -51,7 +59,7 @@ DECLARE
 BEGIN
   PERFORM enter_tenant(_tenant);
   -- find
-  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  SELECT f._outcome, f._id, f._found INTO _outcome, _id, _found
   FROM find_targets(
     _tenant, 'Confirm', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint, _target,
     _reference,
@@ -60,15 +68,14 @@ BEGIN
                FROM unnest(_rescue) WITH ORDINALITY x (rescue, ix)) ELSE '{}' END
   ) f;
   -- lock
-  _followed := lock_items_of(_tenant, (SELECT array_agg(x.id) FROM unnest(_id, _outcome) x (id, outcome)
-                                       WHERE x.outcome IS NULL));
-  SELECT array_agg(x.rescue AND (v.state = 4 OR v.state = 1 AND v.expire_time <= wall_clock()) ORDER BY x.ix)
-  INTO _may_rescue
-  FROM unnest(_id, _rescue) WITH ORDINALITY x (id, rescue, ix)
-  LEFT JOIN LATERAL (
-    SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-  ) v ON true
-  WHERE true = ANY (_rescue);
+  _line := found_lines(_tenant, _id, _outcome);
+  _followed := lock_items_of_lines(_tenant, _line);
+  IF true = ANY (_rescue) THEN
+    SELECT array_agg(x.rescue AND (x.state = 4 OR x.state = 1 AND x.expire_time <= wall_clock()) ORDER BY x.ix)
+    INTO _may_rescue
+    FROM unnest(_rescue, _found) WITH ORDINALITY
+      x (rescue, place, state, expire_time, revision, limited, modified, entry_id, ix);
+  END IF;
   -- Limits of holders, also where nothing is rescued: what is over for who takes units must not be confirmed then.
   SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
          _slot_max, _slot_used, _lock_time
@@ -78,56 +85,43 @@ BEGIN
   -- judge
   _short := exceeding_lines(_tenant, _id, _outcome, array_fill(1::smallint, ARRAY[_n]), _line_first, _line_sku,
                             _line_pool, _line_quantity);
-  FOR _r IN
-    SELECT x.ix::integer, x.id, v.order_id, v.state, v.expire_time, v.limited,
-           state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal, o.reservation_id AS order_of
-    FROM unnest(_id, _order_id, _outcome) WITH ORDINALITY x (id, order_id, outcome, ix)
-    CROSS JOIN LATERAL (
-      SELECT w.order_id, w.state, w.expire_time, w.limited FROM reservation w
-      WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-    ) v
-    LEFT JOIN LATERAL (
-      SELECT s.reservation_id FROM sales_order s WHERE s.order_id = x.order_id AND s.tenant = _tenant LIMIT 1
-    ) o ON true
-    WHERE x.outcome IS NULL
-    ORDER BY x.ix
-  LOOP
-    _outcome[_r.ix] := _r.refusal;
-    IF _r.state IN (2, 6) THEN
+  _judged := judge_held(_id, _outcome, _found, _now);
+  FOR _i IN 1 .. _n LOOP
+    CONTINUE WHEN _outcome[_i] IS NOT NULL OR _judged[_i] IS NULL AND _short[_i] IS NULL;
+    _outcome[_i] := _judged[_i];
+    IF (_found[_i]).state IN (2, 6) THEN
       -- The same order and the same lines, or none: the caller's own call again.
-      IF (_minted[_r.ix] OR _order_id[_r.ix] = _r.order_id) AND (
-        _line_first[_r.ix] = _line_first[_r.ix + 1]
+      IF (_minted[_i] OR _order_id[_i] = (
+        SELECT v.order_id FROM reservation v WHERE v.reservation_id = _id[_i] AND v.tenant = _tenant
+      )) AND (
+        _line_first[_i] = _line_first[_i + 1]
         OR (SELECT array_agg((l.sku, l.pool, l.confirmed_quantity)::text ORDER BY l.sku, l.pool) FROM reservation_line l
-            WHERE l.reservation_id = _r.id AND l.tenant = _tenant AND l.confirmed_quantity > 0)
+            WHERE l.reservation_id = _id[_i] AND l.tenant = _tenant AND l.confirmed_quantity > 0)
            = (SELECT array_agg((_line_sku[y.line], _line_pool[y.line], _line_quantity[y.line])::text
                                ORDER BY _line_sku[y.line] COLLATE "C", _line_pool[y.line] COLLATE "C")
-              FROM generate_series(_line_first[_r.ix], _line_first[_r.ix + 1] - 1) y (line))
+              FROM generate_series(_line_first[_i], _line_first[_i + 1] - 1) y (line))
       ) THEN
-        _outcome[_r.ix] := 'REPLAYED';
-        _repeated[_r.ix] := true;
+        _outcome[_i] := 'REPLAYED';
+        _repeated[_i] := true;
       END IF;
       CONTINUE;
     END IF;
-    IF _r.refusal = 'RESERVATION_EXPIRED' AND _rescue[_r.ix] AND _r.expire_time > _rescue_after THEN
-      -- RETRY: it has expired after the limits were locked.
-      _outcome[_r.ix] := CASE WHEN NOT _may_rescue[_r.ix] THEN 'RETRY' END;
+    IF _judged[_i] = 'RESERVATION_EXPIRED' AND _rescue[_i] AND (_found[_i]).expire_time > _rescue_after THEN
+      -- RETRY: it has expired after the limits were locked, or an earlier request rescues it.
+      _outcome[_i] := CASE WHEN NOT _may_rescue[_i] OR _id[_i] = ANY (_changing) THEN 'RETRY' END;
     END IF;
-    CONTINUE WHEN _outcome[_r.ix] IS NOT NULL;
-    IF _r.order_of IS NOT NULL THEN
-      _outcome[_r.ix] := 'ORDER_ID_IN_USE';
-      _other_id[_r.ix] := _r.order_of;
-    ELSIF _r.id = ANY (_changing) THEN
-      _outcome[_r.ix] := 'RETRY';
-    ELSIF _short[_r.ix] IS NOT NULL THEN
-      _outcome[_r.ix] := 'QUANTITY_EXCEEDED';
+    CONTINUE WHEN _outcome[_i] IS NOT NULL;
+    -- Of all others the claim finds an order id that is in use.
+    _other_id[_i] := (
+      SELECT s.reservation_id FROM sales_order s WHERE s.order_id = _order_id[_i] AND s.tenant = _tenant
+    );
+    IF _other_id[_i] IS NOT NULL THEN
+      _outcome[_i] := 'ORDER_ID_IN_USE';
+    ELSIF _short[_i] IS NOT NULL THEN
+      _outcome[_i] := 'QUANTITY_EXCEEDED';
     ELSE
-      _changing := _changing || _r.id;
-      IF _r.limited THEN
-        _limited := _limited || _r.id;
-      END IF;
-      IF _r.refusal IS NOT NULL THEN
-        _rescued := _rescued || _r.ix;
-      END IF;
+      _changing := _changing || _id[_i];
+      _rescued := _rescued || _i;
     END IF;
   END LOOP;
   IF cardinality(_rescued) > 0 THEN
@@ -138,14 +132,13 @@ BEGIN
   END IF;
 
   -- claim
-  IF NOT claim_requests(
-    _tenant, 'Confirm', _request_key, _fingerprint, _id,
-    (SELECT array_agg(CASE WHEN NOT x.repeated THEN x.outcome END ORDER BY x.ix)
-     FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix)),
-    _now
-  ) THEN
-    SELECT to_judge_again(array_agg(CASE WHEN NOT x.repeated THEN x.outcome END ORDER BY x.ix)) INTO _outcome
+  _claims := _outcome;
+  IF true = ANY (_repeated) THEN
+    SELECT array_agg(CASE WHEN NOT x.repeated THEN x.outcome END ORDER BY x.ix) INTO _claims
     FROM unnest(_outcome, _repeated) WITH ORDINALITY x (outcome, repeated, ix);
+  END IF;
+  IF NOT claim_requests(_tenant, 'Confirm', _request_key, _fingerprint, _id, _claims, _now) THEN
+    _outcome := to_judge_again(_claims);
   END IF;
   WITH claimed AS (
     INSERT INTO sales_order (tenant, order_id, reservation_id, customer_name, customer_email, create_time)
@@ -157,18 +150,20 @@ BEGIN
     RETURNING reservation_id
   )
   SELECT coalesce(array_agg(c.reservation_id), '{}') INTO _changing FROM claimed c;
-  FOR _r IN
-    SELECT x.ix FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
-    WHERE x.outcome IS NULL AND x.id <> ALL (_changing)
-  LOOP
-    -- Another transaction, or another request of this batch, has just taken the order id: a refusal is not remembered.
-    _outcome[_r.ix] := 'ORDER_ID_IN_USE';
-    _other_id[_r.ix] := (
-      SELECT s.reservation_id FROM sales_order s WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant
-    );
-    DELETE FROM request q
-    WHERE q.request_key = _request_key[_r.ix] AND q.tenant = _tenant;
-  END LOOP;
+  IF cardinality(_changing) < cardinality(array_positions(_outcome, NULL)) THEN
+    FOR _r IN
+      SELECT x.ix FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
+      WHERE x.outcome IS NULL AND x.id <> ALL (_changing)
+    LOOP
+      -- Another transaction or request of this batch has the order id: a refusal is not remembered.
+      _outcome[_r.ix] := 'ORDER_ID_IN_USE';
+      _other_id[_r.ix] := (
+        SELECT s.reservation_id FROM sales_order s WHERE s.order_id = _order_id[_r.ix] AND s.tenant = _tenant
+      );
+      DELETE FROM request q
+      WHERE q.request_key = _request_key[_r.ix] AND q.tenant = _tenant;
+    END LOOP;
+  END IF;
 
   -- apply
   IF cardinality(_rescued) > 0 THEN
@@ -177,30 +172,25 @@ BEGIN
       array_agg(_key_id[x.ix] ORDER BY x.ix), array_agg(_request_id[x.ix] ORDER BY x.ix), _now)
     FROM unnest(_rescued) x (ix) WHERE _outcome[x.ix] IS NULL
     HAVING count(*) > 0;
+    -- Their rows are others now.
+    _found := found_reservations(_tenant, _id);
+    _line := found_lines(_tenant, _id, _outcome);
   END IF;
-  WITH settled AS (
-    -- By place: the planner would else read every held line there is, by their index, and filter.
-    UPDATE reservation_line l SET
-      confirmed_quantity = CASE WHEN x.partial THEN coalesce(p.quantity, 0) ELSE l.quantity END,
-      expire_time = NULL
-    FROM (
-      SELECT u.id, u.ix, _line_first[u.ix] < _line_first[u.ix + 1] AS partial
-      FROM unnest(_id, _outcome) WITH ORDINALITY u (id, outcome, ix) WHERE u.outcome IS NULL
-    ) x
-    CROSS JOIN LATERAL (
-      SELECT w.ctid AS place, w.sku, w.pool FROM reservation_line w
-      WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-    ) m
-    LEFT JOIN LATERAL (
-      SELECT _line_quantity[y.line] AS quantity
-      FROM generate_series(_line_first[x.ix], _line_first[x.ix + 1] - 1) y (line)
-      WHERE _line_sku[y.line] = m.sku AND _line_pool[y.line] = m.pool LIMIT 1
-    ) p ON x.partial
-    WHERE l.ctid = m.place AND l.tenant IS NOT DISTINCT FROM _tenant
-    RETURNING l.sku, l.pool, l.quantity, l.confirmed_quantity
-  ), moved AS (
-    SELECT s.sku, s.pool, sum(s.quantity)::bigint AS quantity, sum(s.confirmed_quantity)::bigint AS confirmed
-    FROM settled s GROUP BY s.sku, s.pool
+  IF cardinality(_line_sku) > 0 THEN
+    SELECT array_agg(CASE WHEN _line_first[l.ix] = _line_first[l.ix + 1] THEN l.quantity ELSE coalesce((
+      SELECT _line_quantity[y.line] FROM generate_series(_line_first[l.ix], _line_first[l.ix + 1] - 1) y (line)
+      WHERE _line_sku[y.line] = l.sku AND _line_pool[y.line] = l.pool LIMIT 1
+    ), 0) END ORDER BY l.number) INTO _sold
+    FROM unnest(_line) WITH ORDINALITY l (ix, place, sku, pool, quantity, number);
+  END IF;
+  -- By place: the planner would else read every held line there is, by their index, and filter.
+  UPDATE reservation_line l SET confirmed_quantity = coalesce(x.sold, x.quantity), expire_time = NULL
+  FROM unnest(_line, _sold) x (ix, place, sku, pool, quantity, sold)
+  WHERE _outcome[x.ix] IS NULL AND l.ctid = x.place AND l.tenant IS NOT DISTINCT FROM _tenant;
+  WITH moved AS (
+    SELECT x.sku, x.pool, sum(x.quantity)::bigint AS quantity, sum(coalesce(x.sold, x.quantity))::bigint AS confirmed
+    FROM unnest(_line, _sold) x (ix, place, sku, pool, quantity, sold)
+    WHERE _outcome[x.ix] IS NULL GROUP BY x.sku, x.pool
   ), updated AS (
     UPDATE item i SET
       held = i.held - m.quantity,
@@ -221,21 +211,15 @@ BEGIN
     RAISE 'held units do not cover the lines: % of % items', _updated, _items;
   END IF;
   WITH sold AS (
-    UPDATE reservation v SET state = 2, confirm_time = _now, order_id = x.order_id, revision = v.revision + 1
-    FROM unnest(_id, _order_id, _outcome) WITH ORDINALITY x (id, order_id, outcome, ix)
-    CROSS JOIN LATERAL (
-      SELECT w.ctid AS place FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-    ) k
-    WHERE v.ctid = k.place AND v.tenant IS NOT DISTINCT FROM _tenant AND x.outcome IS NULL
-    RETURNING v.entry_id, x.ix
+    UPDATE reservation v SET state = 2, confirm_time = _now, order_id = _order_id[x.ix], revision = v.revision + 1
+    FROM generate_series(1, _n) x (ix)
+    WHERE _outcome[x.ix] IS NULL AND v.ctid = (_found[x.ix]).place AND v.tenant IS NOT DISTINCT FROM _tenant
+    RETURNING v.reservation_id, v.limited, v.entry_id
   )
-  SELECT array_agg(s.entry_id ORDER BY s.ix) AS entry_id, array_agg(s.ix ORDER BY s.ix) AS ix INTO _r
-  FROM sold s WHERE s.entry_id IS NOT NULL;
-  IF _r.ix IS NOT NULL THEN
-    PERFORM end_entries(
-      _tenant, 2::smallint, 3::smallint, _r.entry_id, (SELECT array_agg(_client[a] ORDER BY a) FROM unnest(_r.ix) a),
-      (SELECT array_agg(_key_id[a] ORDER BY a) FROM unnest(_r.ix) a),
-      (SELECT array_agg(_request_id[a] ORDER BY a) FROM unnest(_r.ix) a), '{}', _now);
+  SELECT array_agg(s.reservation_id) FILTER (WHERE s.limited), count(s.entry_id) INTO _limited, _offers FROM sold s;
+  IF _offers > 0 THEN
+    PERFORM end_entries(_tenant, 2::smallint, 3::smallint, entries_of(_outcome, _found), _client, _key_id, _request_id,
+                        '{}', _now);
   END IF;
   IF cardinality(_need_request) > 0 AND cardinality(_rescued) > 0 THEN
     _limited := _limited || (SELECT array_agg(_id[x.ix]) FROM unnest(_rescued) x (ix));
@@ -243,12 +227,8 @@ BEGIN
   IF _limited IS NOT NULL THEN
     PERFORM settle_limits(_tenant, (SELECT array_agg(DISTINCT x.id) FROM unnest(_limited) x (id)));
   END IF;
-  PERFORM write_reservation_events(
-    _tenant, 2::smallint, 1::smallint, array_agg(x.id ORDER BY x.ix), array_agg(x.client ORDER BY x.ix),
-    array_agg(x.key_id ORDER BY x.ix), array_agg(x.request_id ORDER BY x.ix), NULL, _now)
-  FROM unnest(_id, _client, _key_id, _request_id, _outcome)
-    WITH ORDINALITY x (id, client, key_id, request_id, outcome, ix)
-  WHERE x.outcome IS NULL;
+  PERFORM write_line_events(_tenant, 2::smallint, _id, _outcome, _found, _line, _sold, _client, _key_id, _request_id,
+                            '{}', _now);
   IF _followed IS NOT NULL THEN
     PERFORM follow_items(_tenant, _followed, _now);
   END IF;

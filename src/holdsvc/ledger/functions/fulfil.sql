@@ -18,6 +18,7 @@ DECLARE
   _n integer := cardinality(_client);
   _outcome text[];
   _id uuid[];
+  _found found_reservation[];
   _short jsonb[];
   _changing uuid[] := '{}';
   _now timestamptz;
@@ -30,7 +31,7 @@ DECLARE
 BEGIN
   PERFORM enter_tenant(_tenant);
   -- find
-  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  SELECT f._outcome, f._id, f._found INTO _outcome, _id, _found
   FROM find_targets(_tenant, 'Fulfil', 2::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
   -- lock
@@ -42,11 +43,9 @@ BEGIN
   _short := exceeding_lines(_tenant, _id, _outcome, array_fill(2::smallint, ARRAY[_n]), _line_first, _line_sku,
                             _line_pool, _line_quantity);
   FOR _r IN
-    SELECT x.ix::integer, x.id, state_refusal(2::smallint, v.state, v.expire_time, _now) AS refusal
-    FROM unnest(_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
-    CROSS JOIN LATERAL (
-      SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-    ) v
+    SELECT x.ix::integer, x.id, state_refusal(2::smallint, x.state, x.expire_time, _now) AS refusal
+    FROM unnest(_id, _outcome, _found) WITH ORDINALITY
+      x (id, outcome, place, state, expire_time, revision, limited, modified, entry_id, ix)
     WHERE x.outcome IS NULL
     ORDER BY x.ix
   LOOP

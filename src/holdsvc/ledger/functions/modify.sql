@@ -22,6 +22,7 @@ DECLARE
   _lines integer := cardinality(_line_sku);
   _outcome text[];
   _id uuid[];
+  _found found_reservation[];
   _followed item_before[];
   _short jsonb[] := array_fill(NULL::jsonb, ARRAY[_n]);
   -- The number of each line's item, and what is free of each item, null where there is no such item.
@@ -59,7 +60,7 @@ DECLARE
 BEGIN
   PERFORM enter_tenant(_tenant);
   -- find
-  SELECT array_agg(f._found_outcome), array_agg(f._found_id) INTO _outcome, _id
+  SELECT f._outcome, f._id, f._found INTO _outcome, _id, _found
   FROM find_targets(_tenant, 'Modify', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
   -- lock
@@ -93,7 +94,7 @@ BEGIN
   END LOOP;
 
   -- judge
-  _outcome := judge_held(_tenant, _id, _outcome, _now);
+  _outcome := judge_held(_id, _outcome, _found, _now);
   FOR _i IN 1 .. _n LOOP
     _first_need := _need;
     WHILE _need_request[_need] = _i LOOP

@@ -6,8 +6,9 @@
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
 -- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
 -- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are
--- none. SWEEP: lapsed holds would make room; sweep the items and call again. SERVE: those who wait come first; serve
--- the items and call again. RETRY: call again.
+-- none. _comes_free: of one of those lines' items enough is held for next_free to have an answer. SWEEP: lapsed holds
+-- would make room; sweep the items and call again. SERVE: those who wait come first; serve the items and call again.
+-- RETRY: call again.
 -- Locks: item rows in (sku, pool) order, limits in order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
@@ -17,7 +18,7 @@ CREATE FUNCTION reserve(
   _line_request integer[], _line_number smallint[], _line_item integer[], _line_quantity bigint[],
   _item_sku text[], _item_pool text[], _item_quantity bigint[], _served boolean[],
   OUT _judge_time timestamptz, OUT _outcome text[], OUT _other_id uuid[],
-  OUT _short_line integer[], OUT _short_available bigint[], OUT _over_limit jsonb[]
+  OUT _short_line integer[], OUT _short_available bigint[], OUT _comes_free boolean, OUT _over_limit jsonb[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -38,6 +39,7 @@ DECLARE
   _claimed boolean := false;
   _free bigint[];
   _gate smallint[];
+  _held bigint[];
   _lapsed bigint[] := array_fill(NULL::bigint, ARRAY[_items]);
   -- Of each item for which somebody waits: whether they must be served first. Null: not asked yet, or nobody waits.
   _serve boolean[] := '{}';
@@ -73,6 +75,7 @@ BEGIN
   _over_limit := '{}';
   _short_line := '{}';
   _short_available := '{}';
+  _comes_free := false;
   _outcome := array_fill(NULL::text, ARRAY[_n]);
   _other_id := array_fill(NULL::uuid, ARRAY[_n]);
 
@@ -119,12 +122,12 @@ BEGIN
     SELECT f._outcome, f._reservation_id INTO _outcome, _other_id
     FROM find_requests(_tenant, 'Reserve', _request_key, _fingerprint) f;
 
-    SELECT array_agg(i.free ORDER BY x.ix), array_agg(i.gate ORDER BY x.ix), array_agg(i.place ORDER BY x.ix),
-           array_agg(0::bigint ORDER BY x.ix)
-    INTO _free, _gate, _place, _take
+    SELECT array_agg(i.free ORDER BY x.ix), array_agg(i.gate ORDER BY x.ix), array_agg(i.held ORDER BY x.ix),
+           array_agg(i.place ORDER BY x.ix), array_agg(0::bigint ORDER BY x.ix)
+    INTO _free, _gate, _held, _place, _take
     FROM unnest(_item_sku, _item_pool) WITH ORDINALITY x (sku, pool, ix)
     LEFT JOIN LATERAL (
-      SELECT v.ctid AS place, v.free, v.gate FROM item v
+      SELECT v.ctid AS place, v.free, v.gate, v.held FROM item v
       WHERE v.sku = x.sku AND v.pool = x.pool AND v.tenant = _tenant AND v.delete_time IS NULL LIMIT 1
     ) i ON true;
     IF cardinality(_duplicate_window_us) > 0 THEN
@@ -220,6 +223,13 @@ BEGIN
         END LOOP;
       END IF;
       _outcome[_i] := _verdict;
+    END LOOP;
+
+    FOR _k IN 1 .. cardinality(_short_line) LOOP
+      _item := _line_item[_short_line[_k]];
+      _comes_free := coalesce(_gate[_item] = 0 AND _held[_item] + _take[_item]
+                              >= _line_quantity[_short_line[_k]] - _short_available[_k], false);
+      EXIT WHEN _comes_free;
     END LOOP;
 
     -- claim

@@ -114,37 +114,25 @@ BEGIN
 END
 $$;
 
--- Step "lock" of a change to reservations: the items of all their lines. Returns what lock_items does.
+-- Step "lock" of a change to reservations: the items of these lines of theirs. Returns what lock_items does.
 -- Locks: item rows in (sku, pool) order.
-CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS item_before[]
+CREATE FUNCTION lock_items_of_lines(_tenant text, _line found_line[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _follow boolean;
+  _sku text[];
+  _pool text[];
 BEGIN
-  SELECT bool_or(i.followed) INTO _follow
-  FROM (
-    SELECT DISTINCT l.sku, l.pool
-    FROM unnest(_reservation_id) x (id)
-    CROSS JOIN LATERAL (
-      SELECT sku, pool FROM reservation_line WHERE reservation_id = x.id AND tenant = _tenant OFFSET 0
-    ) l
-    ORDER BY l.sku, l.pool
-  ) k
-  CROSS JOIN LATERAL (
-    SELECT v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
-    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
-  ) i;
-  -- Not one expression: its query would be set up also where nobody follows.
-  IF _follow THEN
-    RETURN (
-      SELECT items_before(_tenant, array_agg(l.sku), array_agg(l.pool))
-      FROM unnest(_reservation_id) x (id)
-      CROSS JOIN LATERAL (
-        SELECT w.sku, w.pool FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
-      ) l
-    );
-  END IF;
-  RETURN NULL;
+  SELECT array_agg(l.sku), array_agg(l.pool) INTO _sku, _pool
+  FROM unnest(_line) l (ix, place, sku, pool, quantity);
+  RETURN lock_items(_tenant, _sku, _pool);
+END
+$$;
+
+-- The same for these reservations.
+CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS item_before[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN lock_items_of_lines(_tenant, found_lines(_tenant, _reservation_id, '{}'));
 END
 $$;
 
@@ -188,94 +176,85 @@ END
 $$;
 
 -- Step "find" of a change to reservations: replays by request id, references resolved (see resolve_reference), and
--- every reservation named, replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns one row each request, in
--- order: outcome null where the change may go on. _wanted is the state that the change starts from (see state_refusal),
--- and _rescue_after has the earliest end of an expired hold that a request may rescue, null for none.
--- _pools bounds what the key may see: see sees_reservation.
+-- every reservation named, replayed ones too, locked in id order (FOR NO KEY UPDATE). Returns by request: outcome null
+-- where the change may go on; the reservation's id; and the reservation as it is, null where there is none. _wanted is
+-- the state that the change starts from (see state_refusal), and _rescue_after has the earliest end of an expired hold
+-- that a request may rescue, null for none. _pools bounds what the key may see: see sees_reservation.
 CREATE FUNCTION find_targets(
   _tenant text, _rpc text, _wanted smallint,
   _client text[], _pools text[], _read_all boolean[], _write_all boolean[],
-  _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _rescue_after timestamptz[]
-) RETURNS TABLE (_found_outcome text, _found_id uuid)
+  _request_key uuid[], _fingerprint bytea[], _target uuid[], _reference text[], _rescue_after timestamptz[],
+  OUT _outcome text[], OUT _id uuid[], OUT _found found_reservation[]
+)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _outcome text[];
-  _id uuid[];
   _now timestamptz := wall_clock();
   _r record;
 BEGIN
-  _r := find_requests(_tenant, _rpc, _request_key, _fingerprint);
-  _outcome := _r._outcome;
-  _id := _r._reservation_id;
-  FOR _i IN 1 .. cardinality(_client) LOOP
-    CONTINUE WHEN _outcome[_i] IS NOT NULL;
-    IF _reference[_i] IS NULL THEN
-      _id[_i] := _target[_i];
-    ELSE
+  SELECT f._outcome, f._reservation_id INTO _outcome, _id
+  FROM find_requests(_tenant, _rpc, _request_key, _fingerprint) f;
+  IF array_remove(_reference, NULL) <> '{}' THEN
+    FOR _i IN 1 .. cardinality(_reference) LOOP
+      CONTINUE WHEN _reference[_i] IS NULL OR _outcome[_i] IS NOT NULL;
       _r := resolve_reference(_tenant, _client[_i], _pools[_i], _reference[_i], _wanted, _rescue_after[_i], _now);
       _id[_i] := _r._found_id;
       IF _r._ambiguous THEN
         _outcome[_i] := 'REFERENCE_AMBIGUOUS';
       END IF;
-    END IF;
-  END LOOP;
+    END LOOP;
+  END IF;
 
-  PERFORM 1
-  FROM (SELECT DISTINCT i.id FROM unnest(_id) i (id) WHERE i.id IS NOT NULL ORDER BY i.id) x
-  CROSS JOIN LATERAL (
-    SELECT 1 FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant FOR NO KEY UPDATE
-  ) v;
-
-  FOR _r IN
-    SELECT x.ix,
-           CASE
-             WHEN v.client IS NULL OR (v.client <> x.client AND NOT x.read_all) THEN 'RESERVATION_NOT_FOUND'
-             WHEN x.pools IS NOT NULL AND NOT sees_reservation(_tenant, x.pools, x.id) THEN 'RESERVATION_NOT_FOUND'
-             WHEN v.client <> x.client AND NOT x.write_all THEN 'PERMISSION_DENIED'
-           END AS refusal
-    FROM unnest(_id, _client, _pools, _read_all, _write_all, _outcome)
-      WITH ORDINALITY x (id, client, pools, read_all, write_all, outcome, ix)
-    LEFT JOIN LATERAL (
-      SELECT w.client FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-    ) v ON true
-    -- Replays too: a key without the rights of the one that made the call is not shown its result.
-    WHERE x.outcome IS NULL OR x.outcome = 'REPLAYED'
-  LOOP
-    _outcome[_r.ix] := coalesce(_r.refusal, _outcome[_r.ix]);
-  END LOOP;
-
-  RETURN QUERY SELECT x.outcome, x.id FROM unnest(_outcome, _id) x (outcome, id);
+  SELECT array_agg(x.id ORDER BY x.ix),
+         array_agg(CASE WHEN v.place IS NOT NULL THEN (
+           v.place, v.state, v.expire_time, v.revision, v.limited, v.modified, v.entry_id
+         )::found_reservation END ORDER BY x.ix),
+         array_agg(CASE
+           -- Replays too: a key without the rights of the one that made the call is not shown its result.
+           WHEN x.outcome <> 'REPLAYED' THEN x.outcome
+           WHEN v.place IS NULL OR (v.client <> x.client AND NOT x.read_all) THEN 'RESERVATION_NOT_FOUND'
+           WHEN v.client <> x.client AND NOT x.write_all THEN 'PERMISSION_DENIED'
+           ELSE x.outcome
+         END ORDER BY x.ix)
+  INTO _id, _found, _outcome
+  FROM (
+    SELECT u.ix, u.client, u.read_all, u.write_all, u.outcome, coalesce(u.id, u.target) AS id
+    FROM unnest(_id, _target, _client, _read_all, _write_all, _outcome)
+      WITH ORDINALITY u (id, target, client, read_all, write_all, outcome, ix)
+    ORDER BY coalesce(u.id, u.target)
+  ) x
+  LEFT JOIN LATERAL (
+    SELECT w.ctid AS place, w.client, w.state, w.expire_time, w.revision, w.limited, w.original IS NOT NULL AS modified,
+           w.entry_id
+    FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant FOR NO KEY UPDATE
+  ) v ON true;
+  IF array_remove(_pools, NULL) <> '{}' THEN
+    -- After the locks, for what the reservations' lines are now.
+    FOR _i IN 1 .. cardinality(_pools) LOOP
+      IF coalesce(_outcome[_i] IN ('REPLAYED', 'PERMISSION_DENIED'), true)
+         AND NOT sees_reservation(_tenant, _pools[_i], _id[_i]) THEN
+        _outcome[_i] := 'RESERVATION_NOT_FOUND';
+      END IF;
+    END LOOP;
+  END IF;
 END
 $$;
 
--- Step "judge" of Cancel and Extend, which start from HELD and look at nothing else: the refusal of the state, and
--- RETRY for every request after the first that changes the same reservation. The caller has locked the rows.
-CREATE FUNCTION judge_held(_tenant text, _reservation_id uuid[], _outcome text[], _now timestamptz)
-RETURNS text[]
+-- Step "judge" of what starts from HELD: the refusal of the state, and RETRY for every request after the first that
+-- changes the same reservation. The caller has locked the rows.
+CREATE FUNCTION judge_held(_id uuid[], _outcome text[], _found found_reservation[], _now timestamptz) RETURNS text[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-DECLARE
-  _changing uuid[] := '{}';
-  _r record;
 BEGIN
-  FOR _r IN
-    SELECT x.ix, x.id, state_refusal(1::smallint, v.state, v.expire_time, _now) AS refusal
-    FROM unnest(_reservation_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
-    CROSS JOIN LATERAL (
-      SELECT w.state, w.expire_time FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
-    ) v
-    WHERE x.outcome IS NULL
-    ORDER BY x.ix
-  LOOP
-    IF _r.refusal IS NULL AND _r.id = ANY (_changing) THEN
-      _outcome[_r.ix] := 'RETRY';
-    ELSE
-      _outcome[_r.ix] := _r.refusal;
-    END IF;
-    IF _outcome[_r.ix] IS NULL THEN
-      _changing := _changing || _r.id;
-    END IF;
-  END LOOP;
-  RETURN _outcome;
+  RETURN (
+    SELECT array_agg(coalesce(
+      x.outcome, state_refusal(1::smallint, x.state, x.expire_time, _now), CASE WHEN x.number > 1 THEN 'RETRY' END
+    ) ORDER BY x.ix)
+    FROM (
+      SELECT u.ix, u.outcome, u.state, u.expire_time,
+             row_number() OVER (PARTITION BY u.outcome IS NULL, u.id ORDER BY u.ix) AS number
+      FROM unnest(_id, _outcome, _found) WITH ORDINALITY
+        u (id, outcome, place, state, expire_time, revision, limited, modified, entry_id, ix)
+    ) x
+  );
 END
 $$;
 
@@ -353,84 +332,120 @@ BEGIN
 END
 $$;
 
--- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. The
--- caller has locked these reservations and found them HELD. Who did it, and why: arrays in their order, or empty: the
--- service. Without _now the time is read when the items are locked. Returns the units, and of the items what lock_items
--- does. Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for
--- its own update and the events only.
--- Locks: items in (sku, pool) order, then the waitlist entries whose offers they are.
+-- These reservations of one tenant as they are, in order, null for one that is not there. Locks nothing: the caller has
+-- locked them.
+CREATE FUNCTION found_reservations(_tenant text, _reservation_id uuid[]) RETURNS found_reservation[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(CASE WHEN v.place IS NOT NULL THEN (
+      v.place, v.state, v.expire_time, v.revision, v.limited, v.modified, v.entry_id
+    )::found_reservation END ORDER BY x.ix)
+    FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
+    LEFT JOIN LATERAL (
+      SELECT w.ctid AS place, w.state, w.expire_time, w.revision, w.limited, w.original IS NOT NULL AS modified,
+             w.entry_id
+      FROM reservation w WHERE w.reservation_id = x.id AND w.tenant = _tenant LIMIT 1
+    ) v ON true
+  );
+END
+$$;
+
+-- The lines of the reservations of those requests whose outcome is null, by request and line number. Locks nothing: the
+-- caller has locked the reservations.
+CREATE FUNCTION found_lines(_tenant text, _reservation_id uuid[], _outcome text[]) RETURNS found_line[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg((x.ix, w.place, w.sku, w.pool, w.quantity)::found_line ORDER BY x.ix, w.line_number)
+    FROM unnest(_reservation_id, _outcome) WITH ORDINALITY x (id, outcome, ix)
+    CROSS JOIN LATERAL (
+      SELECT m.ctid AS place, m.line_number, m.sku, m.pool, m.quantity FROM reservation_line m
+      WHERE m.reservation_id = x.id AND m.tenant = _tenant OFFSET 0
+    ) w
+    WHERE x.outcome IS NULL
+  );
+END
+$$;
+
+-- The waitlist entries whose offers these reservations are, by request; null for others, and where the outcome is not
+-- null.
+CREATE FUNCTION entries_of(_outcome text[], _found found_reservation[]) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(CASE WHEN _outcome[x.ix] IS NULL THEN x.entry_id END ORDER BY x.ix)
+    FROM unnest(_found) WITH ORDINALITY x (place, state, expire_time, revision, limited, modified, entry_id, ix)
+  );
+END
+$$;
+
+-- As give_back, for these reservations, which the caller has locked and found HELD.
 CREATE FUNCTION return_held(
   _tenant text, _state smallint, _reservation_id uuid[], _client text[], _key_id text[], _request_id text[],
   _reason text[], _now timestamptz, OUT _released_quantity bigint, OUT _followed item_before[]
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _n integer := cardinality(_reservation_id);
-  -- Of each reservation.
-  _place tid[];
-  _revision bigint[];
-  _expire_time timestamptz[];
-  _modified boolean[];
-  -- Those that count for limits.
-  _limited uuid[];
-  -- The waitlist entries whose offers they are.
-  _entry_id uuid[];
-  _offers bigint;
-  -- One element a line, sorted: its place and its reservation's index.
-  _line_place tid[];
-  _line_ix integer[];
-  _sku text[];
-  _pool text[];
-  _quantity bigint[];
+  _found found_reservation[] := found_reservations(_tenant, _reservation_id);
+  _line found_line[] := found_lines(_tenant, _reservation_id, '{}');
+BEGIN
+  SELECT g._released_quantity, g._followed INTO _released_quantity, _followed
+  FROM give_back(_tenant, _state, _reservation_id, '{}', _found, _line, _client, _key_id, _request_id, _reason, _now) g;
+END
+$$;
+
+-- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. Of
+-- these reservations, which the caller has locked, found HELD and read, those whose outcome is null. Who did it, and
+-- why: arrays in their order, or empty: the service. _now null: the items are locked here, and it is read then. Returns
+-- the units, and of the items what lock_items does, where it locks them. Lines and reservations come first, which only
+-- the caller has locked, then the items: a hot item is locked for its own update and the events only.
+-- Locks: items in (sku, pool) order, then the waitlist entries whose offers they are.
+CREATE FUNCTION give_back(
+  _tenant text, _state smallint, _id uuid[], _outcome text[], _found found_reservation[], _line found_line[],
+  _client text[], _key_id text[], _request_id text[], _reason text[], _now timestamptz,
+  OUT _released_quantity bigint, OUT _followed item_before[]
+)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
   -- Of each item.
   _item_place tid[];
   _item_quantity bigint[];
   _follow boolean;
   _updated bigint;
+  _limited uuid[];
+  -- How many of them are offers to those who wait.
+  _offers bigint;
 BEGIN
-  SELECT array_agg(v.place ORDER BY x.ix), array_agg(v.revision ORDER BY x.ix), array_agg(v.expire_time ORDER BY x.ix),
-         array_agg(v.modified ORDER BY x.ix), array_agg(x.id) FILTER (WHERE v.limited),
-         array_agg(v.entry_id ORDER BY x.ix), count(v.entry_id)
-  INTO _place, _revision, _expire_time, _modified, _limited, _entry_id, _offers
-  FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
-  CROSS JOIN LATERAL (
-    SELECT r.ctid AS place, r.revision, r.expire_time, r.original IS NOT NULL AS modified, r.limited, r.entry_id
-    FROM reservation r
-    WHERE r.reservation_id = x.id AND r.tenant = _tenant LIMIT 1
-  ) v;
-  SELECT array_agg(l.place), array_agg(l.ix), array_agg(l.sku), array_agg(l.pool), array_agg(l.quantity)
-  INTO _line_place, _line_ix, _sku, _pool, _quantity
-  FROM (
-    SELECT x.ix::integer, w.*
-    FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
-    CROSS JOIN LATERAL (
-      SELECT m.ctid AS place, m.line_number, m.sku, m.pool, m.quantity FROM reservation_line m
-      WHERE m.reservation_id = x.id AND m.tenant = _tenant OFFSET 0
-    ) w
-    ORDER BY x.ix, w.line_number
-  ) l;
   -- They leave the index of held lines.
-  UPDATE reservation_line l SET expire_time = NULL FROM unnest(_line_place) x (place)
-  WHERE l.ctid = x.place AND l.tenant IS NOT DISTINCT FROM _tenant;
-  UPDATE reservation v SET
-    state = _state,
-    cancel_time = CASE WHEN _state = 3 THEN _now END,
-    reason = _reason[x.ix],
-    revision = v.revision + 1
-  FROM unnest(_place) WITH ORDINALITY x (place, ix)
-  WHERE v.ctid = x.place AND v.tenant IS NOT DISTINCT FROM _tenant;
-  SELECT array_agg(i.place), array_agg(k.quantity), bool_or(i.followed) INTO _item_place, _item_quantity, _follow
+  UPDATE reservation_line l SET expire_time = NULL
+  FROM unnest(_line) x (ix, place, sku, pool, quantity)
+  WHERE _outcome[x.ix] IS NULL AND l.ctid = x.place AND l.tenant IS NOT DISTINCT FROM _tenant;
+  WITH ended AS (
+    UPDATE reservation v SET
+      state = _state,
+      cancel_time = CASE WHEN _state = 3 THEN _now END,
+      reason = _reason[x.ix],
+      revision = v.revision + 1
+    FROM generate_series(1, cardinality(_id)) x (ix)
+    WHERE _outcome[x.ix] IS NULL AND v.ctid = (_found[x.ix]).place AND v.tenant IS NOT DISTINCT FROM _tenant
+    RETURNING v.reservation_id, v.limited, v.entry_id
+  )
+  SELECT array_agg(e.reservation_id) FILTER (WHERE e.limited), count(e.entry_id) INTO _limited, _offers FROM ended e;
+  SELECT array_agg(i.place), array_agg(k.quantity), coalesce(sum(k.quantity), 0), bool_or(i.followed)
+  INTO _item_place, _item_quantity, _released_quantity, _follow
   FROM (
     SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
-    FROM unnest(_sku, _pool, _quantity) l (sku, pool, quantity) GROUP BY 1, 2 ORDER BY 1, 2
+    FROM unnest(_line) l (ix, place, sku, pool, quantity) WHERE _outcome[l.ix] IS NULL GROUP BY 1, 2 ORDER BY 1, 2
   ) k
   LEFT JOIN LATERAL (
     SELECT v.ctid AS place, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
     WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
     FOR NO KEY UPDATE
   ) i ON true;
-  IF _follow THEN
-    _followed := items_before(_tenant, _sku, _pool);
+  IF _follow AND _now IS NULL THEN
+    _followed := items_before(_tenant, (SELECT array_agg(l.sku) FROM unnest(_line) l (ix, place, sku, pool, quantity)),
+                              (SELECT array_agg(l.pool) FROM unnest(_line) l (ix, place, sku, pool, quantity)));
   END IF;
   _now := coalesce(_now, wall_clock());
 
@@ -449,40 +464,61 @@ BEGIN
   IF _limited IS NOT NULL THEN
     PERFORM release_limits(_tenant, _limited);
   END IF;
+  PERFORM write_line_events(_tenant, _state, _id, _outcome, _found, _line, NULL, _client, _key_id, _request_id, _reason,
+                            _now);
+  IF _offers > 0 THEN
+    PERFORM end_entries(_tenant, 2::smallint, (CASE _state WHEN 3 THEN 5 ELSE 4 END)::smallint,
+                        entries_of(_outcome, _found), _client, _key_id, _request_id, _reason, _now);
+  END IF;
+END
+$$;
+
+-- One event of each of these reservations whose outcome is null, with the lines that moved: CONFIRMED (2),
+-- CANCELLED (3) or EXPIRED (4), the number of the state too. They were HELD as the caller has found them, and have been
+-- changed once since. _moved has the units of each line, null for all.
+CREATE FUNCTION write_line_events(
+  _tenant text, _state smallint, _id uuid[], _outcome text[], _found found_reservation[], _line found_line[],
+  _moved bigint[], _client text[], _key_id text[], _request_id text[], _reason text[], _now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _n integer := cardinality(_id);
+  -- Where each reservation has one line, nothing needs to be grouped.
+  _single boolean := coalesce(_moved IS NULL AND cardinality(_line) = _n, false);
+BEGIN
+  FOR _l IN 1 .. CASE WHEN _single THEN _n ELSE 0 END LOOP
+    _single := _single AND (_line[_l]).ix = _l;
+  END LOOP;
   INSERT INTO event (
     occur_day, tenant, type, client, key_id, request_id, reason, occur_time, revision,
     line_sku, line_pool, line_quantity, reservation_id, from_state, state, expire_time, snapshot
   )
   SELECT (SELECT d.day FROM feed_day d ORDER BY d.day DESC LIMIT 1), _tenant, _state, coalesce(_client[x.ix], ''),
-         coalesce(_key_id[x.ix], ''), _request_id[x.ix], _reason[x.ix], _now, _revision[x.ix] + 1,
-         x.sku, x.pool, x.quantity, _reservation_id[x.ix], 1, _state, _expire_time[x.ix],
-         CASE WHEN _modified[x.ix] THEN reservation_snapshot(_tenant, _reservation_id[x.ix]) END
+         coalesce(_key_id[x.ix], ''), _request_id[x.ix], _reason[x.ix], _now, (_found[x.ix]).revision + 1,
+         x.sku, x.pool, x.quantity, _id[x.ix], 1, _state, (_found[x.ix]).expire_time,
+         CASE WHEN (_found[x.ix]).modified THEN reservation_snapshot(_tenant, _id[x.ix]) END
   FROM (
-    -- Where each reservation has one line, nothing needs to be grouped.
-    SELECT l AS ix, ARRAY[_sku[l]] AS sku, ARRAY[_pool[l]] AS pool, ARRAY[_quantity[l]] AS quantity
-    FROM generate_series(1, _n) l WHERE _line_ix = (SELECT array_agg(g) FROM generate_series(1, _n) g)
+    SELECT l AS ix, ARRAY[(_line[l]).sku] AS sku, ARRAY[(_line[l]).pool] AS pool,
+           ARRAY[(_line[l]).quantity] AS quantity
+    FROM generate_series(1, _n) l WHERE _single
     UNION ALL
-    SELECT m.ix, coalesce(array_agg(m.sku) FILTER (WHERE m.sku IS NOT NULL), '{}'),
-           coalesce(array_agg(m.pool) FILTER (WHERE m.sku IS NOT NULL), '{}'),
-           coalesce(array_agg(m.quantity) FILTER (WHERE m.sku IS NOT NULL), '{}')
+    SELECT m.ix, coalesce(array_agg(m.sku) FILTER (WHERE m.quantity > 0), '{}'),
+           coalesce(array_agg(m.pool) FILTER (WHERE m.quantity > 0), '{}'),
+           coalesce(array_agg(m.quantity) FILTER (WHERE m.quantity > 0), '{}')
     FROM (
       SELECT u.* FROM (
-        SELECT _line_ix[l] AS ix, l, _sku[l] AS sku, _pool[l] AS pool, _quantity[l] AS quantity
-        FROM generate_series(1, cardinality(_line_ix)) l
+        SELECT (_line[l]).ix, l, (_line[l]).sku, (_line[l]).pool, coalesce(_moved[l], (_line[l]).quantity) AS quantity
+        FROM generate_series(1, cardinality(_line)) l
         UNION ALL
         -- A reservation without a line ends all the same.
-        SELECT g, 0, NULL, NULL, NULL FROM generate_series(1, _n) g
+        SELECT g, 0, NULL, NULL, 0 FROM generate_series(1, _n) g
       ) u
-      WHERE _line_ix IS DISTINCT FROM (SELECT array_agg(g) FROM generate_series(1, _n) g)
+      WHERE NOT _single
       ORDER BY u.ix, u.l
     ) m
     GROUP BY m.ix
-  ) x;
-  IF _offers > 0 THEN
-    PERFORM end_entries(_tenant, 2::smallint, (CASE _state WHEN 3 THEN 5 ELSE 4 END)::smallint, _entry_id, _client,
-                        _key_id, _request_id, _reason, _now);
-  END IF;
-  _released_quantity := (SELECT coalesce(sum(q), 0) FROM unnest(_item_quantity) q);
+  ) x
+  WHERE _outcome[x.ix] IS NULL;
 END
 $$;
 

@@ -137,7 +137,8 @@ CREATE TABLE holdsvc.reservation (
   limited boolean NOT NULL DEFAULT false,
   -- The waitlist entry whose offer it is; null for all others.
   entry_id uuid,
-  PRIMARY KEY (reservation_id, tenant),
+  -- Every row is written once more when the hold ends: half full, its pages take those entries without being split.
+  PRIMARY KEY (reservation_id, tenant) WITH (fillfactor = 50),
   CONSTRAINT reservation_confirmed_has_its_order
     CHECK ((state IN (2, 5, 6)) = (confirm_time IS NOT NULL) AND (confirm_time IS NULL) = (order_id IS NULL)),
   CONSTRAINT reservation_cancelled_has_its_time CHECK ((state = 3) = (cancel_time IS NOT NULL)),
@@ -146,7 +147,8 @@ CREATE TABLE holdsvc.reservation (
 ) WITH (fillfactor = 80);
 -- Lists, newest first: ids are UUIDv7, so their order is that of creation. Of hashes, here and for the lines: keys of
 -- fixed width cost a hold a tenth less than the texts; who reads by them compares the texts too.
-CREATE INDEX reservation_by_client ON holdsvc.reservation (hashtext(tenant), hashtext(client), reservation_id);
+CREATE INDEX reservation_by_client ON holdsvc.reservation (hashtext(tenant), hashtext(client), reservation_id)
+  WITH (fillfactor = 50);
 -- With the state, so that the few reservations that a call can act on are found among many that have ended.
 CREATE INDEX reservation_by_reference ON holdsvc.reservation (reference, client, tenant, state, reservation_id)
   WHERE reference <> '';
@@ -170,7 +172,7 @@ CREATE TABLE holdsvc.reservation_line (
   returned_quantity bigint NOT NULL DEFAULT 0,
   -- That of the reservation while it is HELD, else null.
   expire_time timestamptz,
-  PRIMARY KEY (reservation_id, sku, pool, tenant),
+  PRIMARY KEY (reservation_id, sku, pool, tenant) WITH (fillfactor = 50),
   CONSTRAINT line_gives_back_no_more_than_it_took
     CHECK (0 <= refunded_quantity AND refunded_quantity <= confirmed_quantity AND confirmed_quantity <= quantity),
   CONSTRAINT line_fulfils_no_more_than_is_sold
