@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.api.auth.keyring import make_key
 from holdsvc.embedded.server import EmbeddedServer
+from holdsvc.process.cell import MISSES_MAX
 from inventoryhold.v1 import admin_service_pb2 as admin
 from tests.cells.conftest import StartCells
 from tests.cells.test_routing import create, reserve
@@ -164,3 +165,23 @@ async def test_a_start_without_a_cell_serves_the_others_and_takes_it_up_when_it_
 
     await until(is_told, timeout_s=10, pause_s=0.02)
     assert await outcome(caller.reservations.Reserve(reserve("seat"))) == "CAPACITY_EXCEEDED"
+
+
+async def test_health_checks_that_come_late_refuse_nobody_whose_calls_are_answered(
+    cells: TwoCells, start_cells: StartCells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start_cells()
+    caller = await cells.partner(service, cells.south)
+    await create(caller, "seat", 1000)
+    cell, late = service.service.cells[1], 0
+
+    async def ping() -> None:
+        nonlocal late
+        late += 1
+        raise TimeoutError
+
+    monkeypatch.setattr(cell.database, "ping", ping)
+    while late < 2 * MISSES_MAX:
+        await caller.reservations.Reserve(reserve("seat"))
+        await asyncio.sleep(0.05)
+    assert not cell.away

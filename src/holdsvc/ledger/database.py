@@ -338,9 +338,13 @@ class Database:
             await connection.close()
             await pool.putconn(connection)
 
+    def heard_within(self, seconds: float) -> bool:
+        """Whether it has answered something in the last seconds."""
+        return _now_s() - self._answered_s < seconds
+
     def _why_none(self) -> Cause:
         """Why there was no connection: a database that answered others meanwhile is not away."""
-        answered = _now_s() - self._answered_s < self._wait_s
+        answered = self.heard_within(self._wait_s)
         if (cause := self.primary.cause) is not None:
             return cause
         return Cause.POOL_EXHAUSTED if answered else Cause.DATABASE_AWAY

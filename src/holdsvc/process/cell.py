@@ -37,7 +37,9 @@ START_TIMEOUT_S = 60.0
 """How long a start waits for the only database."""
 
 SILENCE_MAX_S = 1.0
-"""How long a cell among others may take to answer until its calls are refused."""
+MISSES_MAX = 2
+"""A cell among others whose database has answered nothing for so long, so many checks in a row, is away: its calls are
+refused at once."""
 
 PAUSE_MAX_S = 2.0
 """The longest pause between two attempts to open a database."""
@@ -64,7 +66,8 @@ class RunningCell:
     def __init__(self, settings: Settings, address: CellAddress, sending: Sending, left: Left) -> None:
         self.name = address.name
         self.is_open = False
-        self._answers = True
+        self._misses = 0
+        """Health checks in a row to which the database did not answer, nor to anything else meanwhile."""
         self._settings = settings = settings.of_cell(address)
         self._metrics = observer = _Observer(self, left)
         self.database = Database(settings, address.service, address.name)
@@ -81,7 +84,7 @@ class RunningCell:
     @property
     def away(self) -> bool:
         """Whether the database is known not to answer."""
-        return not self.is_open or not self._answers
+        return not self.is_open or self._misses >= MISSES_MAX
 
     async def take_up(self, *, sweeping: bool) -> None:
         """Opens the cell and begins to work.
@@ -103,7 +106,7 @@ class RunningCell:
             with attempt:
                 await self._open()
         self._start(sweeping=sweeping)
-        self.is_open = self._answers = True
+        self.is_open, self._misses = True, 0
 
     async def _open(self) -> None:
         await self.database.open()
@@ -134,7 +137,8 @@ class RunningCell:
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
             log.warning("database.unreachable", error=type(error).__name__, **self._words)
-        self._answers = alive
+        # A worker with more work than it can do is late with its checks too: that refuses nobody.
+        self._misses = 0 if alive or self.database.heard_within(SILENCE_MAX_S) else self._misses + 1
         metrics.DATABASE_UP.labels(self.name).set(alive)
         return alive and self.is_open
 
