@@ -49,6 +49,7 @@ _COMMANDS = {
     "keys": _Command(_SERVICE, "keys", "app"),
     "relay": _Command(_SERVICE, "relay", "relay"),
     "migrate": _Command(_DATABASE, "migrate", "app"),
+    "tenants": _Command(_DATABASE, "tenants", "app"),
     "psql": _Command(_DATABASE, "database", "psql"),
     "dump": _Command(_DATABASE, "database", "dump"),
     "restore": _Command(_DATABASE, "database", "restore"),

@@ -18,13 +18,23 @@ TENANT_MAX = 128
 
 
 def _check_tenant(name: str) -> str:
+    return _checked(name, "--tenant")
+
+
+def _check_argument(name: str) -> str:
+    return _checked(name, "TENANT")
+
+
+def _checked(name: str, option: str) -> str:
     """Refuses what no tenant can be called; no request names a tenant, so the contract has no rule for it."""
     if not 1 <= len(name) <= TENANT_MAX or any(category(character) == "Cc" for character in name):
-        raise CommandError(f"--tenant: must have 1 to {TENANT_MAX} characters, none of them a control character")
+        raise CommandError(f"{option}: must have 1 to {TENANT_MAX} characters, none of them a control character")
     return name
 
 
 Tenant = Annotated[str, typer.Option(help="The tenant that owns it.", callback=_check_tenant)]
+
+TenantName = Annotated[str, typer.Argument(help="The tenant.", metavar="TENANT", callback=_check_argument)]
 
 Dsn = Annotated[
     Optional[str],  # noqa: UP045 - typer reads annotations of this form

@@ -117,6 +117,14 @@ def _configured(dsn: str | None, data_dir: Path | None) -> Settings:
     return settings_of(dsn, data_dir)
 
 
+def cells() -> list[CellAddress]:
+    """The cells of HOLDSVC_CELLS, for commands that are about several of them."""
+    settings = _configured(None, None)
+    if settings.cells is None:
+        raise CommandError("there is one database, which has no name; HOLDSVC_CELLS names several")
+    return settings.addresses
+
+
 def owner_of(address: CellAddress) -> str:
     """The DSN of the schema's owner in a cell, with an end to the wait for it."""
     return with_connect_timeout(address.owner, CONNECT_TIMEOUT_S)
@@ -214,21 +222,28 @@ def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
                 raise CommandError(str(error)) from None
             await connection.execute("SET TIME ZONE 'UTC'")
             session = Connection(connection)
-            try:
-                async with upkeep.function_set_used(session):
-                    return await work(session)
-            except SetTooOld as error:
-                raise CommandError(str(error)) from error
-            except Failed as error:
-                raise CommandError(_refused(error)) from error
-            except CellError as error:
-                raise CommandError(str(error)) from error
-            except Moved as error:
-                raise CommandError(f"the tenant is not in this cell: {error}") from error
-            except (NothingRan, Unknown, Conflict) as error:
-                raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
+            async with upkeep.function_set_used(session):
+                return await work(session)
 
-    return asyncio.run(carried_out())
+    with failures():
+        return asyncio.run(carried_out())
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Makes of what the ledger raises what a command says."""
+    try:
+        yield
+    except (SetTooOld, CellError) as error:
+        raise CommandError(str(error)) from error
+    except Failed as error:
+        raise CommandError(_refused(error)) from error
+    except Moved as error:
+        raise CommandError(f"the tenant is not in this cell: {error}") from error
+    except (NothingRan, Unknown, Conflict) as error:
+        raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
+    except psycopg.Error as error:
+        raise CommandError(f"the database broke off: {error}") from error
 
 
 def lacks_schema(error: Failed) -> bool:

@@ -1,0 +1,73 @@
+"""`holdsvc tenants` beside a service that goes on selling."""
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from inventoryhold.v1 import inventory_service_pb2 as inventory
+from inventoryhold.v1 import reservation_service_pb2 as pb
+from tests.cells.conftest import StartCells
+from tests.support.cells import TwoCells
+from tests.support.harness import outcome
+from tests.support.partners import Partner
+from tests.support.program import command
+
+
+@pytest.fixture
+def environment(cells: TwoCells, tmp_path: Path) -> dict[str, str]:
+    """The variables that name both cells."""
+    file = tmp_path / "cells.toml"
+    file.write_text("".join(f"[{cell.name}]\ndsn = {json.dumps(cell.owner)}\n" for cell in cells))
+    return {"HOLDSVC_CELLS": str(file), "HOLDSVC_AUTH": "off"}
+
+
+async def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `holdsvc tenants`."""
+    return await asyncio.to_thread(command, "tenants", *arguments, environment=environment)
+
+
+async def sell(caller: Partner, made: set[str], moved: asyncio.Event) -> None:
+    """Reserves one unit after another until some calls after the move."""
+    left = 5
+    while left:
+        left -= moved.is_set()
+        answer = await outcome(caller.reservations.Reserve(pb.ReserveRequest(lines=[{"sku": "seat", "quantity": 1}])))
+        if isinstance(answer, pb.ReserveResponse):
+            made.add(answer.reservation.reservation_id)
+        else:
+            assert answer == "TENANT_MOVED"
+
+
+async def test_a_tenant_moves_while_it_sells_and_its_old_rows_are_removed(
+    cells: TwoCells, start_cells: StartCells, environment: dict[str, str]
+) -> None:
+    service = await start_cells()
+    placed = await run(environment, "place", "acme", "--cell", "north")
+    assert placed.stdout == "acme lives in north\n", placed.stderr
+    secret = (await asyncio.to_thread(cells.new_tenant, cells.north, "acme"))[1]
+    caller = Partner(service.channel, secret)
+    await caller.inventory.CreateItem(inventory.CreateItemRequest(item={"sku": "seat", "capacity": 1000}))
+    made: set[str] = set()
+    moved = asyncio.Event()
+    selling = [asyncio.create_task(sell(caller, made, moved)) for _ in range(2)]
+    while len(made) < 20:
+        await asyncio.sleep(0.005)
+    result = await run(environment, "move", "acme", "--to", "south")
+    moved.set()
+    await asyncio.gather(*selling)
+    assert result.stdout.startswith("acme lives in south (version 2): "), result.stderr
+    rows = "SELECT reservation_id::text FROM holdsvc.reservation WHERE tenant = 'acme'"
+    assert {id_ for (id_,) in cells.sql(cells.south, rows)} == made
+    listed = await run(environment, "list")
+    states = {
+        (row["cell"], row["state"]) for row in map(json.loads, listed.stdout.splitlines()) if row["tenant"] == "acme"
+    }
+    assert states == {("north", "MOVED"), ("south", "HERE")}
+    cleaned = await run(environment, "clean", "acme")
+    assert cleaned.stdout == "north has no rows of acme any more\n", cleaned.stderr
+    assert cells.sql(cells.north, rows) == []
+    aborted = await run(environment, "abort", "acme")
+    assert (aborted.returncode, aborted.stderr) == (1, "holdsvc: no move of acme is under way\n")
