@@ -6,6 +6,9 @@ import pytest
 
 from tests.support.harness import Harness, StartService
 from tests.support.http import Connect, Wire
+from tests.support.shared_ledger import ledger_dsn, shared_ledger
+
+__all__ = ["connect", "guarded", "ledger_dsn", "service", "shared_ledger"]
 
 
 @pytest.fixture
