@@ -36,6 +36,9 @@ structlog.configure(
     ]
 )
 
+UNSAFE = {"fsync": "off", "full_page_writes": "off"}
+"""What is written outlives no crash of the machine, and need not be flushed."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers what keeps measuring tests alone."""
@@ -45,9 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The DSN of a superuser on the run's own server. Nothing there outlives the run, so nothing is flushed."""
+    """The DSN of a superuser on the run's own server."""
     folder: Path = tmp_path_factory.mktemp("server")
-    server = EmbeddedServer(folder, settings={"fsync": "off", "full_page_writes": "off"})
+    server = EmbeddedServer(folder, settings=UNSAFE)
     yield server.start()
     server.stop()
 
@@ -56,7 +59,7 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a migrated database, to copy from."""
     folder = tmp_path_factory.mktemp("prepared") / "data"
-    server = EmbeddedServer(folder)
+    server = EmbeddedServer(folder, settings=UNSAFE)
     migrate.up(server.start())
     server.stop()
     return folder

@@ -32,7 +32,8 @@ def families(group: typer.Typer, prefix: str = "") -> Iterator[str]:
 
 def help_of(family: str, option: str = "--help") -> str:
     """The help's text, its borders and line breaks taken out."""
-    result = CliRunner().invoke(program(), [*family.split(), option], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    words = family.split()
+    result = CliRunner().invoke(program(words), [*words, option], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert result.exit_code == 0, result.output
     return " ".join(result.output.replace("│", " ").split())
 

@@ -217,32 +217,21 @@ def header_blocks(port: int) -> Iterator[None]:
 
 def idle_connections(port: int) -> Iterator[None]:
     """As many as this process may have, which say nothing."""
-    lines: list[socket.socket] = []
-    while True:
-        with suppress(OSError):
-            while len(lines) < 5000:
-                lines.append(socket.create_connection(("127.0.0.1", port), timeout=1))
-        time.sleep(0.1)
-        yield
-        for line in list(lines):
-            line.setblocking(False)
-            with suppress(BlockingIOError):
-                try:
-                    gone = not line.recv(65536)
-                except ConnectionError:
-                    gone = True
-                if gone:
-                    line.close()
-                    lines.remove(line)
+    return _kept(lambda: socket.create_connection(("127.0.0.1", port), timeout=1))
 
 
 def idle_after_the_preface(port: int) -> Iterator[None]:
     """As many as this process may have, which are complete and have no call."""
+    return _kept(lambda: connect(port))
+
+
+def _kept(opened: Callable[[], socket.socket]) -> Iterator[None]:
+    """Thousands of connections; those that the service closes are opened again."""
     lines: list[socket.socket] = []
     while True:
         with suppress(OSError):
             while len(lines) < 5000:
-                lines.append(connect(port))
+                lines.append(opened())
         time.sleep(0.1)
         yield
         for line in list(lines):

@@ -4,17 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from holdsvc.ledger.database import Connection, Database
-from holdsvc.settings import Settings
+from holdsvc.ledger.database import Connection
+from tests.support.sessions import pooled
 
 
 @pytest.fixture
 async def connection(ledger_dsn: str) -> AsyncIterator[Connection]:
-    """A connection of the service's role, for statements that take long."""
-    pool = Database(Settings.load(auth="off", pool_size=2, statement_timeout="60s"), ledger_dsn)
-    await pool.open()
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    finally:
-        await pool.close()
+    """A connection of the service's pool, for statements that take long."""
+    async with pooled(ledger_dsn, statement_timeout="60s") as connection:
+        yield connection

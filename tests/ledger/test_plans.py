@@ -5,8 +5,7 @@ A cached plan made on empty tables once chose scans: 30 holds a second instead o
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,12 +18,12 @@ from psycopg.conninfo import make_conninfo
 from holdsvc.change_requests import Cancel, Confirm, Reserve
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import changes, items, migrate, reservation_lists, reservations, upkeep
-from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.database import Connection
 from holdsvc.ledger.holds import reserve
 from holdsvc.model import Done, ItemKey
-from holdsvc.settings import Settings
 from tests.support import holds
 from tests.support.holds import CALLER, new_id
+from tests.support.sessions import pooled
 
 pytestmark = pytest.mark.alone
 
@@ -116,18 +115,6 @@ async def turn(connection: Connection, choose: Choose, times: dict[str, list[flo
     done(await timed("cancel", changes.cancel(connection, "default", cancels(kept))))
 
 
-@asynccontextmanager
-async def session(dsn: str) -> AsyncIterator[Connection]:
-    """One connection of the service's pool, whose plans stay."""
-    database = Database(Settings.load(pool_size=2, auth="off"), dsn)
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            yield connection
-    finally:
-        await database.close()
-
-
 def query(dsn: str, sql: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as owner:
         cursor = owner.execute(sql.encode())
@@ -157,23 +144,23 @@ def database_of(dsn: str, name: str) -> str:
 async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is_scanned(plain_dsn: str) -> None:
     random.seed(20)
     fresh_dsn, analysed_dsn = database_of(plain_dsn, "fresh"), database_of(plain_dsn, "analysed")
-    async with session(fresh_dsn) as fresh:
+    async with pooled(fresh_dsn) as fresh:
         # Every plan of this session is made while the tables are empty, and stays.
-        async with session(analysed_dsn) as filling:
+        async with pooled(analysed_dsn) as filling:
             for connection in (fresh, filling):
                 await stock_up(connection)
             for choose in (hot, uniform):
                 await turn(fresh, choose, {})
             await asyncio.gather(fill(fresh), fill(filling))
         query(analysed_dsn, "ANALYZE")
-        async with session(analysed_dsn) as analysed:
+        async with pooled(analysed_dsn) as analysed:
             slower = await compare(fresh, analysed)
     assert not slower, slower
     assert query(fresh_dsn, SCANNED) == []
 
     # Sessions report their counts at their end; this one plans on large tables, as after a restart.
     query(fresh_dsn, "SELECT pg_stat_reset()")
-    async with session(fresh_dsn) as restarted:
+    async with pooled(fresh_dsn) as restarted:
         for choose in (hot, uniform):
             await turn(restarted, choose, {})
     assert query(fresh_dsn, SCANNED) == []
@@ -182,7 +169,7 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
 
     for dsn in (fresh_dsn, analysed_dsn):
         query(dsn, "SELECT pg_stat_reset()")
-        async with session(dsn) as lister:
+        async with pooled(dsn) as lister:
             await list_pages(lister)
         assert query(dsn, SCANNED) == []
         [(rows_read,)] = query(dsn, READ)
@@ -191,12 +178,12 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
 
 async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(plain_dsn: str) -> None:
     dsn = database_of(plain_dsn, "lapsed")
-    async with session(dsn) as connection:
+    async with pooled(dsn) as connection:
         await items.create(connection, CALLER, holds.stock([hot()]))
         for _ in range(LAPSED // 1000):
             done(await reserve(connection, "default", reserves(hot, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
-    async with session(dsn) as sweeping:
+    async with pooled(dsn) as sweeping:
         assert (await upkeep.release_expired(sweeping, None, BATCH)).expired_count == BATCH
         on_demand = (await items.sweep(sweeping, "default", [ItemKey(hot(), "")])).expired
     assert query(dsn, SCANNED) == []
@@ -206,7 +193,7 @@ async def test_a_sweep_reads_no_more_than_it_releases_however_much_has_lapsed(pl
 
 async def test_tables_analysed_while_there_was_one_item_are_as_good_when_there_are_many(plain_dsn: str) -> None:
     dsn = database_of(plain_dsn, "grown")
-    async with session(dsn) as connection:
+    async with pooled(dsn) as connection:
         await stock_up(connection)
         for _ in range(20):
             done(await reserve(connection, "default", reserves(hot, 1000)))
@@ -214,7 +201,7 @@ async def test_tables_analysed_while_there_was_one_item_are_as_good_when_there_a
         for _ in range(20):
             done(await reserve(connection, "default", reserves(uniform, 1000, ttl_us=1)))
     query(dsn, "SELECT pg_stat_reset()")
-    async with session(dsn) as grown:
+    async with pooled(dsn) as grown:
         for choose in (hot, uniform):
             await turn(grown, choose, {})
         assert (await upkeep.release_expired(grown, None, BATCH)).expired_count == BATCH

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -329,11 +327,3 @@ def test_the_pods_reach_the_database_of_cloudnative_pg_as_its_roles(
     for name, value in (manifests["ConfigMap/holdsvc"]["data"] | values).items():
         monkeypatch.setenv(name, value)
     settings.Settings.load()
-
-
-def test_the_checks_of_deploy_pass_and_say_when_they_are_skipped() -> None:
-    program = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "fit Kubernetes" in done.stdout
-    assert "tests of the alerts pass" in done.stdout or "SKIPPED" in done.stderr

@@ -1,11 +1,14 @@
 """Database sessions of a test: transactions that hold locks, waiting for a call to reach such a lock, plain SQL."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.settings import Settings
 
 _WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
@@ -30,6 +33,18 @@ async def until_blocked(dsn: str, count: int = 1) -> None:
             if row is not None and row[0] >= count:
                 return
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def pooled(dsn: str, **settings: str) -> AsyncIterator[Connection]:
+    """One connection of the service's pool."""
+    database = Database(Settings.load(pool_size=2, auth="off", **settings), dsn)
+    await database.open()
+    try:
+        async with database.connection() as connection:
+            yield connection
+    finally:
+        await database.close()
 
 
 def sql_of(dsn: str) -> Any:
