@@ -106,6 +106,37 @@ async def test_changes_of_one_tenant_on_a_locked_row_leave_connections_to_others
     assert await asyncio.gather(*changes) == [Done(None, replayed=False)] * 16
 
 
+async def test_a_change_whose_caller_has_gone_before_its_turn_never_runs(
+    engine: Engine, ledger_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdsvc.engine.engine.CALLERS_OWN_S", 0.0)
+    ran: list[str] = []
+
+    async def change(name: str, deadline: float) -> Done[None]:
+        async def run(connection: Connection) -> Done[None]:
+            ran.append(name)
+            await connection.fetch("SELECT pg_sleep(0.5)")
+            return Done(None, replayed=False)
+
+        return await engine.change("a", run, deadline)  # type: ignore[return-value]
+
+    first = asyncio.ensure_future(change("first", soon()))
+    await until_sleeping(ledger_dsn, 1)
+    gone = asyncio.ensure_future(change("gone", soon()))
+    late = asyncio.ensure_future(change("late", soon(0.05)))
+    last = asyncio.ensure_future(change("last", soon()))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(HoldError) as refused:
+        await late
+    assert (refused.value.reason, refused.value.refused.metadata) == (
+        "DATABASE_UNAVAILABLE",
+        {"cause": "DEADLINE_EXCEEDED"},
+    )
+    await asyncio.gather(first, last)
+    assert ran == ["first", "last"]
+
+
 async def test_a_change_on_a_row_that_stays_locked_is_refused_with_its_cause(
     engine: Engine, observed: Observed, ledger_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

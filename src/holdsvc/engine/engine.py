@@ -252,17 +252,23 @@ class Engine:
     async def change(
         self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]], deadline: float
     ) -> Answer[V]:
-        """Runs a change that has no lane (and no request_id), sweeping on demand."""
+        """Runs a change that has no lane (and no request_id), sweeping on demand.
+
+        It does not run when its caller has gone, or its deadline has passed, before its turn.
+        """
+        begun = False
 
         async def changing() -> Answer[V]:
+            nonlocal begun
             async with self._changing.turn(tenant):
+                begun = True
                 try:
                     return await _retried(partial(self._change, tenant, run))
                 except Moved as moved:
                     self._observer.left(tenant, moved)
                     raise
 
-        return await self._detached(changing, deadline, changes=True)
+        return await self._detached(changing, deadline, may_end=lambda: not begun)
 
     async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]]) -> Answer[V]:
         for _ in range(SWEEP_ROUNDS):
@@ -292,7 +298,7 @@ class Engine:
             async with self._reading.turn(tenant), self._database.connection() as connection:
                 return await run(connection)
 
-        return await self._detached(reading, deadline, changes=False)
+        return await self._detached(lambda: _retried(reading), deadline)
 
     async def look_up(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         """Runs a short read that calls of every tenant depend on, such as that of a key, beside all other reads."""
@@ -301,7 +307,7 @@ class Engine:
             async with self._looking_up, self._database.connection(reserved=True) as connection:
                 return await run(connection)
 
-        return await self._detached(reading, deadline, changes=False)
+        return await self._detached(lambda: _retried(reading), deadline)
 
     async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
         """Sweeps a tenant's lapsed holds now."""
@@ -320,20 +326,23 @@ class Engine:
         )
         return released
 
-    async def _detached(self, work: Callable[[], Awaitable[T]], deadline: float, *, changes: bool) -> T:
-        """Runs work in a task of its own, so that a caller's cancel never reaches the commit of a change."""
+    async def _detached(
+        self, work: Callable[[], Awaitable[T]], deadline: float, may_end: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Runs work in a task of its own, so that a caller's cancel reaches it only while it `may_end`."""
         self._admit()
-        task = self._spawn(work() if changes else _retried(work))
+        task = self._spawn(work())
         try:
             done, _ = await asyncio.wait([task], timeout=max(0.0, deadline + CALLERS_OWN_S - self._loop.time()))
         except asyncio.CancelledError:
-            if not changes:
+            if may_end():
                 task.cancel()
             raise
         if not done:
-            if not changes:
+            safe = may_end()
+            if safe:
                 task.cancel()
-            raise HoldError(outages.deadline_passed(safe=not changes))
+            raise HoldError(outages.deadline_passed(safe=safe))
         try:
             return task.result()
         except NothingRan as error:
@@ -345,7 +354,7 @@ class Engine:
             raise HoldError(outages.overloaded(Cause.CONFLICT)) from None
         except Unknown as error:
             self._observer.not_run(error.cause)
-            unknown = outages.outcome_unknown(error.cause) if changes else outages.database_unavailable()
+            unknown = outages.database_unavailable() if may_end() else outages.outcome_unknown(error.cause)
             raise HoldError(unknown) from None
 
     def _admit(self) -> None:
