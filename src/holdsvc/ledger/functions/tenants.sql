@@ -8,7 +8,7 @@
 -- A cell without a name is the only one: a tenant without a state is here.
 -- Locks: the tenant, SHARE, until the end of the transaction.
 CREATE FUNCTION enter_tenant(_tenant text) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
   _name text;
   _state text;
@@ -29,7 +29,7 @@ $$;
 
 -- The same for background work on one tenant: false where it is not here, or about to leave. It never waits.
 CREATE FUNCTION try_enter_tenant(_tenant text) RETURNS boolean
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
   IF NOT pg_try_advisory_xact_lock_shared(hashtext('holdsvc tenants'), hashtext(_tenant)) THEN
     RETURN false;
@@ -46,7 +46,7 @@ $$;
 -- must do nothing this time. It never waits. Tenants that have left and whose rows are removed are not among them.
 -- Locks: all background work, SHARE, until the end of the transaction.
 CREATE FUNCTION tenants_away() RETURNS text[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
   IF NOT pg_try_advisory_xact_lock_shared(hashtext('holdsvc background'), 0) THEN
     RETURN NULL;
