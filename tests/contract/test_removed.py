@@ -63,7 +63,7 @@ async def relayed(service: Harness) -> list[bytes]:
     [[last, day]] = service.sql("SELECT max(event_id), max(occur_day) FROM event")
     async with service.cell.database.connection() as connection:
         found, _ = await read(connection, [Filter(None)], UNKNOWN, Position(last, day), limit=1000)
-    return [cloud_event(event.tenant, convert.event(event.event), "epoch").encode() for event in found]
+    return [cloud_event(event.tenant, convert.event(event.event), event.hash).encode() for event in found]
 
 
 async def _reserve(service: Harness, **fields: Any) -> dict[str, Any]:

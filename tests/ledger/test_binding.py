@@ -15,6 +15,7 @@ from holdsvc.ledger import (  # noqa: F401
     feed,
     items,
     keys,
+    proofs,
     reservation_lists,
     reservations,
     retention,

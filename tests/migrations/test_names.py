@@ -14,6 +14,7 @@ from holdsvc.ledger import feed, keys, removal, retention, stock, tenants, upkee
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
+from holdsvc.ledger.proofs import holds, nothing_told
 from holdsvc.model import Caller
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
@@ -294,7 +295,11 @@ async def of_the_background(service: Any) -> None:
         everything, start = [feed.Filter(None)], feed.Position(0, date(2026, 1, 1))
         found, _ = await feed.read(connection, everything, start, end, limit=100)
         assert await feed.item_changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
-        await feed.save_relay_position(connection, "relay", "epoch", feed.Position(1, date(2026, 1, 1)))
+        history = (await feed.identity(connection)).history
+        await feed.save_relay_position(connection, "relay", history, feed.Position(1, date(2026, 1, 1)))
+        anchor = await feed.last(connection)
+        told = nothing_told(feed.Position(0, date(2026, 1, 1)), everything[0], proven=True)
+        assert not await holds(connection, told._replace(event_id=anchor.last_event_id), everything[0])
         assert await feed.relay_position(connection, "relay") is not None
         await FUNCTIONS["find_locked_items"].fetch(connection, tenant="default", sku="{seat}", pool='{""}')
         await FUNCTIONS["find_locked_targets"].fetch(

@@ -214,7 +214,8 @@ async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(
 
 async def test_a_relay_that_would_skip_events_says_so_and_ends(service: Harness) -> None:
     await service.create_item("a", 10)
-    service.sql("SELECT save_relay_position('relay', 'another-epoch', 1, '2026-01-01')")
+    service.sql("SELECT save_relay_position('relay', feed_history(), 1, '2026-01-01')")
+    service.sql("SELECT begin_epoch()")
     with relaying(service, "stdout") as relay:
         assert await asyncio.to_thread(relay.wait, 60) == 1
 

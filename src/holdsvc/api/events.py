@@ -10,6 +10,7 @@ from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
 from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Filter, Position
+from holdsvc.ledger.proofs import Proof, nothing_told
 from holdsvc.model import Caller
 from holdsvc.streams.events import Batch
 from inventoryhold.v1 import event_service_pb2 as pb
@@ -24,20 +25,26 @@ class EventServicer:
         streams = call.cell.streams
         with streams.admitted():
             identity, last = await streams.events.look(call.caller.tenant)
-            tokens = Tokens(identity, call.caller.tenant)
-            start: Position | None
+            tokens, filter_ = Tokens(identity, call.caller.tenant), _filter(call.caller, request)
+            begun: Proof | None
             if request.resume_token:
-                start = tokens.read(request.resume_token)
+                held = tokens.read(request.resume_token)
+                start, begun = held.position, held.proof.of(filter_)
+                if held.history != identity.history:
+                    begun = await streams.events.resume(held.proof, filter_, identity.floor)
+                    start = begun.place
                 if start.event_id > last.last_event_id:
                     # A database that was put back without telling so: it will draw the same ids for other events.
                     raise HoldError(outages.resume_token_foreign())
             elif request.from_oldest:
                 start = Position(identity.floor, date.min)
+                begun = nothing_told(start, filter_, proven=True)
             else:
-                while (start := await streams.events.begin(last)) is None:
+                while (begun := await streams.events.begin(last, filter_)) is None:
                     yield pb.StreamEventsResponse(heartbeat=True).SerializeToString()
-            yield _message(tokens, Batch([], start))
-            async with aclosing(streams.events.stream(_filter(call.caller, request), start, identity.epoch)) as batches:
+                start = begun.place
+            yield _message(tokens, Batch([], start, begun))
+            async with aclosing(streams.events.stream(filter_, start, identity.history, begun)) as batches:
                 async for batch in batches:
                     yield _message(tokens, batch)
 
@@ -48,5 +55,5 @@ def _filter(caller: Caller, request: pb.StreamEventsRequest) -> Filter:
 
 
 def _message(tokens: Tokens, batch: Batch) -> bytes:
-    rest = pb.StreamEventsResponse(resume_token=tokens.write(batch.position), heartbeat=not batch.payloads)
+    rest = pb.StreamEventsResponse(resume_token=tokens.write(batch.position, batch.proof), heartbeat=not batch.payloads)
     return b"".join((*batch.payloads, rest.SerializeToString()))

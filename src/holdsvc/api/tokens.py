@@ -9,13 +9,15 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import date
 from hashlib import blake2b
+from typing import NamedTuple
 
 from holdsvc import outages
 from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Identity, Position
+from holdsvc.ledger.proofs import Proof
 
 _SIGNATURE_BYTES = 16
-_VERSION = 1
+_VERSION = 2
 
 
 def seal(key: str, purpose: str, context: bytes, data: bytes) -> str:
@@ -39,27 +41,39 @@ def _signature(key: str, purpose: str, context: bytes, data: bytes) -> bytes:
     return blake2b(content, digest_size=_SIGNATURE_BYTES, key=key.encode()[:64], person=person).digest()
 
 
+class Held(NamedTuple):
+    """What a token says: where a stream stood, in which history, and what proves that it was told so far."""
+
+    position: Position
+    history: str
+    proof: Proof
+
+
 class Tokens:
-    """Writes and reads the resume tokens of a tenant's streams: where a stream stands, in which epoch."""
+    """Writes and reads the resume tokens of a tenant's streams."""
 
     def __init__(self, identity: Identity, tenant: str) -> None:
         self._identity = identity
         self._tenant = tenant
 
-    def write(self, position: Position) -> str:
+    def write(self, position: Position, proof: Proof) -> str:
         """The token of a position."""
-        content = [_VERSION, self._identity.epoch, position.event_id, position.day.toordinal()]
+        place = [position.event_id, position.day.toordinal()]
+        told = proof._replace(day=proof.day.toordinal())  # type: ignore[arg-type]
+        content = [_VERSION, self._identity.epoch, self._identity.timeline, *place, *told]
         data = json.dumps(content, separators=(",", ":")).encode()
         return seal(self._identity.token_key, "resume", self._tenant.encode(), data)
 
-    def read(self, token: str) -> Position:
-        """The position of a token; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
+    def read(self, token: str) -> Held:
+        """What a token says; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
         data = unseal(self._identity.token_key, "resume", self._tenant.encode(), token)
         if data is None:
             raise HoldError(outages.resume_token_foreign())
-        version, epoch, event_id, day = json.loads(data)
+        version, epoch, timeline, event_id, day, *told = json.loads(data)
         if version != _VERSION or epoch != self._identity.epoch:
             raise HoldError(outages.resume_token_foreign())
         if event_id < self._identity.floor:
             raise HoldError(outages.resume_token_expired())
-        return Position(event_id, date.fromordinal(day))
+        proof = Proof(*told)
+        proof = proof._replace(day=date.fromordinal(proof.day))  # type: ignore[arg-type]
+        return Held(Position(event_id, date.fromordinal(day)), f"{epoch}-{timeline}", proof)

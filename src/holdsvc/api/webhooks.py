@@ -18,6 +18,7 @@ from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Connection
+from holdsvc.ledger.feed import Filter
 from holdsvc.ledger.webhooks import Place, Sight, Webhook
 from holdsvc.model import Answer, Done, Violation
 from holdsvc.settings import Settings
@@ -48,8 +49,8 @@ class WebhookServicer:
             raise HoldError(errors.invalid_field("url", _NOT_REACHED, "URL_ADDRESS"))
         hub = call.cell.streams.events
         identity, last = await hub.look(caller.tenant)
-        start = await hub.begin(last)
-        if start is None:
+        begun = await hub.begin(last, Filter(caller.tenant))
+        if begun is None:
             # This process began during a transaction that still runs: nothing says yet where now is.
             raise HoldError(outages.database_unavailable())
         secret, webhook_id = secrets.token_bytes(SECRET_BYTES), call.cell.engine.new_id()
@@ -67,7 +68,7 @@ class WebhookServicer:
                 reads_all=caller.reads_all,
                 pools=sorted(caller.pools),
                 secret=secret,
-                place=Place(identity.epoch, start, last.read_time),
+                place=Place(identity.history, begun.place, last.read_time),
                 webhooks_max=self._settings.webhooks_max,
             )
 

@@ -83,6 +83,7 @@ class EventRow(NamedTuple):
     waitlist_policy: int | None
     waiting: int | None
     entry: EntrySnapshot | None
+    hash: int | None
     filters: list[int] | None
     """Of the reader's filters, those that want it."""
 

@@ -31,9 +31,19 @@ class Identity(NamedTuple):
     """Which history of events the database has."""
 
     epoch: str
+    timeline: str
     token_key: str
     floor: int
     """The highest event id that retention has dropped."""
+
+    @property
+    def history(self) -> str:
+        """Another one means that what was read before has to be proven."""
+        return f"{self.epoch}-{self.timeline}"
+
+    def continues(self, history: str) -> bool:
+        """Whether a history is of this epoch: its ids mean the same here, as far as nothing was lost."""
+        return history.rpartition("-")[0] == self.epoch
 
 
 class Poll(NamedTuple):
@@ -46,8 +56,10 @@ class Poll(NamedTuple):
     """With `passed`: the highest event up to there."""
     mark: str | None
     """A new mark for `last_event_id`."""
+    complete_hash: int | None
+    """Of the event `complete_event_id`; None: it is the fence that was known."""
     read_time: datetime
-    epoch: str
+    history: str
     """Which history of events this is."""
     feed_day: date
     """The feed's day: new events have it."""
@@ -70,10 +82,12 @@ UNKNOWN = Position(-1, date.min)
 class Look(NamedTuple):
     """What one look at the end of the feed found."""
 
-    epoch: str
+    history: str
     """Which history of events this is."""
     fence: Position | None
     """The last event up to which the feed is complete; None while transactions from before the first look still run."""
+    fence_hash: int | None
+    """Of that event; None: there is none."""
     complete_id: int
     """The feed is complete up to this id, which may belong to no event; -1 without a fence."""
     last_event_id: int
@@ -119,7 +133,7 @@ class End:
     def _judged(self, seen: Poll) -> Look:
         """Moves the fence when the mark has been reached, and keeps the next mark."""
         before, mark = self.look, self._mark
-        if before is not None and before.epoch != seen.epoch:
+        if before is not None and before.history != seen.history:
             # Ids and marks of another history mean nothing: the next look begins anew.
             self._mark = None
             return _without_fence(seen)
@@ -127,7 +141,8 @@ class End:
         if mark is not None and seen.passed:
             assert seen.complete_event_id is not None
             fence = Position(seen.complete_event_id, mark.day)
-            look = look._replace(fence=fence, complete_id=mark.event_id, day=mark.day)
+            hash_ = look.fence_hash if seen.complete_hash is None else seen.complete_hash
+            look = look._replace(fence=fence, fence_hash=hash_, complete_id=mark.event_id, day=mark.day)
             self._mark = None
         elif mark is None and seen.mark is None and look.fence is not None:
             # No id has been drawn since the last look.
@@ -138,7 +153,7 @@ class End:
 
 
 def _without_fence(seen: Poll) -> Look:
-    return Look(seen.epoch, None, -1, seen.last_event_id, seen.feed_day, seen.feed_day, seen.read_time)
+    return Look(seen.history, None, None, -1, seen.last_event_id, seen.feed_day, seen.feed_day, seen.read_time)
 
 
 class Filter(NamedTuple):
@@ -153,6 +168,16 @@ class Filter(NamedTuple):
     pools: frozenset[str] = frozenset()
     """Only what lies in these pools altogether; empty: in any."""
 
+    @property
+    def arguments(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """As the functions take it."""
+        return (
+            self.tenant,
+            self.client,
+            _joined(",", map(str, self.types)),
+            _joined("\x1f", self.pools),
+        )
+
 
 class FeedEvent(NamedTuple):
     """An event with whose it is and where it lies."""
@@ -160,6 +185,8 @@ class FeedEvent(NamedTuple):
     tenant: str
     day: date
     event: Event
+    hash: int = 0
+    """What tells it from another event to which its id was given."""
     filters: Sequence[int] = ()
     """Of the filters that it was read for, those that want it."""
 
@@ -307,10 +334,7 @@ async def read(
     reach = min(upto.event_id, after.event_id + SPAN_MAX)
     rows = await _READ.fetch(
         connection,
-        tenant=arrays.texts(filter_.tenant for filter_ in filters),
-        client=arrays.texts(filter_.client for filter_ in filters),
-        types=arrays.texts(_joined(",", map(str, filter_.types)) for filter_ in filters),
-        pools=arrays.texts(_joined("\x1f", filter_.pools) for filter_ in filters),
+        **_columns(filters),
         after=after.event_id,
         upto=reach,
         day=after.day,
@@ -324,6 +348,11 @@ async def read(
     if count < len(rows) or count == limit:
         return found, Position(rows[count - 1].event_id, rows[count - 1].occur_day)
     return found, upto if reach == upto.event_id else Position(reach, rows[-1].occur_day if rows else after.day)
+
+
+def _columns(filters: Sequence[Filter]) -> dict[str, str]:
+    names = ("tenant", "client", "types", "pools")
+    return {name: arrays.texts(filter_.arguments[index] for filter_ in filters) for index, name in enumerate(names)}
 
 
 def _joined(separator: str, words: Iterable[str]) -> str | None:
@@ -350,16 +379,16 @@ async def rebuilt(connection: Connection, rows: list[EventRow]) -> list[FeedEven
         event = rebuild(row, subjects.get((row.tenant, str(row.reservation_id))))
         if row.reservation_id is not None and event.reservation is None:
             event = rebuild(await reread(connection, row), None)
-        found.append(FeedEvent(row.tenant, row.occur_day, event, row.filters or ()))
+        found.append(FeedEvent(row.tenant, row.occur_day, event, row.hash or 0, row.filters or ()))
     return found
 
 
 async def relay_position(connection: Connection, name: str) -> tuple[str, Position] | None:
-    """The epoch and place to which a relay has come; None: it has not begun."""
+    """The history and place to which a relay has come; None: it has not begun."""
     rows = await _RELAY.fetch(connection, name=name)
     return (rows[0].epoch, Position(rows[0].event_id, rows[0].event_day)) if rows else None
 
 
-async def save_relay_position(connection: Connection, name: str, epoch: str, position: Position) -> None:
-    """Remembers how far a relay has come."""
-    await _SAVE_RELAY.fetch(connection, name=name, epoch=epoch, event_id=position.event_id, event_day=position.day)
+async def save_relay_position(connection: Connection, name: str, history: str, position: Position) -> None:
+    """Remembers how far a relay has come in a history, if that is the present one."""
+    await _SAVE_RELAY.fetch(connection, name=name, epoch=history, event_id=position.event_id, event_day=position.day)

@@ -74,7 +74,7 @@ class _WebhookRow(NamedTuple):
 class Place(NamedTuple):
     """How far a webhook has come."""
 
-    epoch: str
+    history: str
     """The history of events in which the position means something."""
     position: Position
     event_time: datetime
@@ -214,7 +214,7 @@ async def create(
         reads_all=reads_all,
         pools=list(pools),
         secret=secret,
-        epoch=place.epoch,
+        epoch=place.history,
         event_id=place.position.event_id,
         event_day=place.position.day,
         max=webhooks_max,
@@ -328,7 +328,7 @@ async def renew(connection: Connection, time: timedelta, reports: Sequence[Repor
         lease=time,
         webhook_id=arrays.plain(str(report.lease.webhook_id) for report in reports),
         lease_id=arrays.plain(str(report.lease.lease_id) for report in reports),
-        epoch=arrays.texts(report.place.epoch for report in reports),
+        epoch=arrays.texts(report.place.history for report in reports),
         event_id=arrays.plain(report.place.position.event_id for report in reports),
         event_day=arrays.plain(report.place.position.day.isoformat() for report in reports),
         event_time=arrays.times(report.place.event_time for report in reports),

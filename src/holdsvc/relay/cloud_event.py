@@ -53,8 +53,8 @@ def as_json(event: event_pb2.Event) -> dict[str, Any]:
     return MessageToDict(event, preserving_proto_field_name=True)
 
 
-def cloud_event(tenant: str, event: event_pb2.Event, epoch: str) -> CloudEvent:
-    """The event in its envelope."""
+def cloud_event(tenant: str, event: event_pb2.Event, hash_: int) -> CloudEvent:
+    """The event in its envelope; the hash tells it from another event to which its id was given after a failover."""
     kind = EventType(event.type).name.lower()
     if event.HasField("reservation"):
         key = event.reservation.reservation_id
@@ -62,8 +62,7 @@ def cloud_event(tenant: str, event: event_pb2.Event, epoch: str) -> CloudEvent:
         key = event.waitlist_entry.entry_id
     else:
         key = item_key(event.item.sku, event.item.pool)
-    # CloudEvents want id to be unique within source; event ids are so within an epoch.
-    id_ = f"{epoch}-{event.event_id}"
+    id_ = f"{event.event_id}-{hash_ & (1 << 64) - 1:016x}"
     attributes = {
         "specversion": "1.0",
         "id": id_,

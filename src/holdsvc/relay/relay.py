@@ -65,7 +65,7 @@ class Relay:
         self._name = name
         self._from_now = from_now
         self._follower = Follower(database)
-        self._epoch = ""
+        self._history = ""
         self._position: Position | None = None
         self._failure: RelayError | None = None
         self._stopped = asyncio.Event()
@@ -105,35 +105,36 @@ class Relay:
         return 0.0
 
     async def _read_on(self, connection: Connection, look: Look, fence: Position) -> None:
-        if self._position is None or self._epoch != look.epoch:
+        if self._position is None or self._history != look.history:
             self._position = await self._place(connection, fence)
         while self._position.event_id < fence.event_id:
             found, reached = await feed.read(connection, [Filter(None)], self._position, fence, limit=BATCH_MAX)
             identity = await feed.identity(connection)
-            if identity.epoch != self._epoch:
+            if identity.history != self._history:
                 # Not published: the next look reads the place again.
                 self._position = None
                 return
             if identity.floor > self._position.event_id:
                 raise RelayError(f"relay {self._name}: retention has dropped events before they were published")
             self._tell(look, found[0].event.occur_time if found else None)
-            await self._publish([cloud_event(event.tenant, convert.event(event.event), self._epoch) for event in found])
-            await feed.save_relay_position(connection, self._name, self._epoch, reached)
+            await self._publish([cloud_event(event.tenant, convert.event(event.event), event.hash) for event in found])
+            await feed.save_relay_position(connection, self._name, self._history, reached)
             self._position = reached
         self._tell(look, None)
 
     async def _place(self, connection: Connection, fence: Position) -> Position:
         identity = await feed.identity(connection)
-        self._epoch = identity.epoch
+        self._history = identity.history
         known = await feed.relay_position(connection, self._name)
         if known is None:
             return fence if self._from_now else Position(identity.floor, date.min)
-        epoch, position = known
-        if epoch != identity.epoch:
+        history, position = known
+        if not identity.continues(history):
             raise RelayError(
-                f"relay {self._name} has a position in another database or epoch ({epoch}, here {identity.epoch}),"
+                f"relay {self._name} has a position in another database or epoch ({history}, here {identity.history}),"
                 " which says nothing about the events of this one: start a relay under a new --name"
             )
+        # After a failover it is right too: it was written after the events up to it, so they are here as well.
         return position
 
     async def _publish(self, events: Sequence[CloudEvent]) -> None:

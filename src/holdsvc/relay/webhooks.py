@@ -23,6 +23,7 @@ from holdsvc.errors import HoldError
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
 from holdsvc.ledger.feed import Identity, Poll, Position
+from holdsvc.ledger.proofs import nothing_told
 from holdsvc.ledger.webhooks import Attempt, Lease, Place, Report, Webhook
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event, source, waves
 from holdsvc.relay.endpoint import Endpoint, Endpoints
@@ -76,6 +77,10 @@ class _Failed(Exception):
     def __init__(self, attempt: Attempt) -> None:
         super().__init__(attempt.error)
         self.attempt = attempt
+
+
+class _OtherTimeline(Exception):
+    """The primary is another one: where this webhook stands there, its row tells."""
 
 
 class _Dropped(Exception):
@@ -195,6 +200,8 @@ class _Sender:
     def __init__(self, owner: Webhooks, lease: Lease, end: float) -> None:
         self._owner = owner
         self._place = lease.place
+        self._begun = False
+        """Whether it stands elsewhere than its row says."""
         self._proven = False
         """Whether an attempt has succeeded; `_succeeded`: since the last report."""
         self._succeeded = False
@@ -225,6 +232,8 @@ class _Sender:
             await self._give_back(error.attempt)
         except _Dropped:
             await self._give_back(None, "EVENTS_DROPPED")
+        except _OtherTimeline:
+            await self._release()
         except TimeoutError:
             # The lease could not be renewed: another process may have the webhook.
             log.warning("webhook.lease_lost", webhook_id=str(self.lease.webhook_id))
@@ -240,31 +249,40 @@ class _Sender:
         hub = self._owner.hub
         identity, last = await hub.look(self.lease.tenant)
         start = await self._start(identity, last)
-        async with aclosing(hub.stream(self.lease.filter, start, identity.epoch)) as batches:
+        proof = nothing_told(start, self.lease.filter, proven=False)
+        async with aclosing(hub.stream(self.lease.filter, start, identity.history, proof)) as batches:
             async for batch in batches:
                 await self._send_batch(batch)
                 self._place = Place(
-                    identity.epoch, batch.position, hub.told_until(batch.position) or self._place.event_time
+                    identity.history, batch.position, hub.told_until(batch.position) or self._place.event_time
                 )
 
     async def _start(self, identity: Identity, last: Poll) -> Position:
         place = self._place
-        if place.epoch == identity.epoch:
+        if identity.continues(place.history):
+            if place.history != identity.history and self._begun:
+                raise _OtherTimeline
+            # The place of a row is right on any timeline: it was written after the events up to it.
             if place.position.event_id < identity.floor:
                 raise _Dropped
+            self._begun = True
+            self._place = place._replace(history=identity.history)
             return place.position
         async with self._owner.database.connection() as connection:
             start = await webhooks.place_at(connection, self.lease.tenant, place.event_time - webhooks.REWIND)
         while start is None:
-            start = await self._owner.hub.begin(last)
-        self._place = Place(identity.epoch, start, place.event_time)
+            begun = await self._owner.hub.begin(last, self.lease.filter)
+            start = None if begun is None else begun.place
+        self._begun = True
+        self._place = Place(identity.history, start, place.event_time)
         return start
 
     async def _send_batch(self, batch: Batch) -> None:
         events = [event_service_pb2.StreamEventsResponse.FromString(payload).events[0] for payload in batch.payloads]
-        epoch, day = self._place.epoch, self._place.position.day
+        history, day = self._place.history, self._place.position.day
+        hashes = {event.event_id: hash_ for event, hash_ in zip(events, batch.hashes, strict=True)}
         by_id = {event.event_id: event for event in events if _concerns(event, self.lease.sku_prefix)}
-        made = [(id_, cloud_event(self.lease.tenant, event, epoch)) for id_, event in by_id.items()]
+        made = [(id_, cloud_event(self.lease.tenant, event, hashes[id_])) for id_, event in by_id.items()]
         ids = {event.id: id_ for id_, event in made}
         done = 0
         while done < len(made):
@@ -278,8 +296,19 @@ class _Sender:
                     raise _Failed(attempt)
                 self._proven = self._succeeded = True
                 id_ = ids[event.id]
-                self._place = Place(epoch, Position(id_, day), by_id[id_].occur_time.ToDatetime(UTC))
+                self._place = Place(history, Position(id_, day), by_id[id_].occur_time.ToDatetime(UTC))
             done += len(wave)
+
+    async def _release(self) -> None:
+        """Lets any process take it up at once, where its row says."""
+        try:
+            async with self._owner.database.connection() as connection:
+                await webhooks.release(
+                    connection, self.lease, None, pause=timedelta(), failing_max=self._owner.failing_max
+                )
+        except (NothingRan, Unknown, Conflict) as error:
+            # Its lease ends by itself.
+            log.warning("webhook.not_given_back", webhook_id=str(self.lease.webhook_id), error=type(error).__name__)
 
     async def _give_back(self, failed: Attempt | None, disable_reason: str | None = None) -> None:
         owner, lease = self._owner, self.lease

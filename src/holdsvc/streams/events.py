@@ -6,18 +6,21 @@ a slow one) reads pages of the past, which it shares with streams at the same pl
 
 import asyncio
 from bisect import bisect_right
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, reduce
+from operator import xor
 from typing import NamedTuple
 
 from holdsvc import outages
 from holdsvc.engine.pacer import Turn
 from holdsvc.engine.sharing import SharedReads
 from holdsvc.errors import HoldError
-from holdsvc.ledger import feed
+from holdsvc.ledger import feed, proofs
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.feed import UNKNOWN, FeedEvent, Filter, Identity, Poll, Position
+from holdsvc.ledger.feed import UNKNOWN, FeedEvent, Filter, Identity, Look, Poll, Position
+from holdsvc.ledger.proofs import Anchor, Proof
 from holdsvc.streams.subscriptions import Means, fitting
 
 KEPT_BYTES = 32 * 1024 * 1024
@@ -33,10 +36,33 @@ ENCODE_MAX = 25
 """Events that are encoded without a pause: 2 ms, or 25 ms where each has a hundred lines."""
 
 
+LOOKS_MAX = 64
+"""Looks that are remembered for proofs: events are told after two."""
+
+
 class Batch(NamedTuple):
     """One message to a stream: events, none in a heartbeat, and its place after them."""
 
     payloads: Sequence[bytes]
+    position: Position
+    proof: Proof
+    """Of what the stream has been told with it."""
+    hashes: Sequence[int] = ()
+    """Of the events."""
+
+
+class _Event(NamedTuple):
+    """An event in memory."""
+
+    event_id: int
+    payload: bytes
+    hash: int
+
+
+class _Part(NamedTuple):
+    """Events that one message takes, and the place after them."""
+
+    events: Sequence[_Event]
     position: Position
 
 
@@ -47,31 +73,38 @@ class Group:
         self.streams = 0
         self.waiting: set[Turn] = set()
         self.start = start
-        self.events: list[tuple[int, bytes]] = []
+        self.events: list[_Event] = []
         self._bytes = 0
 
-    def extend(self, events: list[tuple[int, bytes]], bytes_max: int) -> None:
+    def extend(self, events: list[_Event], bytes_max: int) -> None:
         """Adds events and forgets the oldest, down to half of what is allowed."""
         self.events += events
-        self._bytes += sum(len(payload) + EVENT_OVERHEAD_BYTES for _, payload in events)
+        self._bytes += sum(len(event.payload) + EVENT_OVERHEAD_BYTES for event in events)
         if self._bytes > bytes_max:
             cut = 0
             while self._bytes > bytes_max // 2:
-                self._bytes -= len(self.events[cut][1]) + EVENT_OVERHEAD_BYTES
+                self._bytes -= len(self.events[cut].payload) + EVENT_OVERHEAD_BYTES
                 cut += 1
             # With its day as it was: that of an earlier event is right for a later one.
-            self.start = Position(self.events[cut - 1][0], self.start.day)
+            self.start = Position(self.events[cut - 1].event_id, self.start.day)
             del self.events[:cut]
 
-    def after(self, position: Position, end: Position) -> Batch:
+    def after(self, position: Position, end: Position) -> _Part:
         """The next events that one message takes, up to `end`, where everything is known."""
-        first = bisect_right(self.events, position.event_id, key=lambda event: event[0])
-        payloads = [payload for _, payload in self.events[first : first + READ_MAX]]
-        count = fitting(payloads)
+        first = self._first_after(position.event_id)
+        events = self.events[first : first + READ_MAX]
+        count = fitting([event.payload for event in events])
         reached = max(position, end)
         if first + count < len(self.events):
-            reached = Position(self.events[first + count - 1][0], position.day)
-        return Batch(payloads[:count], reached)
+            reached = Position(self.events[first + count - 1].event_id, position.day)
+        return _Part(events[:count], reached)
+
+    def between(self, after: int, upto: int) -> Sequence[_Event] | None:
+        """The events of a range; None: the first of them may have been forgotten."""
+        return None if after < self.start.event_id else self.events[self._first_after(after) : self._first_after(upto)]
+
+    def _first_after(self, event_id: int) -> int:
+        return bisect_right(self.events, event_id, key=lambda event: event.event_id)
 
 
 class EventHub:
@@ -80,10 +113,14 @@ class EventHub:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._groups: dict[Filter, Group] = {}
-        self._epoch = ""
+        self._history = ""
         self._end: Position | None = None
         """Events up to here have been handed to the groups."""
-        self._reads: SharedReads[tuple[str, Filter, int], Batch] = SharedReads()
+        self._reads: SharedReads[tuple[str, Filter, int], _Part] = SharedReads()
+        self._looks: deque[Look] = deque(maxlen=LOOKS_MAX)
+        """The latest ones between which ids were drawn."""
+        self._anchor: Anchor | None = None
+        """The last event that was handed out."""
 
     @property
     def streams(self) -> int:
@@ -95,8 +132,8 @@ class EventHub:
     async def step(self) -> float:
         """Reads what has become complete since the last look."""
         look = await self._means.follower.next_look()
-        if look.epoch != self._epoch:
-            self._begin_history(look.epoch)
+        if look.history != self._history:
+            self._begin_history(look.history)
         if look.fence is None:
             return 0.0
         if self._end is None or not self._groups:
@@ -107,30 +144,47 @@ class EventHub:
         end: Position | None = self._end
         async with self._means.database.connection() as connection:
             while end is not None and end.event_id < look.fence.event_id:
-                end = await self._read_on(connection, look.epoch, end, look.fence)
+                end = await self._read_on(connection, look.history, end, look.fence)
+        if end is not None:
+            self._note(look)
         return 0.0
 
-    def _begin_history(self, epoch: str) -> None:
+    def _note(self, look: Look) -> None:
+        """Remembers a look for the proofs of what streams are told after it."""
+        if look.fence is not None and look.fence_hash is not None:
+            known = self._before(look.fence.event_id)
+            if known is not None:
+                self._anchor = Anchor(look.fence.event_id, look.fence_hash, known.complete_id, known.day)
+        if not self._looks or self._looks[-1].last_event_id < look.last_event_id:
+            self._looks.append(look)
+
+    def _before(self, event_id: int) -> Look | None:
+        """The latest look before an event's id was drawn: whoever has the event has all that was complete then."""
+        return next((look for look in reversed(self._looks) if look.last_event_id < event_id), None)
+
+    def _begin_history(self, history: str) -> None:
         """Ends the streams of another history: opened again, they are told what their token is worth."""
-        self._epoch, self._end = epoch, None
+        self._history, self._end = history, None
         groups, self._groups = self._groups, {}
         self._reads.clear()
+        self._looks.clear()
+        self._anchor = None
         for group in groups.values():
             self._means.pacer.wake(group.waiting)
 
-    async def _read_on(self, connection: Connection, epoch: str, after: Position, upto: Position) -> Position | None:
+    async def _read_on(self, connection: Connection, history: str, after: Position, upto: Position) -> Position | None:
         groups = dict(self._groups)
-        answer = await self._read(connection, epoch, list(groups), after, upto)
+        answer = await self._read(connection, history, list(groups), after, upto)
         if answer is None:
             # Retention has overtaken this hub: it begins anew, and the streams behind it find out.
             self._end = None
             return None
         found, reached = answer
-        wanted: dict[int, list[tuple[int, bytes]]] = {}
+        wanted: dict[int, list[_Event]] = {}
         for event, payload in zip(found, await self._encoded(found), strict=True):
             for index in event.filters:
-                wanted.setdefault(index, []).append((event.event.event_id, payload))
-        if self._epoch != epoch:
+                wanted.setdefault(index, []).append(_Event(event.event.event_id, payload, event.hash))
+        if self._history != history:
             return None
         self._end = reached
         for index, group in enumerate(groups.values()):
@@ -151,12 +205,12 @@ class EventHub:
         return payloads
 
     async def _read(
-        self, connection: Connection, epoch: str, filters: Sequence[Filter], after: Position, upto: Position
+        self, connection: Connection, history: str, filters: Sequence[Filter], after: Position, upto: Position
     ) -> tuple[list[FeedEvent], Position] | None:
         """The next events; None: some have been dropped. Looks afterwards whether this is still the same history."""
         answer = await feed.read(connection, filters, after, upto, limit=READ_MAX)
         identity = await feed.identity(connection)
-        if identity.epoch != epoch:
+        if identity.history != history:
             raise HoldError(outages.database_unavailable())
         return answer if identity.floor <= after.event_id else None
 
@@ -173,35 +227,51 @@ class EventHub:
         """Which history a new stream is of, to which this hub has come, and where the feed ends."""
         identity = await self._means.read(tenant, feed.identity)
         last = await self._means.read(tenant, feed.last)
-        seen = await self._means.follower.until(lambda look: look.epoch == last.epoch)
-        if seen is None or not seen.epoch == identity.epoch == last.epoch:
+        seen = await self._means.follower.until(lambda look: look.history == last.history)
+        if seen is None or not seen.history == identity.history == last.history:
             raise HoldError(outages.database_unavailable())
-        if self._epoch != seen.epoch:
-            self._begin_history(seen.epoch)
+        if self._history != seen.history:
+            self._begin_history(seen.history)
         return identity, last
 
-    async def begin(self, last: Poll) -> Position | None:
-        """Where a stream begins that is told of everything after the feed's end `last`.
+    async def begin(self, last: Poll, filter_: Filter) -> Proof | None:
+        """Where a stream begins that is told of everything after the feed's end `last`, as the place of a proof.
 
         A transaction that runs for long hides where that is. Then the stream begins at the fence, and is told some of
         what was committed before. None: there is no fence yet.
         """
         await self._means.pacer.turn()
         look = await self._means.follower.until(lambda look: look.complete_id >= last.last_event_id)
-        self._check(last.epoch)
+        self._check(last.history)
         if look is None or look.fence is None:
             return None
-        if look.complete_id < last.last_event_id:
-            return look.fence
-        return Position(min(look.fence.event_id, last.last_event_id), min(look.fence.day, last.feed_day))
+        start = look.fence
+        if look.complete_id >= last.last_event_id:
+            start = Position(min(start.event_id, last.last_event_id), min(start.day, last.feed_day))
+        proof = proofs.nothing_told(start, filter_, proven=True)
+        if look.fence_hash is None:
+            return proof
+        return proofs.anchored(proof, Anchor(look.fence.event_id, look.fence_hash, start.event_id, start.day))
 
-    async def stream(self, filter_: Filter, start: Position, epoch: str) -> AsyncGenerator[Batch]:
-        """Tells every event after `start`, in order, and heartbeats.
+    async def resume(self, proof: Proof, filter_: Filter, floor: int) -> Proof:
+        """The proof with which a stream goes on that was told on another timeline.
+
+        Raises RESUME_TOKEN_EXPIRED where events of it are no longer kept, RESUME_TOKEN_FOREIGN where some are missing.
+        """
+        if floor > proof.after:
+            raise HoldError(outages.resume_token_expired())
+        checked = partial(proofs.holds, proof=proof, filter_=filter_)
+        if not await self._means.read(filter_.tenant or "", checked):
+            raise HoldError(outages.resume_token_foreign())
+        return proof.of(filter_)
+
+    async def stream(self, filter_: Filter, start: Position, history: str, proof: Proof) -> AsyncGenerator[Batch]:
+        """Tells every event after `start`, in order, and heartbeats; `proof` is of what was told before.
 
         Raises RESUME_TOKEN_EXPIRED where retention overtakes it, DATABASE_UNAVAILABLE where another history begins, and
         SHUTTING_DOWN when the process stops.
         """
-        self._check(epoch)
+        self._check(history)
         group = self._groups.get(filter_)
         if group is None:
             group = self._groups[filter_] = Group(self._end or UNKNOWN)
@@ -211,41 +281,60 @@ class EventHub:
         try:
             with self._means.follower.listening():
                 while True:
-                    batch = await self._next(filter_, group, epoch, position)
-                    position = batch.position
+                    part = await self._next(filter_, group, history, position)
+                    position = part.position
                     beat_at = sent_at + self._means.heartbeat_s
-                    if batch.payloads or loop.time() >= beat_at:
+                    if part.events or loop.time() >= beat_at:
                         sent_at = loop.time()
-                        yield batch
+                        proof = self._proven(proof, part, group)
+                        payloads = [event.payload for event in part.events]
+                        yield Batch(payloads, position, proof, [event.hash for event in part.events])
                         await pacer.turn()
                     elif self._end is None or position.event_id >= self._end.event_id:
                         await pacer.turn(beat_at, group.waiting)
-                    self._check(epoch)
+                    self._check(history)
         finally:
             group.streams -= 1
             if not group.streams and self._groups.get(filter_) is group:
                 del self._groups[filter_]
 
-    def _check(self, epoch: str) -> None:
-        if self._epoch != epoch:
+    def _check(self, history: str) -> None:
+        if self._history != history:
             raise HoldError(outages.database_unavailable())
 
-    async def _next(self, filter_: Filter, group: Group, epoch: str, position: Position) -> Batch:
+    def _proven(self, proof: Proof, part: _Part, group: Group) -> Proof:
+        """The proof after a message; over as few events as it can be."""
+        if not part.events:
+            anchor = self._anchor
+            if anchor is None or anchor.event_id > part.position.event_id:
+                return proof
+            fits = proof.whole or proof.event_id <= anchor.complete_id
+            return proofs.anchored(proof, anchor) if fits else proof
+        last = part.events[-1].event_id
+        look = self._before(last)
+        if look is not None and look.complete_id > proof.after:
+            told = group.between(look.complete_id, last)
+            if told is not None:
+                begun = proofs.Proof(look.complete_id, 0, 0, 0, look.day, 0, False, proof.filter_mark)
+                return begun.told(last, len(told), _xored(told))
+        return proof.told(last, len(part.events), _xored(part.events))
+
+    async def _next(self, filter_: Filter, group: Group, history: str, position: Position) -> _Part:
         """The next events of a stream, from memory or else from the database; perhaps none although there are more."""
         if self._end is not None and position.event_id >= group.start.event_id:
             return group.after(position, self._end)
         fence = look.fence if (look := self._means.follower.end.look) else None
         if fence is None or fence.event_id <= position.event_id:
-            return Batch([], position)
-        read = partial(self._past, filter_, epoch, position, fence)
-        batch = await self._reads.get((epoch, filter_, position.event_id), read, lambda _: True)
-        await self._means.pacer.bulk(sum(map(len, batch.payloads)))
-        return batch
+            return _Part([], position)
+        read = partial(self._past, filter_, history, position, fence)
+        part = await self._reads.get((history, filter_, position.event_id), read, lambda _: True)
+        await self._means.pacer.bulk(sum(len(event.payload) for event in part.events))
+        return part
 
-    async def _past(self, filter_: Filter, epoch: str, after: Position, upto: Position) -> Batch:
+    async def _past(self, filter_: Filter, history: str, after: Position, upto: Position) -> _Part:
         """Reads what one message takes of the events after a place."""
         async with self._means.pacer.page():
-            read = partial(self._read, epoch=epoch, filters=[filter_], after=after, upto=upto)
+            read = partial(self._read, history=history, filters=[filter_], after=after, upto=upto)
             answer = await self._means.read(filter_.tenant or "", read)
             if answer is None:
                 raise HoldError(outages.resume_token_expired())
@@ -254,4 +343,9 @@ class EventHub:
         count = fitting(payloads)
         if count < len(found):
             reached = Position(found[count - 1].event.event_id, after.day)
-        return Batch(payloads[:count], reached)
+        events = zip(found[:count], payloads, strict=False)
+        return _Part([_Event(event.event.event_id, payload, event.hash) for event, payload in events], reached)
+
+
+def _xored(events: Sequence[_Event]) -> int:
+    return reduce(xor, [event.hash for event in events], 0)

@@ -70,8 +70,8 @@ class Follower:
         before = self.end.look
         async with self._database.connection() as connection:
             look = await self.end.find(connection)
-        if before is not None and look.epoch != before.epoch:
-            log.warning("feed.epoch_changed", epoch=look.epoch)
+        if before is not None and look.history != before.history:
+            log.warning("feed.history_changed", history=look.history)
         looked, self._looked = self._looked, asyncio.Event()
         looked.set()
         if look.read_time.date() > look.feed_day and monotonic() >= self._day_due:

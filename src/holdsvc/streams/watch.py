@@ -34,7 +34,7 @@ class WatchHub:
         self._reading = asyncio.Lock()
         """Held from the reading of states until they are changes of their topics."""
         self.snapshots = Snapshots(means, lambda: self._number, self._reading)
-        self._epoch = ""
+        self._history = ""
         self.read_time: datetime | None = None
         """What was committed before then has been handed out, but for what `_lost_at` means."""
         self._tail: int | None = None
@@ -54,12 +54,12 @@ class WatchHub:
     async def step(self) -> float:
         """Reads what has changed since the last look."""
         look = await self.means.follower.next_look()
-        if look.epoch != self._epoch:
-            if self._epoch:
+        if look.history != self._history:
+            if self._history:
                 self._tail = None
                 self.snapshots.reads.clear()
                 self._resync()
-            self._epoch = look.epoch
+            self._history = look.history
         if self._topics.by_selection:
             if self._tail is None:
                 self._begin(look)

@@ -218,6 +218,7 @@ CREATE TYPE event_answer AS (
   waitlist_policy smallint,
   waiting bigint,
   entry jsonb,
+  hash bigint,
   filters integer[]
 );
 

@@ -132,7 +132,7 @@ BEGIN
          e.oversell_limit,
          e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
          e.waitlist_policy, e.waiting, e.entry,
-         NULL::integer[]
+         NULL::bigint, NULL::integer[]
   FROM event e
   WHERE e.occur_day = _day AND e.event_id > _after
   ORDER BY e.event_id
@@ -191,5 +191,6 @@ $$;
 CREATE FUNCTION begin_epoch() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   UPDATE feed_state SET
+    token_key = gen_random_uuid()::text || gen_random_uuid()::text,
     restore_mark = greatest(restore_mark + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;

@@ -1,14 +1,31 @@
--- Which history of events this database has, the key that signs its resume tokens, and the highest event id that
--- retention has dropped. A copy, a failover to another timeline and a restore change the epoch: event ids of one epoch
--- mean nothing in another. The timeline is that of the WAL being written; the control file's is out of date until the
--- first checkpoint after a promotion. Reads no tenant's data. Locks nothing.
-CREATE FUNCTION feed_identity(OUT _epoch text, OUT _token_key text, OUT _floor bigint)
+-- Which history of events this database has: the epoch, and the timeline that the server writes; the key that signs its
+-- resume tokens, and the highest event id that retention has dropped. A copy and a restore change the epoch: event ids
+-- of one epoch mean nothing in another. A failover changes the timeline: ids mean the same as far as nothing was lost.
+-- The timeline is that of the WAL being written; the control file's is out of date until the first checkpoint after a
+-- promotion. Reads no tenant's data. Locks nothing.
+CREATE FUNCTION feed_identity(OUT _epoch text, OUT _timeline text, OUT _token_key text, OUT _floor bigint)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT (SELECT c.system_identifier FROM pg_control_system() c) || '-'
-         || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '-'
          || (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) || '-' || s.restore_mark,
-         s.token_key, s.floor_event_id
+         left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), s.token_key, s.floor_event_id
   FROM feed_state s
+$$;
+
+-- The epoch with the timeline: another one means that what was read before has to be proven. Locks nothing.
+CREATE FUNCTION feed_history() RETURNS text
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
+  SELECT i._epoch || '-' || i._timeline FROM feed_identity() i
+$$;
+
+-- What tells an event from another one to which its id was given after a failover that lost it. It never changes.
+CREATE FUNCTION event_hash(
+  _event_id bigint, _occur_time timestamptz, _reservation_id uuid, _sku text, _pool text, _revision bigint
+) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
+  SELECT hashtextextended(
+    _event_id || ' ' || extract(epoch FROM _occur_time) || ' ' || _revision || ' '
+      || coalesce(_reservation_id::text, '') || ' ' || coalesce(_pool, '') || ' ' || coalesce(_sku, ''), 0
+  )
 $$;
 
 -- The earliest day that an event after a position may have, for a position with this day; -infinity: any. That is the
@@ -25,25 +42,27 @@ $$;
 -- the mark loses events.) _previous_value and _previous_mark are those of the call before; _passed says whether that
 -- mark is reached. _mark is a new one, taken only when the previous one is reached and there are ids beyond
 -- _previous_value. With _passed comes _complete_event_id: the highest event beyond _fence (-1: unknown) up to
--- _previous_value, else _fence. Not _previous_value itself: ids of undone transactions may be drawn again after a
+-- _previous_value, with its hash, else _fence without one. Not _previous_value itself: ids of undone transactions may be drawn again after a
 -- crash, and a reader must never stand behind such an id; an event that is visible is flushed. _feed_day is the feed's
 -- day, _day that of _fence.
 -- For all tenants: it reads none of their data. Locks nothing; a transaction that writes nothing costs no flush.
 CREATE FUNCTION poll_feed(
   _previous_value bigint, _previous_mark text, _fence bigint, _day date,
   OUT _last_event_id bigint, OUT _passed boolean, OUT _complete_event_id bigint, OUT _mark text,
-  OUT _read_time timestamptz, OUT _epoch text, OUT _feed_day date
+  OUT _complete_hash bigint, OUT _read_time timestamptz, OUT _history text, OUT _feed_day date
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _from date := first_day_after(_day);
 BEGIN
-  SELECT i._epoch INTO _epoch FROM feed_identity() i;
+  _history := feed_history();
   SELECT d.day INTO _feed_day FROM feed_day d ORDER BY d.day DESC LIMIT 1;
   _passed := _previous_mark IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= _previous_mark::xid8;
   IF _passed THEN
-    SELECT e.event_id INTO _complete_event_id FROM event e
+    SELECT e.event_id, event_hash(e.event_id, e.occur_time, e.reservation_id, e.line_sku[1], e.line_pool[1], e.revision)
+    INTO _complete_event_id, _complete_hash
+    FROM event e
     WHERE e.event_id > _fence AND e.event_id <= _previous_value AND e.occur_day >= _from
     ORDER BY e.event_id DESC LIMIT 1;
     IF _complete_event_id IS NULL THEN
@@ -114,6 +133,7 @@ BEGIN
          e.oversell_limit,
          e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
          e.waitlist_policy, e.waiting, e.entry,
+         event_hash(e.event_id, e.occur_time, e.reservation_id, e.line_sku[1], e.line_pool[1], e.revision),
          w.filters
   FROM event e
   CROSS JOIN LATERAL (
@@ -144,4 +164,15 @@ BEGIN
   ORDER BY e.event_id
   LIMIT _limit;
 END
+$$;
+
+-- Of the events that read_events answers for one filter: how many there are, and their hashes, xored. It proves what a
+-- reader was told before a failover. Locks nothing.
+CREATE FUNCTION sum_events(
+  _tenant text, _client text, _types text, _pools text, _after bigint, _upto bigint, _day date,
+  OUT _number bigint, OUT _digest bigint
+)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  SELECT count(*), coalesce(bit_xor(r.hash), 0)
+  FROM read_events(ARRAY[_tenant], ARRAY[_client], ARRAY[_types], ARRAY[_pools], _after, _upto, _day, 2147483647) r
 $$;

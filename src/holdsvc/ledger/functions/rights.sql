@@ -76,6 +76,7 @@ GRANT EXECUTE ON FUNCTION
   set_limit,
   set_stock,
   stock_totals,
+  sum_events,
   sweep_items,
   sweep_waitlist,
   tenant_states,

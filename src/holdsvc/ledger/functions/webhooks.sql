@@ -163,7 +163,8 @@ END
 $$;
 
 -- Keeps a sender's webhooks for another _lease, and remembers how far each has come: after (_event_id, _event_day) of
--- the history _epoch, where the events until _event_time are sent. _succeeded: since the report before, an attempt has
+-- the history _epoch, where the events until _event_time are sent; a place of a history before a failover is not written
+-- after it, so what stands here is of events that this database has. _succeeded: since the report before, an attempt has
 -- succeeded.
 -- Returns the leases that still stand: other webhooks were deleted, or have another sender, or their key has ended.
 -- Locks: the webhooks' rows, in the order of their ids.
@@ -174,6 +175,7 @@ CREATE FUNCTION renew_webhooks(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
   _now timestamptz := wall_clock();
+  _history text := feed_history();
 BEGIN
   RETURN QUERY
   WITH own AS (
@@ -189,7 +191,10 @@ BEGIN
       key_id = coalesce(o.key_id, w.key_id),
       lease_id = CASE WHEN o.key_id IS NOT NULL THEN w.lease_id END,
       due_time = _now + _lease,
-      epoch = r.epoch, event_id = r.event_id, event_day = r.event_day, event_time = r.event_time,
+      epoch = CASE WHEN r.epoch = _history THEN r.epoch ELSE w.epoch END,
+      event_id = CASE WHEN r.epoch = _history THEN r.event_id ELSE w.event_id END,
+      event_day = CASE WHEN r.epoch = _history THEN r.event_day ELSE w.event_day END,
+      event_time = CASE WHEN r.epoch = _history THEN r.event_time ELSE w.event_time END,
       success_time = CASE WHEN r.succeeded THEN _now ELSE w.success_time END,
       failure_count = CASE WHEN r.succeeded THEN 0 ELSE w.failure_count END,
       fail_time = CASE WHEN r.succeeded THEN NULL ELSE w.fail_time END,
