@@ -52,8 +52,8 @@ def resume_token_foreign() -> Refused:
     """Says that a token was not made for this tenant by this database."""
     return Refused(
         "RESUME_TOKEN_FOREIGN",
-        "the resume_token is not of this tenant and this database (a restored one counts as another): "
-        "read the present state, then start with from_oldest or from now",
+        "the resume_token is not of this tenant and this database (a restored one counts as another), or a failover"
+        " lost what was told before it: read the present state, then start with from_oldest or from now",
     )
 
 

@@ -25,7 +25,11 @@ class Pair:
         self._folder, self._settings = folder, settings
         self._servers: dict[str, EmbeddedServer] = {}
         self.old = self.start("old", synchronous_standby_names="*" if synchronous else "")
-        self.new = self.start("new", primary_conninfo=make_conninfo(self.old, dbname=None, application_name="new"))
+        # Not as an argument of the program, which nothing could change later.
+        upstream = make_conninfo(self.old, dbname=None, application_name="new").replace("'", "''")
+        with (folder / "new" / "pgdata" / "postgresql.auto.conf").open("a") as settings_file:
+            settings_file.write(f"primary_conninfo = '{upstream}'\n")
+        self.new = self.start("new")
         wanted = "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"
         with psycopg.connect(self.old, autocommit=True) as connection:
             query = f"{wanted} AND sync_state = 'sync'" if synchronous else wanted

@@ -239,14 +239,15 @@ def _readers_behind(connection: psycopg.Connection, *, tenant: str) -> list[str]
     rows = connection.execute(
         f"""
         WITH last AS (
-          SELECT e.event_id, e.occur_time, i._epoch AS epoch FROM holdsvc.event e, {identity} i
+          SELECT e.event_id, e.occur_time, i._epoch || '-' AS epoch FROM holdsvc.event e, {identity} i
           WHERE e.tenant = %s ORDER BY e.event_id DESC LIMIT 1
         )
-        SELECT 'relay ' || r.name FROM holdsvc.relay r, last l WHERE r.epoch = l.epoch AND r.event_id < l.event_id
+        SELECT 'relay ' || r.name FROM holdsvc.relay r, last l
+        WHERE starts_with(r.epoch, l.epoch) AND r.event_id < l.event_id
         UNION ALL
         SELECT 'webhook ' || w.webhook_id FROM holdsvc.webhook w, last l
         WHERE w.tenant = %s AND w.state = 1
-          AND CASE WHEN w.epoch = l.epoch THEN w.event_id < l.event_id ELSE w.event_time < l.occur_time END
+          AND CASE WHEN starts_with(w.epoch, l.epoch) THEN w.event_id < l.event_id ELSE w.event_time < l.occur_time END
         ORDER BY 1
         """.encode(),
         (tenant, tenant),

@@ -154,7 +154,7 @@ BEGIN
          e.oversell_limit,
          e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
          e.waitlist_policy, e.waiting, e.entry,
-         NULL::integer[]
+         NULL::bigint, NULL::integer[]
   FROM event_history e
   WHERE e.occur_day = _day AND (e.tenant, e.event_id) > (_after_tenant, _after)
   ORDER BY e.tenant, e.event_id
@@ -186,11 +186,13 @@ $$;
 -- Says that this database was restored or copied: resume tokens and relay positions of before are refused from now on,
 -- and processes that know a later timeline, or another cluster, take this one for the primary. The mark is a time, so
 -- that it is above that of every other copy; where a clock was put back, it still grows.
--- The feed itself notices another timeline or another cluster. By the owner.
+-- The feed itself notices another timeline or another cluster. The key of tokens is another one afterwards, except in a
+-- cell: cells share theirs. By the owner.
 -- Locks: feed_state's row.
 CREATE FUNCTION begin_epoch() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   UPDATE feed_state SET
-    token_key = gen_random_uuid()::text || gen_random_uuid()::text,
+    token_key = CASE WHEN EXISTS (SELECT FROM cell c WHERE c.name IS NOT NULL) THEN token_key
+      ELSE gen_random_uuid()::text || gen_random_uuid()::text END,
     restore_mark = greatest(restore_mark + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;

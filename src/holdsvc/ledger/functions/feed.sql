@@ -42,9 +42,9 @@ $$;
 -- the mark loses events.) _previous_value and _previous_mark are those of the call before; _passed says whether that
 -- mark is reached. _mark is a new one, taken only when the previous one is reached and there are ids beyond
 -- _previous_value. With _passed comes _complete_event_id: the highest event beyond _fence (-1: unknown) up to
--- _previous_value, with its hash, else _fence without one. Not _previous_value itself: ids of undone transactions may be drawn again after a
--- crash, and a reader must never stand behind such an id; an event that is visible is flushed. _feed_day is the feed's
--- day, _day that of _fence.
+-- _previous_value, with its hash, else _fence without one. Not _previous_value itself: ids of undone transactions may
+-- be drawn again after a crash, and a reader must never stand behind such an id; an event that is visible is flushed.
+-- _feed_day is the feed's day, _day that of _fence.
 -- For all tenants: it reads none of their data. Locks nothing; a transaction that writes nothing costs no flush.
 CREATE FUNCTION poll_feed(
   _previous_value bigint, _previous_mark text, _fence bigint, _day date,

@@ -17,7 +17,7 @@ BEGIN
          e.oversell_limit,
          e.sale_state, e.buffer, e.count_time, e.low_at, e.return_pool, e.return_time, e.from_level, e.to_level,
          e.waitlist_policy, e.waiting, e.entry,
-         NULL::integer[]
+         NULL::bigint, NULL::integer[]
   FROM event_history e
   WHERE e.reservation_id = _reservation_id AND e.tenant = _tenant AND e.event_id > _after
   ORDER BY e.event_id

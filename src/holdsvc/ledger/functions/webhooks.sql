@@ -163,9 +163,9 @@ END
 $$;
 
 -- Keeps a sender's webhooks for another _lease, and remembers how far each has come: after (_event_id, _event_day) of
--- the history _epoch, where the events until _event_time are sent; a place of a history before a failover is not written
--- after it, so what stands here is of events that this database has. _succeeded: since the report before, an attempt has
--- succeeded.
+-- the history _epoch, where the events until _event_time are sent; a place of a history before a failover is not
+-- written after it, so what stands here is of events that this database has. _succeeded: since the report before, an
+-- attempt has succeeded.
 -- Returns the leases that still stand: other webhooks were deleted, or have another sender, or their key has ended.
 -- Locks: the webhooks' rows, in the order of their ids.
 CREATE FUNCTION renew_webhooks(
