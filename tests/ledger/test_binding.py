@@ -20,6 +20,7 @@ from holdsvc.ledger import (  # noqa: F401
     reservations,
     retention,
     stock,
+    tenant_move,
     upkeep,
     webhooks,
 )
