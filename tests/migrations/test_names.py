@@ -10,7 +10,18 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, keys, removal, retention, stock, tenants, upkeep, waitlist, webhooks
+from holdsvc.ledger import (
+    feed,
+    keys,
+    removal,
+    retention,
+    stock,
+    tenant_move,  # noqa: F401 - it binds what is called
+    tenants,
+    upkeep,
+    waitlist,
+    webhooks,
+)
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
