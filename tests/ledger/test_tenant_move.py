@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdsvc.ledger import events, holds, items, keys, removal, retention, tenant_move, tenants, upkeep
+from holdsvc.ledger import events, holds, items, keys, removal, retention, tenant_copy, tenant_move, tenants, upkeep
 from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.tenant_move import Cell
 from holdsvc.ledger.tenant_tables import STAYS, TABLES
@@ -165,15 +165,15 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        self._bring = tenant_move._bring
+        self._copy = tenant_copy.copy_rest
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(tenant_move, "_bring", self._stop)
+        monkeypatch.setattr(tenant_copy, "copy_rest", self._stop)
 
-    async def _stop(self, *arguments: Any) -> int:
-        self._monkeypatch.setattr(tenant_move, "_bring", self._bring)
+    async def _stop(self, *arguments: Any) -> None:
+        self._monkeypatch.setattr(tenant_copy, "copy_rest", self._copy)
         self.reached.set()
         await self.opened.wait()
-        return await self._bring(*arguments)
+        await self._copy(*arguments)
 
 
 async def test_a_mover_that_was_taken_over_decides_and_writes_nothing_any_more(
@@ -281,8 +281,16 @@ async def told(cell: Cell) -> dict[str, Any]:
     }
 
 
+CHANGES = (
+    "UPDATE holdsvc.reservation SET reason = 'changed' WHERE holder = 'ann' RETURNING 1",
+    "UPDATE holdsvc.event SET reason = 'changed' WHERE tenant = 'default' AND type = 1 RETURNING 1",
+    "DELETE FROM holdsvc.request WHERE reservation_id <> %s RETURNING 1",
+)
+"""What happens between the copy and the freeze, in the tables that are copied before."""
+
+
 async def test_a_tenant_with_rows_of_every_kind_is_the_same_after_its_move_and_after_a_second_one(
-    start_service: StartService, ledger_dsn: str, other_dsn: str
+    start_service: StartService, ledger_dsn: str, other_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await start_service(webhook_networks="127.0.0.0/8")
     await everything(service)
@@ -294,8 +302,20 @@ async def test_a_tenant_with_rows_of_every_kind_is_the_same_after_its_move_and_a
         await items.create(b.session, busy, stock([f"i{number}" for number in range(3)]))
         [request] = reserves(["seat"])
         await holds.reserve(a.session, "default", [replace(request, holder="hal")])
-        before, stored = await told(a), await table_rows(a, arrived=False)
-        assert all(stored.values()), [name for name, rows in stored.items() if not rows]
+        before: dict[str, Any] = {}
+        stored: dict[str, list[str]] = {}
+        freeze = tenant_move._freeze
+
+        async def late(source: Cell, *arguments: Any) -> None:
+            if source is a:
+                for change in CHANGES:
+                    assert await a.session.fetch(change, (request.reservation_id,) if "%s" in change else ())
+                before.update(await told(a))
+                stored.update(await table_rows(a, arrived=False))
+                assert all(stored.values()), [name for name, rows in stored.items() if not rows]
+            await freeze(source, *arguments)
+
+        monkeypatch.setattr(tenant_move, "_freeze", late)
         for source, sink in ((a, b), (b, a)):
             await tenant_move.move(source, sink, "default", silent)
             assert await told(sink) == before

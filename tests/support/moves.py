@@ -107,7 +107,7 @@ class Callers:
 
 async def _main(source: str, sink: str) -> None:
     def kill(what: str, _done: int, _total: int) -> None:
-        if what == "copy reservation_line":
+        if what == "copy item":
             os.kill(os.getpid(), signal.SIGKILL)
 
     async with two_cells(source, sink) as (a, b):

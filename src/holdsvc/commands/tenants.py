@@ -55,8 +55,9 @@ def move(
     with output.progress() as progress:
         moving = _between(source, sink, lambda a, b: tenant_move.move(a, b, tenant, progress))
     typer.echo(
-        f"{tenant} lives in {to} (version {moving.version}): {moving.row_count} rows in {moving.copy_s:.1f} s,"
-        f" frozen for {moving.frozen_s:.1f} s. `holdsvc tenants clean` removes its rows from {source.name}"
+        f"{tenant} lives in {to} (version {moving.version}): {moving.row_count} rows, copied in"
+        f" {moving.ahead_s:.1f} s, frozen for {moving.frozen_s:.1f} s."
+        f" `holdsvc tenants clean` removes its rows from {source.name}"
     )
 
 

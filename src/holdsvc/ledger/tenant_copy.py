@@ -9,7 +9,6 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import scalar_row
 
 from holdsvc.ledger import function_set
 from holdsvc.ledger.tenant_tables import LIMIT_NUMBER, TABLES, Table
@@ -46,12 +45,17 @@ class _Rows(NamedTuple):
     table: Table
 
 
-async def copy(source: Side, sink: Side, tenant: str, move_id: UUID, progress: Progress) -> None:
-    """Copies all rows of a frozen tenant, in one snapshot. What a copy before has left must have been removed.
+async def copy_ahead(source: Side, sink: Side, tenant: str, move_id: UUID, progress: Progress) -> str:
+    """Copies the large tables of a tenant that goes on selling; returns a mark for `copy_rest`.
 
-    It can be cancelled. Raises CellError where the move is another process's by now.
+    No row of the tenant may be there. It can be cancelled. Raises CellError where another process has the move by now.
     """
-    await _apart(partial(_copy, tenant=tenant, move_id=move_id, progress=progress), source, sink)
+    return await _apart(partial(_copy_ahead, tenant=tenant, move_id=move_id, progress=progress), source, sink)
+
+
+async def copy_rest(source: Side, sink: Side, tenant: str, move_id: UUID, mark: str, progress: Progress) -> None:
+    """Copies what is missing of a tenant that is frozen by now: what changed since the mark, and the other tables."""
+    await _apart(partial(_copy_rest, tenant=tenant, move_id=move_id, mark=mark, progress=progress), source, sink)
 
 
 async def counts(side: Side, tenant: str, *, arrived: bool) -> dict[str, int]:
@@ -94,16 +98,38 @@ async def _apart(work: Callable[..., T], *sides: Side) -> T:
         raise
 
 
-def _copy(
+def _copy_ahead(
     source: psycopg.Connection, sink: psycopg.Connection, *, tenant: str, move_id: UUID, progress: Progress
+) -> str:
+    _take_snapshot(source)
+    # Whoever may still change a row that this snapshot shows has this transaction id or a later one.
+    [(mark,)] = source.execute("SELECT (pg_snapshot_xmin(pg_current_snapshot())::xid)::text").fetchall()
+    for table in TABLES:
+        if table.key:
+            _send(source, sink, _rows(source, sink, table, tenant, {}), tenant, move_id, progress)
+    return str(mark)
+
+
+def _copy_rest(
+    source: psycopg.Connection, sink: psycopg.Connection, *, tenant: str, move_id: UUID, mark: str, progress: Progress
 ) -> None:
-    source.autocommit = False
-    source.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    source.read_only = True
+    _take_snapshot(source)
     numbers = _new_numbers(source, sink, tenant)
     for table in TABLES:
         rows = _rows(source, sink, table, tenant, numbers)
-        _send(source, sink, rows, tenant, move_id, progress)
+        if table.key:
+            _send_changed(source, sink, rows, tenant, move_id, mark)
+        else:
+            _send(source, sink, rows, tenant, move_id, progress)
+    for target in dict.fromkeys(table.target for table in TABLES if table.key):
+        _remove_gone(source, sink, target, tenant, move_id)
+
+
+def _take_snapshot(source: psycopg.Connection) -> None:
+    """Everything is read as it is at the first statement."""
+    source.autocommit = False
+    source.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    source.read_only = True
 
 
 def _new_numbers(source: psycopg.Connection, sink: psycopg.Connection, tenant: str) -> dict[int, int]:
@@ -189,6 +215,77 @@ def _send(
             raise AssertionError("a row behind the trailer of COPY")
 
 
+def _send_changed(
+    source: psycopg.Connection, sink: psycopg.Connection, rows: _Rows, tenant: str, move_id: UUID, mark: str
+) -> None:
+    """Replaces the rows that were written since the mark.
+
+    Of a row that was frozen long ago the age may be anything: then it is replaced by itself.
+    """
+    changed = sql.SQL("{} AND age(t.xmin) <= age({}::xid)").format(rows.select, sql.Literal(mark))
+    _replace_temporary(source, sink, rows.table, changed, rows.columns)
+    with _writing(sink, tenant, State.COPYING, move_id) as cursor:
+        cursor.execute(
+            sql.SQL("DELETE FROM holdsvc.{} t USING pg_temp.brought b WHERE t.tenant = b.tenant AND {}").format(
+                sql.Identifier(rows.table.target), _same_key(rows.table, "b")
+            )
+        )
+        cursor.execute(
+            sql.SQL("INSERT INTO holdsvc.{} ({}) SELECT {} FROM pg_temp.brought").format(
+                sql.Identifier(rows.table.target), rows.columns, rows.columns
+            )
+        )
+
+
+def _remove_gone(source: psycopg.Connection, sink: psycopg.Connection, target: str, tenant: str, move_id: UUID) -> None:
+    """Removes rows that have gone since they were copied: there are some where there are more rows than there."""
+    tables = [table for table in TABLES if table.target == target]
+    wanted = sum(_count(source, table, tenant) for table in tables)
+    if _count(sink, Table(target), tenant) == wanted:
+        return
+    key = sql.SQL(", ").join(map(sql.Identifier, ("tenant", *tables[0].key)))
+    kept = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {} FROM holdsvc.{} t WHERE {}").format(
+            key, sql.Identifier(table.name), _condition(table, tenant)
+        )
+        for table in tables
+    )
+    _replace_temporary(source, sink, tables[0], kept, key)
+    with _writing(sink, tenant, State.COPYING, move_id) as cursor:
+        cursor.execute(
+            sql.SQL(
+                "DELETE FROM holdsvc.{} t WHERE t.tenant = {} AND NOT EXISTS (SELECT 1 FROM pg_temp.brought b WHERE {})"
+            ).format(sql.Identifier(target), sql.Literal(tenant), _same_key(tables[0], "b"))
+        )
+
+
+def _same_key(table: Table, other: str) -> sql.Composable:
+    return sql.SQL(" AND ").join(
+        sql.SQL("t.{0} = {1}.{0}").format(sql.Identifier(name), sql.Identifier(other)) for name in table.key
+    )
+
+
+def _replace_temporary(
+    source: psycopg.Connection,
+    sink: psycopg.Connection,
+    table: Table,
+    select: sql.Composable,
+    columns: sql.Composable,
+) -> None:
+    """Fills the table `brought` of the sink's session with these columns."""
+    sink.execute("DROP TABLE IF EXISTS pg_temp.brought")
+    sink.execute(
+        sql.SQL("CREATE TEMPORARY TABLE brought AS SELECT {} FROM holdsvc.{} WITH NO DATA").format(
+            columns, sql.Identifier(table.target)
+        )
+    )
+    out = source.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(select))
+    into = sink.cursor().copy(sql.SQL("COPY pg_temp.brought ({}) FROM STDIN (FORMAT binary)").format(columns))
+    with out as reading, into as writing:
+        for data in reading:
+            writing.write(data)
+
+
 @contextmanager
 def _writing(
     connection: psycopg.Connection, tenant: str, state: State, move_id: UUID | None
@@ -207,14 +304,16 @@ def _writing(
 
 def _counts(connection: psycopg.Connection, *, tenant: str, arrived: bool) -> dict[str, int]:
     found: dict[str, int] = {}
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        for table in TABLES:
-            if arrived and table.into:
-                continue
-            query = sql.SQL("SELECT count(*) FROM holdsvc.{} t WHERE {}")
-            number = cursor.execute(query.format(sql.Identifier(table.name), _condition(table, tenant))).fetchone()
-            found[table.target] = found.get(table.target, 0) + int(number or 0)
+    for table in TABLES:
+        if not (arrived and table.into):
+            found[table.target] = found.get(table.target, 0) + _count(connection, table, tenant)
     return found
+
+
+def _count(connection: psycopg.Connection, table: Table, tenant: str) -> int:
+    query = sql.SQL("SELECT count(*) FROM holdsvc.{} t WHERE {}")
+    [(number,)] = connection.execute(query.format(sql.Identifier(table.name), _condition(table, tenant))).fetchall()
+    return int(number)
 
 
 async def drawn(side: Side) -> tuple[int, int]:

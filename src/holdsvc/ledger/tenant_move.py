@@ -61,9 +61,9 @@ class Moving(NamedTuple):
     version: int
     row_count: int
     """Rows that were taken along; 0: a process before had done that."""
-    copy_s: float
+    ahead_s: float
+    """What the copy before the freeze took."""
     frozen_s: float
-    """From the freeze by this process on; 0: it was frozen before."""
 
 
 class _Nothing(NamedTuple):
@@ -95,25 +95,26 @@ async def move(source: Cell, sink: Cell, tenant: str, progress: Progress) -> Mov
         raise CellError(f"{tenant!r} cannot leave {source.name}: there it is {_words(here)}")
     if here.state == State.MOVED:
         return Moving(await _admit(source, sink, tenant), 0, 0.0, 0.0)
+    # What a mover before has left is removed: of its copy nobody knows how old it is.
+    await abort(source, sink, tenant, progress)
+    here = await state_of(source.session, tenant)
+    if here is None or here.state != State.HERE:
+        raise _taken_over(tenant)
     move_id = uuid4()
-    if here.state == State.FROZEN:
-        here = await _take_over(source, here, move_id)
-        if here.state == State.MOVED:
-            return Moving(await _admit(source, sink, tenant), 0, 0.0, 0.0)
     await _expect(source, sink, here, move_id)
-    frozen_at = monotonic() if here.state == State.HERE else None
-    if here.state == State.HERE:
-        await _freeze(source, sink, tenant, move_id)
     began = monotonic()
-    row_count = await _bring(source, sink, tenant, move_id, progress)
-    copied_at = monotonic()
-    await _verify(source, sink, tenant, progress)
+    mark = await tenant_copy.copy_ahead(source.side, sink.side, tenant, move_id, progress)
+    frozen_at = monotonic()
+    await _freeze(source, sink, tenant, move_id)
+    await tenant_copy.copy_rest(source.side, sink.side, tenant, move_id, mark, progress)
+    event_id, sequence = await tenant_copy.drawn(source.side)
+    await _locked(lambda: _LIFT.fetch(sink.session, event_id=event_id, waitlist_sequence=sequence))
+    row_count = await _verify(source, sink, tenant, progress)
     left = _only(await _LEAVE.fetch(source.session, tenant=tenant, move_id=move_id))
     if left is None or (left.state, left.move_id) != (State.MOVED, move_id):
         raise _taken_over(tenant)
     version = await _admit(source, sink, tenant)
-    frozen_s = 0.0 if frozen_at is None else monotonic() - frozen_at
-    return Moving(version, row_count, copied_at - began, frozen_s)
+    return Moving(version, row_count, frozen_at - began, monotonic() - frozen_at)
 
 
 async def abort(source: Cell, sink: Cell, tenant: str, progress: Progress) -> None:
@@ -182,10 +183,6 @@ async def _take_over(cell: Cell, state: TenantState, move_id: UUID) -> TenantSta
 
 async def _expect(source: Cell, sink: Cell, here: TenantState, move_id: UUID) -> None:
     """Step 1."""
-    there = await state_of(sink.session, here.tenant)
-    if there is not None and there.state == State.COPYING and there.other_cell == source.name:
-        await _take_over(sink, there, move_id)
-        return
     [there] = await _EXPECT.fetch(
         sink.session, tenant=here.tenant, **{"from": source.name}, version=here.version, move_id=move_id
     )
@@ -203,22 +200,11 @@ async def _freeze(source: Cell, sink: Cell, tenant: str, move_id: UUID) -> None:
         raise CellError(f"{tenant!r} is {_words(frozen)} in {source.name}: another process moves it")
 
 
-async def _bring(source: Cell, sink: Cell, tenant: str, move_id: UUID, progress: Progress) -> int:
-    """Step 3: copies the rows, unless all are there; returns how many."""
-    wanted = await tenant_copy.counts(source.side, tenant, arrived=False)
-    present = await tenant_copy.counts(sink.side, tenant, arrived=True)
-    copies = present != wanted
-    if copies:
-        if any(present.values()):
-            await tenant_copy.clean(sink.side, tenant, State.COPYING, move_id, progress)
-        await tenant_copy.copy(source.side, sink.side, tenant, move_id, progress)
-    event_id, sequence = await tenant_copy.drawn(source.side)
-    await _locked(lambda: _LIFT.fetch(sink.session, event_id=event_id, waitlist_sequence=sequence))
-    return sum(wanted.values()) if copies else 0
+async def _verify(source: Cell, sink: Cell, tenant: str, progress: Progress) -> int:
+    """Compares both sides: the number of rows of every table, and what a recount of the ledger says.
 
-
-async def _verify(source: Cell, sink: Cell, tenant: str, progress: Progress) -> None:
-    """Compares both sides: the number of rows of every table, and what a recount of the ledger says."""
+    Returns the number of rows.
+    """
     wanted, present, of_source, of_sink = await asyncio.gather(
         tenant_copy.counts(source.side, tenant, arrived=False),
         tenant_copy.counts(sink.side, tenant, arrived=True),
@@ -230,6 +216,7 @@ async def _verify(source: Cell, sink: Cell, tenant: str, progress: Progress) -> 
         raise CellError(f"rows of {tenant!r} differ between {source.name} and {sink.name}: {'; '.join(differing)}")
     if of_source != of_sink:
         raise CellError(f"a recount of {tenant!r} differs between {source.name} and {sink.name}: run `holdsvc verify`")
+    return sum(wanted.values())
 
 
 async def _recount(cell: Cell, tenant: str, progress: Progress) -> tuple[int, int, list[upkeep.Drift]]:

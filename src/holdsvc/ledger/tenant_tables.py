@@ -21,6 +21,8 @@ class Table:
     """The rows that are taken along, as a condition on `t`."""
     values: Mapping[str, str] = field(default_factory=dict)
     """What a column gets instead of its value, as an expression on `t`."""
+    key: tuple[str, ...] = ()
+    """Of a large table: its key beside the tenant. Its rows are copied before the freeze, later changes after it."""
 
     @property
     def target(self) -> str:
@@ -37,10 +39,10 @@ _OF_A_LIVE_LIMIT = (
 TABLES = (
     Table("api_key"),
     Table("item"),
-    Table("reservation"),
-    Table("reservation_line"),
-    Table("sales_order"),
-    Table("request"),
+    Table("reservation", key=("reservation_id",)),
+    Table("reservation_line", key=("reservation_id", "sku", "pool")),
+    Table("sales_order", key=("order_id",)),
+    Table("request", key=("request_key",)),
     # The mark is a transaction id of the cell: the work on the limit goes on behind a new one.
     Table("hold_limit", where="t.state < 3", values={"build_mark": "NULL"}),
     Table("limit_subject", where=_OF_A_LIVE_LIMIT),
@@ -52,8 +54,8 @@ TABLES = (
     Table("quarantine"),
     # A sender there begins with the first event there; the rest of here is sent from here.
     Table("webhook", values={"lease_id": "NULL"}),
-    Table("event_history"),
-    Table("event", into="event_history"),
+    Table("event_history", key=("occur_day", "event_id")),
+    Table("event", into="event_history", key=("occur_day", "event_id")),
 )
 
 STAYS = {
