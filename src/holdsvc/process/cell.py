@@ -86,6 +86,11 @@ class RunningCell:
         """Whether the database is known not to answer."""
         return not self.is_open or self._misses >= MISSES_MAX
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it had better be asked again at once."""
+        return bool(self.name) and self.is_open and 0 < self._misses < MISSES_MAX
+
     async def take_up(self, *, sweeping: bool) -> None:
         """Opens the cell and begins to work.
 

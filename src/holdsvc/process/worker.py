@@ -155,7 +155,7 @@ class Service:
         assert self._services is not None
         self._alive[cell.name] = await cell.is_alive()
         self._services.set_serving(self._alive)
-        return HEALTH_INTERVAL_S
+        return 0.0 if cell.in_doubt else HEALTH_INTERVAL_S
 
     async def _show_gauges(self) -> float:
         for cell in self.cells:

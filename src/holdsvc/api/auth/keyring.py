@@ -21,7 +21,7 @@ from holdsvc.api.cells import Cell, Cells, tag_of
 from holdsvc.api_keys import KeyRights
 from holdsvc.errors import HoldError
 from holdsvc.ledger import keys
-from holdsvc.model import Caller
+from holdsvc.model import Caller, Cause
 
 V = TypeVar("V")
 
@@ -202,7 +202,9 @@ class Keyring:
         try:
             return await cell.engine.look_up(lambda connection: keys.find(connection, key_id), deadline)
         except HoldError as error:
-            return error
+            # The time of the look-up was over, not that of the call.
+            late = error.refused.metadata.get("cause") == Cause.DEADLINE_EXCEEDED
+            return HoldError(outages.database_unavailable()) if late else error
 
 
 def _remember(cache: OrderedDict[str, V], secret: str, value: V) -> None:
