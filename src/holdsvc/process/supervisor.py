@@ -113,12 +113,12 @@ class Supervisor:
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
         try:
             settings = self._claim_addresses()
-            if settings.state_dir is None:
-                # Workers that are started later know what the others have seen.
-                settings = settings.model_copy(update={"state_dir": metrics_dir})
             addresses = self._start_database()
             if self._embedded is not None:
                 data_folder.note_settings(settings.data_dir, shown(settings))
+            if settings.state_dir is None:
+                # Workers that are started later know what the others have seen.
+                settings = settings.model_copy(update={"state_dir": metrics_dir})
             self._prepare(addresses)
             self._workforce = Workforce(settings, addresses)
             self._serve_metrics(metrics_dir, addresses, self._workforce)
