@@ -123,7 +123,14 @@ def test_the_service_may_execute_what_python_calls_but_for_the_owners_commands(
     of_owner = {
         *("begin_epoch", "claim_cell", "event_days", "ledger_time", "place_tenant", "read_ended", "read_events_of_day"),
         *("admit_tenant", "expect_tenant", "forget_tenant", "freeze_tenant", "keep_tenant", "leave_tenant"),
-        *("lift_sequences", "mark_cleaned", "read_history_of_day", "take_over_move", "tenant_state_here"),
+        *(
+            "lift_sequences",
+            "mark_cleaned",
+            "note_history",
+            "read_history_of_day",
+            "take_over_move",
+            "tenant_state_here",
+        ),
     }
     assert {name for name in FUNCTIONS if not signatures[name].of_service} == of_owner
     # And nothing more: a right that nothing needs is taken away.

@@ -267,10 +267,14 @@ async def of_moves(owner: Connection) -> None:
         ("leave_tenant", {"move_id": first}, "MOVED"),
         ("mark_cleaned", {"move_id": first}, "MOVED"),
         ("expect_tenant", {"from": "b", "version": 3, "move_id": other}, "COPYING"),
+        ("note_history", {"history": "h", "move_id": other}, "COPYING"),
         ("admit_tenant", {"from": "b", "version": 4}, "HERE"),
     ):
         [state] = [row.state for row in await FUNCTIONS[name].fetch(owner, tenant="new", **arguments)]
         assert state == then
+    arrival = await tenants.arrival(owner, "new")
+    assert arrival is not None
+    assert (arrival.history, arrival.last_event_id) == ("h", 0)
     await FUNCTIONS["expect_tenant"].fetch(owner, tenant="late", **{"from": "b"}, version=1, move_id=first)
     assert await FUNCTIONS["forget_tenant"].fetch(owner, tenant="late", move_id=first) == []
     await FUNCTIONS["lift_sequences"].fetch(owner, event_id=10**6, waitlist_sequence=10**6)

@@ -3,12 +3,14 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import date
+from functools import partial
 
 from holdsvc import outages
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import Tokens
 from holdsvc.errors import HoldError
+from holdsvc.ledger import tenants
 from holdsvc.ledger.feed import Filter, Position
 from holdsvc.ledger.proofs import Proof, nothing_told
 from holdsvc.model import Caller
@@ -28,9 +30,12 @@ class EventServicer:
             tokens, filter_ = Tokens(identity, call.caller.tenant), _filter(call.caller, request)
             begun: Proof | None
             if request.resume_token:
-                held = tokens.read(request.resume_token)
-                start, begun = held.position, held.proof.of(filter_)
-                if held.history != identity.history:
+                find = partial(tenants.arrival, tenant=call.caller.tenant)
+                arrival = await call.cell.engine.read(call.caller.tenant, find, call.deadline)
+                held = tokens.read(request.resume_token, arrival)
+                start = held.position
+                begun = nothing_told(start, filter_, proven=True) if held.proof is None else held.proof.of(filter_)
+                if held.proof is not None and held.history != identity.history:
                     begun = await streams.events.resume(held.proof, filter_, identity.floor)
                     start = begun.place
                 if start.event_id > last.last_event_id:

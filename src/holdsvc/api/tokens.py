@@ -15,6 +15,7 @@ from holdsvc import outages
 from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Identity, Position
 from holdsvc.ledger.proofs import Proof
+from holdsvc.ledger.tenants import Arrival
 
 _SIGNATURE_BYTES = 16
 _VERSION = 2
@@ -46,7 +47,8 @@ class Held(NamedTuple):
 
     position: Position
     history: str
-    proof: Proof
+    proof: Proof | None
+    """None: it was told everything before this place, of another cell."""
 
 
 class Tokens:
@@ -64,14 +66,23 @@ class Tokens:
         data = json.dumps(content, separators=(",", ":")).encode()
         return seal(self._identity.token_key, "resume", self._tenant.encode(), data)
 
-    def read(self, token: str) -> Held:
-        """What a token says; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
+    def read(self, token: str, arrival: Arrival | None) -> Held:
+        """What a token says; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED.
+
+        A token of the cell that the tenant came from, which was told all its events there, goes on where it arrived.
+        """
         data = unseal(self._identity.token_key, "resume", self._tenant.encode(), token)
         if data is None:
             raise HoldError(outages.resume_token_foreign())
         version, epoch, timeline, event_id, day, *told = json.loads(data)
-        if version != _VERSION or epoch != self._identity.epoch:
+        if version != _VERSION:
             raise HoldError(outages.resume_token_foreign())
+        if epoch != self._identity.epoch:
+            if arrival is None or arrival.history != f"{epoch}-{timeline}":
+                raise HoldError(outages.resume_token_foreign())
+            if event_id < arrival.last_event_id:
+                raise HoldError(outages.resume_token_expired())
+            return Held(Position(arrival.begin_event_id, arrival.begin_day), self._identity.history, None)
         if event_id < self._identity.floor:
             raise HoldError(outages.resume_token_expired())
         proof = Proof(*told)

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import tenant_copy, upkeep
+from holdsvc.ledger import feed, tenant_copy, upkeep
 from holdsvc.ledger.binding import Statements, bind, bind_scalar
 from holdsvc.ledger.database import Connection, NothingRan
 from holdsvc.ledger.tenant_copy import Progress, Side
@@ -30,6 +30,9 @@ LOCK_PAUSE_S = 0.1
 """Pause between two of them, in which the changes that waited go on."""
 
 ABORT_ROUNDS = 3
+
+TOLD_S = 0.3
+"""The shortest freeze: within 0.1 s streams are told the last event of the cell; its token goes on in the other."""
 
 
 class Cell(NamedTuple):
@@ -73,6 +76,7 @@ class _Nothing(NamedTuple):
 _STATE = bind("tenant_state_here", TenantState, "tenant")
 _EXPECT = bind("expect_tenant", TenantState, "tenant", "from", "version", "move_id")
 _FREEZE = bind("freeze_tenant", TenantState, "tenant", "to", "move_id")
+_NOTE = bind("note_history", TenantState, "tenant", "history", "move_id")
 _LEAVE = bind("leave_tenant", TenantState, "tenant", "move_id")
 _ADMIT = bind("admit_tenant", TenantState, "tenant", "from", "version")
 _TAKE_OVER = bind("take_over_move", TenantState, "tenant", "former_id", "move_id")
@@ -109,7 +113,10 @@ async def move(source: Cell, sink: Cell, tenant: str, progress: Progress) -> Mov
     await tenant_copy.copy_rest(source.side, sink.side, tenant, move_id, mark, progress)
     event_id, sequence = await tenant_copy.drawn(source.side)
     await _locked(lambda: _LIFT.fetch(sink.session, event_id=event_id, waitlist_sequence=sequence))
+    history = (await feed.identity(source.session)).history
+    await _NOTE.fetch(sink.session, tenant=tenant, history=history, move_id=move_id)
     row_count = await _verify(source, sink, tenant, progress)
+    await asyncio.sleep(max(0.0, frozen_at + TOLD_S - monotonic()))
     left = _only(await _LEAVE.fetch(source.session, tenant=tenant, move_id=move_id))
     if left is None or (left.state, left.move_id) != (State.MOVED, move_id):
         raise _taken_over(tenant)

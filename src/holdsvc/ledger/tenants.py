@@ -1,12 +1,12 @@
 """Which tenants are in a cell: their states, and where an operator places them. Rules: see functions/tenants.sql."""
 
 import json
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import NamedTuple, Self
 from uuid import UUID
 
-from holdsvc.ledger.binding import Statements, bind, bind_scalar
+from holdsvc.ledger.binding import Statements, bind, bind_out, bind_scalar
 
 PAGE = 1000
 
@@ -68,12 +68,25 @@ class States(NamedTuple):
     tenants: list[TenantState]
 
 
+class Arrival(NamedTuple):
+    """Where a tenant's events go on that came from another cell."""
+
+    history: str
+    """The history of events there."""
+    last_event_id: int
+    """Its last event there."""
+    begin_event_id: int
+    """Its events here come after this place."""
+    begin_day: date
+
+
 class _Name(NamedTuple):
     name: str | None
 
 
 _CELL = bind_scalar("cell_name", _Name)
 _STATES = bind("tenant_states", TenantState, "after", "limit")
+_ARRIVAL = bind_out("tenant_arrival", Arrival, "tenant")
 _CLAIM = bind_scalar("claim_cell", _Name, "name")
 _PLACE = bind("place_tenant", TenantState, "tenant")
 
@@ -92,6 +105,12 @@ async def read_states(connection: Statements) -> States:
         tenants += page
         if len(page) < PAGE:
             return States(cell, tenants)
+
+
+async def arrival(connection: Statements, tenant: str) -> Arrival | None:
+    """Where the events of a tenant go on; None: it came from no other cell."""
+    rows = await _ARRIVAL.fetch(connection, tenant=tenant)
+    return rows[0] if rows else None
 
 
 async def claim_cell(connection: Statements, name: str) -> None:

@@ -79,6 +79,7 @@ GRANT EXECUTE ON FUNCTION
   sum_events,
   sweep_items,
   sweep_waitlist,
+  tenant_arrival,
   tenant_states,
   tenants,
   transfer_capacity,

@@ -40,6 +40,19 @@ BEGIN
 END
 $$;
 
+-- 3. Where it arrives, once all rows have come: remembers up to which event, of which history, they tell.
+-- Locks: its state.
+CREATE FUNCTION note_history(_tenant text, _history text, _move_id uuid) RETURNS SETOF tenant_state_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+  UPDATE tenant_state s
+  SET from_history = _history,
+      from_event_id = (SELECT coalesce(max(h.event_id), 0) FROM event_history h WHERE h.tenant = _tenant)
+  WHERE s.tenant = _tenant AND s.state = 'COPYING' AND s.move_id = _move_id;
+  RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
+END
+$$;
+
 -- 4. Where it leaves: FROZEN becomes MOVED. This is the decision. Locks: its state.
 CREATE FUNCTION leave_tenant(_tenant text, _move_id uuid) RETURNS SETOF tenant_state_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -54,7 +67,11 @@ $$;
 CREATE FUNCTION admit_tenant(_tenant text, _from text, _version bigint) RETURNS SETOF tenant_state_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-  UPDATE tenant_state s SET state = 'HERE', other_cell = NULL, version = _version, change_time = wall_clock()
+  UPDATE tenant_state s
+  SET state = 'HERE', other_cell = NULL, version = _version, change_time = wall_clock(),
+      -- The tenant's events here draw their ids after this is committed.
+      begin_event_id = (SELECT CASE WHEN i.is_called THEN i.last_value ELSE 0 END FROM event_id i),
+      begin_day = (SELECT max(d.day) FROM feed_day d)
   WHERE s.tenant = _tenant AND s.state = 'COPYING' AND s.other_cell = _from AND s.version < _version;
   RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END

@@ -69,6 +69,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seq
   FROM tenant_state s WHERE s.tenant > _after ORDER BY s.tenant LIMIT _limit
 $$;
 
+-- Where a tenant's events go on that came from another cell: the history there and its last event in it, and the place
+-- here after which its events come. No row: it came from no other cell. Locks nothing.
+CREATE FUNCTION tenant_arrival(_tenant text)
+RETURNS TABLE (_history text, _last_event_id bigint, _begin_event_id bigint, _begin_day date)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  SELECT s.from_history, s.from_event_id, s.begin_event_id, s.begin_day
+  FROM tenant_state s WHERE s.tenant = _tenant AND s.state = 'HERE' AND s.from_history IS NOT NULL
+$$;
+
 -- Names this cell, once. Every tenant that has items, keys or reservations here is HERE from then on; others must be
 -- placed. Returns the name that it has: another one stays. By the owner.
 -- Locks: cell, ACCESS EXCLUSIVE, so that no change is under way that was let in before.

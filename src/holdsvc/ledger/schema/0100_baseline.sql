@@ -46,6 +46,12 @@ CREATE TABLE holdsvc.tenant_state (
   change_time timestamptz NOT NULL,
   -- MOVED: whether its rows are removed.
   cleaned boolean NOT NULL DEFAULT false,
+  -- Of a tenant that came from another cell: that cell's history of events and the last one of the tenant there, and a
+  -- place of this cell's feed after which its events here come.
+  from_history text,
+  from_event_id bigint,
+  begin_event_id bigint,
+  begin_day date,
   CONSTRAINT tenant_state_has_its_other_cell CHECK ((state = 'HERE') = (other_cell IS NULL)),
   CONSTRAINT tenant_state_cleaned_has_left CHECK (state = 'MOVED' OR NOT cleaned)
 );
