@@ -100,13 +100,14 @@ class Service:
 
     async def start(self, *, sweeping: bool = True) -> None:
         """Connects, sweeps once, serves. Raises OSError when the address is taken, SetTooOld and SettingsError."""
+        # First, since it reads the certificates: where they are bad nothing has been opened.
+        self._services = Services(self._settings, self.places, self.observer)
         await self._open_cells(sweeping=sweeping)
         if self.places.named:
             self._tasks.append(asyncio.create_task(tasks.forever("cells", self.places.step)))
         if self._settings.auth == "api-key":
             await self._point_to_keys()
         self._sending.start()
-        self._services = Services(self._settings, self.places, self.observer)
         self._server = Server(self._settings, self._services)
         await self._server.start()
         if self._settings.http_listen:
