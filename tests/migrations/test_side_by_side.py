@@ -65,7 +65,9 @@ CANCEL = {
   END LOOP;
   -- claim
 """,
-    "_tenant, 3::smallint, _id,": "_tenant, CASE WHEN 'park' = ANY (_reason) THEN 7::smallint ELSE 3::smallint END, _id,",
+    "_tenant, 3::smallint, _id,": (
+        "_tenant, CASE WHEN 'park' = ANY (_reason) THEN 7::smallint ELSE 3::smallint END, _id,"
+    ),
 }
 STEPS = {"_tenant, _state, coalesce(": "_tenant, CASE WHEN _state = 7 THEN 99 ELSE _state END, coalesce("}
 CHANGES = {"reserve.sql": RESERVE, "cancel.sql": CANCEL, "steps.sql": STEPS}

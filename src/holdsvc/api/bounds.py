@@ -58,7 +58,7 @@ class _Bounds:
     lists: dict[int, _List]
     parts: dict[int, tuple[str, "_Bounds"]]
     plain: dict[int, str]
-    """The messages without lists, alone or in lists: none is large while its texts are as long as they may be."""
+    """Texts, and messages without lists, alone or in lists: none is large while texts are as long as they may be."""
 
     @property
     def fields_max(self) -> int:
@@ -72,15 +72,15 @@ def _bounds(descriptor: Descriptor) -> _Bounds:
     plain: dict[int, str] = {}
     for each in descriptor.fields:
         of_items = None if each.message_type is None else _bounds(each.message_type)
+        is_text = each.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
         if of_items is not None and not of_items.lists and not of_items.parts:
             plain[each.number] = each.name
             of_items = None
+        elif is_text and not each.is_repeated:
+            plain[each.number] = each.name
         if each.is_repeated:
             is_map = _is_map(each)
-            packed = each.message_type is None and each.type not in (
-                FieldDescriptor.TYPE_STRING,
-                FieldDescriptor.TYPE_BYTES,
-            )
+            packed = each.message_type is None and not is_text
             lists[each.number] = _List(each.name, _items_max(each), is_map, packed, of_items)
         elif of_items is not None:
             parts[each.number] = (each.name, of_items)

@@ -40,6 +40,7 @@ class InventoryServicer:
 
     async def BatchCreateItems(self, request: pb.BatchCreateItemsRequest, call: Call) -> pb.BatchCreateItemsResponse:
         """Creates many items or none."""
+        validation.check_count(request, "items")
         seen: dict[tuple[str, str], int] = {}
         repeated = []
         for index, item in enumerate(request.items):
