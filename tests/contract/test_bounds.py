@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ from tests.support.harness import Harness, refused
 from tests.support.lag import Lag
 
 LOOP_S_MAX = 0.05
+ADDITIONS, ADDITIONS_S = 1_000_000, 0.06
+"""LOOP_S_MAX is for a processor that makes so many additions in this time; a slower one may take longer."""
 MEMORY_MAX = 64 * 1024 * 1024
 TRIES = 8
 """A thread that is interrupted by others is charged for cold caches: the best of some tries counts. Most need one."""
@@ -67,6 +70,14 @@ class _Memory:
             self.most = max(self.most, self._process.memory_info().rss - self._start)
 
 
+def _loop_s_max() -> float:
+    """The longest time of one piece of work on this machine, as fast as it is now."""
+    began, total = time.thread_time(), 0
+    for number in range(ADDITIONS):
+        total += number
+    return LOOP_S_MAX * max(1.0, (time.thread_time() - began) / ADDITIONS_S)
+
+
 async def _send(service: Harness, method: MethodDescriptor, data: bytes) -> str:
     """The code with which the service answers; of a stream the first message's."""
     path = f"/{method.containing_service.full_name}/{method.name}"
@@ -91,18 +102,19 @@ async def _kept_s(service: Harness, method: MethodDescriptor, data: bytes) -> fl
             code = await _send(service, method, data)
             assert code in ANSWERS
         best = min(best, lag.worst_work_s)
-        if best <= LOOP_S_MAX:
+        if best <= _loop_s_max():
             break
     return best
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 async def test_no_request_of_any_rpc_keeps_the_loop_from_other_calls(
     service: Harness, method: MethodDescriptor
 ) -> None:
     for size in SIZES:
         for name, data in worst_requests(method.input_type, size, _known(method)):
-            assert await _kept_s(service, method, data) <= LOOP_S_MAX, (size, name)
+            assert await _kept_s(service, method, data) <= _loop_s_max(), (size, name)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -124,7 +136,7 @@ async def test_the_largest_valid_batch_leaves_the_loop_to_other_calls(service: H
     [method] = [method for method in METHODS if method.name == "BatchReserve"]
     async with Lag(0.001) as lag:
         assert await _send(service, method, request.SerializeToString()) == "OK"
-    assert lag.worst_work_s <= 2 * LOOP_S_MAX
+    assert lag.worst_work_s <= 2 * _loop_s_max()
     await service.verify()
 
 
@@ -133,7 +145,7 @@ async def test_many_large_requests_at_once_cost_other_calls_no_more_than_one(ser
     data = delimited(1, delimited(2, b"") * 100) * 1000
     async with Lag(0.001) as lag:
         await asyncio.gather(*(_send(service, method, data) for _ in range(5)))
-    assert lag.worst_work_s <= LOOP_S_MAX
+    assert lag.worst_work_s <= _loop_s_max()
 
 
 async def test_an_entry_with_too_many_lines_is_refused_alone_however_long_it_is(service: Harness) -> None:
