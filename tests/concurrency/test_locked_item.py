@@ -23,7 +23,7 @@ GIVE_UP_S = 0.5
 where the lock is held for a few seconds only."""
 GIVE_UP_AT_MOST_S = 1.0
 SLOWER_AT_MOST = 3.0
-LEAST_S = 0.2
+LEAST_S = 0.1
 """A p99 below this is as good as any: on a busy machine it says nothing."""
 
 LOCK = "SELECT 1 FROM holdsvc.item WHERE sku = 'locked' FOR UPDATE"

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -22,11 +21,9 @@ from tests.support.harness import Harness, refused
 from tests.support.lag import Lag
 
 LOOP_S_MAX = 0.05
-ADDITIONS, ADDITIONS_S = 1_000_000, 0.06
-"""LOOP_S_MAX is for a processor that makes so many additions in this time; a slower one may take longer."""
 MEMORY_MAX = 64 * 1024 * 1024
-TRIES = 8
-"""A thread that is interrupted by others is charged for cold caches: the best of some tries counts. Most need one."""
+TRIES = 3
+"""A thread that is interrupted by others is charged for cold caches: the best of some tries counts."""
 
 SIZES = (4_194_000, bounds.UNCOUNTED_BYTES)
 
@@ -70,29 +67,27 @@ class _Memory:
             self.most = max(self.most, self._process.memory_info().rss - self._start)
 
 
-def _is_short(work_s: float) -> bool:
-    """Whether one piece of work took no longer than it may on this machine, as fast as it is now."""
-    if work_s <= LOOP_S_MAX:
-        return True
-    began, total = time.thread_time(), 0
-    for number in range(ADDITIONS):
-        total += number
-    return work_s <= LOOP_S_MAX * (time.thread_time() - began) / ADDITIONS_S
-
-
 async def _send(service: Harness, method: MethodDescriptor, data: bytes) -> str:
-    """The code with which the service answers; of a stream the first message's."""
+    """The code with which the service answers; of a stream the first message's.
+
+    From a thread: what the caller does with 4 MB is no work of the service's loop.
+    """
+    return await asyncio.to_thread(_call, service.address, method, data)
+
+
+def _call(address: str, method: MethodDescriptor, data: bytes) -> str:
     path = f"/{method.containing_service.full_name}/{method.name}"
-    channel: Any = service.channel
-    try:
-        if method.server_streaming:
-            call = channel.unary_stream(path)(data, timeout=60)
-            await call.read()
-            call.cancel()
-        else:
-            await channel.unary_unary(path)(data, timeout=60)
-    except grpc.RpcError as error:
-        return error.code().name
+    channel: Any
+    with grpc.insecure_channel(address) as channel:
+        try:
+            if method.server_streaming:
+                call = channel.unary_stream(path)(data, timeout=60)
+                next(call)
+                call.cancel()
+            else:
+                channel.unary_unary(path)(data, timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name
     return "OK"
 
 
@@ -104,19 +99,18 @@ async def _kept_s(service: Harness, method: MethodDescriptor, data: bytes) -> fl
             code = await _send(service, method, data)
             assert code in ANSWERS
         best = min(best, lag.worst_work_s)
-        if _is_short(best):
+        if best <= LOOP_S_MAX:
             break
     return best
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 async def test_no_request_of_any_rpc_keeps_the_loop_from_other_calls(
     service: Harness, method: MethodDescriptor
 ) -> None:
     for size in SIZES:
         for name, data in worst_requests(method.input_type, size, _known(method)):
-            assert _is_short(await _kept_s(service, method, data)), (size, name)
+            assert await _kept_s(service, method, data) <= LOOP_S_MAX, (size, name)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -138,7 +132,7 @@ async def test_the_largest_valid_batch_leaves_the_loop_to_other_calls(service: H
     [method] = [method for method in METHODS if method.name == "BatchReserve"]
     async with Lag(0.001) as lag:
         assert await _send(service, method, request.SerializeToString()) == "OK"
-    assert _is_short(lag.worst_work_s / 2)
+    assert lag.worst_work_s <= 2 * LOOP_S_MAX
     await service.verify()
 
 
@@ -147,7 +141,7 @@ async def test_many_large_requests_at_once_cost_other_calls_no_more_than_one(ser
     data = delimited(1, delimited(2, b"") * 100) * 1000
     async with Lag(0.001) as lag:
         await asyncio.gather(*(_send(service, method, data) for _ in range(5)))
-    assert _is_short(lag.worst_work_s)
+    assert lag.worst_work_s <= LOOP_S_MAX
 
 
 async def test_an_entry_with_too_many_lines_is_refused_alone_however_long_it_is(service: Harness) -> None:

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SLICE_S = 0.01
-"""The longest work before other calls get the loop."""
+SLICE_S = 0.005
+"""The longest work before other calls get the loop; a call that wakes up waits for two or three slices."""
 
 
 class Turns:
