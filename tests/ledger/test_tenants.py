@@ -32,9 +32,7 @@ ENTERED = re.compile(
     r"^BEGIN\n(  \w+ := [^;]+;\n)*("
     r"  PERFORM enter_tenant\(_tenant\);\n"
     r"|  IF NOT try_enter_tenant\(_tenant\) THEN\n    RETURN;\n"
-    r"|  IF _tenant IS NULL THEN\n    _away := tenants_away\(\);\n"
-    r"    IF _away IS NULL THEN\n      RETURN;\n    END IF;\n"
-    r"  ELSE\n    PERFORM enter_tenant\(_tenant\);\n"
+    r"|  _away := enter_tenants\(_tenant\);\n  IF _away IS NULL THEN\n    RETURN;\n  END IF;\n"
     r")",
     re.MULTILINE,
 )

@@ -8,7 +8,7 @@ from functools import partial
 from holdsvc import outages
 from holdsvc.api import validation
 from holdsvc.api.calls import Call
-from holdsvc.api.tokens import Tokens
+from holdsvc.api.tokens import Held, Tokens
 from holdsvc.errors import HoldError
 from holdsvc.ledger import tenants
 from holdsvc.ledger.feed import Filter, Position
@@ -30,12 +30,12 @@ class EventServicer:
             tokens, filter_ = Tokens(identity, call.caller.tenant), _filter(call.caller, request)
             begun: Proof | None
             if request.resume_token:
-                find = partial(tenants.arrival, tenant=call.caller.tenant)
-                arrival = await call.cell.engine.read(call.caller.tenant, find, call.deadline)
-                held = tokens.read(request.resume_token, arrival)
-                start = held.position
-                begun = nothing_told(start, filter_, proven=True) if held.proof is None else held.proof.of(filter_)
-                if held.proof is not None and held.history != identity.history:
+                held = tokens.read(request.resume_token)
+                start, begun = held.position, held.proof.of(filter_)
+                if held.epoch != identity.epoch:
+                    begun = await _arrived(call, held, filter_)
+                    start = begun.place
+                elif held.history != identity.history:
                     begun = await streams.events.resume(held.proof, filter_, identity.floor)
                     start = begun.place
                 if start.event_id > last.last_event_id:
@@ -52,6 +52,21 @@ class EventServicer:
             async with aclosing(streams.events.stream(filter_, start, identity.history, begun)) as batches:
                 async for batch in batches:
                     yield _message(tokens, batch)
+
+
+async def _arrived(call: Call, held: Held, filter_: Filter) -> Proof:
+    """Where a stream goes on whose tenant came here from the cell of its token.
+
+    Raises RESUME_TOKEN_FOREIGN for a token of another database, RESUME_TOKEN_EXPIRED for one that was not told all
+    events there.
+    """
+    find = partial(tenants.arrival, tenant=call.caller.tenant)
+    arrival = await call.cell.engine.read(call.caller.tenant, find, call.deadline)
+    if arrival is None or arrival.history != held.history:
+        raise HoldError(outages.resume_token_foreign())
+    if held.position.event_id < arrival.last_event_id:
+        raise HoldError(outages.resume_token_expired())
+    return nothing_told(Position(arrival.begin_event_id, arrival.begin_day), filter_, proven=True)
 
 
 def _filter(caller: Caller, request: pb.StreamEventsRequest) -> Filter:

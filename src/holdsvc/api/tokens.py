@@ -15,7 +15,6 @@ from holdsvc import outages
 from holdsvc.errors import HoldError
 from holdsvc.ledger.feed import Identity, Position
 from holdsvc.ledger.proofs import Proof
-from holdsvc.ledger.tenants import Arrival
 
 _SIGNATURE_BYTES = 16
 _VERSION = 2
@@ -46,9 +45,14 @@ class Held(NamedTuple):
     """What a token says: where a stream stood, in which history, and what proves that it was told so far."""
 
     position: Position
-    history: str
-    proof: Proof | None
-    """None: it was told everything before this place, of another cell."""
+    epoch: str
+    timeline: str
+    proof: Proof
+
+    @property
+    def history(self) -> str:
+        """As `Identity.history`."""
+        return f"{self.epoch}-{self.timeline}"
 
 
 class Tokens:
@@ -66,25 +70,16 @@ class Tokens:
         data = json.dumps(content, separators=(",", ":")).encode()
         return seal(self._identity.token_key, "resume", self._tenant.encode(), data)
 
-    def read(self, token: str, arrival: Arrival | None) -> Held:
-        """What a token says; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED.
-
-        A token of the cell that the tenant came from, which was told all its events there, goes on where it arrived.
-        """
+    def read(self, token: str) -> Held:
+        """What a token says, perhaps of another epoch; raises RESUME_TOKEN_FOREIGN, RESUME_TOKEN_EXPIRED."""
         data = unseal(self._identity.token_key, "resume", self._tenant.encode(), token)
         if data is None:
             raise HoldError(outages.resume_token_foreign())
         version, epoch, timeline, event_id, day, *told = json.loads(data)
         if version != _VERSION:
             raise HoldError(outages.resume_token_foreign())
-        if epoch != self._identity.epoch:
-            if arrival is None or arrival.history != f"{epoch}-{timeline}":
-                raise HoldError(outages.resume_token_foreign())
-            if event_id < arrival.last_event_id:
-                raise HoldError(outages.resume_token_expired())
-            return Held(Position(arrival.begin_event_id, arrival.begin_day), self._identity.history, None)
-        if event_id < self._identity.floor:
+        if epoch == self._identity.epoch and event_id < self._identity.floor:
             raise HoldError(outages.resume_token_expired())
         proof = Proof(*told)
         proof = proof._replace(day=date.fromordinal(proof.day))  # type: ignore[arg-type]
-        return Held(Position(event_id, date.fromordinal(day)), f"{epoch}-{timeline}", proof)
+        return Held(Position(event_id, date.fromordinal(day)), epoch, timeline, proof)

@@ -112,18 +112,14 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   -- Whose rows it leaves alone.
-  _away text[] := '{}';
+  _away text[];
   _h record;
 BEGIN
   _busy := false;
   _waiting := false;
-  IF _tenant IS NULL THEN
-    _away := tenants_away();
-    IF _away IS NULL THEN
-      RETURN;
-    END IF;
-  ELSE
-    PERFORM enter_tenant(_tenant);
+  _away := enter_tenants(_tenant);
+  IF _away IS NULL THEN
+    RETURN;
   END IF;
   FOR _h IN
     SELECT h.limit_number, h.tenant, h.state, h.build_mark, h.sku_prefix, h.build_sku, h.build_reservation_id

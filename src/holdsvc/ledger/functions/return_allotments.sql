@@ -17,7 +17,7 @@ DECLARE
   _now timestamptz := wall_clock();
   _followed item_before[];
   -- Whose rows it leaves alone.
-  _away text[] := '{}';
+  _away text[];
   _quantity bigint;
   -- The items whose units have no place to go to, by their number.
   _kept integer[];
@@ -27,13 +27,9 @@ BEGIN
   _returned_count := 0;
   _returned_quantity := 0;
   _more := false;
-  IF _tenant IS NULL THEN
-    _away := tenants_away();
-    IF _away IS NULL THEN
-      RETURN;
-    END IF;
-  ELSE
-    PERFORM enter_tenant(_tenant);
+  _away := enter_tenants(_tenant);
+  IF _away IS NULL THEN
+    RETURN;
   END IF;
   FOR _r IN
     SELECT d.tenant, array_agg(d.sku ORDER BY d.sku, d.pool) AS sku, array_agg(d.pool ORDER BY d.sku, d.pool) AS pool,

@@ -90,20 +90,16 @@ DECLARE
   _r record;
   _ids uuid[];
   -- Whose rows it leaves alone.
-  _away text[] := '{}';
+  _away text[];
   _followed item_before[];
 BEGIN
   _expired_count := 0;
   _released_quantity := 0;
   _quarantined_count := 0;
   _more := false;
-  IF _tenant IS NULL THEN
-    _away := tenants_away();
-    IF _away IS NULL THEN
-      RETURN;
-    END IF;
-  ELSE
-    PERFORM enter_tenant(_tenant);
+  _away := enter_tenants(_tenant);
+  IF _away IS NULL THEN
+    RETURN;
   END IF;
   FOR _r IN
     SELECT l.tenant, array_agg(l.reservation_id ORDER BY l.reservation_id) AS ids

@@ -57,6 +57,19 @@ BEGIN
 END
 $$;
 
+-- The first step of work on one tenant, or on all (null): enter_tenant or tenants_away. Returns the tenants to leave
+-- alone; null: it must do nothing this time.
+CREATE FUNCTION enter_tenants(_tenant text) RETURNS text[]
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF _tenant IS NULL THEN
+    RETURN tenants_away();
+  END IF;
+  PERFORM enter_tenant(_tenant);
+  RETURN '{}';
+END
+$$;
+
 -- The name of this cell; null: it is the only one. Locks nothing.
 CREATE FUNCTION cell_name() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$ SELECT c.name::text FROM cell c $$;

@@ -531,19 +531,15 @@ SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
   _now timestamptz := wall_clock();
   -- Whose rows it leaves alone.
-  _away text[] := '{}';
+  _away text[];
   _ids uuid[];
   _r record;
 BEGIN
   _lapsed_count := 0;
   _due_tenants := '{}';
-  IF _tenant IS NULL THEN
-    _away := tenants_away();
-    IF _away IS NULL THEN
-      RETURN;
-    END IF;
-  ELSE
-    PERFORM enter_tenant(_tenant);
+  _away := enter_tenants(_tenant);
+  IF _away IS NULL THEN
+    RETURN;
   END IF;
   FOR _r IN
     SELECT x.tenant, array_agg(x.entry_id) AS ids
