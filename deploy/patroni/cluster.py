@@ -62,7 +62,7 @@ class Node:
 
     @property
     def postgres_pid(self) -> int | None:
-        """The process id of its PostgreSQL, None when there is none."""
+        """The process id of its PostgreSQL; None: it does not run."""
         with suppress(FileNotFoundError, ValueError, IndexError):
             pid = int((self.data_dir / "postmaster.pid").read_text().split()[0])
             if Path(f"/proc/{pid}/cmdline").read_bytes().find(str(self.data_dir).encode()) >= 0:
@@ -75,7 +75,7 @@ class Node:
         self.crash()
 
     def orphan(self) -> None:
-        """Kills Patroni alone: its PostgreSQL goes on, and nobody tells it that another has become the leader."""
+        """Kills Patroni alone: its PostgreSQL goes on, and does not learn that another is the leader."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

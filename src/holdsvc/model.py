@@ -311,7 +311,7 @@ class Cause(StrEnum):
     PRIMARY_REFUSED = "PRIMARY_REFUSED"
     """A server is writable that has been replaced, is of another cluster, or does not wait for its standbys."""
     DATABASE_SPLIT = "DATABASE_SPLIT"
-    """Two servers with the same timeline are writable: nobody can tell which one is right."""
+    """Two servers with the same timeline are writable: nothing shows which one is right."""
     STANDBY_AWAY = "STANDBY_AWAY"
     """The wait of a commit for a standby was cancelled."""
     POOL_EXHAUSTED = "POOL_EXHAUSTED"

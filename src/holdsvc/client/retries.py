@@ -25,7 +25,7 @@ RETRY_POLICY: str = (files("inventoryhold.v1") / "retry_policy.json").read_text(
 _Config = Mapping[str, Any]
 
 RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
-"""Codes after which a call may be made again, and a stream opened again, where nobody here has cancelled it."""
+"""Codes after which a call may be made again, and a stream opened again, where this process has not cancelled it."""
 
 
 class RetryBudget:

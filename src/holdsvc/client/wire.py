@@ -136,7 +136,7 @@ class Promise:
         return True
 
     def give_up(self) -> bool:
-        """Tells that nobody waits any more; False where it was kept before."""
+        """Tells that no caller waits any more; False where it was kept before."""
         return self._claimed.acquire(blocking=False)
 
     def wait(self, timeout_s: float = -1) -> bool:

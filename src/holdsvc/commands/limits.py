@@ -45,7 +45,7 @@ def set_(
         typer.Option(help="The pool of its items; empty: the default pool. Default: all pools."),
     ] = None,
     window: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long confirmed units count, as in 30d; empty: for ever.")
+        str, typer.Option(metavar="DURATION", help="How long confirmed units count, as in 30d; empty: without end.")
     ] = "",
     tenant: Tenant = "default",
     cell: CellName = "",

@@ -68,7 +68,7 @@ class Refusal(StrEnum):
     OTHER_SYSTEM = "OTHER_SYSTEM"
     """It is another cluster than the one known."""
     SPLIT = "SPLIT"
-    """Another writable server has the same timeline: they have parted, and nobody can tell which one is right."""
+    """Another writable server has the same timeline: they have parted, and nothing shows which one is right."""
     NOT_SYNCHRONOUS = "NOT_SYNCHRONOUS"
     """Its commits wait for fewer standbys than REQUIRE_SYNC says."""
 

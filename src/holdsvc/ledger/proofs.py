@@ -59,7 +59,7 @@ class Proof(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """An event that was visible to a look at the feed: whoever has it has every event up to `complete_id`."""
+    """An event that was visible to a look at the feed: a server that has it has every event up to `complete_id`."""
 
     event_id: int
     hash: int

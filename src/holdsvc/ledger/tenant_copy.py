@@ -290,7 +290,7 @@ def _replace_temporary(
 def _writing(
     connection: psycopg.Connection, tenant: str, state: State, move_id: UUID | None
 ) -> Iterator[psycopg.Cursor[Any]]:
-    """A transaction that writes rows of a tenant in this state: whoever takes the move over waits for its end."""
+    """A transaction that writes rows of a tenant in this state: one that takes the move over waits for its end."""
     with connection.transaction(), connection.cursor() as cursor:
         found = cursor.execute(
             "SELECT 1 FROM holdsvc.tenant_state s"

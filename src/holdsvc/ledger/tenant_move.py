@@ -99,7 +99,7 @@ async def move(source: Cell, sink: Cell, tenant: str, progress: Progress) -> Mov
         raise CellError(f"{tenant!r} cannot leave {source.name}: there it is {_words(here)}")
     if here.state == State.MOVED:
         return Moving(await _admit(source, sink, tenant), 0, 0.0, 0.0)
-    # What a mover before has left is removed: of its copy nobody knows how old it is.
+    # What a mover before has left is removed: the age of its copy is not known.
     await abort(source, sink, tenant, progress)
     here = await state_of(source.session, tenant)
     if here is None or here.state != State.HERE:
@@ -139,7 +139,7 @@ async def abort(source: Cell, sink: Cell, tenant: str, progress: Progress) -> No
         if not leaving and not arriving:
             return
         move_id = uuid4()
-        # Where it leaves first: then nobody else can decide while its rows there are removed.
+        # Where it leaves first: then no other process can decide while its rows there are removed.
         if leaving and (await _take_over(source, here, move_id)).state == State.MOVED:
             raise CellError(f"{tenant!r} has left {source.name} meanwhile: such a move can only go on")
         if there is not None and arriving:

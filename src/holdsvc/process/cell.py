@@ -142,7 +142,7 @@ class RunningCell:
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
             log.warning("database.unreachable", error=type(error).__name__, **self._words)
-        # A worker with more work than it can do is late with its checks too: that refuses nobody.
+        # A worker with more work than it can do is late with its checks too: no call is refused for that.
         self._misses = 0 if alive or self.database.heard_within(SILENCE_MAX_S) else self._misses + 1
         metrics.DATABASE_UP.labels(self.name).set(alive)
         return alive and self.is_open

@@ -33,7 +33,7 @@ class Preparation:
     """Prepares the cells of a start. One at a time: `run`."""
 
     def __init__(self, addresses: Sequence[CellAddress], stopping: Callable[[], bool], *, open_to_all: bool) -> None:
-        """`open_to_all`: calls are of the tenant `default`, whom nobody else places."""
+        """`open_to_all`: calls are of the tenant `default`, which no key places."""
         self._addresses = addresses
         self._stopping = stopping
         self._open_to_all = open_to_all

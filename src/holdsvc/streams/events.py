@@ -159,7 +159,7 @@ class EventHub:
             self._looks.append(look)
 
     def _before(self, event_id: int) -> Look | None:
-        """The latest look before an event's id was drawn: whoever has the event has all that was complete then."""
+        """The latest look before an event's id was drawn: a server with the event has all that was complete then."""
         return next((look for look in reversed(self._looks) if look.last_event_id < event_id), None)
 
     def _begin_history(self, history: str) -> None:

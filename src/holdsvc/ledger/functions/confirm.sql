@@ -2,7 +2,7 @@
 -- record. Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
 -- _line_first[i] to _line_first[i + 1] - 1, none for everything. _order_id is never empty; _minted tells which of them
 -- the service made. With _rescue an EXPIRED hold that ended at most _rescue_window_us ago is taken anew, all its units,
--- and sold; SWEEP: lapsed holds on its items would make room. SERVE: somebody waits for its items and comes first:
+-- and sold; SWEEP: lapsed holds on its items would make room. SERVE: entries wait for its items and come first:
 -- sweep them, serve the waitlists, and call again with _served.
 -- Locks: reservations in id order, items in (sku, pool) order, limits in order, the waitlist entries whose offers they
 -- are, request ids, order ids.
@@ -312,7 +312,7 @@ BEGIN
       ELSIF _serve AND NOT coalesce(_served[_i], false) THEN
         _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _free < _l.quantity THEN
-        -- Where somebody waits, lapsed units are theirs.
+        -- Where entries wait, lapsed units are theirs.
         _lapsed := CASE WHEN _l.gate & 2 = 2 THEN 0 ELSE lapsed_units(_tenant, _l.sku, _l.pool, _now) END;
         IF _free + _lapsed < _l.quantity THEN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;

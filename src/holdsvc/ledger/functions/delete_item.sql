@@ -1,4 +1,4 @@
--- Deletes one item. Outcomes: CAPACITY_IN_USE: units are held or confirmed, or somebody waits for them. SWEEP: only
+-- Deletes one item. Outcomes: CAPACITY_IN_USE: units are held or confirmed, or entries wait for them. SWEEP: only
 -- lapsed holds are held. The row stays, without capacity, to keep its revision.
 -- Locks: the item row.
 CREATE FUNCTION delete_item(_tenant text, _client text, _key_id text, _sku text, _pool text)

@@ -100,7 +100,7 @@ $$;
 
 -- A step of the work on a limit that is not ACTIVE, of any tenant or of this one: reservations of before are added up,
 -- or what counted for a deleted limit is removed. First it waits until no transaction is running that may not know the
--- limit's state: from then on every reservation that is not added up here has been by whoever made it. (That this holds
+-- limit's state: from then on a reservation that is not added up here is added up by the call that makes it. (This
 -- needs a transaction id as the mark, see poll_feed, and limits that are read behind row locks.) _busy: call again at
 -- once; _waiting: older transactions are running, or another process works on it; neither: nothing is left to do.
 -- Locks: the limit's row if it is not locked, then reservations in id order; for removal only what it removes.

@@ -138,11 +138,11 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   WITH need AS MATERIALIZED (
     SELECT y.request, y.limit_id, y.limit_number, y.client, y.holder, y.most, y.units,
-           CASE WHEN NOT y.nobody THEN (
-             dense_rank() OVER (ORDER BY y.nobody, y.limit_number, y.client, y.holder)
+           CASE WHEN NOT y.anonymous THEN (
+             dense_rank() OVER (ORDER BY y.anonymous, y.limit_number, y.client, y.holder)
            )::integer END AS slot
     FROM (
-      SELECT l.request, h.limit_id, h.limit_number, h.per = 1 AND _holder[l.request] = '' AS nobody,
+      SELECT l.request, h.limit_id, h.limit_number, h.per = 1 AND _holder[l.request] = '' AS anonymous,
              _client[l.request] COLLATE "C" AS client,
              CASE h.per WHEN 1 THEN _holder[l.request] ELSE '' END COLLATE "C" AS holder,
              CASE h.state WHEN 2 THEN h.max_quantity END AS most,
@@ -159,7 +159,7 @@ BEGIN
         AND CASE h.per WHEN 1 THEN l.holder_units ELSE l.units END IS NOT NULL
       GROUP BY l.request, h.limit_id, h.limit_number, h.per, h.state, h.max_quantity
     ) y
-    WHERE NOT y.nobody OR y.units > 0
+    WHERE NOT y.anonymous OR y.units > 0
   ), slot AS (
     SELECT DISTINCT n.slot, n.limit_number, n.client, n.holder, n.most FROM need n WHERE n.slot IS NOT NULL
   )

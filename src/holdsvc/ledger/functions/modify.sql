@@ -3,7 +3,7 @@
 -- quantity that the hold is to have, 0 for none: those of request i are _line_first[i] to _line_first[i + 1] - 1. A
 -- _revision other than 0 must be the reservation's (REVISION_MISMATCH). The hold's own units never count against
 -- growth. LINES_EMPTY, LINES_MANY: no line would stay, or more than 100. SALE_CLOSED: growth on a closed item. SWEEP:
--- lapsed holds on the reservation's or the request's items would make room. SERVE: somebody waits for them and comes
+-- lapsed holds on the reservation's or the request's items would make room. SERVE: entries wait for them and come
 -- first: sweep them, serve the waitlists, and call again with _served. LIMIT_EXCEEDED, HOLDER_REQUIRED: a limit has no
 -- room for growth, or for a new holder; the detail stands in place of the lines.
 -- Locks: reservations in id order, the items of the lines in (sku, pool) order, limits in order, request ids.
@@ -128,7 +128,7 @@ BEGIN
       ELSIF _grows > 0 AND _serve[_item[_l]] AND NOT coalesce(_served[_i], false) THEN
         _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _grows > 0 AND _free[_item[_l]] < _grows THEN
-        -- Where somebody waits, lapsed units are theirs.
+        -- Where entries wait, lapsed units are theirs.
         _lapsed := CASE WHEN _gate[_item[_l]] & 2 = 2 THEN 0
                         ELSE lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now) END;
         IF _free[_item[_l]] + _lapsed < _grows THEN
@@ -161,7 +161,7 @@ BEGIN
         _slot_used[_need_slot[_k]] := _slot_used[_need_slot[_k]] + _need_units[_k];
       END LOOP;
       FOR _l IN _line_first[_i] .. _line_first[_i + 1] - 1 LOOP
-        -- Where somebody waits, what one request gives back is not for the next.
+        -- Where entries wait, what one request gives back is not for the next.
         _free[_item[_l]] := _free[_item[_l]]
           - CASE WHEN _gate[_item[_l]] & 2 = 2 THEN greatest(0, _delta[_l]) ELSE _delta[_l] END;
       END LOOP;

@@ -34,7 +34,7 @@ END
 $$;
 
 -- What a new hold can have of an item with this gate and as much free, lapsed holds counted; null: there is no such
--- item. Nothing where its sale is closed, where what is free or lapsed is due to those who wait, and where somebody
+-- item. Nothing where its sale is closed, where what is free or lapsed is due to entries that wait, and where one
 -- waits and the policy is STRICT.
 CREATE FUNCTION available_units(
   _gate smallint, _free bigint, _lapsed bigint, _waitlist_policy smallint, _serve_time timestamptz, _now timestamptz

@@ -41,7 +41,7 @@ DECLARE
   _gate smallint[];
   _held bigint[];
   _lapsed bigint[] := array_fill(NULL::bigint, ARRAY[_items]);
-  -- Of each item for which somebody waits: whether they must be served first. Null: not asked yet, or nobody waits.
+  -- Of each item for which entries wait: whether they must be served first. Null: not asked yet, or none waits.
   _serve boolean[] := '{}';
   _queue record;
   _line integer := 1;
@@ -161,7 +161,7 @@ BEGIN
             _queue := free_beside_queue(_tenant, _item_sku[_item], _item_pool[_item], _judge_time);
             _serve[_item] := _queue._serve;
             _free[_item] := _queue._free;
-            -- Where somebody waits, lapsed units are theirs.
+            -- Where entries wait, lapsed units are theirs.
             _lapsed[_item] := 0;
             CONTINUE;
           ELSIF _serve[_item] AND NOT coalesce(_served[_i], false) THEN

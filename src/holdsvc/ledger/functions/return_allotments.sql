@@ -2,7 +2,7 @@
 -- remains goes to their return pool. The first time, at return_time, their sale is closed (ITEM_UPDATED); later only
 -- what comes free while it is closed goes, so an item that was opened again keeps its units. A pool that is made takes
 -- over the sale state from before the closing. Holds stay: what they give back follows. Pools that return to each other
--- keep their units, or they would be moved for ever. The sweep calls it after lapsed holds have ended.
+-- keep their units, or they would be moved again and again. The sweep calls it after lapsed holds have ended.
 -- It waits for an item a quarter of a second at most; then it fails, and is called again with _skip_busy, which leaves
 -- out what has a locked item. _more: others are due.
 -- Locks: tenant by tenant the items of both pools in (sku, pool) order.

@@ -327,7 +327,7 @@ BEGIN
         UPDATE waitlist_line l SET state = 2 WHERE l.entry_id = _c.entry_id AND l.tenant = _tenant;
         _waited_us := _waited_us || (extract(epoch FROM _now - _c.create_time) * 1000000)::bigint;
       END IF;
-      -- It waits no longer. Behind it somebody may have waited in the STRICT queue of an item that is not due.
+      -- It waits no longer. Behind it entries may have waited in the STRICT queue of an item that is not due.
       FOR _n IN 1 .. cardinality(_ats) LOOP
         _one := _items[_ats[_n]];
         _one.gone := _one.gone + 1;

@@ -641,7 +641,7 @@ BEGIN
 END
 $$;
 
--- What a new hold may take of an item for which somebody waits (gate 2), and whether those who wait must be served
+-- What a new hold may take of an item for which entries wait (gate 2), and whether those who wait must be served
 -- before: while something is due to them, or lapsed holds would make room, nothing is free; nor of a STRICT item. The
 -- caller has locked the item.
 CREATE FUNCTION free_beside_queue(

@@ -119,7 +119,7 @@ $$;
 -- Draws ids of events and numbers of waitlist entries beyond these from now on, which another cell has drawn: so what a
 -- tenant brings comes before what it does here. It waits for writers a tenth of a second at most, with others behind
 -- it; then it fails, and is called again.
--- Locks: where a sequence is behind, event or waitlist_entry (SHARE), so that nobody draws meanwhile.
+-- Locks: where a sequence is behind, event or waitlist_entry (SHARE), so that no id is drawn meanwhile.
 CREATE FUNCTION lift_sequences(_event_id bigint, _waitlist_sequence bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 BEGIN

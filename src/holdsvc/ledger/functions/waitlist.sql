@@ -2,8 +2,8 @@
 -- States of an entry: 1 WAITING, 2 OFFERED, 3 TAKEN, 4 LAPSED, 5 LEFT. Policies of an item: 1 OFF, 2 FIRST_FITTING,
 -- 3 STRICT. Entries are served in the order of (rank, sequence); rank is the priority, negated.
 
--- The serve_time of an item of which units become free, or whose queue is no longer blocked: due at once where somebody
--- waits. Every UPDATE that frees units of an item sets it, so that nobody overtakes from its commit on.
+-- The serve_time of an item of which units become free, or whose queue is no longer blocked: due at once where entries
+-- wait. Every UPDATE that frees units of an item sets it, so that no call overtakes from its commit on.
 CREATE FUNCTION when_to_serve(_waiting bigint, _serve_time timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN _waiting > 0 THEN '-infinity'::timestamptz ELSE _serve_time END $$;
 

@@ -34,7 +34,7 @@ INSERT INTO holdsvc.cell DEFAULT VALUES;
 
 -- Which tenants are in this cell (see functions/tenants.sql). HERE: its changes are made here. COPYING: it is on its
 -- way from other_cell to here. FROZEN: it is on its way to other_cell, and nothing of it changes. MOVED: it has gone to
--- other_cell; such a row stays for ever. No row: it is in another cell, but in a cell without a name it is here.
+-- other_cell; such a row stays without end. No row: it is in another cell, but in a cell without a name it is here.
 -- The highest version among all cells is right.
 CREATE TABLE holdsvc.tenant_state (
   tenant text COLLATE "C" PRIMARY KEY,
@@ -87,11 +87,11 @@ CREATE TABLE holdsvc.item (
   -- Who may have what becomes free: 1 OFF, no waitlist; 2 FIRST_FITTING; 3 STRICT.
   waitlist_policy smallint NOT NULL DEFAULT 1,
   -- Entries that wait for it, and from when on its waitlist is due to be served: -infinity is at once. Due units are
-  -- nobody else's. Null: not before something frees units.
+  -- no other caller's. Null: not before something frees units.
   waiting bigint NOT NULL DEFAULT 0,
   serve_time timestamptz,
   -- Why a new hold must be looked at more closely than by `free`, a sum; 0: nothing special, the fast way of reserve.
-  -- 1: the sale is closed; 2: somebody waits.
+  -- 1: the sale is closed; 2: entries wait.
   gate smallint NOT NULL GENERATED ALWAYS AS ((
     CASE WHEN sale_state = 1 THEN 0 ELSE 1 END + CASE WHEN waiting > 0 AND waitlist_policy > 1 THEN 2 ELSE 0 END
   )::smallint) STORED,
@@ -114,7 +114,7 @@ CREATE TABLE holdsvc.item (
 ) WITH (fillfactor = 50);
 CREATE INDEX item_by_tenant ON holdsvc.item (tenant, sku, pool);
 CREATE INDEX item_by_return ON holdsvc.item (return_due) WHERE return_due IS NOT NULL;
--- What is due to be served. Items for which nobody waits are not in it: their updates stay HOT.
+-- What is due to be served. Items without waiters are not in it: their updates stay HOT.
 CREATE INDEX item_by_serve_time ON holdsvc.item (serve_time, tenant) WHERE serve_time IS NOT NULL;
 
 -- States, as in the contract: 1 HELD, 2 CONFIRMED, 3 CANCELLED, 4 EXPIRED, 5 REFUNDED, 6 FULFILLED. A HELD row whose
@@ -208,7 +208,7 @@ CREATE TABLE holdsvc.hold_limit (
   -- 1 HELD, 2 HELD_AND_CONFIRMED.
   counts smallint NOT NULL CHECK (counts IN (1, 2)),
   max_quantity bigint NOT NULL CHECK (max_quantity >= 0),
-  -- Null: confirmed units count for ever.
+  -- Null: confirmed units count without end.
   window_us bigint CHECK (window_us > 0),
   state smallint NOT NULL DEFAULT 1 CHECK (state IN (1, 2, 3)),
   -- While it is not ACTIVE: transactions older than this one may not know what it is, and how far the work on it has
@@ -254,8 +254,8 @@ CREATE INDEX limit_use_by_holder ON holdsvc.limit_use (limit_number, holder, cli
   WHERE holder <> '';
 CREATE INDEX limit_use_by_client ON holdsvc.limit_use (limit_number, client, tenant, expire_time) WHERE holder = '';
 
--- Differences of what clients use: whoever takes units next adds them to limit_subject, so that giving units back locks
--- nothing that taking waits for.
+-- Differences of what clients use: the next change that takes units adds them to limit_subject, so that giving units
+-- back locks nothing that taking waits for.
 CREATE TABLE holdsvc.limit_change (
   tenant text COLLATE "C" NOT NULL,
   limit_number bigint NOT NULL,
