@@ -159,6 +159,25 @@ async def test_an_entry_with_too_many_lines_is_refused_alone_however_long_it_is(
     assert (await service.item("bed")).held == 3
 
 
+async def test_an_entry_larger_than_any_valid_one_is_refused_alone(service: Harness) -> None:
+    await service.create_item("bed", 10)
+    good = pb.ReserveRequest(lines=[{"sku": "bed", "quantity": 1}]).SerializeToString()
+    large = delimited(2, delimited(9, b"") * 10_000) * 100
+    channel: Any = service.channel
+    call = channel.unary_unary("/inventoryhold.v1.ReservationService/BatchReserve")
+    answer = pb.BatchReserveResponse.FromString(await call(b"".join(delimited(1, e) for e in (good, large, good))))
+    told = [result.error.message or result.reservation.lines[0].sku for result in answer.results]
+    assert told == ["bed", "invalid: request; see the details", "bed"]
+
+
+async def test_parts_of_a_single_field_are_as_large_together_as_one_may_be(service: Harness) -> None:
+    channel: Any = service.channel
+    for count in (100, 1000):
+        data = delimited(5, delimited(9, b"") * 400) * count
+        refusal = await refused(channel.unary_unary("/inventoryhold.v1.ReservationService/Reserve")(data))
+        assert (refusal.reason, refusal.metadata["fields"]) == ("INVALID_FIELD", "ttl"), count
+
+
 async def test_a_list_that_is_too_long_is_all_that_is_said_of_a_request(service: Harness) -> None:
     for count in (101, 50_000, 1_500_000):
         request = pb.ReserveRequest(request_id="x" * 129).SerializeToString() + delimited(2, b"") * count

@@ -18,8 +18,8 @@ from holdsvc.model import Violation
 M = TypeVar("M", bound=Message)
 
 UNCOUNTED_BYTES = 64 * 1024
-"""Requests up to this size are parsed at once: 5 MB of objects and 3 ms at most. No single message within a request is
-larger, unless it has lists."""
+"""Requests up to this size are parsed at once: 5 MB of objects and 3 ms at most. No text or message without lists
+within a request is larger."""
 
 ITEMS_MAX = 100
 """Items of a list whose proto has no rule, such as google.protobuf.FieldMask."""
@@ -27,8 +27,12 @@ ITEMS_MAX = 100
 OTHER_FIELDS_MAX = 1000
 """Fields of a message on the wire besides the items of its lists; an encoder writes each once."""
 
-PIECE_BYTES = 512 * 1024
-"""Bytes that are parsed at a time: 8 ms at most."""
+PIECE_BYTES = 128 * 1024
+"""Bytes that are parsed at a time, if no single field is larger: 2 ms at most."""
+
+LISTS_BYTES = 512 * 1024
+"""No message with lists within a request is larger: the largest valid one, an entry of BatchReserve, has 200 KB. It is
+parsed in 8 ms at most."""
 
 _VARINT_BYTES_MAX = 10
 _STEPS_PER_PAUSE = 256
@@ -57,8 +61,8 @@ class _Bounds:
 
     lists: dict[int, _List]
     parts: dict[int, tuple[str, "_Bounds"]]
-    plain: dict[int, str]
-    """Texts, and messages without lists, alone or in lists: none is large while texts are as long as they may be."""
+    large: dict[int, tuple[str, int]]
+    """The single texts, and the messages, alone or in lists: the most bytes of a valid one."""
 
     @property
     def fields_max(self) -> int:
@@ -69,22 +73,21 @@ class _Bounds:
 def _bounds(descriptor: Descriptor) -> _Bounds:
     lists: dict[int, _List] = {}
     parts: dict[int, tuple[str, _Bounds]] = {}
-    plain: dict[int, str] = {}
+    large: dict[int, tuple[str, int]] = {}
     for each in descriptor.fields:
         of_items = None if each.message_type is None else _bounds(each.message_type)
         is_text = each.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
         if of_items is not None and not of_items.lists and not of_items.parts:
-            plain[each.number] = each.name
             of_items = None
-        elif is_text and not each.is_repeated:
-            plain[each.number] = each.name
+        if each.message_type is not None or (is_text and not each.is_repeated):
+            large[each.number] = each.name, UNCOUNTED_BYTES if of_items is None else LISTS_BYTES
         if each.is_repeated:
             is_map = _is_map(each)
             packed = each.message_type is None and not is_text
             lists[each.number] = _List(each.name, _items_max(each), is_map, packed, of_items)
         elif of_items is not None:
             parts[each.number] = (each.name, of_items)
-    return _Bounds(lists, parts, plain)
+    return _Bounds(lists, parts, large)
 
 
 def rules_of(descriptor: Any) -> validate_pb2.FieldRules:
@@ -108,6 +111,10 @@ def _too_many(name: str, items_max: int, *, is_map: bool) -> Violation:
     return Violation(name, f"must not have more than {items_max} {noun}", rule)
 
 
+def _too_large(name: str) -> Violation:
+    return Violation(name, "is larger than any valid one", "TOO_LARGE")
+
+
 def _items_max(descriptor: FieldDescriptor) -> int:
     rules = rules_of(descriptor)
     return rules.repeated.max_items or rules.map.max_pairs or ITEMS_MAX
@@ -127,9 +134,10 @@ class Counted:
 
 @dataclass(slots=True)
 class _Counts:
-    """Items seen so far of each list of a message, and of its single messages, by field number."""
+    """What was seen so far of each list of a message, and of its single fields, by field number."""
 
     items: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
     parts: dict[int, "_Counts"] = field(default_factory=dict)
 
 
@@ -156,6 +164,8 @@ def count(descriptor: Any, data: bytes, entries: str = "") -> Generator[None, No
         for inner in _fields(data, start, end, list_.message, _Counts(), violations):
             if inner is None:
                 yield
+        if not violations and end - start > LISTS_BYTES:
+            violations.append(_too_large("request"))
         if violations and list_.name == entries:
             found.entries[index] = violations
             found.pieces.append(data[kept_from:tag_at] + _empty(data, tag_at))
@@ -205,10 +215,15 @@ def _fields(
             return
         if step % _STEPS_PER_PAUSE == 0:
             yield None
-        if stop - start > UNCOUNTED_BYTES and number in bounds.plain:
-            bad.append(Violation(bounds.plain[number], "is larger than any valid one", "TOO_LARGE"))
-            return
         list_ = bounds.lists.get(number)
+        if number in bounds.large and (list_ is None or list_.message is None):
+            # A single field that comes several times is merged: its size goes on growing.
+            name, most = bounds.large[number]
+            size = stop - start + (counts.sizes.get(number, 0) if list_ is None else 0)
+            if size > most:
+                bad.append(_too_large(name))
+                return
+            counts.sizes[number] = size
         if list_ is not None:
             index = counts.items.get(number, 0)
             packed = list_.packed and kind == _DELIMITED
@@ -219,7 +234,6 @@ def _fields(
             if kind == _DELIMITED:
                 yield list_, index, tag_at, start, stop
         elif number in bounds.parts and kind == _DELIMITED:
-            # A single message that comes several times is merged: its lists go on counting.
             name, inside = bounds.parts[number]
             found: list[Violation] = []
             for item in _fields(data, start, stop, inside, counts.parts.setdefault(number, _Counts()), found):
