@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from holdsvc.api.json_text import REQUEST_BYTES_MAX, MalformedJson, Read, Shared, read, write
 from holdsvc.api.turns import Turns
-from inventoryhold.v1 import inventory_service_pb2, item_pb2, reservation_service_pb2
+from inventoryhold.v1 import inventory_service_pb2, item_pb2, limit_service_pb2, reservation_service_pb2
 
 T = TypeVar("T")
 
@@ -86,6 +86,18 @@ def test_long_lists_survive_in_their_order() -> None:
     text, longest = run(write(answer))
     assert json_format.Parse(text, inventory_service_pb2.ListItemsResponse()) == answer
     assert longest < SLICE_MAX_S
+
+
+@pytest.mark.parametrize(
+    "value", ['{"per":"\\ud800"}', '"\\ud800"', '{"window":"\\ud800s"}', '{"limitId":"\\ud800"}', '{"\\ud800":1}']
+)
+def test_half_a_character_is_refused_wherever_it_stands(value: str) -> None:
+    try:
+        found = reads(f'{{"limit":{value}}}'.encode(), limit_service_pb2.SetLimitRequest)
+    except MalformedJson as error:
+        str(error).encode()
+    else:
+        assert [violation.rule for violation in found.violations] == ["UNKNOWN_FIELD"]
 
 
 LARGE = {

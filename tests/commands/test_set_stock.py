@@ -37,6 +37,7 @@ tram,3,,2100-01-31T18:00:00Z
 concert,8,,
 boat,1,,
 hotel,9,web,
+tour,3,,9999-12-31T23:00:00-02:00
 """
 
 
@@ -73,7 +74,7 @@ async def test_every_row_is_set_superseded_or_refused_with_its_reason(
     long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     content = f"{BAD_FILE}late,1,,{long_ago}\n"
     before = capacities(ledger_dsn)
-    expected = Counts(read=12, set=2, superseded=1, refused=9)
+    expected = Counts(read=13, set=2, superseded=1, refused=10)
     assert await asyncio.to_thread(taken, ledger_dsn, file, content, dry_run=True) == expected
     assert capacities(ledger_dsn) == before
     assert await asyncio.to_thread(taken, ledger_dsn, file, content) == expected
@@ -89,6 +90,7 @@ async def test_every_row_is_set_superseded_or_refused_with_its_reason(
         9: "count_time: must not be in the future",
         10: "an earlier row counts the same item",
         11: "no item 'boat'",
+        13: "is no time with its zone",
     }.items():
         assert words in reasons.pop(line)
     assert reasons == {}

@@ -108,7 +108,7 @@ class InventoryServiceServicer:
     def CreateItem(self, request, context):
         """Creates an item; all its capacity is remaining. Scope `inventory.write`.
 
-        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS).
+        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS); (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +117,8 @@ class InventoryServiceServicer:
     def BatchCreateItems(self, request, context):
         """Creates 1 to 1,000 items: all of them or none. Scope `inventory.write`.
 
-        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already.
+        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already; (NOT_FOUND, ITEM_NOT_FOUND) for a pool that
+        the key may not see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,7 +220,8 @@ class InventoryServiceServicer:
         """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
         item that changes, latest state only. Scope `inventory.read`.
 
-        Ends with (UNAVAILABLE, SHUTTING_DOWN) when the server drains; open it again, the snapshot bridges the gap.
+        (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see. Ends with (UNAVAILABLE, SHUTTING_DOWN) when the
+        server drains; open it again, the snapshot bridges the gap.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,12 +39,13 @@ class InventoryServiceStub:
     CreateItem: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.CreateItemRequest, _inventory_service_pb2.CreateItemResponse]
     """Creates an item; all its capacity is remaining. Scope `inventory.write`.
 
-    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS).
+    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS); (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see.
     """
     BatchCreateItems: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchCreateItemsRequest, _inventory_service_pb2.BatchCreateItemsResponse]
     """Creates 1 to 1,000 items: all of them or none. Scope `inventory.write`.
 
-    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already.
+    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already; (NOT_FOUND, ITEM_NOT_FOUND) for a pool that
+    the key may not see.
     """
     GetItem: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetItemRequest, _inventory_service_pb2.GetItemResponse]
     """Returns one item with its stored counters. Scope `inventory.read`.
@@ -105,7 +106,8 @@ class InventoryServiceStub:
     """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
     item that changes, latest state only. Scope `inventory.read`.
 
-    Ends with (UNAVAILABLE, SHUTTING_DOWN) when the server drains; open it again, the snapshot bridges the gap.
+    (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see. Ends with (UNAVAILABLE, SHUTTING_DOWN) when the
+    server drains; open it again, the snapshot bridges the gap.
     """
 
 @_typing.type_check_only
@@ -119,12 +121,13 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     CreateItem: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.CreateItemRequest, _inventory_service_pb2.CreateItemResponse]  # type: ignore[assignment]
     """Creates an item; all its capacity is remaining. Scope `inventory.write`.
 
-    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS).
+    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS); (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see.
     """
     BatchCreateItems: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.BatchCreateItemsRequest, _inventory_service_pb2.BatchCreateItemsResponse]  # type: ignore[assignment]
     """Creates 1 to 1,000 items: all of them or none. Scope `inventory.write`.
 
-    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already.
+    (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already; (NOT_FOUND, ITEM_NOT_FOUND) for a pool that
+    the key may not see.
     """
     GetItem: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetItemRequest, _inventory_service_pb2.GetItemResponse]  # type: ignore[assignment]
     """Returns one item with its stored counters. Scope `inventory.read`.
@@ -185,7 +188,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
     item that changes, latest state only. Scope `inventory.read`.
 
-    Ends with (UNAVAILABLE, SHUTTING_DOWN) when the server drains; open it again, the snapshot bridges the gap.
+    (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see. Ends with (UNAVAILABLE, SHUTTING_DOWN) when the
+    server drains; open it again, the snapshot bridges the gap.
     """
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -202,7 +206,7 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inventory_service_pb2.CreateItemResponse, _abc.Awaitable[_inventory_service_pb2.CreateItemResponse]]:
         """Creates an item; all its capacity is remaining. Scope `inventory.write`.
 
-        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS).
+        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS); (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see.
         """
 
     @_abc_1.abstractmethod
@@ -213,7 +217,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inventory_service_pb2.BatchCreateItemsResponse, _abc.Awaitable[_inventory_service_pb2.BatchCreateItemsResponse]]:
         """Creates 1 to 1,000 items: all of them or none. Scope `inventory.write`.
 
-        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already.
+        (ALREADY_EXISTS, ITEM_ALREADY_EXISTS) for the first that is there already; (NOT_FOUND, ITEM_NOT_FOUND) for a pool that
+        the key may not see.
         """
 
     @_abc_1.abstractmethod
@@ -334,7 +339,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams live inventory: first the present state of every item that matches, then `snapshot_complete`, then every
         item that changes, latest state only. Scope `inventory.read`.
 
-        Ends with (UNAVAILABLE, SHUTTING_DOWN) when the server drains; open it again, the snapshot bridges the gap.
+        (NOT_FOUND, ITEM_NOT_FOUND) for a pool that the key may not see. Ends with (UNAVAILABLE, SHUTTING_DOWN) when the
+        server drains; open it again, the snapshot bridges the gap.
         """
 
 def add_InventoryServiceServicer_to_server(servicer: InventoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

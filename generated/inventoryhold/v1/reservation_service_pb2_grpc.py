@@ -211,7 +211,7 @@ class ReservationServiceServicer:
 
         From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
-        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
+        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -86,7 +86,7 @@ class ReservationServiceStub:
 
     From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
-    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
+    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
     """
     Refund: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.RefundRequest, _reservation_service_pb2.RefundResponse]
     """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
@@ -205,7 +205,7 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 
     From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
-    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
+    RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
     """
     Refund: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.RefundRequest, _reservation_service_pb2.RefundResponse]  # type: ignore[assignment]
     """Takes confirmed units back, all that are left or a part, into stock or out of the capacity (`write_off`).
@@ -351,7 +351,7 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         From HELD to CANCELLED once nothing is left, else it stays HELD. Scope `reserve`.
         (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, RESERVATION_EXPIRED, RESERVATION_ALREADY_CONFIRMED,
-        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, REFERENCE_AMBIGUOUS).
+        RESERVATION_ALREADY_CANCELLED, ALREADY_REFUNDED, QUANTITY_EXCEEDED, REFERENCE_AMBIGUOUS).
         """
 
     @_abc_1.abstractmethod

@@ -113,6 +113,9 @@ def read(request_class: type[M], data: bytes, entries: str = "") -> Generator[No
                 yield
     except (json_format.Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedJson(_said(error)) from None
+    except SystemError as error:
+        # upb's table of names raises it for half a character, with the real error as its cause.
+        raise MalformedJson(_said(error.__cause__ or error)) from None
     return message, found
 
 
@@ -183,7 +186,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     return _text(f"is no JSON of this message: {error}")

@@ -207,11 +207,13 @@ def parse_time(text: str) -> datetime:
     """Reads a time with its zone, as in 2026-01-31T18:00:00Z; raises ValueError."""
     try:
         time = datetime.fromisoformat(text.strip())
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+        # Midnight of the first day in a zone east of UTC is in no year.
+        utc = time.astimezone(UTC) if time.tzinfo else None
+    except (ValueError, OverflowError):
+        utc = None
+    if utc is None:
         raise ValueError(f"{text[:40]!r} is no time with its zone: write it as in 2026-01-31T18:00:00Z")
-    return time.astimezone(UTC)
+    return utc
 
 
 def time_cell(name: str, text: str) -> datetime:
