@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from holdsvc.engine import limits
-from holdsvc.engine.limits import AtOnce, RateLimit
+from holdsvc.engine.limits import AtOnce, Place, RateLimit
 from holdsvc.errors import HoldError
 from tests.engine.lanes import soon
 
@@ -70,7 +70,7 @@ async def test_the_memory_of_keys_is_bounded_and_forgets_the_longest_unused(monk
     refused_for(limit, "d")
 
 
-async def entered(at_once: AtOnce, key: str, end: float) -> list[asyncio.Task[None]]:
+async def entered(at_once: AtOnce, key: str, end: float) -> list[asyncio.Task[Place]]:
     """Two that go on and three that wait."""
     tasks = [asyncio.create_task(at_once.enter(key, end)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -85,22 +85,22 @@ async def test_calls_beyond_those_that_go_on_at_once_wait_in_order_and_then_are_
     with pytest.raises(HoldError) as refused:
         await at_once.enter("a", soon())
     assert (refused.value.reason, refused.value.refused.metadata) == ("OVERLOADED", {"cause": "QUEUE_FULL"})
-    await at_once.enter("b", soon())
-    for waiting in tasks[2:]:
-        at_once.leave("a")
+    other = await at_once.enter("b", soon())
+    for before, waiting in zip(tasks, tasks[2:], strict=False):
+        (await before).leave()
         await waiting
-    at_once.leave("a")
-    at_once.leave("a")
-    at_once.leave("b")
+    for task in tasks:
+        (await task).leave()
+    other.leave()
     await entered(at_once, "a", soon())
 
 
 async def test_a_call_that_waits_ends_with_its_caller_or_at_its_time() -> None:
     at_once = AtOnce(2, 3)
-    [_, _, gone, taker, last] = await entered(at_once, "a", soon(0.05))
+    [first, second, gone, taker, last] = await entered(at_once, "a", soon(0.05))
     gone.cancel()
     await asyncio.sleep(0)
-    at_once.leave("a")
+    (await first).leave()
     # Its place was given in this round.
     taker.cancel()
     await last
@@ -108,6 +108,43 @@ async def test_a_call_that_waits_ends_with_its_caller_or_at_its_time() -> None:
         await at_once.enter("a", soon(0.01))
     assert refused.value.refused.metadata == {"cause": "DEADLINE_EXCEEDED"}
     assert (gone.cancelled(), taker.cancelled()) == (True, True)
-    at_once.leave("a")
-    at_once.leave("a")
+    for task in (second, last):
+        (await task).leave()
+    await entered(at_once, "a", soon())
+
+
+async def test_the_place_of_a_call_that_was_given_up_is_free_only_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once = AtOnce(2, 3)
+    [given_up, ended, first, second, third] = await entered(at_once, "a", soon())
+    monkeypatch.setattr(limits, "GIVEN_UP_REST_S", 0.02)
+    (await given_up).give_up()
+    (await given_up).leave()
+    (await ended).leave()
+    await first
+    assert (second.done(), third.done()) == (False, False)
+    await second
+    for task in (first, second, third):
+        (await task).leave()
+    await entered(at_once, "a", soon())
+
+
+async def test_a_stream_that_was_given_up_after_it_left_its_place_takes_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once = AtOnce(2, 3)
+    monkeypatch.setattr(limits, "GIVEN_UP_REST_S", 0.02)
+    opened = [await at_once.enter("a", soon()) for _ in range(2)]
+    for place in opened:
+        place.leave()
+    opened += [await at_once.enter("a", soon()) for _ in range(2)]
+    for place in opened[:2]:
+        place.give_up()
+    waiting = asyncio.create_task(at_once.enter("a", soon()))
+    for place in opened[2:]:
+        place.leave()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    (await waiting).leave()
     await entered(at_once, "a", soon())

@@ -71,6 +71,17 @@ async def reads_given_up_at_once(hog: Hog) -> None:
     await hog.again_and_again(read)
 
 
+async def watches_given_up(hog: Hog) -> None:
+    """Watches that end soon after they were opened."""
+    request = inventory_service_pb2.WatchInventoryRequest(sku_prefix="none")
+
+    async def watch() -> None:
+        async for _ in hog.inventory.WatchInventory(request, metadata=hog.key, timeout=0.2):
+            pass
+
+    await hog.again_and_again(watch)
+
+
 async def reports(hog: Hog) -> None:
     """Whole recounts of a tenant's ledger, given up after a second."""
     request = admin_service_pb2.VerifyLedgerRequest()
@@ -136,6 +147,7 @@ HOGS: Mapping[str, Callable[[Hog], Awaitable[None]]] = {
     for hog in (
         abandoned_reads,
         reads_given_up_at_once,
+        watches_given_up,
         reports,
         snapshots,
         changes_of_one_item,

@@ -44,7 +44,7 @@ HOGS = {
     "unseen_watches": 2000 if LONG_FORM else 200,
 }
 if LONG_FORM:
-    HOGS |= {"reads_given_up_at_once": 200, "reports": 20, "snapshots": 40}
+    HOGS |= {"reads_given_up_at_once": 200, "watches_given_up": 200, "reports": 20, "snapshots": 40}
 
 
 @dataclass

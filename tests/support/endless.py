@@ -14,7 +14,7 @@ from holdsvc.api.auth.keyring import Keyring
 from holdsvc.api.bodies import Bodies
 from holdsvc.api.calls import Call, Calls, grpc_handlers
 from holdsvc.api.services import SERVICES
-from holdsvc.engine.limits import AtOnce, ClientLimits
+from holdsvc.engine.limits import AtOnce, ClientLimits, Entrances
 from inventoryhold.v1 import event_service_pb2 as events
 from tests.support.harness import Harness
 from tests.support.partners import Partner
@@ -54,7 +54,8 @@ async def endless_streams(service: Harness, streams_max: int = 0) -> AsyncIterat
     """Serves such streams with the keys of a service."""
     limits = ClientLimits(0, streams_max)
     places = service.service.places
-    calls = Calls(authenticator(Keyring(places)), places, limits, Bodies(64), AtOnce(64, 64), _Deaf(), 30.0)
+    entrances = Entrances(AtOnce(64, 64), AtOnce(64, 64))
+    calls = Calls(authenticator(Keyring(places)), places, limits, Bodies(64), entrances, _Deaf(), 30.0)
     server = grpc.aio.server()
     [service_of_events] = [each for each in SERVICES if each.name == "EventService"]
     endpoints = calls.endpoints(service_of_events, _Servicer())

@@ -27,13 +27,16 @@ from holdsvc.api.rpcs import RPCS, Rpc
 from holdsvc.api.statuses import CODES, ending, refused_of
 from holdsvc.api.turns import Turns
 from holdsvc.engine.engine import CALLERS_OWN_S
-from holdsvc.engine.limits import AtOnce, ClientLimits
+from holdsvc.engine.limits import AtOnce, ClientLimits, Entrances, Place
 from holdsvc.errors import HoldError
 from holdsvc.model import Caller, Cause, Violation
 from holdsvc.telemetry import tracing
 
 RECHECK_S = 1.0
 """The longest to wait for the check of an open stream's key; the next round checks again."""
+
+STREAM_SHORT_S = 1.0
+"""A stream that its caller ends earlier counts as given up: to open one costs as much as a read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Calls:
         cells: Cells,
         limits: ClientLimits,
         bodies: Bodies,
-        at_once: AtOnce,
+        entrances: Entrances,
         observer: CallObserver,
         default_deadline_s: float,
     ) -> None:
@@ -110,8 +113,7 @@ class Calls:
         self._cells = cells
         self._limits = limits
         self._bodies = bodies
-        self._at_once = at_once
-        """Calls without a lane, by client: one with very many costs little until they are read."""
+        self._entrances = entrances
         self._guard = StreamGuard()
         self._observer = observer
         self._default_deadline_s = default_deadline_s
@@ -146,6 +148,10 @@ class Calls:
         self._limits.call(caller.tenant, caller.client)
         if caller.scopes.isdisjoint(rpc.scopes):
             raise HoldError(errors.permission_denied(rpc.scopes[0]))
+
+    @staticmethod
+    def _enter(at_once: AtOnce, call: Call) -> Awaitable[Place]:
+        return at_once.enter((call.caller.tenant, call.caller.client), call.deadline + CALLERS_OWN_S)
 
     def _read(self, context: Any, caller: Caller) -> Awaitable[bytes]:
         return self._bodies.read(context, (caller.tenant, caller.client))
@@ -187,14 +193,12 @@ class Calls:
         async def unary(_messages: object, context: Any, *, json: bool = False) -> bytes:
             start = perf_counter()
             observer.started(method)
-            call = request = entered = None
+            call = request = place = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
                 if not rpc.lane:
-                    client = (call.caller.tenant, call.caller.client)
-                    await self._at_once.enter(client, call.deadline + CALLERS_OWN_S)
-                    entered = client
+                    place = await self._enter(self._entrances.calls, call)
                 data = await self._read(context, call.caller)
                 request, call = await self._parse(rpc, request_class, data, call, json=json)
                 try:
@@ -204,11 +208,13 @@ class Calls:
                     message = await handle(request, call)
                 answer = await self.turns.run(json_text.write(message)) if json else message.SerializeToString()
             except BaseException as error:
+                if not isinstance(error, Exception):
+                    _give_up(place, call)
                 await self._fail(context, method, call, request, error, start)
                 raise
             finally:
-                if entered is not None:
-                    self._at_once.leave(entered)
+                if place is not None:
+                    place.leave()
             observer.handled(method, call, request, "OK", "", perf_counter() - start)
             return answer
 
@@ -225,10 +231,11 @@ class Calls:
         async def stream(_messages: object, context: Any, *, json: bool = False) -> AsyncIterator[bytes]:
             start = perf_counter()
             observer.started(method)
-            call = request = None
+            call = request = place = None
             try:
                 call = await self._identify(method, context)
                 self._admit(call, rpc)
+                place = await self._enter(self._entrances.streams, call)
                 data = await self._read(context, call.caller)
                 request, call = await self._parse(rpc, request_class, data, call, json=json)
                 with self._limits.stream(call.caller.tenant, call.caller.client):
@@ -237,11 +244,17 @@ class Calls:
                         aclosing(self._guard.watch(messages, (call.caller, call.cell), self._recheck(call))) as guarded,
                     ):
                         async for message in guarded:
+                            place.leave()
                             encoded = message if isinstance(message, bytes) else message.SerializeToString()
                             yield await self._shared_json.of(answer_class, encoded) if json else encoded
             except BaseException as error:
+                if not isinstance(error, Exception) and perf_counter() - start < STREAM_SHORT_S:
+                    _give_up(place, call)
                 await self._fail(context, method, call, request, error, start)
                 raise
+            finally:
+                if place is not None:
+                    place.leave()
             observer.handled(method, call, request, "OK", "", perf_counter() - start)
 
         return stream
@@ -292,6 +305,12 @@ class Calls:
         code = CODES[refused.reason].name
         self._observer.handled(method, call, request, code, refused.reason, perf_counter() - start)
         await _abort(context, *ending(refused))
+
+
+def _give_up(place: Place | None, call: Call | None) -> None:
+    """Beside other tenants' changes a client that gives up its calls waits for the next ones."""
+    if place is not None and call is not None and call.cell.engine.activity.beside(call.caller.tenant):
+        place.give_up()
 
 
 async def _abort(context: Any, *status: Any) -> NoReturn:

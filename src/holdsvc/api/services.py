@@ -21,7 +21,7 @@ from holdsvc.api.tls import certificates_of
 from holdsvc.api.waitlist import WaitlistServicer
 from holdsvc.api.webhooks import WebhookServicer
 from holdsvc.engine.fairness import PoolShare
-from holdsvc.engine.limits import AtOnce, ClientLimits
+from holdsvc.engine.limits import AtOnce, ClientLimits, Entrances
 from holdsvc.settings import Settings
 from inventoryhold.v1 import (
     admin_service_pb2,
@@ -67,6 +67,10 @@ more. More than bodies that are read at once, so that slow bodies are given up f
 CALLS_WAITING_MAX = 1000
 """Calls without a lane that wait for that, of one client."""
 
+STREAMS_OPENING_MAX = 40
+STREAMS_WAITING_MAX = 5000
+"""The same for streams that have not told anything yet: after a restart a client opens all of its streams at once."""
+
 OPEN_BODIES_MAX = 256
 """Requests that are read at once with AUTH=off, where all callers are on this machine: none is given up for others."""
 
@@ -91,7 +95,8 @@ class Services:
             bodies = Bodies(BODIES_MAX, client_max=CLIENT_BODIES_MAX, patience_s=BODY_PATIENCE_S)
         at_once = AtOnce(max(CALLS_AT_ONCE_MIN, 2 * PoolShare.of(settings.pool_size).reads), CALLS_WAITING_MAX)
         default_s = settings.default_deadline.total_seconds()
-        calls = Calls(authenticate, cells, limits, bodies, at_once, observer, default_s)
+        entrances = Entrances(at_once, AtOnce(STREAMS_OPENING_MAX, STREAMS_WAITING_MAX))
+        calls = Calls(authenticate, cells, limits, bodies, entrances, observer, default_s)
         pages = Pages(calls.turns)
         servicers: dict[str, Any] = {
             "ReservationService": ReservationServicer(settings, calls.turns, pages),

@@ -76,11 +76,12 @@ class Engine:
         self._tasks: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._activity = Activity()
+        self.activity = Activity()
+        """Which tenants make changes: background work, and what others have given up, give way to them."""
         self._turned_away = 0
         share = PoolShare.of(settings.pool_size)
         self._reading = FairQueue(share.reads, max(1, share.reads - 1), READS_WAITING_MAX, self._must_rest)
-        beside = self._activity.beside
+        beside = self.activity.beside
         self._changing = FairQueue(
             share.changes, max(1, share.changes - 1), CHANGES_WAITING_MAX, lambda tenant, _: beside(tenant)
         )
@@ -172,13 +173,9 @@ class Engine:
         """Whether a request waits for the next batch of its lane."""
         return any(lanes.pressed for lanes in self._all_lanes)
 
-    def busy(self) -> bool:
-        """Whether callers make changes: background work gives way then."""
-        return self._activity.any()
-
     def _must_rest(self, tenant: str, average_s: float) -> bool:
         """Long reads leave the machine to other tenants' changes; short ones are what callers wait for, too."""
-        return average_s > SHORT_S and bool(tenant) and self._activity.beside(tenant)
+        return average_s > SHORT_S and bool(tenant) and self.activity.beside(tenant)
 
     def reserve(
         self, requests: Sequence[change_requests.Reserve], deadline: float
@@ -246,7 +243,7 @@ class Engine:
 
     def _submit(self, lanes: Lanes[R, V], requests: Sequence[R], deadline: float) -> asyncio.Future[list[Answer[V]]]:
         self._admit()
-        self._activity.note(requests[0].caller.tenant)
+        self.activity.note(requests[0].caller.tenant)
         return lanes.submit(requests, deadline)
 
     async def change(

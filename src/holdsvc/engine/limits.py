@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from holdsvc import outages
 from holdsvc.errors import HoldError
@@ -11,6 +12,10 @@ BUCKETS_MAX = 100_000
 
 STREAM_RETRY_S = 5.0
 """When a caller with too many streams open may try again: a guess, for their end is not known."""
+
+
+GIVEN_UP_REST_S = 1.0
+"""How long a call that was given up takes a place: of a client that gives up all its calls few are read."""
 
 
 class RateLimit:
@@ -68,6 +73,30 @@ class _Line:
         self.waiting: dict[asyncio.Future[None], None] = {}
 
 
+class Place:
+    """The part of a call that goes on."""
+
+    __slots__ = ("_at_once", "_key", "_taken")
+
+    def __init__(self, at_once: "AtOnce", key: Hashable) -> None:
+        self._at_once = at_once
+        self._key = key
+        self._taken = True
+
+    def leave(self) -> None:
+        """The next one goes on. Called again, it does nothing."""
+        if self._taken:
+            self._taken = False
+            self._at_once.free(self._key)
+
+    def give_up(self) -> None:
+        """The caller has gone: a place is taken for a while, also when the call has left its own."""
+        if not self._taken:
+            self._at_once.take(self._key)
+        self._taken = False
+        asyncio.get_running_loop().call_later(GIVEN_UP_REST_S, self._at_once.free, self._key)
+
+
 class AtOnce:
     """Lets `most` calls of each key go on at once; the next ones, `waiting_max` of them, wait in order of arrival."""
 
@@ -77,50 +106,65 @@ class AtOnce:
         self._lines: dict[Hashable, _Line] = {}
         self._loop = asyncio.get_running_loop()
 
-    async def enter(self, key: Hashable, end: float) -> None:
-        """Returns when a call may go on, which must `leave` then.
+    async def enter(self, key: Hashable, end: float) -> Place:
+        """Returns when a call may go on, with its place.
 
         Raises OVERLOADED when too many wait, and DATABASE_UNAVAILABLE at `end`, on the loop's clock.
         """
         line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Line()
-        if line.running < self._most:
-            line.running += 1
-            return
+        if line is None or line.running < self._most:
+            self.take(key)
+            return Place(self, key)
         if len(line.waiting) >= self._waiting_max:
             raise HoldError(outages.overloaded())
-        place: asyncio.Future[None] = self._loop.create_future()
-        line.waiting[place] = None
-        timer = self._loop.call_at(end, _give_up, place)
+        turn: asyncio.Future[None] = self._loop.create_future()
+        line.waiting[turn] = None
+        timer = self._loop.call_at(end, _give_up, turn)
         try:
-            await place
+            await turn
         except BaseException:
-            line.waiting.pop(place, None)
-            if not place.cancelled() and place.exception() is None:
-                # The place was given and its taker cancelled in the same round.
-                self.leave(key)
+            line.waiting.pop(turn, None)
+            if not turn.cancelled() and turn.exception() is None:
+                # The turn was given and its taker cancelled in the same round.
+                self.free(key)
             raise
         finally:
             timer.cancel()
+        return Place(self, key)
 
-    def leave(self, key: Hashable) -> None:
-        """Ends a call's part: the next one goes on."""
+    def take(self, key: Hashable) -> None:
+        """Takes a place, which it then must `free`; there may be none left."""
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line()
+        line.running += 1
+
+    def free(self, key: Hashable) -> None:
+        """Gives a place to the next one."""
         line = self._lines[key]
-        while line.waiting:
-            place = next(iter(line.waiting))
-            del line.waiting[place]
-            if not place.done():
-                place.set_result(None)
+        while line.waiting and line.running <= self._most:
+            turn = next(iter(line.waiting))
+            del line.waiting[turn]
+            if not turn.done():
+                turn.set_result(None)
                 return
         line.running -= 1
         if not line.running:
             del self._lines[key]
 
 
-def _give_up(place: asyncio.Future[None]) -> None:
-    if not place.done():
-        place.set_exception(HoldError(outages.deadline_passed(safe=True)))
+class Entrances(NamedTuple):
+    """What goes on at once, of each client."""
+
+    calls: AtOnce
+    """Calls without a lane: one client with very many costs little until they are read."""
+    streams: AtOnce
+    """Streams until their first message."""
+
+
+def _give_up(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(HoldError(outages.deadline_passed(safe=True)))
 
 
 class ClientLimits:

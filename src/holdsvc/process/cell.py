@@ -125,7 +125,7 @@ class RunningCell:
         self.sender.start()
         if sweeping:
             sweeper = Sweeper(
-                self._settings, self.database, self._metrics, self.engine.busy, self.engine.waitlists.sweep
+                self._settings, self.database, self._metrics, self.engine.activity.any, self.engine.waitlists.sweep
             )
             self._tasks.append(asyncio.create_task(sweeper.run()))
             self._tasks.append(asyncio.create_task(Retention(self._settings, self.database).run()))

@@ -73,7 +73,7 @@ class Service:
         self.observer = _Calls(settings)
         self._sending = Sending(
             settings,
-            lambda: any(cell.engine.busy() for cell in self.cells),
+            lambda: any(cell.engine.activity.any() for cell in self.cells),
             lambda: any(cell.engine.pressed() for cell in self.cells),
         )
         self.cells = [RunningCell(settings, address, self._sending, self._left) for address in addresses]
