@@ -216,6 +216,19 @@ async def test_a_full_queue_refuses_with_overloaded_and_runs_nothing_of_it(
     assert execute.batches == [["running"], ["waiting"]]
 
 
+async def test_a_short_deadline_is_the_callers_own_and_no_load(database: Database, observed: Observed) -> None:
+    execute = Executor()
+    execute.gate.clear()
+    lane = lane_of(execute, database, observed)
+    lane._pace.ran(0.2)  # an average of 20 ms
+    running = lane.submit([request("running")], soon())
+    await execute.started.wait()
+    short = [lane.submit([request(name)], soon(0.02)) for name in ("first", "second")]
+    execute.gate.set()
+    await asyncio.gather(running, *short, return_exceptions=True)
+    assert observed.outcomes["OVERLOADED"] == 0
+
+
 async def test_a_call_whose_deadline_passed_before_its_batch_is_dropped_and_not_executed(
     database: Database, observed: Observed
 ) -> None:

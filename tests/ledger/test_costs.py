@@ -8,12 +8,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Reserve
-from holdsvc.ledger import changes, holds, items
+from holdsvc.ledger import changes, holds, items, limits
 from holdsvc.ledger.database import Connection
+from holdsvc.ledger.limits import Counts, LimitTerms, Per
 from holdsvc.model import Done, Line, Outcome, Reservation
+from tests.support.harness import SET_NAME
 from tests.support.holds import CALLER, new_id, reserves, stock
 
 pytestmark = pytest.mark.alone
@@ -171,3 +174,27 @@ async def test_a_batch_of_changes_costs_in_proportion_to_its_lines(connection: C
         return await timed(await prepare(connection, rpc, 60, lines))
 
     await check_growth(run, 20)
+
+
+async def test_lines_with_the_same_limits_cost_little_more_than_one_of_them(
+    connection: Connection, ledger_dsn: str
+) -> None:
+    for number in range(50):
+        terms = LimitTerms(f"limit-{number}", "item", None, Per.HOLDER, Counts.HELD, 10**6, None)
+        await limits.set_limit(connection, "default", terms)
+    lock = (
+        "SELECT FROM lock_limits('default', array_fill('a'::text, ARRAY[50]), array_fill('h'::text, ARRAY[50]),"
+        " %s::integer[], %s::text[], array_fill(''::text, ARRAY[%s]), array_fill(1::bigint, ARRAY[%s]),"
+        " array_fill(1::bigint, ARRAY[%s]))"
+    )
+    with psycopg.connect(ledger_dsn, autocommit=True, options=f"-c search_path={SET_NAME},holdsvc") as owner:
+
+        def seconds(lines: int) -> float:
+            requests = [request for request in range(1, 51) for _ in range(lines)]
+            count = len(requests)
+            start = time.perf_counter()
+            owner.execute(lock, (requests, items_of(lines) * 50, count, count, count))
+            return time.perf_counter() - start
+
+        few, many = (min(seconds(lines) for _ in range(RUNS)) for lines in (10, 100))
+    assert many < max(3 * few, 0.05), f"10 lines: {few:.3f} s, 100 lines: {many:.3f} s"

@@ -13,6 +13,9 @@ One slow batch (a first plan, a checkpoint) is no reason to refuse calls; a fast
 DEADLINE_SHARE = 0.5
 """The share of the time to its deadline that a request may wait."""
 
+NO_LOAD_S = 0.05
+"""A wait that is no load: a request with less time is queued all the same, and ends at its own deadline."""
+
 
 class Pace:
     """The average time of a lane's batches."""

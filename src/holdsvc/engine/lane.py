@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from holdsvc import outages
 from holdsvc.change_requests import Request
-from holdsvc.engine.admission import DEADLINE_SHARE, Pace
+from holdsvc.engine.admission import DEADLINE_SHARE, NO_LOAD_S, Pace
 from holdsvc.engine.batch import BatchRunner, LaneKind
 from holdsvc.engine.blocked import BlockedLanes
 from holdsvc.engine.job import Entry
@@ -156,7 +156,7 @@ class Lane(Generic[R, V]):
             return True
         # The first in the queue is never refused: its batch is what the pace is learned from.
         return ahead > 0 and self._pace.wait_s(ahead + more - 1) > min(
-            self._limits.wait_max_s, DEADLINE_SHARE * remaining_s
+            self._limits.wait_max_s, max(NO_LOAD_S, DEADLINE_SHARE * remaining_s)
         )
 
     def expire(self) -> None:

@@ -1,3 +1,15 @@
+-- The limits that an item counts for; null where there is none. Locks nothing.
+CREATE FUNCTION limits_of(_tenant text, _sku text, _pool text) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(h.limit_number ORDER BY h.limit_number) FROM hold_limit h
+    WHERE h.tenant = _tenant AND h.state < 3 AND starts_with(_sku, h.sku_prefix)
+      AND (h.pool IS NULL OR h.pool = _pool)
+  );
+END
+$$;
+
 -- What reservations count for the tenant's limits, as their rows are now; no row where that is nothing. A hold without
 -- a holder counts for no limit of holders. Locks nothing.
 CREATE FUNCTION limit_units(_tenant text, _reservation_id uuid[])
@@ -11,21 +23,35 @@ BEGIN
   SELECT v.reservation_id, h.limit_number, v.client::text, CASE h.per WHEN 1 THEN v.holder::text ELSE '' END,
          sum(u.units)::bigint, CASE WHEN v.state = 1 THEN v.expire_time END,
          CASE WHEN v.state <> 1 THEN v.confirm_time END
-  FROM unnest(_reservation_id) x (id)
-  CROSS JOIN LATERAL (
-    SELECT w.reservation_id, w.client, w.holder, w.state, w.expire_time, w.confirm_time FROM reservation w
-    WHERE w.reservation_id = x.id AND w.tenant = _tenant AND w.state IN (1, 2, 6) LIMIT 1
-  ) v
-  CROSS JOIN LATERAL (
-    SELECT w.sku, w.pool, w.quantity, w.confirmed_quantity - w.refunded_quantity AS confirmed FROM reservation_line w
-    WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+  FROM (
+    -- As in lock_limits: lines whose items have the same limits are added up first.
+    SELECT u.id, min(i.limits) AS limits, sum(u.quantity) AS quantity, sum(u.confirmed) AS confirmed
+    FROM (
+      SELECT g.id, g.quantity, g.confirmed, f.limits, dense_rank() OVER (ORDER BY f.limits) AS kind
+      FROM (
+        SELECT l.sku, l.pool, array_agg(x.id) AS id, array_agg(l.quantity) AS quantity,
+               array_agg(l.confirmed) AS confirmed
+        FROM unnest(_reservation_id) x (id)
+        CROSS JOIN LATERAL (
+          SELECT w.sku, w.pool, w.quantity, w.confirmed_quantity - w.refunded_quantity AS confirmed
+          FROM reservation_line w WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
+        ) l
+        GROUP BY l.sku, l.pool
+      ) g
+      CROSS JOIN LATERAL limits_of(_tenant, g.sku, g.pool) f (limits)
+      WHERE f.limits IS NOT NULL
+    ) i
+    CROSS JOIN LATERAL unnest(i.id, i.quantity, i.confirmed) u (id, quantity, confirmed)
+    GROUP BY u.id, i.kind
   ) l
   CROSS JOIN LATERAL (
+    SELECT w.reservation_id, w.client, w.holder, w.state, w.expire_time, w.confirm_time FROM reservation w
+    WHERE w.reservation_id = l.id AND w.tenant = _tenant AND w.state IN (1, 2, 6) LIMIT 1
+  ) v
+  CROSS JOIN LATERAL unnest(l.limits) n (limit_number)
+  CROSS JOIN LATERAL (
     SELECT w.limit_number, w.per, w.counts FROM hold_limit w
-    WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix)
-      AND (w.pool IS NULL OR w.pool = l.pool)
-      AND (w.per = 2 OR v.holder <> '')
-    OFFSET 0
+    WHERE w.limit_number = n.limit_number AND w.tenant = _tenant AND (w.per = 2 OR v.holder <> '') LIMIT 1
   ) h
   CROSS JOIN LATERAL (
     SELECT CASE WHEN v.state = 1 THEN l.quantity WHEN h.counts = 2 THEN l.confirmed ELSE 0 END AS units
@@ -147,13 +173,28 @@ BEGIN
              CASE h.per WHEN 1 THEN _holder[l.request] ELSE '' END COLLATE "C" AS holder,
              CASE h.state WHEN 2 THEN h.max_quantity END AS most,
              sum(CASE h.per WHEN 1 THEN l.holder_units ELSE l.units END)::bigint AS units
-      FROM unnest(_line_request, _line_sku, _line_pool, _line_units, _line_holder_units)
-        l (request, sku, pool, units, holder_units)
+      FROM (
+        -- Lines of a request whose items have the same limits are added up before each limit looks at them.
+        SELECT u.request, min(i.limits) AS limits, sum(u.units) AS units, sum(u.holder_units) AS holder_units
+        FROM (
+          SELECT g.request, g.units, g.holder_units, f.limits, dense_rank() OVER (ORDER BY f.limits) AS kind
+          FROM (
+            SELECT x.sku, x.pool, array_agg(x.request) AS request, array_agg(x.units) AS units,
+                   array_agg(x.holder_units) AS holder_units
+            FROM unnest(_line_request, _line_sku, _line_pool, _line_units, _line_holder_units)
+              x (request, sku, pool, units, holder_units)
+            GROUP BY x.sku, x.pool
+          ) g
+          CROSS JOIN LATERAL limits_of(_tenant, g.sku, g.pool) f (limits)
+          WHERE f.limits IS NOT NULL
+        ) i
+        CROSS JOIN LATERAL unnest(i.request, i.units, i.holder_units) u (request, units, holder_units)
+        GROUP BY u.request, i.kind
+      ) l
+      CROSS JOIN LATERAL unnest(l.limits) n (limit_number)
       CROSS JOIN LATERAL (
         SELECT w.limit_number, w.limit_id, w.per, w.state, w.max_quantity FROM hold_limit w
-        WHERE w.tenant = _tenant AND w.state < 3 AND starts_with(l.sku, w.sku_prefix)
-          AND (w.pool IS NULL OR w.pool = l.pool)
-        OFFSET 0
+        WHERE w.limit_number = n.limit_number AND w.tenant = _tenant LIMIT 1
       ) h
       WHERE (h.state = 2 OR h.per = 2 OR _holder[l.request] <> '')
         AND CASE h.per WHEN 1 THEN l.holder_units ELSE l.units END IS NOT NULL
