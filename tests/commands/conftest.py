@@ -6,6 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdsvc.commands.cli import program
+from tests.support.shared_ledger import ledger_dsn, shared_ledger
+
+__all__ = ["ledger_dsn", "run", "shared_ledger"]
 
 
 @pytest.fixture

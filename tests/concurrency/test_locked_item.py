@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from google.rpc import error_details_pb2
@@ -16,8 +16,12 @@ from tests.support.harness import Harness, StartService, refused
 pytestmark = pytest.mark.alone
 
 OTHERS = 19
-QUIET_S = 1.5
-LOCKED_S = 5.0
+QUIET_S = 1.0
+"""Before the lock and after it: what the machine does to any call is in both."""
+LOCKED_S = 2.5
+TRIES = 3
+"""A few calls at one moment are 1 % of all: one pause of the machine passes the bound, a lane that waits does so in
+every try."""
 GIVE_UP_S = 0.5
 """By then the lane has given up on the item. Each of the others waits once for that, which is over 1 % of their calls
 where the lock is held for a few seconds only."""
@@ -69,15 +73,9 @@ class Callers:
     def stop(self) -> None:
         self._stop.set()
 
-    def worst_s(self, begin: float, end: float) -> float:
-        """Of the calls that began in this time."""
-        return max(took for start, took in self._calls if begin <= start < end)
-
-    def p99_s(self, begin: float, end: float) -> float:
-        """Of the calls that began in this time."""
-        seconds = sorted(took for start, took in self._calls if begin <= start < end)
-        assert len(seconds) > OTHERS, "the others stood still"
-        return seconds[int(len(seconds) * 0.99)]
+    def took_s(self, begin: float, end: float) -> list[float]:
+        """How long each call took that began in this time, in order."""
+        return sorted(took for start, took in self._calls if begin <= start < end)
 
 
 @pytest.mark.parametrize("rpc", ["Reserve", "Cancel", "Confirm", "AdjustCapacity"])
@@ -88,13 +86,37 @@ async def test_a_locked_item_does_not_slow_down_the_tenants_other_items(start_se
     await service.create_item("locked", 100)
     callers = Callers(changes_of(service)[rpc])
     running = asyncio.ensure_future(callers.run())
-    held = [(await service.reserve({"locked": 1})).reservation_id for _ in range(4)]
+    tries = [await _times(service, callers)]
+    while not tries[-1].good and len(tries) < TRIES:
+        tries.append(await _times(service, callers))
+    callers.stop()
+    await running
+    assert tries[-1].good, tries
+    item = await service.item("locked")
+    assert (item.held, item.confirmed) == (3 * len(tries), len(tries))
+    await service.verify()
+
+
+class Times(NamedTuple):
+    """The p99 without a lock; with it the worst until the lane gives up on the item, and the p99 from then on."""
+
+    quiet_s: float
+    worst_s: float
+    locked_s: float
+
+    @property
+    def good(self) -> bool:
+        return self.worst_s <= GIVE_UP_AT_MOST_S and self.locked_s <= max(LEAST_S, SLOWER_AT_MOST * self.quiet_s)
+
+
+async def _times(service: Harness, callers: Callers) -> Times:
+    held = [(await service.reserve({"locked": 1})).reservation_id for _ in range(2)]
     begin = perf_counter()
     await asyncio.sleep(QUIET_S)
-    quiet_s = callers.p99_s(begin, perf_counter())
+    quiet = callers.took_s(begin, perf_counter())
     with sessions.transaction(service.owner_dsn) as other:
         other.execute(LOCK)
-        begin = perf_counter()
+        locked = perf_counter()
         cancel, confirm = pb.CancelRequest(reservation_id=held[0]), pb.ConfirmRequest(reservation_id=held[1])
         waiting: list[asyncio.Future[Any]] = [
             *(asyncio.ensure_future(service.reserve({"locked": 1})) for _ in range(3)),
@@ -102,17 +124,19 @@ async def test_a_locked_item_does_not_slow_down_the_tenants_other_items(start_se
             asyncio.ensure_future(service.reservations.Confirm(confirm)),
         ]
         await asyncio.sleep(LOCKED_S)
-        worst_s = callers.worst_s(begin, begin + GIVE_UP_S)
-        locked_s = callers.p99_s(begin + GIVE_UP_S, perf_counter())
         assert not any(call.done() for call in waiting)
+        unlocked = perf_counter()
     await asyncio.gather(*waiting)
-    callers.stop()
-    await running
-    assert worst_s <= GIVE_UP_AT_MOST_S
-    assert locked_s <= max(LEAST_S, SLOWER_AT_MOST * quiet_s), (quiet_s, locked_s)
-    item = await service.item("locked")
-    assert (item.held, item.confirmed) == (4 - 2 + 3, 1)
-    await service.verify()
+    end = perf_counter()
+    await asyncio.sleep(QUIET_S)
+    quiet = sorted(quiet + callers.took_s(end, perf_counter()))
+    given_up = locked + GIVE_UP_S
+    return Times(_p99(quiet), callers.took_s(locked, given_up)[-1], _p99(callers.took_s(given_up, unlocked)))
+
+
+def _p99(in_order: list[float]) -> float:
+    assert len(in_order) > OTHERS, "the others stood still"
+    return in_order[int(len(in_order) * 0.99)]
 
 
 async def test_of_a_batch_request_only_the_entries_of_the_locked_item_are_refused(service: Harness) -> None:

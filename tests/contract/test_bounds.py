@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -16,7 +17,7 @@ from holdsvc.api.services import SERVICES
 from holdsvc.api.turns import Turns
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import reservation_service_pb2 as pb
-from tests.contract.worst_requests import delimited, messages_of, worst_requests
+from tests.contract.worst_requests import Part, delimited, messages_of, parts_of, worst_requests
 from tests.support.harness import Harness, refused
 from tests.support.lag import Lag
 
@@ -25,16 +26,19 @@ MEMORY_MAX = 64 * 1024 * 1024
 TRIES = 3
 """A thread that is interrupted by others is charged for cold caches: the best of some tries counts."""
 
-SIZES = (4_194_000, bounds.UNCOUNTED_BYTES)
+LARGE, SMALL = 4_194_000, bounds.UNCOUNTED_BYTES
+"""A request of the one size is counted on the wire and refused, one of the other is parsed at once."""
 
 ANSWERS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION"}
 
 METHODS = [method for service in SERVICES for method in service.methods]
 
 
-def _known(method: MethodDescriptor) -> set[str]:
-    """The messages whose every field is tried in a request of an earlier method."""
-    return set().union(*(messages_of(earlier.input_type) for earlier in METHODS[: METHODS.index(method)]))
+def _known(method: MethodDescriptor, size: int) -> set[str | Part]:
+    """What a request of an earlier method has tried: the messages; of what is counted the parts at their depth too."""
+    earlier = [other.input_type for other in METHODS[: METHODS.index(method)]]
+    known: set[str | Part] = set().union(*map(messages_of, earlier))
+    return known.union(*map(parts_of, earlier)) if size == LARGE else known
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +51,12 @@ def _frozen_heap() -> Iterator[None]:
 
 
 class _Memory:
-    """The most memory that the process had while the block ran, beyond that at its start."""
+    """The most memory that the process had while the block ran, beyond that when a request was sent."""
 
     def __enter__(self) -> Self:
         self._process = psutil.Process()
-        self._start = self._process.memory_info().rss
         self.most = 0
+        self.next_request()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -62,64 +66,71 @@ class _Memory:
         self._ended.set()
         self._thread.join()
 
+    def next_request(self) -> None:
+        self._start = self._process.memory_info().rss
+
     def _watch(self) -> None:
         while not self._ended.wait(0.002):
             self.most = max(self.most, self._process.memory_info().rss - self._start)
 
 
-async def _send(service: Harness, method: MethodDescriptor, data: bytes) -> str:
-    """The code with which the service answers; of a stream the first message's.
+async def _send(service: Harness, method: MethodDescriptor, *requests: bytes) -> list[str]:
+    """The codes with which the service answers; of a stream the first message's.
 
     From a thread: what the caller does with 4 MB is no work of the service's loop.
     """
-    return await asyncio.to_thread(_call, service.address, method, data)
+    return await asyncio.to_thread(_call, service.address, method, requests)
 
 
-def _call(address: str, method: MethodDescriptor, data: bytes) -> str:
+def _call(address: str, method: MethodDescriptor, requests: Iterable[bytes]) -> list[str]:
     path = f"/{method.containing_service.full_name}/{method.name}"
+    codes = []
     channel: Any
     with grpc.insecure_channel(address) as channel:
-        try:
-            if method.server_streaming:
-                call = channel.unary_stream(path)(data, timeout=60)
-                next(call)
-                call.cancel()
-            else:
-                channel.unary_unary(path)(data, timeout=60)
-        except grpc.RpcError as error:
-            return error.code().name
-    return "OK"
+        for data in requests:
+            try:
+                if method.server_streaming:
+                    call = channel.unary_stream(path)(data, timeout=60)
+                    next(call)
+                    call.cancel()
+                else:
+                    channel.unary_unary(path)(data, timeout=60)
+                codes.append("OK")
+            except grpc.RpcError as error:
+                codes.append(error.code().name)
+    return codes
 
 
-async def _kept_s(service: Harness, method: MethodDescriptor, data: bytes) -> float:
-    """How long the loop was kept, at the best of some tries."""
-    best = float("inf")
-    for _ in range(TRIES):
+async def _costs(service: Harness, method: MethodDescriptor, requests: Iterable[bytes]) -> tuple[float, int]:
+    """How long the loop was kept at most, and how much memory was taken."""
+
+    def told() -> Iterator[bytes]:
+        for data in requests:
+            memory.next_request()
+            yield data
+
+    gc.collect()
+    with _Memory() as memory:
         async with Lag(0.001) as lag:
-            code = await _send(service, method, data)
-            assert code in ANSWERS
-        best = min(best, lag.worst_work_s)
-        if best <= LOOP_S_MAX:
-            break
-    return best
+            codes = await asyncio.to_thread(_call, service.address, method, told())
+    assert set(codes) <= ANSWERS
+    return lag.worst_work_s, memory.most
+
+
+def _within(costs: tuple[float, int]) -> bool:
+    return costs[0] <= LOOP_S_MAX and costs[1] <= MEMORY_MAX
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_no_request_of_any_rpc_keeps_the_loop_from_other_calls(
+async def test_no_request_of_any_rpc_keeps_the_loop_from_other_calls_or_takes_much_memory(
     service: Harness, method: MethodDescriptor
 ) -> None:
-    for size in SIZES:
-        for name, data in worst_requests(method.input_type, size, _known(method)):
-            assert await _kept_s(service, method, data) <= LOOP_S_MAX, (size, name)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_no_request_of_any_rpc_takes_much_memory(service: Harness, method: MethodDescriptor) -> None:
-    for name, data in worst_requests(method.input_type, SIZES[0], _known(method), few=True):
-        gc.collect()
-        with _Memory() as memory:
-            await _send(service, method, data)
-        assert memory.most <= MEMORY_MAX, name
+    for size in (LARGE, SMALL):
+        requests = partial(worst_requests, method.input_type, size, _known(method, size))
+        if not _within(await _costs(service, method, (data for _, data in requests()))):
+            for name, data in requests():
+                tries = [await _costs(service, method, [data]) for _ in range(TRIES)]
+                assert any(map(_within, tries)), (size, name, tries)
 
 
 async def test_the_largest_valid_batch_leaves_the_loop_to_other_calls(service: Harness) -> None:
@@ -131,7 +142,7 @@ async def test_the_largest_valid_batch_leaves_the_loop_to_other_calls(service: H
     request = pb.BatchReserveRequest(requests=[entry] * 1000)
     [method] = [method for method in METHODS if method.name == "BatchReserve"]
     async with Lag(0.001) as lag:
-        assert await _send(service, method, request.SerializeToString()) == "OK"
+        assert await _send(service, method, request.SerializeToString()) == ["OK"]
     assert lag.worst_work_s <= 2 * LOOP_S_MAX
     await service.verify()
 

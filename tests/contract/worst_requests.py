@@ -5,32 +5,50 @@ from collections.abc import Container, Iterable, Iterator
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _DELIMITED = 2
+_UNKNOWN = 1023
+"""A field that no message has."""
 _TEXTS = ("x", "\U0010ffff", "e\u0301")
 
 
-def worst_requests(
-    descriptor: Descriptor, size: int, known: Container[str] = (), *, few: bool = False
-) -> Iterator[tuple[str, bytes]]:
+Part = tuple[int, str, bool, int]
+"""A kind of field within a request: its type, its message, whether it is a list, and its depth."""
+
+
+def worst_requests(descriptor: Descriptor, size: int, known: Container[str | Part] = ()) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of requests of about `size` bytes, valid or not, each heavy in another way.
 
-    Of a message in `known` one field of each kind. With `few` those of the fields of the request itself and of what is
-    in it once.
+    Of a message whose name is in `known` one field of each kind, and none where the part is known.
     """
-    yield "unknown fields", b"\xf8\x3f\x01" * (size // 3)
+    yield "unknown fields", _filled(bytes([*varint(_UNKNOWN << 3), 1]), size)
     for field in descriptor.fields:
         yield from _of_field(field, size, field.name, known)
-        if field.message_type is not None and not few:
-            yield from _thousand(field, size, field.name)
+        if field.message_type is not None:
+            yield from _thousand(field, size, field.name, known)
 
 
 def messages_of(descriptor: Descriptor) -> set[str]:
-    """The messages that a request is made of."""
-    inner = {field.message_type for field in descriptor.fields if field.message_type is not None}
-    return {descriptor.full_name}.union(*(messages_of(message) for message in inner))
+    """The names of the messages that a request is made of."""
+    return {descriptor.full_name, *(name for _, name, _, _ in parts_of(descriptor) if name)}
+
+
+def parts_of(descriptor: Descriptor, depth: int = 1) -> set[Part]:
+    """The kinds of fields of a request."""
+    inner = (parts_of(field.message_type, depth + 1) for field in descriptor.fields if field.message_type is not None)
+    return {_part(field, depth) for field in descriptor.fields}.union(*inner)
+
+
+def _part(field: FieldDescriptor, depth: int) -> Part:
+    name = field.message_type.full_name if field.message_type is not None else ""
+    return field.type, name, field.is_repeated, depth
 
 
 def _of_field(
-    field: FieldDescriptor, size: int, name: str, known: Container[str], texts: tuple[str, ...] = _TEXTS
+    field: FieldDescriptor,
+    size: int,
+    name: str,
+    known: Container[str | Part],
+    texts: tuple[str, ...] = _TEXTS,
+    depth: int = 1,
 ) -> Iterator[tuple[str, bytes]]:
     """One field with all of it."""
     message = field.message_type
@@ -42,26 +60,31 @@ def _of_field(
         for text in texts:
             yield f"{name}, long {text!r}", delimited(field.number, text.encode() * (size // len(text.encode())))
         yield f"{name}, one letter each", _filled(delimited(field.number, b"x"), size)
-    if message is None:
+    if message is None or _part(field, depth) in known:
         return
     every = texts == _TEXTS and message.full_name not in known
     for inner in message.fields if every else _one_of_each_kind(message):
-        for title, data in _of_field(inner, size - 16, f"{name}.{inner.name}", known, texts):
+        for title, data in _of_field(inner, size - 16, f"{name}.{inner.name}", known, texts, depth + 1):
             yield title, delimited(field.number, data)
 
 
-def _thousand(field: FieldDescriptor, size: int, name: str) -> Iterator[tuple[str, bytes]]:
-    """A thousand fields with a thousandth each; of their own fields one of each kind."""
+def _thousand(
+    field: FieldDescriptor, size: int, name: str, known: Container[str | Part]
+) -> Iterator[tuple[str, bytes]]:
+    """A thousand fields with a thousandth each: of their own fields one of each kind that is not known."""
     if size < 64_000:
         return
+    part = size // 1000 - 16
+    yield f"1000 x {name}, one unknown field", delimited(field.number, delimited(_UNKNOWN, b"x" * part)) * 1000
     for inner in _one_of_each_kind(field.message_type):
-        for title, data in _of_field(inner, size // 1000 - 16, f"{name}.{inner.name}", (), _TEXTS[:1]):
-            yield f"1000 x {title}", delimited(field.number, data) * 1000
+        if _part(inner, 2) not in known:
+            for title, data in _of_field(inner, part, f"{name}.{inner.name}", known, _TEXTS[:1], 2):
+                yield f"1000 x {title}", delimited(field.number, data) * 1000
 
 
 def _one_of_each_kind(message: Descriptor | None) -> Iterable[FieldDescriptor]:
     assert message is not None
-    return {(field.type, field.is_repeated, field.message_type): field for field in message.fields}.values()
+    return {_part(field, 1): field for field in message.fields}.values()
 
 
 def _filled(part: bytes, size: int) -> bytes:

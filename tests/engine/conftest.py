@@ -4,6 +4,9 @@ import pytest
 
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed
+from tests.support.shared_ledger import ledger_dsn, shared_ledger
+
+__all__ = ["ledger_dsn", "observed", "settings", "shared_ledger"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.faults.proxy import Proxy
 from tests.support.harness import Harness, StartService, refused
 from tests.support.lag import Lag
 from tests.support.polling import success, until
-from tests.support.sessions import sql_of
+from tests.support.sessions import snapshot
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -84,7 +84,8 @@ async def test_under_load_connections_cut_after_their_commits_lose_nothing(
             proxy.cut_after_commit(callers.skus[0].encode())
             await proxy.cut.wait()
             await callers.progress(20)
-    callers.history.check(sql_of(ledger_dsn))
+    with snapshot(ledger_dsn) as sql:
+        callers.history.check(sql)
     assert proxy.cuts == 8
     assert callers.history.summary()["unknown"] == 0
     await service.verify()
@@ -174,5 +175,6 @@ async def test_backends_ended_by_the_database_under_load_lose_nothing(
                     " WHERE datname = current_database() AND application_name = 'holdsvc'"
                 )
         await callers.progress(50)
-    callers.history.check(sql_of(ledger_dsn))
+    with snapshot(ledger_dsn) as sql:
+        callers.history.check(sql)
     assert callers.history.summary()["unknown"] == 0

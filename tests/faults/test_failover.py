@@ -23,7 +23,7 @@ from tests.faults.callers import Callers
 from tests.support.harness import Harness, StartService, refusal_of, refused
 from tests.support.pair import Pair, of_hosts, running
 from tests.support.polling import until
-from tests.support.sessions import sql_of
+from tests.support.sessions import snapshot, sql_of
 
 SELLERS = 8
 
@@ -217,7 +217,8 @@ async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(
         refusal = await reader_end(reader, told, pair.new)
     print(f"stream of the old timeline: {refusal or 'went on without a gap'}, {len(told)} events")  # noqa: T201
     print(f"recovered {recovered_s:.1f} s after the kill, {callers.history.summary()}")  # noqa: T201
-    callers.history.check(sql_of(pair.new))
+    with snapshot(pair.new) as sql:
+        callers.history.check(sql)
     assert callers.history.summary()["unknown"] == 0
     assert recovered_s < 60
     await service.verify()

@@ -1,15 +1,19 @@
 """`holdsvc` as a process: commands that end, and `serve` with its log, addresses, metrics and children."""
 
+import atexit
 import json
+import multiprocessing
 import os
+import pkgutil
 import queue
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +21,8 @@ from typing import Any, Self
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+import holdsvc.__main__
+from holdsvc import commands
 from inventoryhold.v1 import (
     inventory_service_pb2,
     inventory_service_pb2_grpc,
@@ -29,6 +35,9 @@ from tests.support.polling import wait_until
 
 WAIT_S = 120.0
 
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload([f"holdsvc.commands.{module.name}" for module in pkgutil.iter_modules(commands.__path__)])
+
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Values of metrics by name and labels."""
 
@@ -36,15 +45,39 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def command(
     *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = WAIT_S
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one `holdsvc` command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "holdsvc", *arguments],
-        env=_environment(environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """Runs one `holdsvc` command to its end, in a fork of a process that has imported the commands.
+
+    With a variable of Python's the interpreter is started anew.
+    """
+    wanted = environment or {}
+    if any(name.startswith("PYTHON") for name in wanted):
+        whole = [sys.executable, "-m", "holdsvc", *arguments]
+        return subprocess.run(
+            whole, env=_environment(wanted), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
+        process = _forks.Process(target=_run, args=(arguments, _environment(wanted), out.name, err.name))
+        process.start()
+        process.join(timeout)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, timeout, out.read(), err.read())
+        process.close()
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
+    for name, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["holdsvc", *arguments]
+    try:
+        holdsvc.__main__.main()
+    finally:
+        atexit._run_exitfuncs()  # a fork ends without them, and the log is written by one
 
 
 @contextmanager

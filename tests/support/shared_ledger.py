@@ -1,9 +1,11 @@
 """One database for the tests of a file, emptied after each: a copy of its own would cost each test a quarter second.
 
-A folder of tests has it by importing both fixtures in its conftest.py.
+After a test that changed the schema the next one gets a new copy. A folder of tests has it by importing both fixtures
+in its conftest.py.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -17,22 +19,59 @@ _TABLES = (
 )
 _WALK = "UPDATE holdsvc.retention_walk SET after_id = NULL, begin_time = NULL"
 _CLOCK = "UPDATE public.test_clock SET ahead = '0'"
+_OURS = "SELECT oid FROM pg_class WHERE relnamespace = 'holdsvc'::regnamespace AND NOT relispartition"
+_SHAPE = f"""SELECT ARRAY[
+    (SELECT count(*) FROM pg_class JOIN pg_namespace AS place ON place.oid = relnamespace
+     WHERE nspname !~ '^(pg_|information_schema)'),
+    (SELECT sum(hashtext(concat(oid, xmin))) FROM pg_proc WHERE pronamespace::regnamespace::text LIKE 'holdsvc%'),
+    (SELECT sum(hashtext(concat(attrelid, attnum, xmin))) FROM pg_attribute WHERE attrelid IN ({_OURS})),
+    (SELECT sum(hashtext(concat(oid, xmin))) FROM pg_constraint WHERE conrelid IN ({_OURS})),
+    (SELECT sum(hashtext(concat(oid, xmin))) FROM pg_trigger WHERE tgrelid IN ({_OURS}))
+]"""
+"""Another one after each change of a function, table, constraint or trigger, and with each new table."""
+
+
+class SharedLedger:
+    """A migrated database, and what empties it again."""
+
+    def __init__(self, server_dsn: str, template: str) -> None:
+        self._server_dsn, self._template = server_dsn, template
+        self._created = ExitStack()
+        self._make()
+
+    def _make(self) -> None:
+        self.dsn = self._created.enter_context(created(self._server_dsn, self._template))
+        with psycopg.connect(self.dsn, autocommit=True, row_factory=scalar_row) as owner:
+            tables = owner.execute(_TABLES).fetchall()
+            empty = [t for t in tables if not owner.execute(f"SELECT EXISTS (SELECT FROM {t})".encode()).fetchone()]
+            self._shape = owner.execute(_SHAPE.encode()).fetchone()
+        self._empty = "; ".join([*(f"DELETE FROM {table}" for table in empty), _WALK, _CLOCK])
+
+    def renew(self) -> None:
+        """Makes it as it was."""
+        with psycopg.connect(self.dsn, autocommit=True, row_factory=scalar_row) as owner:
+            same = owner.execute(_SHAPE.encode()).fetchone() == self._shape
+            if same:
+                owner.execute(self._empty.encode())
+        if not same:
+            self.drop()
+            self._make()
+
+    def drop(self) -> None:
+        """Removes it."""
+        self._created.close()
 
 
 @pytest.fixture(scope="module")
-def shared_ledger(server_dsn: str, _template: str) -> Iterator[tuple[str, str]]:
-    """The owner's DSN, and the statements that empty what was empty."""
-    with created(server_dsn, _template) as dsn:
-        with psycopg.connect(dsn, autocommit=True, row_factory=scalar_row) as owner:
-            tables = owner.execute(_TABLES).fetchall()
-            empty = [t for t in tables if not owner.execute(f"SELECT EXISTS (SELECT FROM {t})".encode()).fetchone()]
-        yield dsn, "; ".join([*(f"DELETE FROM {table}" for table in empty), _WALK, _CLOCK])
+def shared_ledger(server_dsn: str, _template: str) -> Iterator[SharedLedger]:
+    """The database of the file."""
+    ledger = SharedLedger(server_dsn, _template)
+    yield ledger
+    ledger.drop()
 
 
 @pytest.fixture
-def ledger_dsn(shared_ledger: tuple[str, str]) -> Iterator[str]:
-    """The owner's DSN of an empty ledger. A test that changes its schema changes it back."""
-    dsn, empty = shared_ledger
-    yield dsn
-    with psycopg.connect(dsn, autocommit=True) as owner:
-        owner.execute(empty.encode())
+def ledger_dsn(shared_ledger: SharedLedger) -> Iterator[str]:
+    """The owner's DSN of an empty ledger."""
+    yield shared_ledger.dsn
+    shared_ledger.renew()
