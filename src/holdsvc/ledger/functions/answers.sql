@@ -340,9 +340,11 @@ $$;
 
 -- Makes the answers of a call on reservations: one row for each element, with the reservation as it is now where
 -- _reservation_id has one. A lapsed hold reads as EXPIRED. The caller has locked the row, or has made sure that no
--- transaction is confirming it. Locks nothing.
+-- transaction is confirming it. _customer_name and _customer_email: those of the orders that the requests whose outcome
+-- is null have just written; null where orders are to be read. Locks nothing.
 CREATE FUNCTION answer_reservations(
-  _tenant text, _outcome text[], _reservation_id uuid[], _short jsonb[], _other_id uuid[], _now timestamptz
+  _tenant text, _outcome text[], _reservation_id uuid[], _short jsonb[], _other_id uuid[], _now timestamptz,
+  _customer_name text[] DEFAULT NULL, _customer_email text[] DEFAULT NULL
 ) RETURNS SETOF reservation_answer
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -350,11 +352,16 @@ BEGIN
   SELECT x.ix::integer, x.outcome, x.short, x.other_id, r.reservation_id::text, r.client, r.holder, r.reference,
          CASE WHEN r.state = 1 AND r.expire_time <= _now THEN 4::smallint ELSE r.state END,
          l.item, l.units,
-         r.order_id, o.customer_name, o.customer_email, r.metadata,
+         r.order_id, CASE WHEN x.known THEN x.name ELSE o.customer_name END,
+         CASE WHEN x.known THEN x.email ELSE o.customer_email END, r.metadata,
          r.create_time, r.expire_time, r.confirm_time, r.cancel_time, r.refund_time, r.fulfil_time, r.reason,
          r.revision, r.original, r.entry_id,
          (SELECT EXISTS (SELECT 1 FROM item d WHERE d.serve_time = '-infinity' AND d.tenant = _tenant))
-  FROM unnest(_outcome, _reservation_id, _short, _other_id) WITH ORDINALITY x (outcome, id, short, other_id, ix)
+  FROM (
+    SELECT u.*, u.outcome IS NULL AND u.name IS NOT NULL AS known
+    FROM unnest(_outcome, _reservation_id, _short, _other_id, _customer_name, _customer_email)
+      WITH ORDINALITY u (outcome, id, short, other_id, name, email, ix)
+  ) x
   LEFT JOIN LATERAL (
     SELECT * FROM reservation v WHERE v.reservation_id = x.id AND v.tenant = _tenant LIMIT 1
   ) r ON true
@@ -368,7 +375,7 @@ BEGIN
   ) l ON r.reservation_id IS NOT NULL
   LEFT JOIN LATERAL (
     SELECT s.customer_name, s.customer_email FROM sales_order s
-    WHERE s.order_id = r.order_id AND s.tenant = _tenant LIMIT 1
+    WHERE s.order_id = r.order_id AND s.tenant = _tenant AND NOT x.known LIMIT 1
   ) o ON r.order_id IS NOT NULL
   ORDER BY x.ix;
 END

@@ -17,6 +17,7 @@ DECLARE
   _id uuid[];
   _found found_reservation[];
   _line found_line[];
+  _item_place tid[];
   _followed item_before[];
   _short jsonb[];
   _partial boolean[] := array_fill(false, ARRAY[_n]);
@@ -31,7 +32,7 @@ BEGIN
                     _target, _reference, '{}') f;
   -- lock
   _line := found_lines(_tenant, _id, _outcome);
-  _followed := lock_items_of_lines(_tenant, _line);
+  SELECT l._item_place, l._followed INTO _item_place, _followed FROM lock_items_of_lines(_tenant, _line) l;
   _now := wall_clock();
   -- judge
   _outcome := judge_held(_id, _outcome, _found, _now);
@@ -61,7 +62,7 @@ BEGIN
     _tenant, 3::smallint, _id, CASE WHEN true = ANY (_partial) THEN (
       SELECT array_agg(CASE WHEN x.partial THEN 'PARTIAL' ELSE x.outcome END ORDER BY x.ix)
       FROM unnest(_outcome, _partial) WITH ORDINALITY x (outcome, partial, ix)
-    ) ELSE _outcome END, _found, _line, _client, _key_id, _request_id, _reason, _now);
+    ) ELSE _outcome END, _found, _line, _item_place, _client, _key_id, _request_id, _reason, _now);
   IF true = ANY (_partial) THEN
     SELECT array_agg(x.id ORDER BY x.ix) AS id, array_agg(x.client ORDER BY x.ix) AS client,
            array_agg(x.key_id ORDER BY x.ix) AS key_id, array_agg(x.request_id ORDER BY x.ix) AS request_id,

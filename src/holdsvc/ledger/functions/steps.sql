@@ -114,25 +114,37 @@ BEGIN
 END
 $$;
 
--- Step "lock" of a change to reservations: the items of these lines of theirs. Returns what lock_items does.
+-- Step "lock" of a change to reservations: the items of these lines of theirs. Returns what lock_items does, and where
+-- the items are, in (sku, pool) order, null for one that is missing.
 -- Locks: item rows in (sku, pool) order.
-CREATE FUNCTION lock_items_of_lines(_tenant text, _line found_line[]) RETURNS item_before[]
+CREATE FUNCTION lock_items_of_lines(
+  _tenant text, _line found_line[], OUT _item_place tid[], OUT _followed item_before[]
+)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  _sku text[];
-  _pool text[];
+  _follow boolean;
 BEGIN
-  SELECT array_agg(l.sku), array_agg(l.pool) INTO _sku, _pool
-  FROM unnest(_line) l (ix, place, sku, pool, quantity);
-  RETURN lock_items(_tenant, _sku, _pool);
+  SELECT array_agg(i.place), bool_or(i.followed) INTO _item_place, _follow
+  FROM (
+    SELECT DISTINCT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool
+    FROM unnest(_line) l (ix, place, sku, pool, quantity) ORDER BY 1, 2
+  ) k
+  LEFT JOIN LATERAL (
+    SELECT v.ctid AS place, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
+    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant FOR NO KEY UPDATE
+  ) i ON true;
+  IF _follow THEN
+    _followed := items_before(_tenant, (SELECT array_agg(l.sku) FROM unnest(_line) l (ix, place, sku, pool, quantity)),
+                              (SELECT array_agg(l.pool) FROM unnest(_line) l (ix, place, sku, pool, quantity)));
+  END IF;
 END
 $$;
 
--- The same for these reservations.
+-- As lock_items, for the items of these reservations.
 CREATE FUNCTION lock_items_of(_tenant text, _reservation_id uuid[]) RETURNS item_before[]
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  RETURN lock_items_of_lines(_tenant, found_lines(_tenant, _reservation_id, '{}'));
+  RETURN (SELECT l._followed FROM lock_items_of_lines(_tenant, found_lines(_tenant, _reservation_id, '{}')) l);
 END
 $$;
 
@@ -391,27 +403,28 @@ DECLARE
   _line found_line[] := found_lines(_tenant, _reservation_id, '{}');
 BEGIN
   SELECT g._released_quantity, g._followed INTO _released_quantity, _followed
-  FROM give_back(_tenant, _state, _reservation_id, '{}', _found, _line, _client, _key_id, _request_id, _reason, _now) g;
+  FROM give_back(_tenant, _state, _reservation_id, '{}', _found, _line, NULL, _client, _key_id, _request_id, _reason,
+                 _now) g;
 END
 $$;
 
 -- Step "apply" of what gives a whole hold back: CANCELLED (3) and EXPIRED (4), whose events have the same numbers. Of
 -- these reservations, which the caller has locked, found HELD and read, those whose outcome is null. Who did it, and
--- why: arrays in their order, or empty: the service. _now null: the items are locked here, and it is read then. Returns
--- the units, and of the items what lock_items does, where it locks them. Lines and reservations come first, which only
--- the caller has locked, then the items: a hot item is locked for its own update and the events only.
+-- why: arrays in their order, or empty: the service. _item_place: see lock_items_of_lines; null: the items are locked
+-- here. _now null: it is read after that. Returns the units, and what lock_items does where items are locked here.
+-- Lines and reservations come first, which only the caller has locked, then the items: a hot item is locked for its own
+-- update and the events only.
 -- Locks: items in (sku, pool) order, then the waitlist entries whose offers they are.
 CREATE FUNCTION give_back(
   _tenant text, _state smallint, _id uuid[], _outcome text[], _found found_reservation[], _line found_line[],
-  _client text[], _key_id text[], _request_id text[], _reason text[], _now timestamptz,
+  _item_place tid[], _client text[], _key_id text[], _request_id text[], _reason text[], _now timestamptz,
   OUT _released_quantity bigint, OUT _followed item_before[]
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  -- Of each item.
-  _item_place tid[];
+  -- Of each item, null where nothing of it is given back.
   _item_quantity bigint[];
-  _follow boolean;
+  _items bigint;
   _updated bigint;
   _limited uuid[];
   -- How many of them are offers to those who wait.
@@ -432,23 +445,18 @@ BEGIN
     RETURNING v.reservation_id, v.limited, v.entry_id
   )
   SELECT array_agg(e.reservation_id) FILTER (WHERE e.limited), count(e.entry_id) INTO _limited, _offers FROM ended e;
-  SELECT array_agg(i.place), array_agg(k.quantity), coalesce(sum(k.quantity), 0), bool_or(i.followed)
-  INTO _item_place, _item_quantity, _released_quantity, _follow
-  FROM (
-    SELECT l.sku COLLATE "C" AS sku, l.pool COLLATE "C" AS pool, sum(l.quantity)::bigint AS quantity
-    FROM unnest(_line) l (ix, place, sku, pool, quantity) WHERE _outcome[l.ix] IS NULL GROUP BY 1, 2 ORDER BY 1, 2
-  ) k
-  LEFT JOIN LATERAL (
-    SELECT v.ctid AS place, v.low_at IS NOT NULL OR v.return_time IS NOT NULL AS followed FROM item v
-    WHERE v.sku = k.sku AND v.pool = k.pool AND v.tenant = _tenant
-    FOR NO KEY UPDATE
-  ) i ON true;
-  IF _follow AND _now IS NULL THEN
-    _followed := items_before(_tenant, (SELECT array_agg(l.sku) FROM unnest(_line) l (ix, place, sku, pool, quantity)),
-                              (SELECT array_agg(l.pool) FROM unnest(_line) l (ix, place, sku, pool, quantity)));
+  IF _item_place IS NULL THEN
+    SELECT l._item_place, l._followed INTO _item_place, _followed FROM lock_items_of_lines(_tenant, _line) l;
   END IF;
   _now := coalesce(_now, wall_clock());
 
+  SELECT array_agg(k.quantity), coalesce(sum(k.quantity), 0), count(k.quantity)
+  INTO _item_quantity, _released_quantity, _items
+  FROM (
+    SELECT sum(l.quantity) FILTER (WHERE _outcome[l.ix] IS NULL)::bigint AS quantity
+    FROM unnest(_line) l (ix, place, sku, pool, quantity)
+    GROUP BY l.sku COLLATE "C", l.pool COLLATE "C" ORDER BY l.sku COLLATE "C", l.pool COLLATE "C"
+  ) k;
   UPDATE item i SET
     held = i.held - x.quantity,
     remaining = i.remaining + x.quantity,
@@ -458,8 +466,8 @@ BEGIN
   FROM unnest(_item_place, _item_quantity) x (place, quantity)
   WHERE i.ctid = x.place AND i.tenant IS NOT DISTINCT FROM _tenant AND i.held >= x.quantity;
   GET DIAGNOSTICS _updated = ROW_COUNT;
-  IF _updated <> cardinality(_item_place) THEN
-    RAISE 'held units do not cover the lines: % of % items', _updated, cardinality(_item_place);
+  IF _updated <> _items THEN
+    RAISE 'held units do not cover the lines: % of % items', _updated, _items;
   END IF;
   IF _limited IS NOT NULL THEN
     PERFORM release_limits(_tenant, _limited);
