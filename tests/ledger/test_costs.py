@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Reserve
-from holdsvc.ledger import changes, holds, items, limits
+from holdsvc.ledger import changes, holds, items, limits, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Counts, LimitTerms, Per
 from holdsvc.model import Done, Line, Outcome, Reservation
@@ -128,6 +128,25 @@ async def test_a_change_by_a_reference_that_many_holds_have_costs_no_more_than_b
     few = min([await run(200) for _ in range(RUNS)])
     many = min([await run(8000) for _ in range(RUNS)])
     assert many < max(2 * few, 0.1), f"few: {few:.3f} s, many: {many:.3f} s"
+
+
+async def test_a_read_by_a_reference_that_many_holds_have_costs_no_more_than_by_one_that_few_have(
+    connection: Connection,
+) -> None:
+    await items.create(connection, CALLER, stock(items_of(1)))
+
+    async def seconds(stored: int) -> float:
+        reference = f"cart-{new_id()}"
+        await reserved(connection, holds_of(stored, 1, reference=reference))
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            assert len(await reservations.find_reference(connection, CALLER, reference)) == 2
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    few, many = await seconds(200), await seconds(4000)
+    assert many < 3 * few, f"few: {few:.4f} s, many: {many:.4f} s"
 
 
 CHANGES = ["modify", "cancel", "confirm", "fulfil", "refund"]

@@ -23,16 +23,23 @@ END
 $$;
 
 -- The ids of a client's reservations with this reference that a key of these pools may see (see sees_reservation),
--- newest first, two at most: more than one is ambiguous. Locks nothing.
+-- newest first, two at most: more than one is ambiguous. So are more than 100 in a state, of which not all are looked at,
+-- so that the cost does not grow with them (see resolve_reference). Locks nothing.
 CREATE FUNCTION find_reference(_tenant text, _client text, _pools text, _reference text, OUT _reservation_ids uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
-  SELECT array_agg(x.reservation_id) INTO _reservation_ids FROM (
-    SELECT v.reservation_id FROM reservation v
-    WHERE v.reference = _reference AND v.reference <> '' AND v.client = _client AND v.tenant = _tenant
-      AND sees_reservation(_tenant, _pools, v.reservation_id)
-    ORDER BY v.reservation_id DESC LIMIT 2
-  ) x;
+  SELECT (array_agg(c.id ORDER BY c.id DESC))[1:2] INTO _reservation_ids
+  -- States of later releases too.
+  FROM generate_series(1, 9) s (state)
+  CROSS JOIN LATERAL (
+    SELECT t.id, count(*) OVER () >= 100 AS many FROM (
+      SELECT w.reservation_id AS id FROM reservation w
+      WHERE w.reference = _reference AND w.reference <> '' AND w.client = _client AND w.tenant = _tenant
+        AND w.state = s.state::smallint
+      ORDER BY w.reservation_id DESC LIMIT 100
+    ) t
+  ) c
+  WHERE c.many OR sees_reservation(_tenant, _pools, c.id);
 END
 $$;
