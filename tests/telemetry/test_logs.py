@@ -127,7 +127,9 @@ def _dropped(port: int) -> float:
 
 
 LOGGING = """
+import logging
 import structlog
+from grpc._cython.cygrpc import ExecuteBatchError
 from holdsvc.telemetry import logs
 logs.configure("info")
 structlog.get_logger("x").info("hold.made", sku="seat\\x1b[31m", count=3)
@@ -135,6 +137,10 @@ try:
     raise ValueError("secret words")
 except ValueError:
     structlog.get_logger("x").exception("hold.failed")
+try:
+    raise ExecuteBatchError("the caller has gone")
+except ExecuteBatchError:
+    logging.getLogger("grpc._cython.cygrpc").exception("an answer was not sent")
 """
 
 

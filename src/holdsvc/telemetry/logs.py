@@ -158,6 +158,11 @@ def _dropped_line(count: int) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so what gRPC says of an answer whose caller has gone meanwhile: its callers' deadlines are no errors here."""
+    return not (record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "ExecuteBatchError")
+
+
 _outlets: list[Outlet] = []
 
 
@@ -210,3 +215,4 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     # A library's chatter is never more detailed than a warning's worth: a lost connection is logged by the pool itself.
     root.setLevel(max(number, logging.WARNING))
     logging.getLogger("holdsvc").setLevel(number)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
