@@ -121,8 +121,8 @@ class Settings(BaseSettings):
     )
     state_dir: File = Field(
         None,
-        description="Folder in which the newest primary ever seen is remembered, so that an older one is refused also "
-        "after a restart; unset: as long as the service runs.",
+        description="Folder in which the newest primary ever seen, and which tenants have moved to other cells, is "
+        "remembered, so that an older primary or cell is refused also after a restart; unset: while the service runs.",
     )
     patroni_url: str = Field(
         "", description="Addresses of Patroni's REST API, as in http://db1:8008,http://db2:8008, to ask for the leader."

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.cells.conftest import StartCells
 from tests.cells.test_routing import create, reserve
 from tests.support.cells import TwoCells
 from tests.support.harness import Harness, outcome, refused
+from tests.support.pair import signal_server
 from tests.support.partners import Partner
 from tests.support.polling import until
 
@@ -106,6 +108,26 @@ async def test_the_death_of_a_cell_stops_its_own_tenants_alone(
     assert await _health(service, "cell/south") == SERVING
 
 
+async def test_a_cell_that_falls_silent_keeps_no_caller_until_his_deadline(
+    pair: TwoCells, mortal: EmbeddedServer, start_cells: StartCells
+) -> None:
+    service = await start_cells(list(pair))
+    caller = await pair.partner(service, pair.south)
+    await create(caller, "seat", 10)
+    signal_server(mortal, signal.SIGSTOP)
+    try:
+        calls = [asyncio.create_task(outcome(caller.reservations.Reserve(reserve("seat")))) for _ in range(4)]
+        await until(lambda: service.service.cells[1].away, timeout_s=20)
+        async with asyncio.timeout(5):
+            found = set(await asyncio.gather(*calls))
+        assert "DATABASE_UNAVAILABLE" in found
+        assert found <= {"DATABASE_UNAVAILABLE", "OUTCOME_UNKNOWN"}, "one may have been sent"
+    finally:
+        signal_server(mortal, signal.SIGCONT)
+    await until(lambda: not service.service.cells[1].away, timeout_s=20)
+    assert (await caller.reservations.Reserve(reserve("seat"))).reservation.reservation_id
+
+
 async def _refusals(caller: Partner, took: list[float]) -> None:
     """Calls that a dead cell's tenant makes again and again; all are refused."""
     while True:
@@ -179,7 +201,7 @@ async def test_health_checks_that_come_late_refuse_nobody_whose_calls_are_answer
     await create(caller, "seat", 1000)
     cell, late = service.service.cells[1], 0
 
-    async def ping() -> None:
+    async def ping(_answer_s: float | None = None) -> None:
         nonlocal late
         late += 1
         raise TimeoutError

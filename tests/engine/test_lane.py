@@ -12,7 +12,8 @@ from holdsvc.change_requests import Request
 from holdsvc.engine import lane as batcher
 from holdsvc.engine.lane import Lane
 from holdsvc.errors import HoldError
-from holdsvc.ledger.database import Conflict, Connection, Database
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.failures import Conflict
 from holdsvc.model import Again, Answer, Cause, Done, Outcome, Refused
 from tests.engine.lanes import Executor, LoopClock, Observed, done, lane_of, request, soon
 from tests.support import sessions

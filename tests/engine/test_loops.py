@@ -15,7 +15,8 @@ from holdsvc.engine.retention import Retention
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.errors import HoldError
 from holdsvc.ledger import holds, items, limits, removal, upkeep
-from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed, soon
 from tests.engine.test_sweeper import Swept

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,8 @@ class Counting(Database):
         self.most = self._out = 0
 
     @asynccontextmanager
-    async def connection(
-        self, lock_wait_s: float | None = None, *, time_limit_s: float | None = None, reserved: bool = False
-    ) -> AsyncIterator[Connection]:
-        async with super().connection(lock_wait_s, time_limit_s=time_limit_s, reserved=reserved) as connection:
+    async def connection(self, lock_wait_s: float | None = None, **options: Any) -> AsyncIterator[Connection]:
+        async with super().connection(lock_wait_s, **options) as connection:
             self._out += 1
             self.most = max(self.most, self._out)
             try:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from holdsvc.engine import tasks
-from holdsvc.ledger.database import NothingRan, Unknown
+from holdsvc.ledger.failures import NothingRan, Unknown
 from holdsvc.telemetry.counters import LOOP_FAILURES
 
 

@@ -14,7 +14,8 @@ import pytest
 from holdsvc.client import AsyncClient, errors
 from holdsvc.commands import target
 from holdsvc.ledger import database, retention
-from holdsvc.ledger.database import Database, NothingRan
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import NothingRan
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from inventoryhold.v1 import event_service_pb2, item_pb2

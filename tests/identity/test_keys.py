@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdsvc import errors
 from holdsvc.api.auth import keyring as rings
-from holdsvc.api.auth.keyring import BAD_S, REFRESH_S, TRUST_S, Keyring, make_key
+from holdsvc.api.auth.keyring import BAD_S, REFRESH_S, TRUST_S, UNHEARD_S, Keyring, make_key
 from holdsvc.api.cells import Cells
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
@@ -188,6 +188,30 @@ async def test_a_remembered_key_ends_at_its_time_to_the_microsecond(guarded: Har
     clock.now = known.ends
     guarded.clock.advance(timedelta(seconds=1))
     assert await is_refused(ring, secret)
+
+
+async def test_a_key_whose_cell_is_silent_is_refused_at_once_and_looked_for_in_no_other(guarded: Harness) -> None:
+    secret = await new_secret(guarded, "partner")
+    asked, clock = Asked(guarded), Time()
+    own, other = (SimpleNamespace(name=name, engine=asked, away=False) for name in ("a", "b"))
+    ring = Keyring(Cells([own, other]), clock)
+    await ring.caller(secret, deadline())
+    count, own.away = asked.count, True
+    clock.now += TRUST_S
+    for _ in range(10):
+        with pytest.raises(errors.HoldError, match="the database does not answer"):
+            await ring.caller(secret, deadline())
+    assert asked.count == count
+    # One that nobody knows yet is looked for once in a while.
+    late = make_key("late").secret
+    for _ in range(10):
+        with pytest.raises(errors.HoldError, match="the database does not answer"):
+            await ring.caller(late, deadline())
+    assert asked.count == count + 1
+    clock.now += UNHEARD_S
+    with pytest.raises(errors.HoldError, match="the database does not answer"):
+        await ring.caller(late, deadline())
+    assert asked.count == count + 2
 
 
 async def test_calls_with_one_key_ask_the_database_once_in_two_seconds_and_never_wait_for_it_again(

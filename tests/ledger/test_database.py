@@ -7,7 +7,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from holdsvc.ledger import database as database_module
-from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 

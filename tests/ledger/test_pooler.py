@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdsvc.ledger.database import Database, NothingRan
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import NothingRan
 from holdsvc.model import Cause
 from holdsvc.settings import Settings, SettingsError
 from inventoryhold.v1 import event_service_pb2

@@ -4,12 +4,18 @@ import asyncio
 import re
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from holdsvc.ledger import tenants, upkeep
+from holdsvc.ledger import (
+    tenant_move,  # noqa: F401 - it binds what is called
+    tenants,
+    upkeep,
+)
+from holdsvc.ledger.binding import FUNCTIONS
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.tenants import CellError, Moved, State
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -220,3 +226,52 @@ async def test_a_cell_is_named_when_no_change_is_under_way_that_was_let_in_befor
             first.commit()
             await naming
             assert [one.tenant for one in (await tenants.read_states(Connection(session))).tenants] == ["late"]
+
+
+async def read_since(owner: Connection, since: tenants.Mark) -> list[tuple[str, str]]:
+    return [(one.tenant, one.state) for one in await tenants.read_page(owner, since, "")]
+
+
+async def test_every_step_of_a_tenant_is_read_by_those_who_read_what_has_changed(service: Harness) -> None:
+    first, other = UUID(int=1), UUID(int=2)
+    steps: list[tuple[str, dict[str, Any], str]] = [
+        ("place_tenant", {}, "HERE"),
+        ("freeze_tenant", {"to": "b", "move_id": first}, "FROZEN"),
+        ("keep_tenant", {"move_id": first}, "HERE"),
+        ("freeze_tenant", {"to": "b", "move_id": first}, "FROZEN"),
+        ("leave_tenant", {"move_id": first}, "MOVED"),
+        ("tell_moved", {"cell": "c", "version": 3}, "MOVED"),
+        ("keep_here", {}, "HERE"),
+        ("tell_moved", {"cell": "c", "version": 10**17}, "MOVED"),
+    ]
+    async with await own(service.owner_dsn) as session:
+        owner = Connection(session)
+        await tenants.claim_cell(owner, "a")
+        await tenants.place(owner, "still")
+        for name, arguments, state in steps:
+            since = await tenants.read_mark(owner)
+            await FUNCTIONS[name].fetch(owner, tenant="new", **arguments)
+            assert await read_since(owner, since) == [("new", state)], name
+        since = await tenants.read_mark(owner)
+        await FUNCTIONS["tell_moved"].fetch(owner, tenant="new", cell="d", version=4)
+        await FUNCTIONS["tell_moved"].fetch(owner, tenant="new", cell="a", version=10**18)
+        assert await read_since(owner, since) == []
+        # It comes from another cell, of which it was told before.
+        await FUNCTIONS["tell_moved"].fetch(owner, tenant="late", cell="b", version=2)
+        for name, arguments, state in [
+            ("expect_tenant", {"from": "b", "version": 2, "move_id": other}, "COPYING"),
+            ("tell_moved", {"cell": "b", "version": 5}, ""),
+            ("admit_tenant", {"from": "b", "version": 3}, "HERE"),
+        ]:
+            since = await tenants.read_mark(owner)
+            await FUNCTIONS[name].fetch(owner, tenant="late", **arguments)
+            assert await read_since(owner, since) == ([("late", state)] if state else []), name
+        # A transaction that began before the mark is read once it has ended.
+        async with await own(service.owner_dsn) as open_session, open_session.transaction():
+            await tenants.place(Connection(open_session), "slow")
+            since = await tenants.read_mark(owner)
+            assert await read_since(owner, since) == []
+        assert await read_since(owner, since) == [("slow", "HERE")]
+        # Rows that come from another database may have been written later than now.
+        service.sql("UPDATE holdsvc.tenant_state SET change_xid = '999999999999' WHERE tenant = 'slow'")
+        assert await read_since(owner, since) == []

@@ -31,6 +31,8 @@ WITHOUT_TENANT = {
     "restore_mark": "when the database was put back, a number alone",
     "use_function_set": "which processes use the set, reads no tenant's data",
     "webhook_totals": "counts of all tenants together",
+    "tenant_changes": "names of tenants, cells and states, for each process's copy",
+    "tenants_mark": "up to where a process has read them, reads no tenant's data",
     "tenant_states": "names of tenants, cells and states, for each process's copy",
     "tenants": "the names of tenants alone, for counting units and holds of each",
 }

@@ -26,6 +26,7 @@ from holdsvc.ledger import limits as ledger_limits
 from holdsvc.ledger.binding import FUNCTIONS, Function
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.proofs import holds, nothing_told
+from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Caller
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as events
@@ -280,6 +281,14 @@ async def of_moves(owner: Connection) -> None:
     await FUNCTIONS["lift_sequences"].fetch(owner, event_id=10**6, waitlist_sequence=10**6)
     found = [(one.tenant, one.version) for one in (await tenants.read_states(owner)).tenants]
     assert found == [("default", 1), ("new", 4)]
+    mark = await tenants.read_mark(owner)
+    await tenants.tell_moved(owner, "new", "b", 5)
+    assert [one.state for one in await tenants.read_page(owner, mark, "")] == ["MOVED"]
+    [[may]] = await owner.fetch(f"SELECT {SET_NAME}.may_read('default')")
+    assert may
+    with pytest.raises(Moved):
+        await owner.fetch(f"SELECT {SET_NAME}.may_read('new')")
+    assert (await tenants.keep_here(owner, "new")).version > 5
 
 
 async def of_the_background(service: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from holdsvc.cell_file import only
 from holdsvc.engine import tasks
 from holdsvc.ledger import stock
-from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.process import memory
 from holdsvc.process.worker import Heartbeat
 from holdsvc.settings import Settings

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from holdsvc.ledger import feed
-from holdsvc.ledger.database import NothingRan
+from holdsvc.ledger.failures import NothingRan
 from tests.streams.readers import consuming, watching
 from tests.support.harness import Harness, refused
 

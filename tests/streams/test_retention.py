@@ -12,7 +12,7 @@ import pytest
 from holdsvc.commands import events
 from holdsvc.engine.sweeper import Sweeper
 from holdsvc.ledger import upkeep
-from holdsvc.ledger.database import NothingRan
+from holdsvc.ledger.failures import NothingRan
 from holdsvc.telemetry.metrics import CellMetrics
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import consuming

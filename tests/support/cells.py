@@ -63,7 +63,9 @@ class TwoCells(NamedTuple):
         with psycopg.connect(self.north.owner) as source:
             source.execute(_LOCK, (tenant,))
             source.execute(
-                "UPDATE holdsvc.tenant_state SET state = 'FROZEN', other_cell = 'south' WHERE tenant = %s", (tenant,)
+                "UPDATE holdsvc.tenant_state SET state = 'FROZEN', other_cell = 'south',"
+                " change_xid = pg_current_xact_id() WHERE tenant = %s",
+                (tenant,),
             )
 
     def finish_move(self, tenant: str) -> None:
@@ -82,7 +84,9 @@ class TwoCells(NamedTuple):
                     for row in rows:
                         into.write(row)
             source.execute(
-                "UPDATE holdsvc.tenant_state SET state = 'MOVED', version = version + 1 WHERE tenant = %s", (tenant,)
+                "UPDATE holdsvc.tenant_state SET state = 'MOVED', version = version + 1,"
+                " change_xid = pg_current_xact_id() WHERE tenant = %s",
+                (tenant,),
             )
             source.commit()
             sink.execute(

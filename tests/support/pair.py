@@ -50,11 +50,7 @@ class Pair:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to a server and, if it stops or goes on, to its children."""
-        pid = self._servers[name].pid
-        assert pid is not None
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children if number in (signal.SIGSTOP, signal.SIGCONT) else ())):
-            os.kill(each, number)
+        signal_server(self._servers[name], number)
 
     async def promote(self) -> None:
         """Makes the standby a primary, of the next timeline."""
@@ -84,3 +80,12 @@ def of_hosts(*dsns: str) -> str:
     """The DSN with the hosts of these, in this order."""
     hosts = ",".join(str(conninfo_to_dict(dsn)["host"]) for dsn in dsns)
     return make_conninfo(dsns[0], host=hosts, port="5432", target_session_attrs="read-write")
+
+
+def signal_server(server: EmbeddedServer, number: signal.Signals) -> None:
+    """Sends a signal to a server and, if it stops or goes on, to its children."""
+    pid = server.pid
+    assert pid is not None
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in (pid, *map(int, children if number in (signal.SIGSTOP, signal.SIGCONT) else ())):
+        os.kill(each, number)

@@ -270,7 +270,7 @@ class Calls:
     async def _followed(self, call: Call, error: HoldError) -> Call:
         """The call in the cell that its tenant has gone to; raises what else became of it, the error at last.
 
-        Nothing of the call has run: the cell refused its first change, as the first step of that.
+        Nothing of the call has changed anything: the cell refused what the call did first.
         """
         if error.reason != "TENANT_MOVED":
             raise error

@@ -1,25 +1,32 @@
 """The cells of a process: databases, in each of which some tenants live whole, and which tenant lives where.
 
 No table says so: each database knows the state of its tenants (`ledger/tenants.py`), a process reads all of them at its
-start and every READ_S, and of several states of a tenant the one with the highest version is right. What it knows may
-be old; a cell therefore refuses the changes of a tenant that has left, and the call follows it.
+start and what has changed every READ_S, and of several states of a tenant the one with the highest version is right.
+What it knows may be old; a cell therefore refuses the calls of a tenant that has left, and the call follows it. A cell
+may be older than that, put back from a backup; a process therefore tells it which tenants live elsewhere.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
 from holdsvc import outages
+from holdsvc.api.known_tenants import Home, KnownTenants
 from holdsvc.engine.engine import Engine
 from holdsvc.errors import HoldError
 from holdsvc.ledger import tenants
-from holdsvc.ledger.tenants import Moved, State
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.tenants import Mark, Moved, State
 from holdsvc.ledger.webhooks import Attempt, Webhook
 from holdsvc.streams.hub import Streams
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +37,16 @@ READ_AGAIN_S = 0.5
 """The shortest time between two readings that calls ask for, of tenants that a cell knows nothing of."""
 
 READ_TIMEOUT_S = 5.0
+"""The longest that a page of states, or telling a cell of a tenant, may take."""
+
+TELL_MAX = 100
+"""Tenants of which cells are told after one reading."""
+
+FIRST_VERSION = 1
+"""That of a tenant that has never moved."""
+
+_REMEMBERED = ""
+"""Beside the names of the cells: what this machine remembers."""
 
 TAG_CHARS = 4
 """Of the tag of a tenant in its keys: 65,536 tags, so that a key is looked up in one cell, seldom in two."""
@@ -93,13 +110,19 @@ def tag_of(tenant: str) -> str:
 class Cells:
     """Finds the cell of a tenant. A loop runs `step` where cells have names; a cell without one is the only one."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], folder: Path | None = None) -> None:
+        """`folder`: where the processes of this machine remember which tenants have moved."""
         self.all = list(cells)
         self._first = self.all[0]
         self.named = bool(self._first.name)
         self._by_name = {cell.name: cell for cell in self.all}
         self._seen: dict[str, dict[str, _Seen]] = {cell.name: {} for cell in self.all}
         """By cell and tenant; of a cell that is away, what it said last."""
+        self._marks: dict[str, Mark] = {}
+        """By cell, up to where its states have been read."""
+        self._known = KnownTenants(folder if self.named else None)
+        self._untold: set[tuple[str, str]] = set()
+        """Cells, and tenants of which they may not have heard that they live elsewhere."""
         self._homes: dict[str, Cell | None] = {}
         """By tenant; None: a cell that this process does not know."""
         self._tags: dict[str, list[Cell]] = {}
@@ -107,6 +130,7 @@ class Cells:
         """Tenants of which their cell knows nothing."""
         self._reading: asyncio.Task[None] | None = None
         self._read_s = -READ_AGAIN_S
+        self._settle(self._known.homes)
 
     def of(self, tenant: str) -> Cell:
         """Where a tenant lives, the first cell if nothing is known of it.
@@ -137,7 +161,7 @@ class Cells:
             self._homes.setdefault(tenant, cell)
 
     def left(self, cell: Cell, tenant: str, moved: Moved) -> None:
-        """A change met a tenant that is not in the cell any more, or is about to leave."""
+        """A call met a tenant that is not in the cell any more, or is about to leave."""
         if moved.state is None:
             self._lost.add(tenant)
         else:
@@ -166,8 +190,10 @@ class Cells:
             log.error("cells.not_read", exc_info=error)
 
     async def step(self) -> float:
-        """Reads the states of all tenants; returns the pause until the next time."""
+        """Reads which states have changed, and tells it on; returns the pause until the next time."""
         await self._read_all()
+        self._share()
+        await self._tell()
         return READ_S
 
     async def _read_all(self) -> None:
@@ -176,31 +202,79 @@ class Cells:
         await asyncio.gather(*(self._read(cell) for cell in self.all if not cell.away))
 
     async def _read(self, cell: Cell) -> None:
-        deadline = asyncio.get_running_loop().time() + READ_TIMEOUT_S
+        seen = self._seen[cell.name]
         try:
-            states = await cell.engine.look_up(tenants.read_states, deadline)
+            mark = await self._ask(cell, tenants.read_mark)
+            since = self._marks.get(cell.name)
+            if since is not None and since.history != mark.history:
+                since = None
+            gone = set(seen) if since is None else set()
+            after: str | None = ""
+            while after is not None:
+                page = await self._ask(cell, partial(tenants.read_page, since=since, after=after))
+                seen.update({each.tenant: _Seen(each.version, each.state, each.other_cell) for each in page})
+                self._settle(each.tenant for each in page)
+                gone.difference_update(each.tenant for each in page)
+                after = page[-1].tenant if len(page) == tenants.PAGE else None
         except HoldError as error:
             log.warning("cell.not_read", cell=cell.name, reason=error.reason)
             return
-        before = self._seen[cell.name]
-        now = {each.tenant: _Seen(each.version, each.state, each.other_cell) for each in states.tenants}
-        self._seen[cell.name] = now
-        self._settle({name for name, seen in now.items() if before.get(name) != seen} | (before.keys() - now.keys()))
+        for tenant in gone:
+            del seen[tenant]
+        self._settle(gone)
+        self._marks[cell.name] = mark
+
+    async def _ask(self, cell: Cell, read: Callable[[Connection], Awaitable[T]]) -> T:
+        return await cell.engine.look_up(read, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
 
     def _settle(self, names: Iterable[str]) -> None:
         """Decides anew where these tenants live."""
         for tenant in names:
-            found = [(seen[tenant].rank, cell) for cell in self.all if tenant in (seen := self._seen[cell.name])]
-            if not found:
+            heard = {name: seen[tenant] for name, seen in self._seen.items() if tenant in seen}
+            known = self._known.homes.get(tenant)
+            if known is not None:
+                heard[_REMEMBERED] = _Seen(known.version, State.MOVED, known.cell)
+            if not heard:
                 self._homes.pop(tenant, None)
                 continue
-            (_, cell) = max(found, key=lambda each: each[0])
-            right = self._seen[cell.name][tenant]
-            elsewhere = right.state in (State.MOVED, State.COPYING)
-            home = self._by_name.get(right.other_cell or "") if elsewhere else cell
-            if home is None and self._homes.get(tenant, cell) is not None:
-                log.error("tenant.in_unknown_cell", tenant=tenant, cell=right.other_cell)
+            source = max(heard, key=lambda name: heard[name].rank)
+            right = heard[source]
+            name = (right.other_cell or "") if right.state in (State.MOVED, State.COPYING) else source
+            home = self._by_name.get(name)
+            if home is None and self._homes.get(tenant, self._first) is not None:
+                log.error("tenant.in_unknown_cell", tenant=tenant, cell=name)
             self._homes[tenant] = home
             homes = self._tags.setdefault(tag_of(tenant), [])
             if home is not None and home not in homes:
                 homes.append(home)
+            if right.version > FIRST_VERSION and right.state != State.COPYING:
+                self._known.learn(tenant, Home(right.version, name))
+                self._untold.update((cell.name, tenant) for cell in self.all if self._is_behind(cell.name, tenant))
+
+    def _share(self) -> None:
+        """Remembers with the other processes of this machine."""
+        self._settle(self._known.share())
+
+    def _is_behind(self, name: str, tenant: str) -> bool:
+        """Whether a cell has not heard that a tenant lives in another one."""
+        home, seen = self._known.homes[tenant], self._seen[name].get(tenant)
+        return name != home.cell and (seen is None or (seen.version < home.version and seen.state != State.COPYING))
+
+    async def _tell(self) -> None:
+        """Tells cells what they have not heard: one that was put back to a time before a move must not sell.
+
+        One that did not take part in a move hears of it too, and tells it when the tenant's own cell is silent.
+        """
+        ready = {cell.name for cell in self.all if cell.name in self._marks and not cell.away}
+        for name, tenant in sorted(each for each in self._untold if each[0] in ready)[:TELL_MAX]:
+            home, seen = self._known.homes[tenant], self._seen[name].get(tenant)
+            if self._is_behind(name, tenant):
+                if seen is not None and seen.state == State.HERE:
+                    log.error("tenant.lives_elsewhere", tenant=tenant, cell=name, home=home.cell, version=home.version)
+                tell = partial(tenants.tell_moved, tenant=tenant, cell=home.cell, version=home.version)
+                try:
+                    await self._ask(self._by_name[name], tell)
+                except HoldError as error:
+                    log.warning("cell.not_told", cell=name, tenant=tenant, reason=error.reason)
+                    continue
+            self._untold.discard((name, tenant))

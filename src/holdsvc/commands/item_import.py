@@ -10,7 +10,8 @@ from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork
 from holdsvc.commands.target import CommandError, lacks_schema
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Connection, Failed
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Failed
 from holdsvc.model import Item, ItemKey, Refused
 
 

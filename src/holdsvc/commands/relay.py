@@ -20,7 +20,8 @@ from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.target import CommandError
 from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
-from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.broker import Broker, KafkaSecurity, OutputClosed, RelayError, Stdout
 from holdsvc.settings import Settings

@@ -17,7 +17,8 @@ from holdsvc.cell_file import CellAddress
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.errors import HoldError
 from holdsvc.ledger import tenants, upkeep
-from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.schema_files import MigrationError
 from holdsvc.ledger.tenants import CellError, Moved, State, TenantState
@@ -187,14 +188,16 @@ def home(addresses: Sequence[CellAddress], tenant: str) -> CellAddress | None:
     silent: list[str] = []
     for address in addresses:
         try:
-            states = run(owner_of(address), tenants.read_states)
+            state = run(owner_of(address), lambda connection: tenants.state_of(connection, tenant))
         except CommandError as error:
             silent.append(f"{address.name}: {error}")
             continue
-        found += [(each, address) for each in states.tenants if each.tenant == tenant]
-    here = [(each.version, address) for each, address in found if each.state in (State.HERE, State.FROZEN)]
-    if here:
-        return max(here, key=lambda each: each[0])[1]
+        if state is not None:
+            found.append((state, address))
+    latest = max((each.version for each, _ in found), default=0)
+    for each, address in found:
+        if each.version == latest and each.state in (State.HERE, State.FROZEN):
+            return address
     if silent:
         raise CommandError(f"no cell that answers has the tenant {tenant!r}, and others do not: {'; '.join(silent)}")
     if found:

@@ -77,6 +77,17 @@ def abort(tenant: TenantName) -> None:
     typer.echo(f"{tenant} stays in {source.name}")
 
 
+@app.command("keep")
+def keep(
+    tenant: TenantName,
+    cell: Annotated[str, typer.Option("--cell", metavar="NAME", help="The cell with the rows that count.")],
+) -> None:
+    """Decide that a tenant lives in a cell, whatever others say: after the loss of the cell that it had moved to."""
+    owner = target.owner_of(target.named(target.cells(), cell))
+    state = target.run(owner, lambda connection: tenants.keep_here(connection, tenant))
+    typer.echo(f"{tenant} lives in {cell} (version {state.version})")
+
+
 @app.command("clean")
 def clean(
     tenant: TenantName,
@@ -118,7 +129,7 @@ def _states(addresses: Sequence[CellAddress], tenant: str) -> dict[str, TenantSt
     """What each cell says of a tenant, by the cell's name; all must answer."""
     found = {}
     for address in addresses:
-        state = target.run(target.owner_of(address), lambda connection: tenant_move.state_of(connection, tenant))
+        state = target.run(target.owner_of(address), lambda connection: tenants.state_of(connection, tenant))
         if state is not None:
             found[address.name] = state
     return found

@@ -15,7 +15,8 @@ from holdsvc.engine.observer import Observer
 from holdsvc.engine.queue import Queue
 from holdsvc.engine.waitlists import Waitlists
 from holdsvc.ledger import items
-from holdsvc.ledger.database import Conflict, Connection, Database, Failed, NothingRan, Unknown, Unreplicated
+from holdsvc.ledger.database import Connection, Database
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown, Unreplicated
 from holdsvc.ledger.locks import Locks
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Cause, Done, ItemKey, Outcome, Serve, Sweep

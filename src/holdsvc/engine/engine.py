@@ -19,7 +19,8 @@ from holdsvc.engine.waitlists import Waitlists
 from holdsvc.entries import WaitlistEntry
 from holdsvc.errors import HoldError
 from holdsvc.ledger import changes, counts, holds, items, locks, upkeep, waitlist
-from holdsvc.ledger.database import RESERVED_CONNECTIONS, Conflict, Connection, Database, NothingRan, Unknown
+from holdsvc.ledger.database import RESERVED_CONNECTIONS, Connection, Database
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.ledger.locks import Locks
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Again, Answer, Cause, Done, Item, Outcome, Reservation, Serve, Sweep, Transferred
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 MICROSECOND = timedelta(microseconds=1)
 
 T = TypeVar("T")
+Work = Callable[[Connection], Awaitable[T]]
 R = TypeVar("R", bound=change_requests.Request)
 V = TypeVar("V")
 
@@ -246,9 +248,7 @@ class Engine:
         self.activity.note(requests[0].caller.tenant)
         return lanes.submit(requests, deadline)
 
-    async def change(
-        self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]], deadline: float
-    ) -> Answer[V]:
+    async def change(self, tenant: str, run: Work[Outcome[V]], deadline: float) -> Answer[V]:
         """Runs a change that has no lane (and no request_id), sweeping on demand.
 
         It does not run when its caller has gone, or its deadline has passed, before its turn.
@@ -259,15 +259,11 @@ class Engine:
             nonlocal begun
             async with self._changing.turn(tenant):
                 begun = True
-                try:
-                    return await _retried(partial(self._change, tenant, run))
-                except Moved as moved:
-                    self._observer.left(tenant, moved)
-                    raise
+                return await self._run(tenant, partial(self._change, tenant, run))
 
         return await self._detached(changing, deadline, may_end=lambda: not begun)
 
-    async def _change(self, tenant: str, run: Callable[[Connection], Awaitable[Outcome[V]]]) -> Answer[V]:
+    async def _change(self, tenant: str, run: Work[Outcome[V]]) -> Answer[V]:
         for _ in range(SWEEP_ROUNDS):
             async with self._database.connection(CHANGE_LOCK_WAIT_S) as connection:
                 outcome = await run(connection)
@@ -285,26 +281,28 @@ class Engine:
                 return outcome
         return outages.overloaded(Cause.CONFLICT)
 
-    async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+    async def read(self, tenant: str, run: Work[T], deadline: float, *, past: bool = False) -> T:
         """Runs something that only reads, for a caller of this tenant; an empty tenant is the service itself.
 
+        Raises TENANT_MOVED where the tenant has gone to another cell, but for the `past`: what happened in this one.
         When the deadline passes or the caller goes away, the statement is cancelled in the database.
         """
 
         async def reading() -> T:
-            async with self._reading.turn(tenant), self._database.connection() as connection:
+            place = self._database.connection(reads_of="" if past else tenant)
+            async with self._reading.turn(tenant), place as connection:
                 return await run(connection)
 
-        return await self._detached(lambda: _retried(reading), deadline)
+        return await self._detached(lambda: self._run(tenant, reading), deadline)
 
-    async def look_up(self, run: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
+    async def look_up(self, run: Work[T], deadline: float) -> T:
         """Runs a short read that calls of every tenant depend on, such as that of a key, beside all other reads."""
 
         async def reading() -> T:
             async with self._looking_up, self._database.connection(reserved=True) as connection:
                 return await run(connection)
 
-        return await self._detached(lambda: _retried(reading), deadline)
+        return await self._detached(lambda: self._run("", reading), deadline)
 
     async def cleanup(self, tenant: str, max_count: int, deadline: float) -> upkeep.Released:
         """Sweeps a tenant's lapsed holds now."""
@@ -322,6 +320,18 @@ class Engine:
             inventory_released=released.released_quantity,
         )
         return released
+
+    async def _run(self, tenant: str, work: Callable[[], Awaitable[T]], tries: int = 3) -> T:
+        """Runs work that the database may undo in favour of other work; takes note of a tenant that is not here."""
+        try:
+            return await work()
+        except Moved as moved:
+            self._observer.left(tenant, moved)
+            raise
+        except Conflict:
+            if tries == 1:
+                raise
+        return await self._run(tenant, work, tries - 1)
 
     async def _detached(
         self, work: Callable[[], Awaitable[T]], deadline: float, may_end: Callable[[], bool] = lambda: True
@@ -383,13 +393,3 @@ class Engine:
         """Ends the background work."""
         self._closing = True
         await tasks.end(self._tasks)
-
-
-async def _retried(work: Callable[[], Awaitable[T]]) -> T:
-    """Runs work that the database may undo in favour of other work; three times at most."""
-    for _ in range(2):
-        try:
-            return await work()
-        except Conflict:
-            continue
-    return await work()

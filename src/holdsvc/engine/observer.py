@@ -23,7 +23,7 @@ class Observer(ServeObserver, Protocol):
         """The database did not carry out a batch, a change or a read."""
 
     def left(self, tenant: str, moved: Moved) -> None:
-        """A change met a tenant that is not in this cell, or about to leave it."""
+        """A change or read met a tenant that is not in this cell, or about to leave it."""
 
     def taken(self, count: int) -> None:
         """Offers of waitlist entries have been confirmed."""

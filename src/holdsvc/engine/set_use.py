@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from holdsvc.engine import tasks
 from holdsvc.ledger import upkeep
-from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.ledger.function_set import TOUCH_INTERVAL_S
 
 END_TIMEOUT_S = 1.0

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import structlog
 
-from holdsvc.ledger.database import Conflict, NothingRan, Unknown
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.telemetry.counters import LOOP_FAILURES
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,8 @@ from typing import Protocol
 import structlog
 
 from holdsvc.ledger import waitlist
-from holdsvc.ledger.database import Conflict, Database, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.model import Cause
 
 log = structlog.get_logger(__name__)

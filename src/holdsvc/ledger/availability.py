@@ -8,7 +8,8 @@ from uuid import UUID
 
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind_out
-from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.ledger.requests import pool_list
 from holdsvc.ledger.reservations import Result
 from holdsvc.model import Caller, ItemKey, Refused, SaleState, ShortLine

@@ -14,11 +14,11 @@ from psycopg import AsyncConnection
 from psycopg.errors import Diagnostic, InvalidSchemaName, UndefinedFunction
 from psycopg_pool import PoolTimeout
 
-from holdsvc.ledger import pooler
+from holdsvc.ledger import function_set, pooler
 from holdsvc.ledger.binding import bind_scalar
-from holdsvc.ledger.primary import LOOK_S, STATE_SQL, Primary, State
+from holdsvc.ledger.failures import Failed, NothingRan, Unknown, Unreplicated, failure_of
+from holdsvc.ledger.primary import ADMIT_S, LOOK_S, STATE_SQL, Primary, State
 from holdsvc.ledger.session import Pool, PoolUse, Row, is_cut, make_pool, milliseconds, setting, use_of, waits
-from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
@@ -35,64 +35,13 @@ RESERVED_CONNECTIONS = 2
 OPEN_TIMEOUT_S = 5.0
 """The longest wait for the first connections; then a start tries again."""
 
-_CAUSES = {
-    "57014": Cause.STATEMENT_TIMEOUT,
-    "55P03": Cause.LOCK_WAIT,
-    "25006": Cause.DATABASE_REFUSED,  # read only: a standby, or a primary that was replaced
-    "53": Cause.DATABASE_REFUSED,  # disk full, out of memory, too many connections
-}
-"""By SQLSTATE or class of SQLSTATEs: errors that say nothing about the request, and after which nothing took effect."""
-
-_CONFLICTS = ("40001", "40P01")
-
-_DYING = ("08", "57P")
-"""SQLSTATEs of a server or connection that ends: the transaction may have been committed before."""
-
-
-class NothingRan(Exception):
-    """The database refused or could not be reached before anything could take effect."""
-
-    def __init__(self, cause: Cause = Cause.DATABASE_AWAY) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-class Unknown(Exception):
-    """The connection or the server failed during a change: it took effect or it did not."""
-
-    cause = Cause.DATABASE_AWAY
-
-
-class Unreplicated(Unknown):
-    """The wait of a commit for a standby was cancelled: it stands on this server alone, and may be lost with it."""
-
-    cause = Cause.STANDBY_AWAY
-
-
-class Conflict(Exception):
-    """The database undid the change in favour of another one (deadlock, serialization): do it again."""
-
-
-class Failed(Exception):
-    """The database refused the statement, through a fault of ours or of one request; nothing of it took effect."""
-
-
-def _failure(error: psycopg.Error, *, closed: bool) -> Exception:
-    """What an error of the driver means for the change."""
-    state = error.sqlstate or ""
-    if state in _CONFLICTS and not closed:
-        return Conflict()
-    if closed or state.startswith(_DYING):
-        return Unknown()
-    if state == Moved.SQLSTATE:
-        return Moved.told(error.diag.message_detail)
-    cause = _CAUSES.get(state) or _CAUSES.get(state[:2])
-    return Failed(str(error)) if cause is None else NothingRan(cause)
-
 
 class _Mark(NamedTuple):
     restore_mark: int
 
+
+_MAY_READ = f"WHERE {function_set.shipped().name}.may_read(%s)"
+"""Looks, in the snapshot of a read, whether its tenant is in this cell."""
 
 _RESTORE_MARK = bind_scalar("restore_mark", _Mark)
 
@@ -108,9 +57,11 @@ class Connection:
         own_settings: Mapping[str, str] | None = None,
         *,
         prepare: bool | None = None,
+        reads_of: str = "",
     ) -> None:
         self._connection = connection
         self._prepare = prepare
+        self._reads_of = reads_of
         self._own_settings = own_settings
         self._silence_max_s = silence_max_s
         self._on_silence = on_silence
@@ -122,6 +73,8 @@ class Connection:
         Raises `NothingRan`, `Unknown`, `Conflict` or `Moved` for what the statement is not to blame for, and `Failed`
         for what it is. A cancelled task cancels its statement in the database and waits for its end.
         """
+        if self._reads_of:
+            sql, parameters = f"{sql} {_MAY_READ}", [*parameters, self._reads_of]
         if tracing.active is None:
             return await self._fetch(sql, parameters)
         with tracing.active.statement(sql, self._place()):
@@ -166,7 +119,7 @@ class Connection:
                 cursor = await self._connection.execute(sql, parameters, binary=True, prepare=self._prepare)
                 rows = await cursor.fetchall()
         except psycopg.Error as error:
-            failure = _failure(error, closed=self._connection.closed)
+            failure = failure_of(error, closed=self._connection.closed)
             if isinstance(failure, Unknown):
                 await self._connection.close()
             raise failure from error
@@ -188,6 +141,7 @@ class Database:
 
     def __init__(self, settings: Settings, dsn: str, cell: str = "") -> None:
         self.primary = Primary(settings, dsn, cell, _state, self._abandon)
+        self._is_cell = bool(cell)
         self._size = settings.pool_size
         self._wait_s = settings.pool_timeout.total_seconds()
         self._time_limit_s = settings.statement_timeout.total_seconds()
@@ -199,6 +153,7 @@ class Database:
         self._lent: set[Connection] = set()
         self._trusted_from_s = 0.0
         self._answered_s = -math.inf
+        self._given_up = False
         self._keeps_sessions = settings.prepare
         self._session = {
             "statement_timeout": milliseconds(self._time_limit_s),
@@ -244,6 +199,12 @@ class Database:
         for lent in self._lent:
             lent.hang_up()
 
+    def give_up(self, *, away: bool) -> None:
+        """Lets nobody wait for a database that does not answer; nothing but `ping` is tried while it is `away`."""
+        if away and not self._given_up:
+            self._abandon()
+        self._given_up = away
+
     async def look(self) -> float:
         """Asks who the primary is; returns when that is due again."""
         if self.primary.alone:
@@ -284,21 +245,28 @@ class Database:
 
     @asynccontextmanager
     async def connection(
-        self, lock_wait_s: float | None = None, *, time_limit_s: float | None = None, reserved: bool = False
+        self,
+        lock_wait_s: float | None = None,
+        *,
+        time_limit_s: float | None = None,
+        reserved: bool = False,
+        reads_of: str = "",
     ) -> AsyncIterator[Connection]:
         """Lends a connection; raises `NothingRan` when there is none in time.
 
         Its statements wait for a lock for `lock_wait_s` at most; None is for statements that take no locks. They run
         for `time_limit_s` at most, or STATEMENT_TIMEOUT; those that take no locks may have the limit of the borrower
         before. The server ends them, never a cancel: that would also end the wait of a commit for a standby.
-        `reserved` takes a connection of the health checks and keys.
+        `reserved` takes a connection of the health checks and keys. `reads_of`: it calls functions that read, for this
+        tenant, and each raises `Moved` where that has gone to another cell; a database without a name does not look.
         """
         pool = self._reserved if reserved else self._pool
         connection = await self._borrow(pool)
         wait_s = self._lock_timeout_s if lock_wait_s is None else lock_wait_s
         waits_s = (wait_s, min(self._time_limit_s, time_limit_s or self._time_limit_s))
         own_settings = None if self._keeps_sessions else {**self._session, **waits(*waits_s)}
-        lent = Connection(connection, self._silence_max_s, self._distrust, own_settings)
+        reads_of = reads_of if self._is_cell else ""
+        lent = Connection(connection, self._silence_max_s, self._distrust, own_settings, reads_of=reads_of)
         self._lent.add(lent)
         connection.add_notice_handler(lent.notice)
         try:
@@ -321,12 +289,14 @@ class Database:
             raise NothingRan from error
         self._waits_s[connection] = waits_s
 
-    async def _borrow(self, pool: Pool, *, judging: bool = False) -> AsyncConnection[Row]:
+    async def _borrow(self, pool: Pool, *, judging: bool = False, wait_s: float | None = None) -> AsyncConnection[Row]:
         while True:
             if not judging and (cause := self.primary.cause) is not None:
                 raise NothingRan(cause)
+            if not judging and self._given_up:
+                raise NothingRan
             try:
-                connection = await pool.getconn(timeout=self._wait_s)
+                connection = await pool.getconn(timeout=wait_s or self._wait_s)
             except PoolTimeout as error:
                 raise NothingRan(self._why_none()) from error
             except psycopg.OperationalError as error:
@@ -363,14 +333,14 @@ class Database:
         [[now]] = await self.fetch("SELECT extract(epoch FROM clock_timestamp())::float8")
         return float(now)
 
-    async def ping(self) -> None:
-        """Returns when the primary answers; raises what `fetch` raises.
+    async def ping(self, answer_s: float | None = None) -> None:
+        """Returns when the primary answers; raises what `fetch` raises, also where it does not answer in time.
 
         A slow answer ends its connection, but says nothing of the others.
         """
-        connection = await self._borrow(self._reserved, judging=True)
+        connection = await self._borrow(self._reserved, judging=True, wait_s=answer_s)
         try:
-            await self.primary.admit(connection)
+            await self.primary.admit(connection, answer_s or ADMIT_S)
         except psycopg.OperationalError as error:
             raise NothingRan(self._why_none()) from error
         finally:

@@ -11,7 +11,8 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger import feed, tenants, upkeep
-from holdsvc.ledger.database import Connection, Failed
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Failed
 from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.schema_files import ConnectionRefused, MigrationError
 from holdsvc.ledger.tenants import CellError

@@ -221,9 +221,9 @@ class Primary:
         """Asks Patroni alone, for a DSN with one host."""
         self._leader_timeline = await patroni_timeline(self._patroni_urls)
 
-    async def admit(self, connection: AsyncConnection[Any]) -> None:
+    async def admit(self, connection: AsyncConnection[Any], answer_s: float = ADMIT_S) -> None:
         """Asks the server that a connection has reached; raises OperationalError where it is not the primary."""
-        state = await self._ask(connection, ADMIT_S)
+        state = await self._ask(connection, answer_s)
         if self.alone:
             self._judge({self._hosts[0]: state})
         if self._verdict.chosen is None or state.instance != self._instance:

@@ -9,7 +9,8 @@ from holdsvc import errors
 from holdsvc.change_requests import Request
 from holdsvc.ledger import arrays
 from holdsvc.ledger.binding import bind, bind_out
-from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.ledger.requests import pool_list
 from holdsvc.model import Caller, Line, Original, Outcome, Refused, Reservation, ReservationLine, State

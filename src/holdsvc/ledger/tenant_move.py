@@ -15,10 +15,11 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger import feed, tenant_copy, upkeep
-from holdsvc.ledger.binding import Statements, bind, bind_scalar
-from holdsvc.ledger.database import Connection, NothingRan
+from holdsvc.ledger.binding import bind, bind_scalar
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import NothingRan
 from holdsvc.ledger.tenant_copy import Progress, Side
-from holdsvc.ledger.tenants import CellError, State, TenantState, cell_name
+from holdsvc.ledger.tenants import CellError, State, TenantState, cell_name, state_of
 from holdsvc.model import Cause
 
 T = TypeVar("T")
@@ -73,7 +74,6 @@ class _Nothing(NamedTuple):
     nothing: None
 
 
-_STATE = bind("tenant_state_here", TenantState, "tenant")
 _EXPECT = bind("expect_tenant", TenantState, "tenant", "from", "version", "move_id")
 _FREEZE = bind("freeze_tenant", TenantState, "tenant", "to", "move_id")
 _NOTE = bind("note_history", TenantState, "tenant", "history", "move_id")
@@ -84,11 +84,6 @@ _FORGET = bind("forget_tenant", TenantState, "tenant", "move_id")
 _KEEP = bind("keep_tenant", TenantState, "tenant", "move_id")
 _CLEANED = bind("mark_cleaned", TenantState, "tenant", "move_id")
 _LIFT = bind_scalar("lift_sequences", _Nothing, "event_id", "waitlist_sequence")
-
-
-async def state_of(session: Statements, tenant: str) -> TenantState | None:
-    """A tenant's state in a cell; None: it has none."""
-    return _only(await _STATE.fetch(session, tenant=tenant))
 
 
 async def move(source: Cell, sink: Cell, tenant: str, progress: Progress) -> Moving:

@@ -14,10 +14,10 @@ CELL_NAME_MAX = 63
 
 
 class Moved(Exception):
-    """A change of a tenant that is not in this cell, or is about to leave it; nothing of it took effect."""
+    """A change or read of a tenant that is not in this cell, or a change where it is about to leave; nothing ran."""
 
     SQLSTATE = "HS001"
-    """That of enter_tenant."""
+    """That of enter_tenant and may_read."""
 
     def __init__(self, state: str | None, cell: str | None, version: int | None) -> None:
         super().__init__(f"{state or 'unknown'} {cell or ''}".strip())
@@ -30,7 +30,7 @@ class Moved(Exception):
 
     @classmethod
     def told(cls, detail: str | None) -> Self:
-        """What enter_tenant tells in the detail of its error."""
+        """What the function tells in the detail of its error."""
         return cls(**json.loads(detail or ""))
 
 
@@ -68,6 +68,14 @@ class States(NamedTuple):
     tenants: list[TenantState]
 
 
+class Mark(NamedTuple):
+    """Up to where a process has read the states of a cell."""
+
+    history: str
+    """Of the database; in another one `since` means nothing."""
+    since: str
+
+
 class Arrival(NamedTuple):
     """Where a tenant's events go on that came from another cell."""
 
@@ -80,20 +88,35 @@ class Arrival(NamedTuple):
     begin_day: date
 
 
+class _Nothing(NamedTuple):
+    nothing: None
+
+
 class _Name(NamedTuple):
     name: str | None
 
 
 _CELL = bind_scalar("cell_name", _Name)
+_STATE = bind("tenant_state_here", TenantState, "tenant")
 _STATES = bind("tenant_states", TenantState, "after", "limit")
+_CHANGES = bind("tenant_changes", TenantState, "since", "after", "limit")
+_MARK = bind_out("tenants_mark", Mark)
+_TELL = bind_scalar("tell_moved", _Nothing, "tenant", "cell", "version")
 _ARRIVAL = bind_out("tenant_arrival", Arrival, "tenant")
 _CLAIM = bind_scalar("claim_cell", _Name, "name")
+_KEEP_HERE = bind("keep_here", TenantState, "tenant")
 _PLACE = bind("place_tenant", TenantState, "tenant")
 
 
 async def cell_name(connection: Statements) -> str | None:
     """The name that a cell has; None: it has none."""
     return (await _CELL.one(connection)).name
+
+
+async def state_of(connection: Statements, tenant: str) -> TenantState | None:
+    """A tenant's state in a cell; None: it has none. For the schema's owner."""
+    rows = await _STATE.fetch(connection, tenant=tenant)
+    return rows[0] if rows else None
 
 
 async def read_states(connection: Statements) -> States:
@@ -105,6 +128,34 @@ async def read_states(connection: Statements) -> States:
         tenants += page
         if len(page) < PAGE:
             return States(cell, tenants)
+
+
+async def read_mark(connection: Statements) -> Mark:
+    """A mark for a later `read_page`: states that are read after it and before then have not changed since."""
+    return await _MARK.one(connection)
+
+
+async def read_page(connection: Statements, since: Mark | None, after: str) -> list[TenantState]:
+    """The next PAGE states after a tenant, of those that have changed since a mark; None: of all."""
+    if since is None:
+        return await _STATES.fetch(connection, after=after, limit=PAGE)
+    return await _CHANGES.fetch(connection, since=since.since, after=after, limit=PAGE)
+
+
+async def tell_moved(connection: Statements, tenant: str, cell: str, version: int) -> None:
+    """Tells a cell that a tenant lives in another one, with a version that is later than what it knows."""
+    await _TELL.fetch(connection, tenant=tenant, cell=cell, version=version)
+
+
+async def keep_here(connection: Statements, tenant: str) -> TenantState:
+    """Lets a tenant live here, whatever others say: an operator's decision. For the schema's owner.
+
+    Raises CellError where there are no rows of it, or half of them.
+    """
+    rows = await _KEEP_HERE.fetch(connection, tenant=tenant)
+    if not rows or rows[0].state != State.HERE:
+        raise CellError(f"the tenant {tenant!r} is {rows[0].state if rows else 'not known'} here: its rows are not")
+    return rows[0]
 
 
 async def arrival(connection: Statements, tenant: str) -> Arrival | None:

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 from holdsvc.ledger import function_set
 from holdsvc.ledger.binding import bind, bind_out, bind_scalar
-from holdsvc.ledger.database import Conflict, Connection, Failed, NothingRan, Unknown
+from holdsvc.ledger.database import Connection
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.model import Cause
 
 VERIFY_SKUS = 200

@@ -136,14 +136,15 @@ class RunningCell:
         """Whether the database answers; the metrics show it."""
         try:
             # A cell's callers are to be refused at once, and not each after POOL_TIMEOUT.
-            async with asyncio.timeout(SILENCE_MAX_S if self.name else None):
-                await self.database.ping()
+            await self.database.ping(SILENCE_MAX_S if self.name else None)
             alive = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             alive = False
             log.warning("database.unreachable", error=type(error).__name__, **self._words)
         # A worker with more work than it can do is late with its checks too: no call is refused for that.
         self._misses = 0 if alive or self.database.heard_within(SILENCE_MAX_S) else self._misses + 1
+        if self.name and self.is_open:
+            self.database.give_up(away=self.away)
         metrics.DATABASE_UP.labels(self.name).set(alive)
         return alive and self.is_open
 

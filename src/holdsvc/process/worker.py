@@ -26,7 +26,7 @@ from holdsvc.cell_file import CellAddress
 from holdsvc.engine import tasks
 from holdsvc.http.server import HttpServer
 from holdsvc.ledger import keys
-from holdsvc.ledger.database import NothingRan
+from holdsvc.ledger.failures import NothingRan
 from holdsvc.ledger.tenants import Moved
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.process import memory
@@ -77,7 +77,7 @@ class Service:
             lambda: any(cell.engine.pressed() for cell in self.cells),
         )
         self.cells = [RunningCell(settings, address, self._sending, self._left) for address in addresses]
-        self.places = Cells(self.cells)
+        self.places = Cells(self.cells, settings.state_dir)
         self._alive: dict[str, bool] = {}
         self._services: Services | None = None
         self._server: Server | None = None

@@ -21,7 +21,8 @@ from holdsvc.addresses import parse_networks
 from holdsvc.engine import tasks
 from holdsvc.errors import HoldError
 from holdsvc.ledger import webhooks
-from holdsvc.ledger.database import Conflict, Database, NothingRan, Unknown
+from holdsvc.ledger.database import Database
+from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
 from holdsvc.ledger.feed import Identity, Poll, Position
 from holdsvc.ledger.proofs import nothing_told
 from holdsvc.ledger.webhooks import Attempt, Lease, Place, Report, Webhook

@@ -73,7 +73,7 @@ class Means:
 
     async def read(self, tenant: str, run: Callable[[Connection], Awaitable[T]]) -> T:
         """Reads for one stream of this tenant."""
-        return await self.engine.read(tenant, run, asyncio.get_running_loop().time() + READ_TIMEOUT_S)
+        return await self.engine.read(tenant, run, asyncio.get_running_loop().time() + READ_TIMEOUT_S, past=True)
 
 
 class Change(NamedTuple):

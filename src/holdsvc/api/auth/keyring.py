@@ -37,6 +37,9 @@ TRUST_S = 4.0
 BAD_S = 30.0
 """How long an invalid key is remembered. It cannot become valid: secrets are random and no revocation is undone."""
 
+UNHEARD_S = 1.0
+"""How long a key is not looked for again that no cell has which answers."""
+
 CACHE_MAX = 10_000
 """Valid keys that are remembered, and as many invalid ones."""
 
@@ -99,6 +102,7 @@ class Keyring:
         # compares in constant time; a dict compares whole keys only where their seeded hashes are equal.
         self._good: OrderedDict[str, _Known] = OrderedDict()
         self._bad: OrderedDict[str, float] = OrderedDict()
+        self._unheard: OrderedDict[str, float] = OrderedDict()
         self._looking: dict[str, asyncio.Task[Caller | None]] = {}
         self._unknown = {cell.name: asyncio.Semaphore(UNKNOWN_MAX) for cell in cells.all}
         self._unknown_waiting = 0
@@ -111,10 +115,15 @@ class Keyring:
         """
         known = self._good.get(secret)
         now = self._clock()
+        if known is not None and now >= known.asked + REFRESH_S:
+            # Where its cell does not answer, the others are not asked instead with each of its calls.
+            self._cells.of(known.caller.tenant)
         if known is not None and now < known.ends and now < known.asked + TRUST_S:
             if now >= known.asked + REFRESH_S:
                 self._look_up(secret)
             return known.caller
+        if now < self._unheard.get(secret, -math.inf):
+            raise HoldError(outages.database_unavailable())
         caller = None
         if _KEY.fullmatch(secret) and self._bad.get(secret, -math.inf) <= now:
             caller = await self._wait(secret, deadline)
@@ -162,7 +171,12 @@ class Keyring:
     async def _find(self, secret: str, ask: Ask) -> Caller | None:
         key_id, digest = key_id_of(secret), hash_of(secret)
         asked = self._clock()
-        found = await self._rights(key_id, ask)
+        try:
+            found = await self._rights(key_id, ask)
+        except HoldError:
+            if self._cells.named:
+                _remember(self._unheard, secret, self._clock() + UNHEARD_S)
+            raise
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
         if found is None or not matches or found.lives_s <= 0:

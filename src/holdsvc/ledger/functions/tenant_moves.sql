@@ -19,7 +19,7 @@ BEGIN
   SELECT _tenant, 'COPYING', _from, _version, _move_id, wall_clock() FROM cell c WHERE c.name IS NOT NULL
   ON CONFLICT (tenant) DO UPDATE SET
     state = excluded.state, other_cell = excluded.other_cell, version = excluded.version, move_id = excluded.move_id,
-    change_time = excluded.change_time, cleaned = false
+    change_time = excluded.change_time, change_xid = excluded.change_xid, cleaned = false
   WHERE s.state = 'MOVED' AND s.cleaned AND s.version <= excluded.version;
   RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
@@ -34,7 +34,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout 
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('holdsvc background'), 0);
   PERFORM pg_advisory_xact_lock(hashtext('holdsvc tenants'), hashtext(_tenant));
-  UPDATE tenant_state s SET state = 'FROZEN', other_cell = _to, move_id = _move_id, change_time = wall_clock()
+  UPDATE tenant_state s SET
+    state = 'FROZEN', other_cell = _to, move_id = _move_id, change_time = wall_clock(),
+    change_xid = pg_current_xact_id()
   WHERE s.tenant = _tenant AND s.state = 'HERE';
   RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
@@ -57,7 +59,8 @@ $$;
 CREATE FUNCTION leave_tenant(_tenant text, _move_id uuid) RETURNS SETOF tenant_state_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-  UPDATE tenant_state s SET state = 'MOVED', version = s.version + 1, change_time = wall_clock()
+  UPDATE tenant_state s SET
+    state = 'MOVED', version = s.version + 1, change_time = wall_clock(), change_xid = pg_current_xact_id()
   WHERE s.tenant = _tenant AND s.state = 'FROZEN' AND s.move_id = _move_id;
   RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
@@ -69,6 +72,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
   UPDATE tenant_state s
   SET state = 'HERE', other_cell = NULL, version = _version, change_time = wall_clock(),
+      change_xid = pg_current_xact_id(),
       -- The tenant's events here draw their ids after this is committed.
       begin_event_id = (SELECT CASE WHEN i.is_called THEN i.last_value ELSE 0 END FROM event_id i),
       begin_day = (SELECT max(d.day) FROM feed_day d)
@@ -100,7 +104,8 @@ $$;
 CREATE FUNCTION keep_tenant(_tenant text, _move_id uuid) RETURNS SETOF tenant_state_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-  UPDATE tenant_state s SET state = 'HERE', other_cell = NULL, change_time = wall_clock()
+  UPDATE tenant_state s SET
+    state = 'HERE', other_cell = NULL, change_time = wall_clock(), change_xid = pg_current_xact_id()
   WHERE s.tenant = _tenant AND s.state = 'FROZEN' AND s.move_id = _move_id;
   RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
@@ -131,5 +136,20 @@ BEGIN
     LOCK TABLE waitlist_entry IN SHARE MODE;
     PERFORM setval('waitlist_sequence', greatest(_waitlist_sequence, w.last_value)) FROM waitlist_sequence w;
   END IF;
+END
+$$;
+
+-- An operator decides that the tenant lives here, with the rows that are here, whatever other cells and processes say:
+-- its version is the time in microseconds, above that of every move. Not where its rows are removed, or half of them
+-- are here. Locks: the tenant, EXCLUSIVE, then its state.
+CREATE FUNCTION keep_here(_tenant text) RETURNS SETOF tenant_state_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('holdsvc tenants'), hashtext(_tenant));
+  UPDATE tenant_state s SET
+    state = 'HERE', other_cell = NULL, version = extract(epoch FROM wall_clock()) * 1000000,
+    change_time = wall_clock(), change_xid = pg_current_xact_id()
+  WHERE s.tenant = _tenant AND s.state <> 'COPYING' AND NOT s.cleaned;
+  RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
 $$;

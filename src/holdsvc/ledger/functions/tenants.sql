@@ -3,6 +3,16 @@
 -- after it; a move takes the lock in EXCLUSIVE mode before it changes the state. So no change that has read HERE can be
 -- under way when the rows are copied. The read is a statement of its own, whose snapshot is younger than the lock.
 
+-- Raises HS001 with what a process has to know of a tenant that is not here.
+CREATE FUNCTION tell_not_here(_state text, _other_cell text, _version bigint) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  RAISE EXCEPTION USING
+    ERRCODE = 'HS001', MESSAGE = 'the tenant is not here',
+    DETAIL = json_build_object('state', _state, 'cell', _other_cell, 'version', _version)::text;
+END
+$$;
+
 -- The first step of every change: raises HS001 where the tenant is not here, with its state (null: it has none), its
 -- other cell and the state's version as JSON in the detail. Nothing has been written then.
 -- A cell without a name is the only one: a tenant without a state is here.
@@ -20,9 +30,7 @@ BEGIN
   FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
   WHERE c.one_row;
   IF _state <> 'HERE' OR (_state IS NULL AND _name IS NOT NULL) THEN
-    RAISE EXCEPTION USING
-      ERRCODE = 'HS001', MESSAGE = 'the tenant is not here',
-      DETAIL = json_build_object('state', _state, 'cell', _other_cell, 'version', _version)::text;
+    PERFORM tell_not_here(_state, _other_cell, _version);
   END IF;
 END
 $$;
@@ -80,6 +88,61 @@ CREATE FUNCTION tenant_states(_after text, _limit integer) RETURNS SETOF tenant_
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
   SELECT s.tenant::text, s.state::text, s.other_cell::text, s.version, s.move_id, s.change_time
   FROM tenant_state s WHERE s.tenant > _after ORDER BY s.tenant LIMIT _limit
+$$;
+
+-- The same for those alone that a transaction has written which was not visible to the reader of _since (of
+-- tenants_mark); the future ones are of a database that these rows come from. Locks nothing.
+CREATE FUNCTION tenant_changes(_since text, _after text, _limit integer) RETURNS SETOF tenant_state_answer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+  SELECT s.tenant::text, s.state::text, s.other_cell::text, s.version, s.move_id, s.change_time
+  FROM tenant_state s
+  WHERE s.change_xid >= _since::xid8 AND s.change_xid < pg_snapshot_xmax(pg_current_snapshot()) AND s.tenant > _after
+  ORDER BY s.tenant LIMIT _limit
+$$;
+
+-- What a later reader of tenant_changes begins with, while the history of this database is the same: no transaction
+-- below it runs. Reads no tenant's data. Locks nothing.
+CREATE FUNCTION tenants_mark(OUT _history text, OUT _since text)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  SELECT feed_history(), pg_snapshot_xmin(pg_current_snapshot())::text
+$$;
+
+-- The first step of a caller's read: raises HS001, as enter_tenant, where the tenant has gone to another cell. One that
+-- is about to leave is read. A condition of the read's own statement: both see one snapshot. Locks nothing.
+CREATE FUNCTION may_read(_tenant text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+DECLARE
+  _name text;
+  _state text;
+  _other_cell text;
+  _version bigint;
+BEGIN
+  SELECT c.name, s.state, s.other_cell, s.version INTO _name, _state, _other_cell, _version
+  FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
+  WHERE c.one_row;
+  IF _state NOT IN ('HERE', 'FROZEN') OR (_state IS NULL AND _name IS NOT NULL) THEN
+    PERFORM tell_not_here(_state, _other_cell, _version);
+  END IF;
+  RETURN true;
+END
+$$;
+
+-- Takes note that a tenant lives in another cell, with a version that a process has heard elsewhere: a cell that was
+-- put back to a time before a move then refuses what has gone, and one that had no part in the move tells of it. A
+-- later version stays, and so does what is being copied to here.
+-- Locks: the tenant, EXCLUSIVE, for a second at most, so that no change is under way that was let in; then its state.
+CREATE FUNCTION tell_moved(_tenant text, _cell text, _version bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '1s' AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('holdsvc tenants'), hashtext(_tenant));
+  INSERT INTO tenant_state AS s (tenant, state, other_cell, version, move_id, change_time, cleaned)
+  SELECT _tenant, 'MOVED', _cell, _version, gen_random_uuid(), wall_clock(), true
+  FROM cell c WHERE c.name <> _cell
+  ON CONFLICT (tenant) DO UPDATE SET
+    state = excluded.state, other_cell = excluded.other_cell, version = excluded.version, move_id = excluded.move_id,
+    change_time = excluded.change_time, change_xid = excluded.change_xid
+  WHERE s.version < excluded.version AND s.state <> 'COPYING';
+END
 $$;
 
 -- Where a tenant's events go on that came from another cell: the history there and its last event in it, and the place

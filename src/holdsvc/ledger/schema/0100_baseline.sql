@@ -34,8 +34,8 @@ INSERT INTO holdsvc.cell DEFAULT VALUES;
 
 -- Which tenants are in this cell (see functions/tenants.sql). HERE: its changes are made here. COPYING: it is on its
 -- way from other_cell to here. FROZEN: it is on its way to other_cell, and nothing of it changes. MOVED: it has gone to
--- other_cell; such a row stays without end. No row: it is in another cell, but in a cell without a name it is here.
--- The highest version among all cells is right.
+-- other_cell, or lives there as a process has heard; such a row stays without end. No row: it is in another cell, but
+-- in a cell without a name it is here. The highest version among all cells is right.
 CREATE TABLE holdsvc.tenant_state (
   tenant text COLLATE "C" PRIMARY KEY,
   state text COLLATE "C" NOT NULL CHECK (state IN ('HERE', 'COPYING', 'FROZEN', 'MOVED')),
@@ -44,6 +44,8 @@ CREATE TABLE holdsvc.tenant_state (
   -- The move that is under way, or the last one.
   move_id uuid,
   change_time timestamptz NOT NULL,
+  -- The transaction that wrote state, other_cell or version last: processes read what has changed since they looked.
+  change_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
   -- MOVED: whether its rows are removed.
   cleaned boolean NOT NULL DEFAULT false,
   -- Of a tenant that came from another cell: that cell's history of events and the last one of the tenant there, and a
@@ -55,6 +57,7 @@ CREATE TABLE holdsvc.tenant_state (
   CONSTRAINT tenant_state_has_its_other_cell CHECK ((state = 'HERE') = (other_cell IS NULL)),
   CONSTRAINT tenant_state_cleaned_has_left CHECK (state = 'MOVED' OR NOT cleaned)
 );
+CREATE INDEX tenant_state_changes ON holdsvc.tenant_state (change_xid);
 -- Whose rows background work leaves alone.
 CREATE INDEX tenant_state_away ON holdsvc.tenant_state (tenant) WHERE state <> 'HERE' AND NOT cleaned;
 
