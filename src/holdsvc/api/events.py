@@ -75,5 +75,5 @@ def _filter(caller: Caller, request: pb.StreamEventsRequest) -> Filter:
 
 
 def _message(tokens: Tokens, batch: Batch) -> bytes:
-    rest = pb.StreamEventsResponse(resume_token=tokens.write(batch.position, batch.proof), heartbeat=not batch.payloads)
-    return b"".join((*batch.payloads, rest.SerializeToString()))
+    rest = pb.StreamEventsResponse(resume_token=tokens.write(batch.position, batch.proof), heartbeat=not batch.events)
+    return b"".join((*(event.payload for event in batch.events), rest.SerializeToString()))

@@ -279,25 +279,24 @@ class _Sender:
         return start
 
     async def _send_batch(self, batch: Batch) -> None:
-        events = [event_service_pb2.StreamEventsResponse.FromString(payload).events[0] for payload in batch.payloads]
         history, day = self._place.history, self._place.position.day
-        hashes = {event.event_id: hash_ for event, hash_ in zip(events, batch.hashes, strict=True)}
-        by_id = {event.event_id: event for event in events if _concerns(event, self.lease.sku_prefix)}
-        made = [(id_, cloud_event(self.lease.tenant, event, hashes[id_])) for id_, event in by_id.items()]
-        ids = {event.id: id_ for id_, event in made}
+        made: list[tuple[event_pb2.Event, CloudEvent]] = []
+        for told in batch.events:
+            [event] = event_service_pb2.StreamEventsResponse.FromString(told.payload).events
+            if _concerns(event, self.lease.sku_prefix):
+                made.append((event, cloud_event(self.lease.tenant, event, told.hash)))
         done = 0
         while done < len(made):
             # Before its first success it may be a dead endpoint: one attempt is enough to know.
-            wave = next(waves((event for _, event in made[done:]), WAVE_MAX if self._proven else 1))
+            wave = next(waves((cloud for _, cloud in made[done:]), WAVE_MAX if self._proven else 1))
             if self._loop.time() + self._owner.endpoints.timeout_s > self.end:
                 raise TimeoutError
-            attempts = await asyncio.gather(*(self._owner.attempt(self._endpoint, event) for event in wave))
-            for event, attempt in zip(wave, attempts, strict=True):
+            attempts = await asyncio.gather(*(self._owner.attempt(self._endpoint, cloud) for cloud in wave))
+            for (event, _), attempt in zip(made[done : done + len(wave)], attempts, strict=True):
                 if attempt.error:
                     raise _Failed(attempt)
                 self._proven = self._succeeded = True
-                id_ = ids[event.id]
-                self._place = Place(history, Position(id_, day), by_id[id_].occur_time.ToDatetime(UTC))
+                self._place = Place(history, Position(event.event_id, day), event.occur_time.ToDatetime(UTC))
             done += len(wave)
 
     async def _release(self) -> None:

@@ -40,19 +40,8 @@ LOOKS_MAX = 64
 """Looks that are remembered for proofs: events are told after two."""
 
 
-class Batch(NamedTuple):
-    """One message to a stream: events, none in a heartbeat, and its place after them."""
-
-    payloads: Sequence[bytes]
-    position: Position
-    proof: Proof
-    """Of what the stream has been told with it."""
-    hashes: Sequence[int] = ()
-    """Of the events."""
-
-
-class _Event(NamedTuple):
-    """An event in memory."""
+class Told(NamedTuple):
+    """An event, as it is kept and told."""
 
     event_id: int
     payload: bytes
@@ -62,8 +51,17 @@ class _Event(NamedTuple):
 class _Part(NamedTuple):
     """Events that one message takes, and the place after them."""
 
-    events: Sequence[_Event]
+    events: Sequence[Told]
     position: Position
+
+
+class Batch(NamedTuple):
+    """One message to a stream: events, none in a heartbeat, and its place after them."""
+
+    events: Sequence[Told]
+    position: Position
+    proof: Proof
+    """Of what the stream has been told with it."""
 
 
 class Group:
@@ -73,10 +71,10 @@ class Group:
         self.streams = 0
         self.waiting: set[Turn] = set()
         self.start = start
-        self.events: list[_Event] = []
+        self.events: list[Told] = []
         self._bytes = 0
 
-    def extend(self, events: list[_Event], bytes_max: int) -> None:
+    def extend(self, events: list[Told], bytes_max: int) -> None:
         """Adds events and forgets the oldest, down to half of what is allowed."""
         self.events += events
         self._bytes += sum(len(event.payload) + EVENT_OVERHEAD_BYTES for event in events)
@@ -99,7 +97,7 @@ class Group:
             reached = Position(self.events[first + count - 1].event_id, position.day)
         return _Part(events[:count], reached)
 
-    def between(self, after: int, upto: int) -> Sequence[_Event] | None:
+    def between(self, after: int, upto: int) -> Sequence[Told] | None:
         """The events of a range; None: the first of them may have been forgotten."""
         return None if after < self.start.event_id else self.events[self._first_after(after) : self._first_after(upto)]
 
@@ -180,10 +178,10 @@ class EventHub:
             self._end = None
             return None
         found, reached = answer
-        wanted: dict[int, list[_Event]] = {}
+        wanted: dict[int, list[Told]] = {}
         for event, payload in zip(found, await self._encoded(found), strict=True):
             for index in event.filters:
-                wanted.setdefault(index, []).append(_Event(event.event.event_id, payload, event.hash))
+                wanted.setdefault(index, []).append(Told(event.event.event_id, payload, event.hash))
         if self._history != history:
             return None
         self._end = reached
@@ -287,8 +285,7 @@ class EventHub:
                     if part.events or loop.time() >= beat_at:
                         sent_at = loop.time()
                         proof = self._proven(proof, part, group)
-                        payloads = [event.payload for event in part.events]
-                        yield Batch(payloads, position, proof, [event.hash for event in part.events])
+                        yield Batch(part.events, position, proof)
                         await pacer.turn()
                     elif self._end is None or position.event_id >= self._end.event_id:
                         await pacer.turn(beat_at, group.waiting)
@@ -344,8 +341,8 @@ class EventHub:
         if count < len(found):
             reached = Position(found[count - 1].event.event_id, after.day)
         events = zip(found[:count], payloads, strict=False)
-        return _Part([_Event(event.event.event_id, payload, event.hash) for event, payload in events], reached)
+        return _Part([Told(event.event.event_id, payload, event.hash) for event, payload in events], reached)
 
 
-def _xored(events: Sequence[_Event]) -> int:
+def _xored(events: Sequence[Told]) -> int:
     return reduce(xor, [event.hash for event in events], 0)

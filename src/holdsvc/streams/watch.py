@@ -5,15 +5,17 @@ watcher has no queue: one that is slow gets the newest state of each item.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
+from typing import NamedTuple
 
+from holdsvc.engine.sharing import SharedReads
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.feed import Look, Position
+from holdsvc.ledger.feed import Look, Place, Position
 from holdsvc.model import ItemKey
-from holdsvc.streams.snapshot import Snapshots
 from holdsvc.streams.subscriptions import Change, Means, Selection, Topic, Topics, Update, fitting
 
 EVENTS_MAX = 5000
@@ -21,6 +23,19 @@ EVENTS_MAX = 5000
 
 MISSING_MAX = 20_000
 """Ids of running transactions that are looked for one by one; with more, watchers read a snapshot again."""
+
+
+class Page(NamedTuple):
+    """A part of a snapshot."""
+
+    number: int
+    """The latest change when the read began."""
+    items: list[tuple[ItemKey, bytes, bool]]
+    """Items as bytes, and whether they are deleted."""
+    read_time: datetime
+    """The states are not older."""
+    next: Place | None
+    """Where the next page begins; None: this is the last."""
 
 
 class WatchHub:
@@ -33,7 +48,7 @@ class WatchHub:
         """Of the latest change."""
         self._reading = asyncio.Lock()
         """Held from the reading of states until they are changes of their topics."""
-        self.snapshots = Snapshots(means, lambda: self._number, self._reading)
+        self._pages: SharedReads[tuple[Selection, Place], Page] = SharedReads()
         self._history = ""
         self.read_time: datetime | None = None
         """What was committed before then has been handed out, but for what `_lost_at` means."""
@@ -57,7 +72,7 @@ class WatchHub:
         if look.history != self._history:
             if self._history:
                 self._tail = None
-                self.snapshots.reads.clear()
+                self._pages.clear()
                 self._resync()
             self._history = look.history
         if self._topics.by_selection:
@@ -136,6 +151,37 @@ class WatchHub:
 
     # Streams.
 
+    async def pages(self, selection: Selection, oldest: Callable[[], int]) -> AsyncGenerator[Page]:
+        """Reads what matches, deleted items too, in pages that watchers of the same selection share.
+
+        No page is older than the change `oldest` at the time.
+        """
+        place: Place | None = 0 if selection.keys else ItemKey("", "")
+        while place is not None:
+            read = partial(self._page, selection, place)
+            page = await self._pages.get((selection, place), read, lambda page: page.number >= oldest())
+            yield page
+            place = page.next
+
+    async def _page(self, selection: Selection, place: Place) -> Page:
+        encoding = self.means.encoding
+        async with self.means.pacer.page():
+            number = self._number
+            names, pools = sorted(selection.keys), sorted(selection.pools) or None
+            read = partial(
+                feed.present, tenant=selection.tenant, keys=names, prefix=selection.prefix, pools=pools, place=place
+            )
+            states, read_time, following = await self.means.read(selection.tenant, read)
+            async with self._reading:
+                pass  # A state that was read before this page and became a change later would take a revision back.
+            items = []
+            for item, deleted in states:
+                key = ItemKey(item.sku, item.pool)
+                if not selection.pools or key.pool in selection.pools:
+                    payload = encoding.deleted_item(key) if deleted else encoding.item(item)
+                    items.append((key, payload, deleted))
+        return Page(number, items, read_time, following)
+
     async def watch(self, selection: Selection, interval_s: float) -> AsyncGenerator[bytes]:
         """Yields messages: a snapshot, `complete`, then changes, at most one message in `interval_s`; heartbeats.
 
@@ -178,7 +224,7 @@ class _Watcher:
         An item that has changed since the first page was read is left to the changes, which tell its state last.
         """
         topic, again, cursor, read_time = self._topic, self._cursor >= 0, -1, None
-        pages = self._hub.snapshots.pages(topic.selection, lambda: max(cursor, topic.forgotten))
+        pages = self._hub.pages(topic.selection, lambda: max(cursor, topic.forgotten))
         async with aclosing(pages):
             async for page in pages:
                 cursor, read_time = page.number if cursor < 0 else cursor, page.read_time
