@@ -146,6 +146,28 @@ async def test_what_a_machine_remembers_counts_where_no_cell_knows_better(
         Cells(back.service.cells, tmp_path)
 
 
+async def test_a_tenant_that_had_come_after_the_backup_is_refused_until_an_operator_brings_it_back(
+    cells: TwoCells, start_cells: StartCells
+) -> None:
+    service = await start_cells()
+    tenant, secret = await asyncio.to_thread(cells.new_tenant, cells.north)
+    caller = Partner(service.channel, secret)
+    await create(caller, "seat", 10)
+    await move(cells, tenant, service, caller)
+    await service.stop()
+    # As a backup of the south has it.
+    for table in ("tenant_state", "reservation_line", "reservation", "item", "request", "api_key"):
+        cells.sql(cells.south, f"DELETE FROM {table}")
+    fresh = await start_cells()
+    caller = Partner(fresh.channel, secret)
+    assert await outcome(caller.reservations.Reserve(reserve("seat"))) == "UNAUTHENTICATED"
+    await fresh.stop()
+    north = cells.north.owner
+    await asyncio.to_thread(target.run, north, lambda connection: tenants.keep_here(connection, tenant))
+    again = await start_cells()
+    await Partner(again.channel, secret).reservations.Reserve(reserve("seat"))
+
+
 async def test_two_processes_of_a_machine_remember_what_each_of_them_has_heard(
     start_cells: StartCells, tmp_path: Path
 ) -> None:
