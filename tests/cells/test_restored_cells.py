@@ -31,8 +31,9 @@ NOWHERE = CellAddress("south", SecretStr("host=127.0.0.1 port=1 dbname=none conn
 
 
 @pytest.fixture(autouse=True)
-def _start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdsvc.process.worker.AWAIT_ALL_S", 0.5)
+def _start_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Long enough for the cells that answer: of one that comes later nothing is known at the start.
+    monkeypatch.setattr("holdsvc.process.worker.AWAIT_ALL_S", 2.0)
 
 
 @pytest.fixture

@@ -179,9 +179,9 @@ class EventHub:
             return None
         found, reached = answer
         wanted: dict[int, list[Told]] = {}
-        for event, payload in zip(found, await self._encoded(found), strict=True):
+        for event, told in zip(found, await self._encoded(found), strict=True):
             for index in event.filters:
-                wanted.setdefault(index, []).append(Told(event.event.event_id, payload, event.hash))
+                wanted.setdefault(index, []).append(told)
         if self._history != history:
             return None
         self._end = reached
@@ -195,12 +195,13 @@ class EventHub:
                 group.start = reached
         return reached
 
-    async def _encoded(self, found: Sequence[FeedEvent]) -> list[bytes]:
-        payloads = []
+    async def _encoded(self, found: Sequence[FeedEvent]) -> list[Told]:
+        encode, encoded = self._means.encoding.event, []
         for start in range(0, len(found), ENCODE_MAX):
-            payloads += [self._means.encoding.event(event.event) for event in found[start : start + ENCODE_MAX]]
+            part = found[start : start + ENCODE_MAX]
+            encoded += [Told(each.event.event_id, encode(each.event), each.hash) for each in part]
             await asyncio.sleep(0)
-        return payloads
+        return encoded
 
     async def _read(
         self, connection: Connection, history: str, filters: Sequence[Filter], after: Position, upto: Position
@@ -336,12 +337,11 @@ class EventHub:
             if answer is None:
                 raise HoldError(outages.resume_token_expired())
             found, reached = answer
-            payloads = await self._encoded(found)
-        count = fitting(payloads)
-        if count < len(found):
-            reached = Position(found[count - 1].event.event_id, after.day)
-        events = zip(found[:count], payloads, strict=False)
-        return _Part([Told(event.event.event_id, payload, event.hash) for event, payload in events], reached)
+            events = await self._encoded(found)
+        count = fitting([event.payload for event in events])
+        if count < len(events):
+            reached = Position(events[count - 1].event_id, after.day)
+        return _Part(events[:count], reached)
 
 
 def _xored(events: Sequence[Told]) -> int:
