@@ -23,8 +23,8 @@ END
 $$;
 
 -- The ids of a client's reservations with this reference that a key of these pools may see (see sees_reservation),
--- newest first, two at most: more than one is ambiguous. So are more than 100 in a state, of which not all are looked at,
--- so that the cost does not grow with them (see resolve_reference). Locks nothing.
+-- newest first, two at most: more than one is ambiguous. So are more than 100 in a state, of which not all are looked
+-- at, so that the cost does not grow with them (see resolve_reference). Locks nothing.
 CREATE FUNCTION find_reference(_tenant text, _client text, _pools text, _reference text, OUT _reservation_ids uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
