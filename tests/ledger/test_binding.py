@@ -122,7 +122,8 @@ def test_the_service_may_execute_what_python_calls_but_for_the_owners_commands(
 ) -> None:
     of_owner = {
         *("begin_epoch", "claim_cell", "event_days", "ledger_time", "place_tenant", "read_ended", "read_events_of_day"),
-        *("admit_tenant", "expect_tenant", "forget_tenant", "freeze_tenant", "keep_tenant", "leave_tenant"),
+        *("admit_tenant", "expect_tenant", "forget_tenant", "freeze_tenant"),
+        *("keep_here", "keep_tenant", "leave_tenant"),
         *(
             "lift_sequences",
             "mark_cleaned",

@@ -25,8 +25,6 @@ from tests.support import holds
 from tests.support.holds import CALLER, new_id
 from tests.support.sessions import pooled
 
-pytestmark = pytest.mark.alone
-
 RESERVATIONS = 100_000
 ITEMS = 5_000
 BATCH = 100
@@ -141,6 +139,7 @@ def database_of(dsn: str, name: str) -> str:
     return made
 
 
+@pytest.mark.alone
 async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is_scanned(plain_dsn: str) -> None:
     random.seed(20)
     fresh_dsn, analysed_dsn = database_of(plain_dsn, "fresh"), database_of(plain_dsn, "analysed")
