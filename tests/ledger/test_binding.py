@@ -122,20 +122,16 @@ def test_the_service_may_execute_what_python_calls_but_for_the_owners_commands(
 ) -> None:
     of_owner = {
         *("begin_epoch", "claim_cell", "event_days", "ledger_time", "place_tenant", "read_ended", "read_events_of_day"),
-        *("admit_tenant", "expect_tenant", "forget_tenant", "freeze_tenant"),
-        *("keep_here", "keep_tenant", "leave_tenant"),
-        *(
-            "lift_sequences",
-            "mark_cleaned",
-            "note_history",
-            "read_history_of_day",
-            "take_over_move",
-            "tenant_state_here",
-        ),
+        *("admit_tenant", "expect_tenant", "forget_tenant", "freeze_tenant", "keep_here", "keep_tenant"),
+        *("leave_tenant", "lift_sequences", "mark_cleaned", "note_history", "read_history_of_day"),
+        *("take_over_move", "tenant_state_here"),
     }
     assert {name for name in FUNCTIONS if not signatures[name].of_service} == of_owner
-    # And nothing more: a right that nothing needs is taken away.
-    assert {name for name, signature in signatures.items() if signature.of_service} == {*FUNCTIONS} - of_owner
+    # And nothing more: a right that nothing needs is taken away. The connection adds may_read to reads itself.
+    assert {name for name, signature in signatures.items() if signature.of_service} == {
+        *FUNCTIONS,
+        "may_read",
+    } - of_owner
 
 
 async def test_a_call_with_a_wrong_argument_is_refused_before_anything_is_sent() -> None:
