@@ -289,6 +289,17 @@ async def test_of_ten_thousand_items_only_those_in_view_are_drawn(service: Harne
     await expect(page.locator(".row")).to_have_count(1)
 
 
+async def test_rows_that_are_drawn_after_their_page_was_left_raise_nothing(service: Harness, window: Open) -> None:
+    await service.create_item("bed", 5)
+    page = await window(service)
+    await expect(row(page, "bed")).to_be_visible()
+    rows = await page.locator(".rows").element_handle()
+    assert rows is not None
+    await page.evaluate("location.hash = '#holds'")
+    await expect(page.locator("tbody")).to_be_attached()
+    await rows.evaluate("rows => rows.dispatchEvent(new Event('scroll'))")
+
+
 @pytest.mark.parametrize(
     ("name", "context"),
     [

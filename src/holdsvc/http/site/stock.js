@@ -215,6 +215,8 @@ class Rows {
   }
 
   #draw() {
+    // A frame that was asked for, or a change of size, comes after the page was left, too: there is no height then.
+    if (!this.element.isConnected) return;
     const height = this.#height;
     this.space.style.height = `${this.items.length * height}px`;
     const first = Math.max(0, Math.floor(this.element.scrollTop / height) - SPARE_ROWS);
