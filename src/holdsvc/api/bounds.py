@@ -62,7 +62,7 @@ class _Bounds:
     lists: dict[int, _List]
     parts: dict[int, tuple[str, "_Bounds"]]
     large: dict[int, tuple[str, int]]
-    """The single texts, and the messages, alone or in lists: the most bytes of a valid one."""
+    """The most bytes of a single text, a single message, or a message in a list that has no lists itself."""
 
     @property
     def fields_max(self) -> int:
@@ -79,14 +79,15 @@ def _bounds(descriptor: Descriptor) -> _Bounds:
         is_text = each.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
         if of_items is not None and not of_items.lists and not of_items.parts:
             of_items = None
-        if each.message_type is not None or (is_text and not each.is_repeated):
-            large[each.number] = each.name, UNCOUNTED_BYTES if of_items is None else LISTS_BYTES
+        if of_items is None and (each.message_type is not None or (is_text and not each.is_repeated)):
+            large[each.number] = each.name, UNCOUNTED_BYTES
         if each.is_repeated:
             is_map = _is_map(each)
             packed = each.message_type is None and not is_text
             lists[each.number] = _List(each.name, _items_max(each), is_map, packed, of_items)
         elif of_items is not None:
             parts[each.number] = (each.name, of_items)
+            large[each.number] = each.name, LISTS_BYTES
     return _Bounds(lists, parts, large)
 
 
@@ -216,7 +217,7 @@ def _fields(
         if step % _STEPS_PER_PAUSE == 0:
             yield None
         list_ = bounds.lists.get(number)
-        if number in bounds.large and (list_ is None or list_.message is None):
+        if number in bounds.large:
             # A single field that comes several times is merged: its size goes on growing.
             name, most = bounds.large[number]
             size = stop - start + (counts.sizes.get(number, 0) if list_ is None else 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -59,6 +60,9 @@ LINGER_S = 1.0
 """How long a drain goes on refusing calls that keep coming."""
 
 DRAIN_TICK_S = 0.01
+
+TRIES = 3
+"""Tries of work that the database undoes."""
 
 SWEEP_ROUNDS = 100
 """Sweeps on demand that one change of an item may ask for."""
@@ -321,17 +325,16 @@ class Engine:
         )
         return released
 
-    async def _run(self, tenant: str, work: Callable[[], Awaitable[T]], tries: int = 3) -> T:
+    async def _run(self, tenant: str, work: Callable[[], Awaitable[T]]) -> T:
         """Runs work that the database may undo in favour of other work; takes note of a tenant that is not here."""
         try:
+            for _ in range(TRIES - 1):
+                with suppress(Conflict):
+                    return await work()
             return await work()
         except Moved as moved:
             self._observer.left(tenant, moved)
             raise
-        except Conflict:
-            if tries == 1:
-                raise
-        return await self._run(tenant, work, tries - 1)
 
     async def _detached(
         self, work: Callable[[], Awaitable[T]], deadline: float, may_end: Callable[[], bool] = lambda: True

@@ -6,7 +6,7 @@ without it here. A test compares every binding with the database's catalogue.
 """
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from holdsvc.ledger import function_set
 
@@ -14,6 +14,12 @@ R = TypeVar("R", bound=tuple[Any, ...])
 
 FUNCTIONS: "dict[str, Function[Any]]" = {}
 """Every bound function, by name."""
+
+
+class Nothing(NamedTuple):
+    """The answer of a function that returns nothing."""
+
+    nothing: None
 
 
 class Statements(Protocol):

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from holdsvc.ledger import arrays, items, reservations
-from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Nothing, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow, rebuild, reread
 from holdsvc.model import Event, Item, ItemKey, Reservation
@@ -219,10 +219,6 @@ class _RelayPosition(NamedTuple):
     event_day: date
 
 
-class _Nothing(NamedTuple):
-    nothing: None
-
-
 _IDENTITY = bind_out("feed_identity", Identity)
 _POLL = bind_out("poll_feed", Poll, "previous_value", "previous_mark", "fence", "day")
 _CHANGES = bind("read_item_changes", _Change, "after", "missing", "day", "limit")
@@ -234,7 +230,7 @@ _LIST_WATCHED = bind(
 )
 _READ = bind("read_events", EventRow, *("tenant", "client", "types", "pools", "after", "upto", "day", "limit"))
 _RELAY = bind_out("relay_position", _RelayPosition, "name")
-_SAVE_RELAY = bind_scalar("save_relay_position", _Nothing, "name", "epoch", "event_id", "event_day")
+_SAVE_RELAY = bind_scalar("save_relay_position", Nothing, "name", "epoch", "event_id", "event_day")
 
 
 async def identity(connection: Connection) -> Identity:

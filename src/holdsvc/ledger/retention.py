@@ -3,7 +3,7 @@
 from datetime import date
 from typing import NamedTuple
 
-from holdsvc.ledger.binding import bind, bind_scalar
+from holdsvc.ledger.binding import Nothing, bind, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow
 from holdsvc.ledger.feed import FeedEvent, rebuilt
@@ -28,16 +28,12 @@ class _Number(NamedTuple):
     number: int
 
 
-class _Nothing(NamedTuple):
-    nothing: None
-
-
 _DROP = bind_scalar("drop_event_partition", _Day, "days_kept")
 _DAYS = bind("event_days", EventDay)
 _READ_DAY = bind("read_events_of_day", EventRow, "day", "after", "limit")
 _READ_BROUGHT = bind("read_history_of_day", EventRow, "day", "after_tenant", "after", "limit")
 _PURGE = bind_scalar("purge_event_history", _Number, "days_kept", "max_count")
-_BEGIN_EPOCH = bind_scalar("begin_epoch", _Nothing)
+_BEGIN_EPOCH = bind_scalar("begin_epoch", Nothing)
 
 
 async def drop_day(connection: Connection, days_kept: int) -> date | None:

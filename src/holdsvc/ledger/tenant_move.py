@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger import feed, tenant_copy, upkeep
-from holdsvc.ledger.binding import bind, bind_scalar
+from holdsvc.ledger.binding import Nothing, bind, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.failures import NothingRan
 from holdsvc.ledger.tenant_copy import Progress, Side
@@ -70,10 +70,6 @@ class Moving(NamedTuple):
     frozen_s: float
 
 
-class _Nothing(NamedTuple):
-    nothing: None
-
-
 _EXPECT = bind("expect_tenant", TenantState, "tenant", "from", "version", "move_id")
 _FREEZE = bind("freeze_tenant", TenantState, "tenant", "to", "move_id")
 _NOTE = bind("note_history", TenantState, "tenant", "history", "move_id")
@@ -83,7 +79,7 @@ _TAKE_OVER = bind("take_over_move", TenantState, "tenant", "former_id", "move_id
 _FORGET = bind("forget_tenant", TenantState, "tenant", "move_id")
 _KEEP = bind("keep_tenant", TenantState, "tenant", "move_id")
 _CLEANED = bind("mark_cleaned", TenantState, "tenant", "move_id")
-_LIFT = bind_scalar("lift_sequences", _Nothing, "event_id", "waitlist_sequence")
+_LIFT = bind_scalar("lift_sequences", Nothing, "event_id", "waitlist_sequence")
 
 
 async def move(source: Cell, sink: Cell, tenant: str, progress: Progress) -> Moving:

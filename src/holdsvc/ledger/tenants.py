@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple, Self
 from uuid import UUID
 
-from holdsvc.ledger.binding import Statements, bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Nothing, Statements, bind, bind_out, bind_scalar
 
 PAGE = 1000
 
@@ -88,10 +88,6 @@ class Arrival(NamedTuple):
     begin_day: date
 
 
-class _Nothing(NamedTuple):
-    nothing: None
-
-
 class _Name(NamedTuple):
     name: str | None
 
@@ -101,7 +97,7 @@ _STATE = bind("tenant_state_here", TenantState, "tenant")
 _STATES = bind("tenant_states", TenantState, "after", "limit")
 _CHANGES = bind("tenant_changes", TenantState, "since", "after", "limit")
 _MARK = bind_out("tenants_mark", Mark)
-_TELL = bind_scalar("tell_moved", _Nothing, "tenant", "cell", "version")
+_TELL = bind_scalar("tell_moved", Nothing, "tenant", "cell", "version")
 _ARRIVAL = bind_out("tenant_arrival", Arrival, "tenant")
 _CLAIM = bind_scalar("claim_cell", _Name, "name")
 _KEEP_HERE = bind("keep_here", TenantState, "tenant")
@@ -124,7 +120,7 @@ async def read_states(connection: Statements) -> States:
     cell = await cell_name(connection)
     tenants: list[TenantState] = []
     while True:
-        page = await _STATES.fetch(connection, after=tenants[-1].tenant if tenants else "", limit=PAGE)
+        page = await read_page(connection, None, tenants[-1].tenant if tenants else "")
         tenants += page
         if len(page) < PAGE:
             return States(cell, tenants)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from holdsvc import errors
 from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Nothing, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Filter, Position
 from holdsvc.model import Answer, Caller, Done
@@ -152,10 +152,6 @@ class _Reason(NamedTuple):
     reason: str | None
 
 
-class _Nothing(NamedTuple):
-    nothing: None
-
-
 _CREATE = bind(
     "create_webhook",
     _WebhookRow,
@@ -169,7 +165,7 @@ _LIST = bind(
 )
 _DELETE = bind_scalar("delete_webhook", _Count, "tenant", "client", "caller_pools", "webhook_id")
 _SECRET = bind_scalar("webhook_secret", _Secret, "tenant", "webhook_id")
-_ENABLE = bind_scalar("enable_webhook", _Nothing, "tenant", "webhook_id", "key_id", "reads_all")
+_ENABLE = bind_scalar("enable_webhook", Nothing, "tenant", "webhook_id", "key_id", "reads_all")
 _CLAIM = bind("claim_webhooks", Lease, "lease", "limit")
 _RENEW = bind_scalar(
     "renew_webhooks",

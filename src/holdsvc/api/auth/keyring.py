@@ -38,7 +38,7 @@ BAD_S = 30.0
 """How long an invalid key is remembered. It cannot become valid: secrets are random and no revocation is undone."""
 
 UNHEARD_S = 1.0
-"""How long a key is not looked for again that no cell has which answers."""
+"""Pause before the next look-up of a key that was not found while a cell did not answer."""
 
 CACHE_MAX = 10_000
 """Valid keys that are remembered, and as many invalid ones."""
