@@ -123,8 +123,10 @@ def test_after_kill_9_the_next_owner_waits_for_the_old_server_to_end(
         pid = int(owner.stdout.readline())
         server = os.pidfd_open(pid)
         signal.pidfd_send_signal(server, signal.SIGSTOP)  # so that it outlives its owner
+        assert data_folder.owner(data_dir) == str(owner.pid)
         owner.kill()
         owner.wait()
+        assert data_folder.owner(data_dir) is None
         sleep = time.sleep
 
         def sleep_while_it_wakes(seconds: float) -> None:

@@ -24,6 +24,7 @@ from tests.faults.callers import Callers
 from tests.support.harness import Harness, StartService, refusal_of, refused
 from tests.support.pair import Pair, of_hosts, running
 from tests.support.polling import until
+from tests.support.program import command
 from tests.support.sessions import snapshot, sql_of
 
 SELLERS = 8
@@ -94,6 +95,14 @@ async def timeline(settings: Settings, dsn: str) -> int:
         await pool.close()
 
 
+def timeline_of_psql(dsn: str) -> int:
+    """Where an operator's psql comes out."""
+    query = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+    done = command("psql", "--dsn", dsn, "--", "--tuples-only", "--no-align", "--command", query)
+    assert (done.returncode, done.stderr) == (0, "")
+    return int(done.stdout, 16)
+
+
 def reserve(request_id: str = "") -> pb.ReserveRequest:
     return pb.ReserveRequest(lines=[item_pb2.ItemQuantity(sku="seat", quantity=1)], request_id=request_id)
 
@@ -117,6 +126,7 @@ async def test_an_old_primary_sells_nothing_before_during_and_after_its_replacem
         # New processes, while both are writable, however the hosts are named.
         for hosts in ((pair.old, pair.new), (pair.new, pair.old)):
             assert await timeline(fresh, of_hosts(*hosts)) == 2
+            assert await asyncio.to_thread(timeline_of_psql, of_hosts(*hosts)) == 2
         # Only the old one answers: who has seen the new one refuses it, also after a restart.
         pair.stop("new")
         await until(lambda: service.cell.database.primary.cause)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from psycopg import OperationalError
 
 from holdsvc.commands import target
 from holdsvc.commands.options import CellName, DataDir, Dsn
@@ -16,6 +17,7 @@ from holdsvc.commands.target import CommandError
 from holdsvc.embedded import binaries
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate, retention
+from holdsvc.ledger.primary import chosen_dsn
 from holdsvc.postgres import without_password
 
 
@@ -95,7 +97,11 @@ def _new(data_dir: Path, pg_bin: Path | None) -> Iterator[str]:
 
 def _run(program: str, pg_bin: Path | None, dsn: str, arguments: Sequence[str]) -> int:
     """Runs one of PostgreSQL's programs to its end and returns its exit code; the password stays off its arguments."""
-    shown, password = without_password(dsn)
+    try:
+        # libpq would take the first host that is writable, which may be a primary that was replaced.
+        shown, password = without_password(chosen_dsn(dsn))
+    except OperationalError as error:
+        raise CommandError(f"the database does not answer: {error}") from error
     environment = {**os.environ, **({"PGPASSWORD": password} if password else {})}
     # Ctrl-C is for the program; this process waits for its end.
     before = signal.signal(signal.SIGINT, lambda *_: None)

@@ -69,13 +69,17 @@ def lock(data_dir: Path) -> IO[str]:
 
 
 def owner(data_dir: Path) -> str | None:
-    """The process id of the service or command that holds the folder; None when none does."""
+    """The process id of the service or command that holds the folder; None when none does.
+
+    The server of one that was killed holds the folder for a moment longer.
+    """
     try:
         with (data_dir / ".lock").open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read().strip()
+                holder = file.read().strip()
+                return holder if _is_alive(holder) else None
     except OSError:
         return None
     return None
