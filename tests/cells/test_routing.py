@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import grpc
+import pytest
 
 from holdsvc.api.auth.keyring import make_key
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -126,6 +127,31 @@ async def test_streams_of_a_tenant_that_has_moved_end_with_the_reason(cells: Two
     told = await again.read()
     assert [item.remaining for item in told.items] == [9]
     again.cancel()
+
+
+async def test_a_stream_that_is_behind_is_told_all_of_the_old_cell_before_it_ends(
+    cells: TwoCells, start_cells: StartCells
+) -> None:
+    service = await start_cells()
+    tenant, secret = await asyncio.to_thread(cells.new_tenant, cells.north)
+    caller = Partner(service.channel, secret)
+    await create(caller, "seat", 10_000)
+    # More than a connection takes before its reader reads.
+    noted = reserve("seat")
+    noted.metadata.update({f"note {number}": "n" * 500 for number in range(4)})
+    for _ in range(4):
+        answer = await caller.reservations.BatchReserve(pb.BatchReserveRequest(requests=[noted] * 200))
+        assert all(result.HasField("reservation") for result in answer.results)
+    stream = caller.events.StreamEvents(events.StreamEventsRequest(from_oldest=True))
+    await stream.read()
+    await asyncio.to_thread(cells.freeze, tenant)
+    await asyncio.to_thread(cells.finish_move, tenant)
+    await caller.reservations.Reserve(reserve("seat"))
+    told = 0
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        while True:
+            told += len((await stream.read()).events)
+    assert (refusal_of(ended.value).reason, told) == ("TENANT_MOVED", 801)
 
 
 async def _end(reading: Any) -> None:

@@ -23,6 +23,7 @@ from inventoryhold.v1 import inventory_service_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness, StartService, refused
 from tests.support.http import GET_ITEM, request
+from tests.support.polling import until
 
 RESERVE = "inventoryhold.v1.ReservationService/Reserve"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -49,8 +50,14 @@ def spans() -> Iterator[InMemorySpanExporter]:
     tracing.close()
 
 
-def _named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
-    return [span for span in spans.get_finished_spans() if span.name == name]
+async def _named(spans: InMemorySpanExporter, name: str, count: int = 1) -> list[ReadableSpan]:
+    """The spans of this name, once there are so many: that of a call ends after its answer was sent."""
+
+    def found() -> list[ReadableSpan]:
+        return [span for span in spans.get_finished_spans() if span.name == name]
+
+    await until(lambda: len(found()) >= count)
+    return found()
 
 
 def _ids(context: Any) -> tuple[int, int]:
@@ -66,14 +73,14 @@ async def traced(spans: InMemorySpanExporter, start_service: StartService) -> Ha
     """A running service that traces."""
     service = await start_service()
     await service.create_item("seat", 100)
+    await _named(spans, "inventoryhold.v1.InventoryService/CreateItem")
     spans.clear()
     return service
 
 
 async def test_a_call_its_batch_and_its_statement_are_one_trace(traced: Harness, spans: InMemorySpanExporter) -> None:
     await traced.reservations.Reserve(_reserve(), metadata=(("traceparent", TRACEPARENT),))
-    await asyncio.sleep(0)
-    [call], [batch], [statement] = (_named(spans, name) for name in (RESERVE, "batch reserve", "reserve"))
+    [call], [batch], [statement] = [await _named(spans, name) for name in (RESERVE, "batch reserve", "reserve")]
     assert call.kind == SpanKind.SERVER
     assert statement.kind == SpanKind.CLIENT
     assert {f"{span.context.trace_id:032x}" for span in (call, batch, statement)} == {TRACE}
@@ -99,8 +106,8 @@ async def test_a_call_its_batch_and_its_statement_are_one_trace(traced: Harness,
 
 async def test_calls_of_one_batch_are_linked_with_it_both_ways(traced: Harness, spans: InMemorySpanExporter) -> None:
     await asyncio.gather(*(traced.reservations.Reserve(_reserve()) for _ in range(30)))
-    calls = {_ids(call.context): call for call in _named(spans, RESERVE)}
-    batches = _named(spans, "batch reserve")
+    calls = {_ids(call.context): call for call in await _named(spans, RESERVE, 30)}
+    batches = await _named(spans, "batch reserve")
     assert len(calls) == 30
     assert len(batches) < 30, "nothing was batched: the test proves nothing"
     linked = [_ids(link.context) for batch in batches for link in batch.links]
@@ -112,14 +119,14 @@ async def test_calls_of_one_batch_are_linked_with_it_both_ways(traced: Harness, 
 
 async def test_a_read_has_its_statement_within_the_call(traced: Harness, spans: InMemorySpanExporter) -> None:
     await traced.inventory.GetItem(inventory_service_pb2.GetItemRequest(sku="seat"))
-    [call] = _named(spans, "inventoryhold.v1.InventoryService/GetItem")
-    [statement] = _named(spans, "get_items")
+    [call] = await _named(spans, "inventoryhold.v1.InventoryService/GetItem")
+    [statement] = await _named(spans, "get_items")
     assert _ids(statement.parent) == _ids(call.context)
 
 
 async def test_a_refusal_is_no_error_and_names_its_reason(traced: Harness, spans: InMemorySpanExporter) -> None:
     await refused(traced.reserve({"none": 1}))
-    [call] = _named(spans, RESERVE)
+    [call] = await _named(spans, RESERVE)
     assert call.status.status_code == StatusCode.UNSET
     assert call.attributes is not None
     assert call.attributes["holdsvc.reason"] == "ITEM_NOT_FOUND"
@@ -133,11 +140,11 @@ async def test_a_fault_names_its_type(
     traced.sql("ALTER TABLE holdsvc.item RENAME COLUMN display_name TO gone")
     await refused(traced.inventory.ListItems(inventory_service_pb2.ListItemsRequest()))
     for name, fault in (("GetItem", "INTERNAL"), ("ListItems", "INTERNAL")):
-        [call] = _named(spans, f"inventoryhold.v1.InventoryService/{name}")
+        [call] = await _named(spans, f"inventoryhold.v1.InventoryService/{name}")
         assert call.attributes is not None
         assert call.attributes["error.type"] == fault
         assert call.status.status_code == StatusCode.ERROR
-    [statement] = _named(spans, "list_items")
+    [statement] = await _named(spans, "list_items")
     assert statement.attributes is not None
     assert statement.attributes["error.type"] == "Failed"
 
@@ -148,7 +155,7 @@ async def test_a_call_over_http_is_a_span_of_its_own_kind(
     service = await start_service(http_listen="127.0.0.1:0")
     reply = await request(service, GET_ITEM, {"sku": "none"}, {"traceparent": TRACEPARENT})
     assert reply.status == 404
-    [call] = _named(spans, GET_ITEM.removeprefix("/"))
+    [call] = await _named(spans, GET_ITEM.removeprefix("/"))
     assert f"{call.context.trace_id:032x}" == TRACE
     assert call.attributes is not None
     assert (call.attributes["rpc.system.name"], call.attributes["holdsvc.reason"]) == ("connectrpc", "ITEM_NOT_FOUND")
@@ -164,6 +171,7 @@ async def test_spans_hold_nothing_of_the_request(traced: Harness, spans: InMemor
     await traced.reservations.Confirm(
         pb.ConfirmRequest(reservation_id=held.reservation_id, customer={"name": "Ada", "email": "ada@example.com"})
     )
+    await _named(spans, "inventoryhold.v1.ReservationService/Confirm")
     text = "".join(span.to_json() for span in spans.get_finished_spans())
     assert "batch confirm" in text
     assert [word for word in ("Ada", "s3cret", "ada@example.com", held.reservation_id) if word in text] == []
@@ -184,7 +192,7 @@ async def test_the_access_log_names_the_calls_span(traced: Harness, spans: InMem
     assert active is not None
     original, active.answered = active.answered, lambda *how: (original(*how), seen.append(active.ids()))  # type: ignore[method-assign, func-returns-value, assignment]
     await traced.reservations.Reserve(_reserve())
-    [call] = _named(spans, RESERVE)
+    [call] = await _named(spans, RESERVE)
     assert seen == [{"trace_id": f"{call.context.trace_id:032x}", "span_id": f"{call.context.span_id:016x}"}]
 
 

@@ -31,7 +31,7 @@ Recheck = Callable[[], Awaitable[object]]
 class _Stream:
     """One open stream."""
 
-    __slots__ = ("error", "recheck", "task", "waiting")
+    __slots__ = ("error", "looked_at", "recheck", "task", "told", "waiting")
 
     def __init__(self, recheck: Recheck, task: "asyncio.Task[object]") -> None:
         self.recheck = recheck
@@ -40,6 +40,13 @@ class _Stream:
         """Whether the task waits for the handler's next message: the only place where it may be cancelled. During a
         write of gRPC's a cancel would end the call without a status."""
         self.error: HoldError | None = None
+        self.told = self.looked_at = -1
+        """Messages so far; and as many as there were when a check first found that the stream is to end."""
+
+    def is_told_all(self) -> bool:
+        """Whether it waits and has told nothing since the check before this one."""
+        before, self.looked_at = self.looked_at, self.told
+        return self.waiting and self.told == before
 
     def end(self, error: HoldError) -> None:
         """Ends the stream with this error: at once, or when its message has been written."""
@@ -57,7 +64,10 @@ class StreamGuard:
         self._checks: asyncio.Task[None] | None = None
 
     async def watch(self, messages: AsyncIterator[T], place: Place, recheck: Recheck) -> AsyncGenerator[T]:
-        """Yields the messages until `recheck` raises one of ENDINGS, then raises it; a message costs nothing more."""
+        """Yields the messages until `recheck` raises one of ENDINGS, then raises it; a message costs nothing more.
+
+        TENANT_MOVED ends a stream that has told nothing between two checks.
+        """
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
@@ -79,6 +89,7 @@ class StreamGuard:
                     stream.waiting = False
                 if stream.error is not None:
                     raise stream.error.with_traceback(None)
+                stream.told += 1
                 yield message
         finally:
             self._leave(place, stream)
@@ -114,4 +125,6 @@ class StreamGuard:
             # What says nothing about the key or the tenant, as a silent database, does not end the stream.
             if error.reason in ENDINGS:
                 for stream in streams:
-                    stream.end(error)
+                    # The cell that the tenant has left is read to its end: the new one does not tell its events.
+                    if error.reason != "TENANT_MOVED" or stream.is_told_all():
+                        stream.end(error)
