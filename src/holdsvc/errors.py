@@ -232,6 +232,15 @@ def duplicate_reservation(reservation_id: str | None) -> Refused:
     )
 
 
+def duplicate_unseen() -> Refused:
+    """Says that a duplicate cannot be ruled out."""
+    return Refused(
+        "DUPLICATE_RESERVATION",
+        "the holder has so many reservations within duplicate_window that not all of them are looked at;"
+        " the newest 1,000 lines of each state have none of these items",
+    )
+
+
 def waitlist_closed(sku: str, pool: str) -> Refused:
     """Says which item has no waitlist."""
     return Refused("WAITLIST_CLOSED", f"{_item(sku, pool)} has no waitlist", {"sku": sku, "pool": pool})

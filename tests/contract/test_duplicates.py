@@ -70,6 +70,30 @@ async def test_only_reservations_within_the_window_count(service: Harness) -> No
     await _guarded(service, {"bed": 1})
 
 
+async def test_a_holder_with_more_lines_in_the_window_than_are_looked_at_is_refused(service: Harness) -> None:
+    skus = [f"seat-{number:02}" for number in range(100)]
+    for sku in (*skus, "bed", "tour", "car"):
+        await service.create_item(sku, 99)
+    first = await service.reserve({"bed": 1}, holder="guest")
+    service.clock.advance(timedelta(seconds=10))
+    for _ in range(9):
+        await service.reserve(dict.fromkeys(skus, 1), holder="guest")
+    await _refused_for(service, first, {"bed": 1})
+    await _guarded(service, {"tour": 1})
+    newest = await service.reserve(dict.fromkeys(skus, 1), holder="guest")
+    for sku in ("bed", "car"):
+        refusal = await refused(_guarded(service, {sku: 1}))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_RESERVATION")
+        assert refusal.metadata == {}
+        assert "not all of them are looked at" in refusal.message
+    await _refused_for(service, newest, {skus[0]: 1})
+    await _guarded(service, {"bed": 1}, holder="other guest")
+    # The window does not reach back to what is not looked at.
+    await _guarded(service, {"bed": 1}, window=Duration(seconds=0))
+    service.clock.advance(timedelta(seconds=61))
+    await _guarded(service, {"bed": 1})
+
+
 async def test_the_holder_of_the_last_unit_is_told_so(service: Harness) -> None:
     await service.create_item("seat", 1)
     first = await _guarded(service, {"seat": 1})

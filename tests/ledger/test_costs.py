@@ -16,7 +16,7 @@ from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Res
 from holdsvc.ledger import changes, holds, items, limits, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Counts, LimitTerms, Per
-from holdsvc.model import Done, Line, Outcome, Reservation
+from holdsvc.model import Again, Done, Line, Outcome, Reservation
 from tests.support.harness import SET_NAME
 from tests.support.holds import CALLER, new_id, reserves, stock
 
@@ -101,19 +101,41 @@ async def test_reserves_of_one_holder_with_a_duplicate_window_cost_in_proportion
     await check_growth(run, 250)
 
 
-async def test_a_duplicate_window_costs_in_proportion_to_what_the_holder_has(connection: Connection) -> None:
-    await items.create(connection, CALLER, stock(items_of(1)))
-    number = 0
+async def test_a_duplicate_window_costs_no_more_for_a_holder_who_has_many_holds(connection: Connection) -> None:
+    [held, other] = skus = items_of(2)
+    await items.create(connection, CALLER, stock(skus))
 
     async def run(stored: int) -> float:
-        nonlocal number
-        number += 1
-        holder = f"holder-{number}"
+        holder = f"holder-{new_id()}"
         await reserved(connection, holds_of(stored, 1, holder=holder))
-        wanted = holds_of(100, 1, holder=holder, duplicate_window_us=3_600_000_000)
-        return await timed(connection, holds.reserve(connection, "default", wanted))
+        times = []
+        for sku in (held, other) * RUNS:
+            [wanted] = holds_of(1, 1, holder=holder, duplicate_window_us=3_600_000_000)
+            wanted.lines[0] = wanted.lines[0]._replace(sku=sku)
+            times.append(await timed(connection, holds.reserve(connection, "default", [wanted])))
+        return min(times)
 
-    await check_growth(run, 2000)
+    few, many = await run(1000), await run(8000)
+    assert many < max(2 * few, 0.02), f"few: {few:.4f} s, many: {many:.4f} s"
+
+
+async def test_a_batch_whose_holders_have_many_lines_is_answered_in_parts(connection: Connection) -> None:
+    await items.create(connection, CALLER, stock([*items_of(100), "other"]))
+    wanted = []
+    for number in range(25):
+        await reserved(connection, holds_of(9, 100, holder=f"holder-{number}"))
+        [one] = holds_of(1, 1, holder=f"holder-{number}", duplicate_window_us=3_600_000_000)
+        wanted.append(replace(one, lines=[one.lines[0]._replace(sku="other")]))
+    [new] = holds_of(1, 1, holder="newcomer", duplicate_window_us=3_600_000_000)
+    wanted.append(new)
+    parts = 0
+    while wanted:
+        outcomes = await holds.reserve(connection, "default", wanted)
+        assert any(isinstance(outcome, Done) for outcome in outcomes)
+        again = [one for one, outcome in zip(wanted, outcomes, strict=True) if isinstance(outcome, Again)]
+        assert len(again) + sum(isinstance(outcome, Done) for outcome in outcomes) == len(wanted)
+        wanted, parts = again, parts + 1
+    assert parts == 2
 
 
 async def test_a_change_by_a_reference_that_many_holds_have_costs_no_more_than_by_one_that_few_have(

@@ -126,6 +126,8 @@ def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[
         return errors.sale_closed(closed.sku, closed.pool)
     if outcome == "DUPLICATE_RESERVATION":
         return errors.duplicate_reservation(str(other_id))
+    if outcome == "DUPLICATE_UNSEEN":
+        return errors.duplicate_unseen()
     if outcome == "REQUEST_ID_REUSED":
         return errors.request_id_reused(request.request_id)
     refused = inactive_feature(outcome)

@@ -149,7 +149,7 @@ async def without_hidden(
     named: dict[int, str] = {}
     for index, (request, result) in enumerate(zip(requests, results, strict=True)):
         sees_all = request.caller.reads_all and not request.caller.pools
-        if isinstance(result, Refused) and result.reason in _NAMING and not sees_all:
+        if isinstance(result, Refused) and result.reason in _NAMING and not sees_all and result.metadata:
             named[index] = result.metadata["reservation_id"]
     if not named:
         return results

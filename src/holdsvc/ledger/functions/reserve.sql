@@ -6,9 +6,9 @@
 -- Returns one row: the time of the judgement and, by request, the outcome (null: reserved), the reservation that a
 -- replay or a duplicate names, and the lines that a refusal is about with the units available, null where the item is
 -- missing (ITEM_NOT_FOUND) or its sale closed (SALE_CLOSED), and the limits of judge_limits, empty where there are
--- none. _comes_free: of one of those lines' items enough is held for next_free to have an answer. SWEEP: lapsed holds
--- would make room; sweep the items and call again. SERVE: those who wait come first; serve the items and call again.
--- RETRY: call again.
+-- none. _comes_free: of one of those lines' items enough is held for next_free to have an answer. DUPLICATE_UNSEEN: the
+-- holder has so many reservations within the window that not all were looked at. SWEEP: lapsed holds would make room;
+-- sweep the items and call again. SERVE: those who wait come first; serve the items and call again. RETRY: call again.
 -- Locks: item rows in (sku, pool) order, limits in order, then request ids in order.
 -- Arrays are read by subscript: PL/pgSQL keeps them expanded, and unnest of so many cost 7 % of a hold.
 CREATE FUNCTION reserve(
@@ -55,6 +55,9 @@ DECLARE
   _slot integer[] := '{}';
   _last_id uuid[];
   _last_time timestamptz[];
+  -- By request: see last_of_holders.
+  _seen_time timestamptz[];
+  _since timestamptz;
   -- See lock_limits, and by request: whether it counts for a limit.
   _need_request integer[] := '{}';
   _need_limit text[];
@@ -138,7 +141,7 @@ BEGIN
         ))::integer END AS slot
         FROM generate_series(1, _lines) y (line)
       ) x;
-      SELECT h._newest_id, h._newest_time INTO _last_id, _last_time
+      SELECT h._newest_id, h._newest_time, h._seen_time INTO _last_id, _last_time, _seen_time
       FROM last_of_holders(_tenant, _client, _holder, _duplicate_window_us, _slot, _line_request, _line_item, _item_sku,
                            _item_pool, _judge_time) h;
     END IF;
@@ -188,14 +191,18 @@ BEGIN
       CONTINUE WHEN _outcome[_i] IS NOT NULL;
       -- Before the units: a holder who has the last seat is told so, not that there is none left.
       IF _verdict IS DISTINCT FROM 'ITEM_NOT_FOUND' AND _duplicate_window_us[_i] IS NOT NULL THEN
+        _since := _judge_time - _duplicate_window_us[_i] * interval '1 microsecond';
+        IF _seen_time[_i] > _since THEN
+          _verdict := CASE _seen_time[_i] WHEN 'infinity' THEN 'RETRY' ELSE 'DUPLICATE_UNSEEN' END;
+        END IF;
         FOR _l IN _first .. _line - 1 LOOP
-          IF _last_time[_slot[_l]] >= _judge_time - _duplicate_window_us[_i] * interval '1 microsecond' THEN
+          IF _last_time[_slot[_l]] >= _since THEN
             _verdict := 'DUPLICATE_RESERVATION';
             _other_id[_i] := _last_id[_slot[_l]];
           END IF;
         END LOOP;
       END IF;
-      IF cardinality(_closed) > 0 AND coalesce(_verdict NOT IN ('ITEM_NOT_FOUND', 'DUPLICATE_RESERVATION'), true) THEN
+      IF cardinality(_closed) > 0 AND coalesce(_verdict IN ('CAPACITY_EXCEEDED', 'SWEEP', 'SERVE'), true) THEN
         _verdict := 'SALE_CLOSED';
         _short_line := _short_line || _closed;
         _short_available := _short_available || array_fill(NULL::bigint, ARRAY[cardinality(_closed)]);
@@ -307,60 +314,98 @@ $$;
 
 -- The newest reservation of each holder that has each of these items for it, and when it was made: held, or confirmed
 -- and not refunded, and made within the longest window of the batch. _slot has the number of each line's client, holder
--- and item, null without a holder; the arrays returned go by this number. The reservations of a holder are read once,
--- and matched by sorting, so that the cost grows with the lines of the batch and with what its holders have.
--- Locks nothing.
+-- and item, null without a holder; these arrays go by this number. Of each holder and state the newest 1,000 lines are
+-- looked at, and of all of them 20,000, so that the cost does not grow with what holders have. _seen_time, by request:
+-- from when on all was looked at; infinity: nothing was, call again for this request. Locks nothing.
 CREATE FUNCTION last_of_holders(
   _tenant text, _client text[], _holder text[], _duplicate_window_us bigint[], _slot integer[], _line_request integer[],
   _line_item integer[], _item_sku text[], _item_pool text[], _judge_time timestamptz,
-  OUT _newest_id uuid[], OUT _newest_time timestamptz[]
+  OUT _newest_id uuid[], OUT _newest_time timestamptz[], OUT _seen_time timestamptz[]
 )
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _since timestamptz := _judge_time - (SELECT max(w) FROM unnest(_duplicate_window_us) w) * interval '1 microsecond';
+  -- The number of each request's client and holder.
+  _who integer[];
+  -- What was looked at.
+  _l_who integer[];
+  _l_state smallint[];
+  _l_sku text[];
+  _l_pool text[];
+  _l_id uuid[];
+  _l_time timestamptz[];
   _r record;
 BEGIN
   _newest_id := array_fill(NULL::uuid, ARRAY[coalesce((SELECT max(s) FROM unnest(_slot) s), 0)]);
   _newest_time := array_fill(NULL::timestamptz, ARRAY[cardinality(_newest_id)]);
+  SELECT array_agg(u.who ORDER BY u.ix), array_agg('-infinity'::timestamptz) INTO _who, _seen_time
+  FROM (
+    SELECT x.ix, (dense_rank() OVER (ORDER BY x.client, x.holder))::integer AS who
+    FROM unnest(_client, _holder) WITH ORDINALITY x (client, holder, ix)
+  ) u;
+  SELECT array_agg(x.who), array_agg(x.state), array_agg(x.sku::text), array_agg(x.pool::text),
+         array_agg(x.reservation_id), array_agg(x.create_time)
+  INTO _l_who, _l_state, _l_sku, _l_pool, _l_id, _l_time
+  FROM (
+    SELECT h.who, v.*
+    FROM (
+      SELECT DISTINCT u.who, u.client, u.holder
+      FROM unnest(_who, _client, _holder, _duplicate_window_us) u (who, client, holder, window_us)
+      WHERE u.holder <> '' AND u.window_us IS NOT NULL
+      ORDER BY u.who
+    ) h
+    CROSS JOIN unnest('{1,2,6}'::smallint[]) s (state)
+    CROSS JOIN LATERAL (
+      SELECT w.state, w.reservation_id, w.create_time, l.sku, l.pool
+      FROM reservation w
+      LEFT JOIN LATERAL (
+        SELECT y.sku, y.pool FROM reservation_line y
+        WHERE y.reservation_id = w.reservation_id AND y.tenant = _tenant
+          AND w.create_time >= _since AND (w.state <> 1 OR w.expire_time > _judge_time)
+          -- What a partial confirm released, or a refund took back, is no longer the holder's.
+          AND (w.state = 1 OR y.confirmed_quantity > y.refunded_quantity)
+        OFFSET 0
+      ) l ON true
+      WHERE w.holder = h.holder AND w.holder <> '' AND w.client = h.client AND w.tenant = _tenant
+        AND w.state = s.state
+      ORDER BY w.reservation_id DESC LIMIT 1000
+    ) v
+    ORDER BY h.who LIMIT 20000
+  ) x;
   FOR _r IN
     SELECT max(x.slot) AS slot,
            (array_agg(x.reservation_id ORDER BY x.reservation_id DESC) FILTER (WHERE x.slot IS NULL))[1]
              AS reservation_id, max(x.create_time) AS create_time
     FROM (
-      SELECT _client[_line_request[y.line]] AS client, _holder[_line_request[y.line]] AS holder,
-             _item_sku[_line_item[y.line]] AS sku, _item_pool[_line_item[y.line]] AS pool, _slot[y.line] AS slot,
+      SELECT _who[_line_request[y.line]] AS who, _item_sku[_line_item[y.line]] AS sku,
+             _item_pool[_line_item[y.line]] AS pool, _slot[y.line] AS slot,
              NULL::uuid AS reservation_id, NULL::timestamptz AS create_time
       FROM generate_series(1, cardinality(_slot)) y (line)
-      WHERE _slot[y.line] IS NOT NULL
+      WHERE _slot[y.line] IS NOT NULL AND _l_who IS NOT NULL
       UNION ALL
-      SELECT h.client, h.holder, l.sku, l.pool, NULL, v.reservation_id, v.create_time
-      FROM (
-        SELECT DISTINCT u.client, u.holder
-        FROM unnest(_client, _holder, _duplicate_window_us) u (client, holder, window_us)
-        WHERE u.holder <> '' AND u.window_us IS NOT NULL
-      ) h
-      CROSS JOIN generate_series(1, 6) s (state)
-      CROSS JOIN LATERAL (
-        SELECT w.reservation_id, w.state, w.create_time FROM reservation w
-        WHERE w.holder = h.holder AND w.holder <> '' AND w.client = h.client AND w.tenant = _tenant
-          AND w.state = s.state::smallint AND w.create_time >= _since
-          AND (w.state <> 1 OR w.expire_time > _judge_time)
-        OFFSET 0
-      ) v
-      CROSS JOIN LATERAL (
-        SELECT w.sku, w.pool FROM reservation_line w
-        WHERE w.reservation_id = v.reservation_id AND w.tenant = _tenant
-          -- What a partial confirm released, or a refund took back, is no longer the holder's.
-          AND (v.state = 1 OR w.confirmed_quantity > w.refunded_quantity)
-        OFFSET 0
-      ) l
-      WHERE s.state IN (1, 2, 6)
+      SELECT z.* FROM unnest(_l_who, _l_sku, _l_pool, NULL::integer[], _l_id, _l_time)
+        z (who, sku, pool, slot, id, create_time)
+      WHERE z.sku IS NOT NULL
     ) x
-    GROUP BY x.client, x.holder, x.sku, x.pool
+    GROUP BY x.who, x.sku COLLATE "C", x.pool COLLATE "C"
     HAVING max(x.slot) IS NOT NULL AND max(x.create_time) IS NOT NULL
   LOOP
     _newest_id[_r.slot] := _r.reservation_id;
     _newest_time[_r.slot] := _r.create_time;
   END LOOP;
+  IF cardinality(_l_who) >= 1000 THEN
+    SELECT array_agg(CASE WHEN x.who >= _l_who[20000] THEN 'infinity' ELSE coalesce(c.seen, '-infinity') END
+                     ORDER BY x.ix)
+    INTO _seen_time
+    FROM unnest(_who) WITH ORDINALITY x (who, ix)
+    LEFT JOIN (
+      SELECT g.who, max(g.seen) AS seen
+      FROM (
+        SELECT z.who, min(z.create_time) AS seen FROM unnest(_l_who, _l_state, _l_time) z (who, state, create_time)
+        GROUP BY z.who, z.state HAVING count(*) = 1000
+      ) g
+      GROUP BY g.who
+    ) c ON c.who = x.who;
+  END IF;
 END
 $$;
