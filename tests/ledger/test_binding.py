@@ -1,5 +1,6 @@
 """Every binding between Python and a SQL function against the database's catalogue: names, types, columns."""
 
+import re
 import typing
 from datetime import date, datetime, timedelta
 from types import UnionType
@@ -13,6 +14,7 @@ import pytest
 from holdsvc.ledger import (  # noqa: F401
     events,
     feed,
+    function_set,
     items,
     keys,
     proofs,
@@ -22,10 +24,11 @@ from holdsvc.ledger import (  # noqa: F401
     stock,
     tenant_move,
     upkeep,
+    watched,
     webhooks,
 )
 from holdsvc.ledger.binding import FUNCTIONS, Function, fields
-from holdsvc.ledger.events import EntrySnapshot
+from holdsvc.ledger.events import EntrySnapshot, EventRow
 from holdsvc.ledger.limits import LimitRefusal
 from holdsvc.ledger.reservations import Snapshot
 from tests.support.harness import SET_NAME
@@ -142,3 +145,13 @@ async def test_a_call_with_a_wrong_argument_is_refused_before_anything_is_sent()
     function: Function[Any] = FUNCTIONS["get_items"]
     with pytest.raises(TypeError, match="get_items takes tenant, sku, pool; given: tenant, skus, pool"):
         await function.fetch(Untouched(), tenant="t", skus="{}", pool="{}")
+
+
+def test_every_list_of_an_events_columns_is_that_of_its_type_in_its_order() -> None:
+    # They answer by position: two counts in the wrong order would go unnoticed.
+    text = "\n".join(path.read_text() for path in sorted(function_set.FOLDER.glob("*.sql")))
+    lists = re.findall(r"SELECT (e\.event_id, e\.occur_day.*?)\n +FROM ", text, re.DOTALL)
+    wanted = [name for name in EventRow._fields if name not in ("hash", "filters")]
+    assert len(lists) == 5
+    for columns in lists:
+        assert re.findall(r"(?:^|, |,\n +)e\.(\w+)", columns)[: len(wanted)] == wanted

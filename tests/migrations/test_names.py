@@ -20,6 +20,7 @@ from holdsvc.ledger import (
     tenants,
     upkeep,
     waitlist,
+    watched,
     webhooks,
 )
 from holdsvc.ledger import limits as ledger_limits
@@ -132,8 +133,8 @@ async def test_every_function_works_when_every_table_has_a_column_of_every_name_
     await items.ListItems(inventory.ListItemsRequest())
     await service.item("seat")
     await items.CheckAvailability(inventory.CheckAvailabilityRequest(lines=[line]))
-    for watched in (inventory.WatchInventoryRequest(), inventory.WatchInventoryRequest(items=[{"sku": "seat"}])):
-        watching = items.WatchInventory(watched)
+    for selection in (inventory.WatchInventoryRequest(), inventory.WatchInventoryRequest(items=[{"sku": "seat"}])):
+        watching = items.WatchInventory(selection)
         await watching.read()
         watching.cancel()
     streaming = service.events.StreamEvents(events.StreamEventsRequest(from_oldest=True))
@@ -318,7 +319,7 @@ async def of_the_background(service: Any) -> None:
         end = feed.Position((await feed.last(connection)).last_event_id, date.max)
         everything, start = [feed.Filter(None)], feed.Position(0, date(2026, 1, 1))
         found, _ = await feed.read(connection, everything, start, end, limit=100)
-        assert await feed.item_changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
+        assert await watched.changes(connection, feed.Position(0, found[0].day), [1, 2], 10)
         history = (await feed.identity(connection)).history
         await feed.save_relay_position(connection, "relay", history, feed.Position(1, date(2026, 1, 1)))
         anchor = await feed.last(connection)

@@ -7,7 +7,7 @@ import pytest
 
 from holdsvc.api.auth.guard import StreamGuard
 from holdsvc.engine.pacer import Pacer
-from holdsvc.ledger import feed
+from holdsvc.ledger import feed, watched
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import event_service_pb2 as pb
 from tests.streams.readers import READ_TIMEOUT_S, Consumer, consuming, watching
@@ -33,7 +33,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> asyn
     ("loop", "owner", "name"),
     [
         ("feed", feed, "poll"),
-        ("watch", feed, "item_changes"),
+        ("watch", watched, "changes"),
         ("events", feed, "read"),
         ("stream_turns", Pacer, "_leave_to_others"),
     ],

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from holdsvc.ledger import feed
+from holdsvc.ledger import watched
 from holdsvc.ledger.failures import NothingRan
 from tests.streams.readers import consuming, watching
 from tests.support.harness import Harness, refused
@@ -25,17 +25,17 @@ async def test_a_refused_call_tells_watchers_nothing(service: Harness) -> None:
 
 async def test_changes_whose_read_failed_are_read_again(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     await service.create_item("a", 10)
-    watch_items = feed.watch_items
+    states = watched.states
     failed: list[int] = []
 
-    async def failing_twice(*arguments: Any) -> list[feed.Watched]:
+    async def failing_twice(*arguments: Any) -> list[watched.Watched]:
         if len(failed) < 2:
             failed.append(1)
             raise NothingRan if len(failed) == 1 else RuntimeError("a fault")
-        return await watch_items(*arguments)
+        return await states(*arguments)
 
     async with watching(service) as watch:
-        monkeypatch.setattr(feed, "watch_items", failing_twice)
+        monkeypatch.setattr(watched, "states", failing_twice)
         for held in (1, 2, 3):
             await service.reserve({"a": 1})
             await watch.until("a", held=held)

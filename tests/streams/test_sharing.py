@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from holdsvc.ledger import feed
+from holdsvc.ledger import feed, watched
 from holdsvc.ledger.feed import Filter
 from holdsvc.model import ItemKey
 from holdsvc.streams.subscriptions import Selection, Topics
@@ -97,19 +97,19 @@ async def test_the_database_returns_only_events_that_a_filter_wants(start_servic
 async def test_watchers_of_the_same_items_share_the_pages_of_their_snapshots(
     service: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "PAGE_MAX", 100)
+    monkeypatch.setattr(watched, "PAGE_MAX", 100)
     for start in range(0, 1000, 500):
         batch = [item_pb2.Item(sku=f"s{number:04}", capacity=1) for number in range(start, start + 500)]
         await service.inventory.BatchCreateItems(pb.BatchCreateItemsRequest(items=batch))
     async with consuming(service, from_oldest=True) as consumer:
         await consumer.take(1000)  # so that the fence has passed the items
-    present, reads = feed.present, []
+    page, reads = watched.page, []
 
     async def counted(*arguments: Any, **named: Any) -> Any:
-        reads.append(named["place"])
-        return await present(*arguments, **named)
+        reads.append(named["start"])
+        return await page(*arguments, **named)
 
-    monkeypatch.setattr(feed, "present", counted)
+    monkeypatch.setattr(watched, "page", counted)
     calls = [service.inventory.WatchInventory(pb.WatchInventoryRequest(min_interval=FAST)) for _ in range(20)]
     watches = await asyncio.gather(*(Watch(call).snapshot() for call in calls))
     assert all(len(watch.items) == 1000 for watch in watches)
@@ -121,7 +121,7 @@ async def test_watchers_of_the_same_items_share_the_pages_of_their_snapshots(
 async def test_a_snapshot_under_changes_is_whole_and_ends_on_the_present_state(
     service: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "PAGE_MAX", 20)
+    monkeypatch.setattr(watched, "PAGE_MAX", 20)
     batch = [item_pb2.Item(sku=f"s{number:03}", capacity=10_000) for number in range(200)]
     await service.inventory.BatchCreateItems(pb.BatchCreateItemsRequest(items=batch))
     stopping = asyncio.Event()

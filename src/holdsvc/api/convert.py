@@ -12,6 +12,7 @@ from holdsvc.api_keys import ApiKey
 from holdsvc.entries import WaitlistEntry
 from holdsvc.ledger.availability import Explanation
 from holdsvc.ledger.limits import Limit
+from holdsvc.ledger.watched import Watched
 from holdsvc.ledger.webhooks import Webhook
 from holdsvc.streams.subscriptions import Update
 from inventoryhold.v1 import (
@@ -224,14 +225,11 @@ def event(e: model.Event) -> event_pb2.Event:
     return message
 
 
-def watched_item(i: model.Item) -> bytes:
+def watched_item(state: Watched) -> bytes:
     """A WatchInventoryResponse with one item, as bytes: several of them joined are one with all."""
-    return inventory_service_pb2.WatchInventoryResponse(items=[item(i)]).SerializeToString()
-
-
-def watched_deletion(key: model.ItemKey) -> bytes:
-    """A WatchInventoryResponse with one deleted item, as bytes."""
-    deleted = item_pb2.ItemKey(sku=key.sku, pool=key.pool)
+    if not state.deleted:
+        return inventory_service_pb2.WatchInventoryResponse(items=[item(state.item)]).SerializeToString()
+    deleted = item_pb2.ItemKey(sku=state.item.sku, pool=state.item.pool)
     return inventory_service_pb2.WatchInventoryResponse(deleted_items=[deleted]).SerializeToString()
 
 

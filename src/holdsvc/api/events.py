@@ -25,7 +25,7 @@ class EventServicer:
         """Streams events, first of all the token of where the stream begins."""
         validation.check(request)
         streams = call.cell.streams
-        with streams.admitted():
+        with streams.sending.admitted():
             identity, last = await streams.events.look(call.caller.tenant)
             tokens, filter_ = Tokens(identity, call.caller.tenant), _filter(call.caller, request)
             begun: Proof | None

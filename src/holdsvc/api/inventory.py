@@ -220,7 +220,7 @@ class InventoryServicer:
         interval_s = WATCH_INTERVAL_S
         if request.HasField("min_interval"):
             interval_s = validation.microseconds_of(request.min_interval) / 1_000_000
-        with call.cell.streams.admitted():
+        with call.cell.streams.sending.admitted():
             async with aclosing(call.cell.streams.watch.watch(selection, interval_s)) as messages:
                 async for message in messages:
                     yield message

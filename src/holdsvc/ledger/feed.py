@@ -1,15 +1,15 @@
-"""The feed of events: how far it is complete, and reading it, for streams, watchers and the relay."""
+"""The feed of events: how far it is complete, and reading it, for streams, webhooks and the relay."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from time import monotonic
 from typing import NamedTuple
 
-from holdsvc.ledger import arrays, items, reservations
+from holdsvc.ledger import arrays, reservations
 from holdsvc.ledger.binding import Nothing, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow, rebuild, reread
-from holdsvc.model import Event, Item, ItemKey, Reservation
+from holdsvc.model import Event, Reservation
 
 SPAN_MAX = 20_000
 """Event ids that one statement looks at: few events among many that no filter wants are not found by an index."""
@@ -20,11 +20,8 @@ LINES_MAX = 2000
 SUBJECTS_MAX = 50
 """Reservations that one statement reads: each may have a hundred lines."""
 
-PAGE_MAX = 500
-"""Items that one statement reads for watchers; encoding them keeps the loop for some 5 ms."""
-
-Place = int | ItemKey
-"""Where a page begins: at this one of the items that are named, or after this item of the prefix."""
+DAY_S = 1.0
+"""Time between two attempts to move the feed's day on to the clock's."""
 
 
 class Identity(NamedTuple):
@@ -115,11 +112,24 @@ class End:
         self.look: Look | None = None
         """The latest look; None before the first one."""
         self._mark: _Mark | None = None
+        self._day_tried_s = -DAY_S
 
     @property
     def lag_s(self) -> float:
-        """For how long open transactions have kept the feed from becoming complete."""
+        """For how long open transactions have kept the feed from becoming complete; younger events may be missing."""
         return monotonic() - self._mark.since if self._mark else 0.0
+
+    @property
+    def days_behind(self) -> int:
+        """By how many days the partition for new events is behind the database's clock."""
+        return max(0, (self.look.read_time.date() - self.look.feed_day).days) if self.look else 0
+
+    def day_is_due(self) -> bool:
+        """Whether an attempt to move the feed's day on to the clock's is due; it then counts as made."""
+        due = self.days_behind > 0 and monotonic() >= self._day_tried_s + DAY_S
+        if due:
+            self._day_tried_s = monotonic()
+        return due
 
     async def find(self, connection: Connection) -> Look:
         """Looks again."""
@@ -191,28 +201,6 @@ class FeedEvent(NamedTuple):
     """Of the filters that it was read for, those that want it."""
 
 
-class Changed(NamedTuple):
-    """Events that changed the same items."""
-
-    event_ids: list[int]
-    tenant: str
-    items: list[ItemKey]
-
-
-class Watched(NamedTuple):
-    """An item as it is now; deleted: only its name and revision mean something."""
-
-    item: Item
-    deleted: bool
-
-
-class _Change(NamedTuple):
-    event_ids: list[int]
-    tenant: str
-    line_sku: list[str] | None
-    line_pool: list[str] | None
-
-
 class _RelayPosition(NamedTuple):
     epoch: str
     event_id: int
@@ -221,13 +209,6 @@ class _RelayPosition(NamedTuple):
 
 _IDENTITY = bind_out("feed_identity", Identity)
 _POLL = bind_out("poll_feed", Poll, "previous_value", "previous_mark", "fence", "day")
-_CHANGES = bind("read_item_changes", _Change, "after", "missing", "day", "limit")
-_WATCH = bind("watch_items", items.ItemAnswer, "tenant", "sku", "pool")
-_LIST_WATCHED = bind(
-    "list_watched_items",
-    items.ItemAnswer,
-    *("tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit"),
-)
 _READ = bind("read_events", EventRow, *("tenant", "client", "types", "pools", "after", "upto", "day", "limit"))
 _RELAY = bind_out("relay_position", _RelayPosition, "name")
 _SAVE_RELAY = bind_scalar("save_relay_position", Nothing, "name", "epoch", "event_id", "event_day")
@@ -241,77 +222,6 @@ async def identity(connection: Connection) -> Identity:
 async def poll(connection: Connection, value: int, mark: str | None, fence: Position) -> Poll:
     """Looks at the feed's end; takes a new mark when `mark` is reached and there is more than `value`."""
     return await _POLL.one(connection, previous_value=value, previous_mark=mark, fence=fence.event_id, day=fence.day)
-
-
-async def item_changes(connection: Connection, after: Position, missing: Sequence[int], limit: int) -> list[Changed]:
-    """Which items the events after a position changed, and those among `missing` that have appeared, of all tenants.
-
-    Of a hot item thousands of events come as one row: with a row for each a look cost the loop five times as much.
-    """
-    rows = await _CHANGES.fetch(
-        connection, after=after.event_id, missing=arrays.plain(missing), day=after.day, limit=limit
-    )
-    return [
-        Changed(
-            row.event_ids,
-            row.tenant,
-            [ItemKey(*key) for key in zip(row.line_sku or (), row.line_pool or (), strict=True)],
-        )
-        for row in rows
-    ]
-
-
-async def watch_items(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> list[Watched]:
-    """Reads items as they are, in order; those that never were are left out."""
-    rows = await _WATCH.fetch(
-        connection,
-        tenant=tenant,
-        sku=arrays.texts(key.sku for key in keys),
-        pool=arrays.texts(key.pool for key in keys),
-    )
-    return [Watched(items.item_of(row), row.outcome == "DELETED") for row in rows]
-
-
-async def list_watched(
-    connection: Connection, tenant: str, prefix: str, pools: Sequence[str] | None, after: ItemKey, limit: int
-) -> list[Watched]:
-    """One page of the items of a prefix as they are, deleted ones too, in order, after the item `after`."""
-    rows = await _LIST_WATCHED.fetch(
-        connection,
-        tenant=tenant,
-        sku_prefix=prefix,
-        pools=None if pools is None else arrays.texts(pools),
-        after_sku=after.sku,
-        after_pool=after.pool,
-        limit=limit,
-    )
-    return [Watched(items.item_of(row), row.outcome == "DELETED") for row in rows]
-
-
-async def present(
-    connection: Connection,
-    *,
-    tenant: str,
-    keys: Sequence[ItemKey],
-    prefix: str | None,
-    pools: Sequence[str] | None,
-    place: Place,
-) -> tuple[list[Watched], datetime, Place | None]:
-    """One page of items as they are: those named, then those of a prefix (None: of none). Deleted ones too.
-
-    With it come a time than which the states are not older, and the place of the next page; None: this is the last.
-    """
-    read_time = (await last(connection)).read_time
-    if isinstance(place, int):
-        end = place + PAGE_MAX
-        found = await watch_items(connection, tenant, keys[place:end])
-        of_prefix = None if prefix is None else ItemKey("", "")
-        return found, read_time, end if end < len(keys) else of_prefix
-    assert prefix is not None
-    found = await list_watched(connection, tenant, prefix, pools, place, PAGE_MAX)
-    if len(found) < PAGE_MAX:
-        return found, read_time, None
-    return found, read_time, ItemKey(found[-1].item.sku, found[-1].item.pool)
 
 
 async def last(connection: Connection) -> Poll:

@@ -45,11 +45,11 @@ PAUSE_MAX_S = 2.0
 """The longest pause between two attempts to open a database."""
 
 Left = Callable[["RunningCell", str, Moved], None]
-"""Told of a tenant that was not in the cell."""
+"""Called when a call met a tenant that is not in the cell."""
 
 
 class _Observer(metrics.CellMetrics):
-    """The metrics of a cell; what it says of tenants goes on."""
+    """The metrics of a cell; that a tenant has left it is passed on to `left`."""
 
     def __init__(self, cell: "RunningCell", left: Left) -> None:
         super().__init__(cell.name)
@@ -72,9 +72,7 @@ class RunningCell:
         self._metrics = observer = _Observer(self, left)
         self.database = Database(settings, address.service, address.name)
         self.engine = Engine(settings, self.database, observer)
-        encoding = Encoding(
-            convert.watched_item, convert.watched_deletion, convert.watched_update, convert.streamed_event
-        )
+        encoding = Encoding(convert.watched_item, convert.watched_update, convert.streamed_event)
         self.streams = Streams(settings, self.database, self.engine, sending, encoding)
         self.sender = Webhooks(settings, self.database, self.streams.events, observer)
         self._set_use = SetUse(self.database)
@@ -154,8 +152,8 @@ class RunningCell:
             metrics.QUEUE_DEPTH.labels(self.name, lane).set(depth)
         metrics.STREAM_WATCHERS.labels(self.name, "WatchInventory").set(self.streams.watch.watchers)
         metrics.STREAM_WATCHERS.labels(self.name, "StreamEvents").set(self.streams.events.streams)
-        metrics.FEED_LAG.labels(self.name).set(self.streams.lag_s)
-        metrics.FEED_DAYS_BEHIND.labels(self.name).set(self.streams.days_behind)
+        metrics.FEED_LAG.labels(self.name).set(self.streams.follower.end.lag_s)
+        metrics.FEED_DAYS_BEHIND.labels(self.name).set(self.streams.follower.end.days_behind)
         pool = self.database.pool_use()
         metrics.POOL_SIZE.labels(self.name).set(pool.size)
         metrics.POOL_MAX.labels(self.name).set(pool.size_max)

@@ -6,11 +6,9 @@ a slow one) reads pages of the past, which it shares with streams at the same pl
 
 import asyncio
 from bisect import bisect_right
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
-from functools import partial, reduce
-from operator import xor
+from functools import partial
 from typing import NamedTuple
 
 from holdsvc import outages
@@ -19,8 +17,8 @@ from holdsvc.engine.sharing import SharedReads
 from holdsvc.errors import HoldError
 from holdsvc.ledger import feed, proofs
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.feed import UNKNOWN, FeedEvent, Filter, Identity, Look, Poll, Position
-from holdsvc.ledger.proofs import Anchor, Proof
+from holdsvc.ledger.feed import UNKNOWN, FeedEvent, Filter, Identity, Poll, Position
+from holdsvc.ledger.proofs import Proof, Prover
 from holdsvc.streams.subscriptions import Means, fitting
 
 KEPT_BYTES = 32 * 1024 * 1024
@@ -34,10 +32,6 @@ READ_MAX = 200
 
 ENCODE_MAX = 25
 """Events that are encoded without a pause: 2 ms, or 25 ms where each has a hundred lines."""
-
-
-LOOKS_MAX = 64
-"""Looks that are remembered for proofs: events are told after two."""
 
 
 class Told(NamedTuple):
@@ -91,11 +85,9 @@ class Group:
         """The next events that one message takes, up to `end`, where everything is known."""
         first = self._first_after(position.event_id)
         events = self.events[first : first + READ_MAX]
-        count = fitting([event.payload for event in events])
-        reached = max(position, end)
-        if first + count < len(self.events):
-            reached = Position(self.events[first + count - 1].event_id, position.day)
-        return _Part(events[:count], reached)
+        if first + len(events) < len(self.events):
+            end = Position(events[-1].event_id, position.day)
+        return _first_part(events, position, max(position, end))
 
     def between(self, after: int, upto: int) -> Sequence[Told] | None:
         """The events of a range; None: the first of them may have been forgotten."""
@@ -115,10 +107,7 @@ class EventHub:
         self._end: Position | None = None
         """Events up to here have been handed to the groups."""
         self._reads: SharedReads[tuple[str, Filter, int], _Part] = SharedReads()
-        self._looks: deque[Look] = deque(maxlen=LOOKS_MAX)
-        """The latest ones between which ids were drawn."""
-        self._anchor: Anchor | None = None
-        """The last event that was handed out."""
+        self._prover = Prover()
 
     @property
     def streams(self) -> int:
@@ -144,37 +133,24 @@ class EventHub:
             while end is not None and end.event_id < look.fence.event_id:
                 end = await self._read_on(connection, look.history, end, look.fence)
         if end is not None:
-            self._note(look)
+            self._prover.note(look)
         return 0.0
-
-    def _note(self, look: Look) -> None:
-        """Remembers a look for the proofs of what streams are told after it."""
-        if look.fence is not None and look.fence_hash is not None:
-            known = self._before(look.fence.event_id)
-            if known is not None:
-                self._anchor = Anchor(look.fence.event_id, look.fence_hash, known.complete_id, known.day)
-        if not self._looks or self._looks[-1].last_event_id < look.last_event_id:
-            self._looks.append(look)
-
-    def _before(self, event_id: int) -> Look | None:
-        """The latest look before an event's id was drawn: a server with the event has all that was complete then."""
-        return next((look for look in reversed(self._looks) if look.last_event_id < event_id), None)
 
     def _begin_history(self, history: str) -> None:
         """Ends the streams of another history: opened again, they are told what their token is worth."""
         self._history, self._end = history, None
         groups, self._groups = self._groups, {}
         self._reads.clear()
-        self._looks.clear()
-        self._anchor = None
+        self._prover = Prover()
         for group in groups.values():
             self._means.pacer.wake(group.waiting)
 
     async def _read_on(self, connection: Connection, history: str, after: Position, upto: Position) -> Position | None:
+        """Hands the next events to the groups and returns their end; None: this hub begins anew."""
         groups = dict(self._groups)
         answer = await self._read(connection, history, list(groups), after, upto)
         if answer is None:
-            # Retention has overtaken this hub: it begins anew, and the streams behind it find out.
+            # Retention has overtaken this hub; the streams behind it find out.
             self._end = None
             return None
         found, reached = answer
@@ -242,15 +218,7 @@ class EventHub:
         await self._means.pacer.turn()
         look = await self._means.follower.until(lambda look: look.complete_id >= last.last_event_id)
         self._check(last.history)
-        if look is None or look.fence is None:
-            return None
-        start = look.fence
-        if look.complete_id >= last.last_event_id:
-            start = Position(min(start.event_id, last.last_event_id), min(start.day, last.feed_day))
-        proof = proofs.nothing_told(start, filter_, proven=True)
-        if look.fence_hash is None:
-            return proof
-        return proofs.anchored(proof, Anchor(look.fence.event_id, look.fence_hash, start.event_id, start.day))
+        return None if look is None else proofs.begun(look, last, filter_)
 
     async def resume(self, proof: Proof, filter_: Filter, floor: int) -> Proof:
         """The proof with which a stream goes on that was told on another timeline.
@@ -285,7 +253,7 @@ class EventHub:
                     beat_at = sent_at + self._means.heartbeat_s
                     if part.events or loop.time() >= beat_at:
                         sent_at = loop.time()
-                        proof = self._proven(proof, part, group)
+                        proof = self._prover.told(proof, part.events, group.between, part.position)
                         yield Batch(part.events, position, proof)
                         await pacer.turn()
                     elif self._end is None or position.event_id >= self._end.event_id:
@@ -299,23 +267,6 @@ class EventHub:
     def _check(self, history: str) -> None:
         if self._history != history:
             raise HoldError(outages.database_unavailable())
-
-    def _proven(self, proof: Proof, part: _Part, group: Group) -> Proof:
-        """The proof after a message; over as few events as it can be."""
-        if not part.events:
-            anchor = self._anchor
-            if anchor is None or anchor.event_id > part.position.event_id:
-                return proof
-            fits = proof.whole or proof.event_id <= anchor.complete_id
-            return proofs.anchored(proof, anchor) if fits else proof
-        last = part.events[-1].event_id
-        look = self._before(last)
-        if look is not None and look.complete_id > proof.after:
-            told = group.between(look.complete_id, last)
-            if told is not None:
-                begun = proofs.Proof(look.complete_id, 0, 0, 0, look.day, 0, False, proof.filter_mark)
-                return begun.told(last, len(told), _xored(told))
-        return proof.told(last, len(part.events), _xored(part.events))
 
     async def _next(self, filter_: Filter, group: Group, history: str, position: Position) -> _Part:
         """The next events of a stream, from memory or else from the database; perhaps none although there are more."""
@@ -337,12 +288,12 @@ class EventHub:
             if answer is None:
                 raise HoldError(outages.resume_token_expired())
             found, reached = answer
-            events = await self._encoded(found)
-        count = fitting([event.payload for event in events])
-        if count < len(events):
-            reached = Position(events[count - 1].event_id, after.day)
-        return _Part(events[:count], reached)
+            return _first_part(await self._encoded(found), after, reached)
 
 
-def _xored(events: Sequence[Told]) -> int:
-    return reduce(xor, [event.hash for event in events], 0)
+def _first_part(events: Sequence[Told], after: Position, reached: Position) -> _Part:
+    """What one message takes of the events from a place up to another."""
+    count = fitting([event.payload for event in events])
+    if count < len(events):
+        reached = Position(events[count - 1].event_id, after.day)
+    return _Part(events[:count], reached)

@@ -7,7 +7,6 @@ throughput.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from time import monotonic
 
 import structlog
 
@@ -24,10 +23,7 @@ POLL_IDLE_S = 1.0
 """Time between two looks while no stream is open: a new stream finds a fence that is not old."""
 
 BEGIN_WAIT_S = 0.5
-"""How long a new stream waits for what it had better begin with: ten looks; a long transaction may keep it away."""
-
-DAY_S = 1.0
-"""Time between two attempts to move the feed's day on to the clock's."""
+"""How long a new stream waits for the look that it should begin with: ten looks. A long transaction delays it."""
 
 
 class Follower:
@@ -39,7 +35,6 @@ class Follower:
         self._looked = asyncio.Event()
         self._wake = asyncio.Event()
         self._listeners = 0
-        self._day_due = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -74,8 +69,7 @@ class Follower:
             log.warning("feed.history_changed", history=look.history)
         looked, self._looked = self._looked, asyncio.Event()
         looked.set()
-        if look.read_time.date() > look.feed_day and monotonic() >= self._day_due:
-            self._day_due = monotonic() + DAY_S
+        if self.end.day_is_due():
             async with self._database.connection() as connection:
                 await upkeep.create_event_partitions(connection)
         if self._listeners or look.fence is None:

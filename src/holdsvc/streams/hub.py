@@ -1,7 +1,6 @@
 """The streams of a cell: the follower of its feed, the watchers' and the events' hub, started and ended together."""
 
 import asyncio
-from contextlib import AbstractContextManager
 
 from holdsvc.engine import tasks
 from holdsvc.engine.engine import Engine
@@ -20,33 +19,18 @@ class Streams:
     def __init__(
         self, settings: Settings, database: Database, engine: Engine, sending: Sending, encoding: Encoding
     ) -> None:
-        self._follower = Follower(database)
-        self._sending = sending
+        self.follower = Follower(database)
+        self.sending = sending
         self._tasks: list[asyncio.Task[None]] = []
         heartbeat_s = settings.heartbeat_interval.total_seconds()
-        means = Means(engine, database, self._follower, sending.pacer, encoding, heartbeat_s)
+        means = Means(engine, database, self.follower, sending.pacer, encoding, heartbeat_s)
         self.watch = WatchHub(means)
         self.events = EventHub(means)
 
     def start(self) -> None:
         """Begins to follow the feed."""
-        loops = (("feed", self._follower.step), ("watch", self.watch.step), ("events", self.events.step))
+        loops = (("feed", self.follower.step), ("watch", self.watch.step), ("events", self.events.step))
         self._tasks = [asyncio.create_task(tasks.forever(name, step)) for name, step in loops]
-
-    @property
-    def lag_s(self) -> float:
-        """Events that are younger may not be complete yet."""
-        return self._follower.end.lag_s
-
-    @property
-    def days_behind(self) -> int:
-        """By how many days the partition for new events is behind the database's clock."""
-        look = self._follower.end.look
-        return max(0, (look.read_time.date() - look.feed_day).days) if look else 0
-
-    def admitted(self) -> AbstractContextManager[None]:
-        """Counts a stream while it lasts; raises OVERLOADED when there are too many in the process."""
-        return self._sending.admitted()
 
     async def close(self) -> None:
         """Stops following; `Sending.close` ends the streams."""

@@ -1,4 +1,4 @@
-"""What all streams of a process share, whatever they read: places, and turns to send."""
+"""What all streams of a process share: how many may be open, and the turns to send."""
 
 import asyncio
 from collections.abc import Callable, Iterator

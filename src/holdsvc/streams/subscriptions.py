@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 from holdsvc.engine.engine import Engine
 from holdsvc.engine.pacer import Pacer, Turn
 from holdsvc.ledger.database import Connection, Database
-from holdsvc.model import Event, Item, ItemKey
+from holdsvc.ledger.watched import Watched
+from holdsvc.model import Event, ItemKey
 from holdsvc.streams.follower import Follower
 
 T = TypeVar("T")
@@ -54,8 +55,7 @@ class Update(NamedTuple):
 class Encoding:
     """How values become bytes of messages, for streams that know no protobuf. Encoded parts joined are one message."""
 
-    item: Callable[[Item], bytes]
-    deleted_item: Callable[[ItemKey], bytes]
+    item: Callable[[Watched], bytes]
     update: Callable[[Update], bytes]
     event: Callable[[Event], bytes]
 

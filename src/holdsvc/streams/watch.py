@@ -12,17 +12,11 @@ from functools import partial
 from typing import NamedTuple
 
 from holdsvc.engine.sharing import SharedReads
-from holdsvc.ledger import feed
+from holdsvc.ledger import watched
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.feed import Look, Place, Position
+from holdsvc.ledger.watched import Changed, PageStart, Tail, Watched
 from holdsvc.model import ItemKey
 from holdsvc.streams.subscriptions import Change, Means, Selection, Topic, Topics, Update, fitting
-
-EVENTS_MAX = 5000
-"""Events that one statement reads; those that changed the same items come as one row."""
-
-MISSING_MAX = 20_000
-"""Ids of running transactions that are looked for one by one; with more, watchers read a snapshot again."""
 
 
 class Page(NamedTuple):
@@ -34,7 +28,7 @@ class Page(NamedTuple):
     """Items as bytes, and whether they are deleted."""
     read_time: datetime
     """The states are not older."""
-    next: Place | None
+    next: PageStart | None
     """Where the next page begins; None: this is the last."""
 
 
@@ -48,16 +42,11 @@ class WatchHub:
         """Of the latest change."""
         self._reading = asyncio.Lock()
         """Held from the reading of states until they are changes of their topics."""
-        self._pages: SharedReads[tuple[Selection, Place], Page] = SharedReads()
+        self._pages: SharedReads[tuple[Selection, PageStart], Page] = SharedReads()
         self._history = ""
         self.read_time: datetime | None = None
-        """What was committed before then has been handed out, but for what `_lost_at` means."""
-        self._tail: int | None = None
-        """The highest event id that was read; None before the first."""
-        self._missing: set[int] = set()
-        """Ids below the tail whose events have not been seen: their transactions run or were undone."""
-        self._lost_at: int | None = None
-        """Once the feed is complete up to this id, watchers read a snapshot: changes before it may have been missed."""
+        """What was committed before then has been handed out, but for what the tail has lost."""
+        self._tail = Tail()
 
     @property
     def watchers(self) -> int:
@@ -71,15 +60,23 @@ class WatchHub:
         look = await self.means.follower.next_look()
         if look.history != self._history:
             if self._history:
-                self._tail = None
+                self._tail.end()
                 self._pages.clear()
                 self._resync()
             self._history = look.history
         if self._topics.by_selection:
-            if self._tail is None:
-                self._begin(look)
-            async with self._reading, self.means.database.connection() as connection:
-                await self._read_on(connection, look)
+            if not self._tail.begun:
+                self._tail.begin(look)
+            if self._tail.has_lost(look):
+                self._resync()
+            async with (
+                self._reading,
+                self.means.database.connection() as connection,
+                aclosing(self._tail.changes(connection, look)) as parts,
+            ):
+                async for found in parts:
+                    # Where its items cannot be read, a part does not count as read: the next look finds it again.
+                    await self._read_items(connection, found)
             self.read_time = look.read_time
         return 0.0
 
@@ -90,63 +87,26 @@ class WatchHub:
             topic.forget(self._number)
             self.means.pacer.wake(topic.waiting)
 
-    def _begin(self, look: Look) -> None:
-        """Tells the changes after this look; without a fence, also those whose transactions still ran then."""
-        self._missing.clear()
-        self._tail = look.fence.event_id if look.fence else look.last_event_id
-        self._lost_at = None if look.fence else look.last_event_id
-
-    async def _read_on(self, connection: Connection, look: Look) -> None:
-        assert self._tail is not None
-        if self._lost_at is not None and look.complete_id >= self._lost_at:
-            self._lost_at = None
-            self._resync()
-        more = look.last_event_id > self._tail or bool(self._missing)
-        while more:
-            after = Position(self._tail, look.day)
-            found = await feed.item_changes(connection, after, sorted(self._missing), EVENTS_MAX)
-            # Items first: where they cannot be read, the next look finds the same events again.
-            await self._read_items(connection, found)
-            seen = {event_id for change in found for event_id in change.event_ids}
-            self._advance(seen)
-            more = len(seen) >= EVENTS_MAX
-        self._missing = {event_id for event_id in self._missing if event_id > look.complete_id}
-
-    def _advance(self, seen: set[int]) -> None:
-        """Moves the tail to the highest id seen and remembers the gaps before it."""
-        assert self._tail is not None
-        self._missing -= seen
-        highest = max(seen, default=0)
-        if highest > self._tail:
-            if highest - self._tail - len(seen) + len(self._missing) > MISSING_MAX:
-                self._lost_at = highest
-                self._missing.clear()
-            else:
-                self._missing.update(set(range(self._tail + 1, highest)) - seen)
-            self._tail = highest
-
-    async def _read_items(self, connection: Connection, found: list[feed.Changed]) -> None:
+    async def _read_items(self, connection: Connection, found: list[Changed]) -> None:
         wanted: dict[str, set[ItemKey]] = {}
         for change in found:
-            watched = {key for key in change.items if self._topics.of(change.tenant, key)}
-            wanted.setdefault(change.tenant, set()).update(watched)
+            watching = {key for key in change.items if self._topics.of(change.tenant, key)}
+            wanted.setdefault(change.tenant, set()).update(watching)
         for tenant, keys in wanted.items():
             names = sorted(keys)
-            for start in range(0, len(names), feed.PAGE_MAX):
-                states = await feed.watch_items(connection, tenant, names[start : start + feed.PAGE_MAX])
+            for start in range(0, len(names), watched.PAGE_MAX):
+                states = await watched.states(connection, tenant, names[start : start + watched.PAGE_MAX])
                 self._hand_out(tenant, states)
 
-    def _hand_out(self, tenant: str, states: list[feed.Watched]) -> None:
-        encoding, changes_max = self.means.encoding, self._topics.changes_max()
-        for item, deleted in states:
-            key = ItemKey(item.sku, item.pool)
-            topics = self._topics.of(tenant, key)
+    def _hand_out(self, tenant: str, states: list[Watched]) -> None:
+        changes_max = self._topics.changes_max()
+        for state in states:
+            topics = self._topics.of(tenant, state.key)
             if topics:
                 self._number += 1
-                payload = encoding.deleted_item(key) if deleted else encoding.item(item)
-                change = Change(self._number, item.revision, payload)
+                change = Change(self._number, state.item.revision, self.means.encoding.item(state))
                 for topic in topics:
-                    if topic.put(key, change, changes_max):
+                    if topic.put(state.key, change, changes_max):
                         self.means.pacer.wake(topic.waiting)
 
     # Streams.
@@ -156,30 +116,25 @@ class WatchHub:
 
         No page is older than the change `oldest` at the time.
         """
-        place: Place | None = 0 if selection.keys else ItemKey("", "")
-        while place is not None:
-            read = partial(self._page, selection, place)
-            page = await self._pages.get((selection, place), read, lambda page: page.number >= oldest())
+        start: PageStart | None = 0 if selection.keys else ItemKey("", "")
+        while start is not None:
+            read = partial(self._page, selection, start)
+            page = await self._pages.get((selection, start), read, lambda page: page.number >= oldest())
             yield page
-            place = page.next
+            start = page.next
 
-    async def _page(self, selection: Selection, place: Place) -> Page:
-        encoding = self.means.encoding
+    async def _page(self, selection: Selection, start: PageStart) -> Page:
         async with self.means.pacer.page():
             number = self._number
             names, pools = sorted(selection.keys), sorted(selection.pools) or None
             read = partial(
-                feed.present, tenant=selection.tenant, keys=names, prefix=selection.prefix, pools=pools, place=place
+                watched.page, tenant=selection.tenant, keys=names, prefix=selection.prefix, pools=pools, start=start
             )
             states, read_time, following = await self.means.read(selection.tenant, read)
             async with self._reading:
                 pass  # A state that was read before this page and became a change later would take a revision back.
-            items = []
-            for item, deleted in states:
-                key = ItemKey(item.sku, item.pool)
-                if not selection.pools or key.pool in selection.pools:
-                    payload = encoding.deleted_item(key) if deleted else encoding.item(item)
-                    items.append((key, payload, deleted))
+            seen = [state for state in states if not selection.pools or state.item.pool in selection.pools]
+            items = [(state.key, self.means.encoding.item(state), state.deleted) for state in seen]
         return Page(number, items, read_time, following)
 
     async def watch(self, selection: Selection, interval_s: float) -> AsyncGenerator[bytes]:
@@ -191,7 +146,7 @@ class WatchHub:
         look = await self.means.follower.until(lambda look: look.fence is not None)
         if not self._topics.by_selection and look is not None:
             # From a look before the snapshot: what is committed after it is told as a change.
-            self._begin(look)
+            self._tail.begin(look)
         self._number += 1
         topic = self._topics.join(selection, self._number)
         watcher = _Watcher(self, topic)
