@@ -1,7 +1,7 @@
 """Batches: entries that are judged and answered one by one, in parts small enough for the loop and for the caller."""
 
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -11,9 +11,10 @@ from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Check
 from holdsvc.api.statuses import status
+from holdsvc.api.turns import Turns
 from holdsvc.change_requests import Request
 from holdsvc.errors import HoldError
-from holdsvc.model import Answer, Refused
+from holdsvc.model import Answer, Done, Refused
 from inventoryhold.v1 import inventory_service_pb2 as inventory_pb
 from inventoryhold.v1 import item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -30,7 +31,9 @@ Response = (
     | pb.BatchRefundResponse
     | pb.BatchFulfilResponse
     | pb.BatchExtendResponse
+    | inventory_pb.BatchSetStockResponse
 )
+B = TypeVar("B", bound=Response)
 
 PART_LINES_MAX = 5000
 """Lines that the engine gets at once: making their SQL parameters takes some 10 ms."""
@@ -38,8 +41,29 @@ PART_LINES_MAX = 5000
 WHOLE_BYTES_MAX = 3 * 1024 * 1024
 """Bytes of an answer's results that are told in full. gRPC's clients take 4 MiB."""
 
-MESSAGE_MAX = 100
+MESSAGE_CHARS_MAX = 100
 """Characters of an abridged error's message."""
+
+
+async def answer(
+    request: Message,
+    entries: Sequence[E],
+    call: Call,
+    turns: Turns,
+    response: B,
+    *,
+    make: Callable[[E, Call, Check], R],
+    submit: Callable[[Sequence[R], float], Awaitable[list[Answer[V]]]],
+    put: Callable[[Any, Done[V]], None],
+) -> B:
+    """Judges, runs and answers the entries of a batch one by one, in slices that alternate with other calls.
+
+    `make` makes an entry's change, `submit` runs changes, `put` writes what came of one into its result.
+    """
+    refused: dict[int, status_pb2.Status] = {}
+    changes = await turns.run(_judge(request, entries, call, make, refused))
+    done = await _run_all(changes, call, submit)
+    return await turns.run(_fill(response, len(entries), refused, done, put))
 
 
 def parts(changes: Sequence[R]) -> Iterator[Sequence[R]]:
@@ -54,7 +78,7 @@ def parts(changes: Sequence[R]) -> Iterator[Sequence[R]]:
         yield changes[start:]
 
 
-def judge(
+def _judge(
     request: Message,
     entries: Sequence[E],
     call: Call,
@@ -77,7 +101,7 @@ def judge(
     return changes
 
 
-async def run_all(
+async def _run_all(
     changes: Sequence[R],
     call: Call,
     submit: Callable[[Sequence[R], float], Awaitable[list[Answer[V]]]],
@@ -98,7 +122,29 @@ async def run_all(
     return results
 
 
-def abridge(response: Response | inventory_pb.BatchSetStockResponse) -> Iterator[None]:
+def _fill(
+    response: B,
+    size: int,
+    refused: Mapping[int, status_pb2.Status],
+    done: Sequence[Answer[V]],
+    put: Callable[[Any, Done[V]], None],
+) -> Generator[None, None, B]:
+    """Fills the answer: the refused entries by index, what came of the others in their order."""
+    others = iter(done)
+    for index in range(size):
+        added = response.results.add()
+        if index in refused:
+            added.error.CopyFrom(refused[index])
+        elif isinstance(answer := next(others), Refused):
+            added.error.CopyFrom(status(answer))
+        else:
+            put(added, answer)
+        yield
+    yield from _abridge(response)
+    return response
+
+
+def _abridge(response: Response) -> Iterator[None]:
     """Shortens the last results of an answer that is larger than its reader takes; may pause at each."""
     if response.ByteSize() <= WHOLE_BYTES_MAX:
         return
@@ -129,6 +175,6 @@ def _short(error: status_pb2.Status) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo()
     error.details[0].Unpack(info)
     info.ClearField("metadata")
-    short = status_pb2.Status(code=error.code, message=error.message[:MESSAGE_MAX])
+    short = status_pb2.Status(code=error.code, message=error.message[:MESSAGE_CHARS_MAX])
     short.details.add().Pack(info)
     return short

@@ -1,9 +1,7 @@
 """InventoryService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
-
-from google.rpc import status_pb2
 
 from holdsvc import change_requests, errors, model
 from holdsvc.api import batches, convert, validation
@@ -11,12 +9,11 @@ from holdsvc.api.calls import Call
 from holdsvc.api.changes import Check
 from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
 from holdsvc.api.pages import Pages, Position
-from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import availability, counts, items
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, ItemKey, Refused, Violation
+from holdsvc.model import Done, ItemKey, Violation
 from holdsvc.streams.subscriptions import Selection
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
@@ -101,7 +98,7 @@ class InventoryServicer:
         """Sets fields of an item."""
         paths = set(request.update_mask.paths)
         empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
-        validation.check(request, empty, _unsaid_sale_state(request.item, paths), _unsaid_policy(request.item, paths))
+        validation.check(request, empty, *_unsaid(request.item, paths))
         new = convert.wanted_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
         result = await call.cell.engine.change(
@@ -132,11 +129,16 @@ class InventoryServicer:
     async def BatchSetStock(self, request: pb.BatchSetStockRequest, call: Call) -> pb.BatchSetStockResponse:
         """Sets many capacities from counts, each by itself."""
         validation.check_count(request, "counts")
-        refused: dict[int, status_pb2.Status] = {}
-        make = _Counts()
-        changes = await self._turns.run(batches.judge(request, request.counts, call, make, refused))
-        done = await batches.run_all(changes, call, call.cell.engine.set_stock)
-        return await self._turns.run(_set_results(len(request.counts), refused, done))
+        return await batches.answer(
+            request,
+            request.counts,
+            call,
+            self._turns,
+            pb.BatchSetStockResponse(),
+            make=_Counts(),
+            submit=call.cell.engine.set_stock,
+            put=_put_result,
+        )
 
     async def TransferCapacity(self, request: pb.TransferCapacityRequest, call: Call) -> pb.TransferCapacityResponse:
         """Moves capacity between pools."""
@@ -254,31 +256,9 @@ class _Counts:
         )
 
 
-def _set_results(
-    size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[counts.Counted]]
-) -> Generator[None, None, pb.BatchSetStockResponse]:
-    """The refused counts by index, what came of the others in their order."""
-    response = pb.BatchSetStockResponse()
-    others = iter(done)
-    for index in range(size):
-        added = response.results.add()
-        if index in refused:
-            added.error.CopyFrom(refused[index])
-        elif isinstance(answer := next(others), Refused):
-            added.error.CopyFrom(status(answer))
-        else:
-            added.item.CopyFrom(convert.item(answer.value.item))
-            added.superseded = answer.value.superseded
-        yield
-    yield from batches.abridge(response)
-    return response
-
-
-def _unsaid_sale_state(item: item_pb2.Item, paths: set[str]) -> Violation | None:
-    """Setting the sale state without a value would open a closed item by mistake."""
-    if "sale_state" in paths and not item.sale_state:
-        return Violation("item.sale_state", "must be OPEN or CLOSED", "REQUIRED")
-    return None
+def _put_result(result: pb.SetStockResult, done: Done[counts.Counted]) -> None:
+    result.item.CopyFrom(convert.item(done.value.item))
+    result.superseded = done.value.superseded
 
 
 def _returning_to_themselves(items: Sequence[item_pb2.Item], path: str) -> list[Violation]:
@@ -290,8 +270,8 @@ def _returning_to_themselves(items: Sequence[item_pb2.Item], path: str) -> list[
     ]
 
 
-def _unsaid_policy(item: item_pb2.Item, paths: set[str]) -> Violation | None:
-    """Setting the policy without a value would turn a waitlist off by mistake."""
-    if "waitlist_policy" in paths and not item.waitlist_policy:
-        return Violation("item.waitlist_policy", "must be OFF, FIRST_FITTING or STRICT", "REQUIRED")
-    return None
+def _unsaid(item: item_pb2.Item, paths: set[str]) -> Iterator[Violation]:
+    """Set without a value, these would open a closed item, or turn a waitlist off, by mistake."""
+    for name, values in (("sale_state", "OPEN or CLOSED"), ("waitlist_policy", "OFF, FIRST_FITTING or STRICT")):
+        if name in paths and not getattr(item, name):
+            yield Violation(f"item.{name}", f"must be {values}", "REQUIRED")

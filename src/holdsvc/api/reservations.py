@@ -1,11 +1,10 @@
 """ReservationService: checks requests, hands them to the engine, makes answers."""
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 
 from holdsvc import change_requests, errors, model
 from holdsvc.api import batches, convert, validation
@@ -13,13 +12,12 @@ from holdsvc.api.access_log import Sample
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Changes, Check
 from holdsvc.api.pages import Pages, Position
-from holdsvc.api.statuses import status
 from holdsvc.api.turns import Turns
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import events, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, Event, Refused, Reservation
+from holdsvc.model import Answer, Done, Event, Reservation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import event_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
@@ -168,12 +166,10 @@ class ReservationServicer:
         submit: Callable[[Sequence[C], float], Awaitable[list[Answer[Reservation]]]],
         response: B,
     ) -> B:
-        """Judges, runs and answers the entries of a batch one by one, in slices that alternate with other calls."""
         validation.check_count(request, "requests")
-        refused: dict[int, status_pb2.Status] = {}
-        changes = await self._turns.run(batches.judge(request, entries, call, make, refused))
-        done = await batches.run_all(changes, call, submit)
-        return await self._turns.run(_fill(response, len(entries), refused, done))
+        return await batches.answer(
+            request, entries, call, self._turns, response, make=make, submit=submit, put=_put_result
+        )
 
     async def GetReservation(self, request: pb.GetReservationRequest, call: Call) -> pb.GetReservationResponse:
         """Reads one reservation."""
@@ -311,23 +307,9 @@ def _changed(answers: list[Answer[Reservation]], response: Changed) -> Changed:
     return response
 
 
-def _fill(
-    response: B, size: int, refused: Mapping[int, status_pb2.Status], done: Sequence[Answer[Reservation]]
-) -> Generator[None, None, B]:
-    """Fills the answer to a batch: the refused entries by index, what came of the others in their order."""
-    others = iter(done)
-    for index in range(size):
-        added = response.results.add()
-        if index in refused:
-            added.error.CopyFrom(refused[index])
-        elif isinstance(answer := next(others), Refused):
-            added.error.CopyFrom(status(answer))
-        else:
-            convert.set_reservation(added.reservation, answer.value)
-            if answer.replayed:
-                added.replayed = True
-            if isinstance(added, pb.ChangeResult) and answer.value.rescued:
-                added.rescued = True
-        yield
-    yield from batches.abridge(response)
-    return response
+def _put_result(result: pb.BatchReserveResult | pb.ChangeResult, done: Done[Reservation]) -> None:
+    convert.set_reservation(result.reservation, done.value)
+    if done.replayed:
+        result.replayed = True
+    if isinstance(result, pb.ChangeResult) and done.value.rescued:
+        result.rescued = True
