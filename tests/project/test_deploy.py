@@ -12,8 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from holdsvc import addresses, durations, settings, variables
 from holdsvc.process import workforce
-from holdsvc.telemetry import metrics
 from scripts import check_deploy
+from tests.support.metrics import labels_by_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,7 +186,7 @@ def test_every_metric_of_the_domain_is_on_the_dashboard() -> None:
     text = (ROOT / "deploy/grafana/dashboards/holdsvc.json").read_text()
     missing = {
         name.removesuffix("_bucket")
-        for name in metrics.labels_by_name()
+        for name in labels_by_name()
         if not name.endswith(("_sum", "_count")) and name.removesuffix("_bucket") not in text
     }
     assert missing == set()

@@ -24,6 +24,7 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import reservation_service_pb2_grpc as grpc_pb
 from tests.support import sessions
 from tests.support.harness import Harness, StartService, outcome, refused
+from tests.support.metrics import labels_by_name
 from tests.support.program import Program, Series, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ def _files() -> list[Path]:
 @pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_metric_named_in_dashboards_alerts_and_docs_exists(path: Path) -> None:
     named = set(NAMED.findall(path.read_text())) - NO_METRICS
-    known = set(metrics.labels_by_name())
+    known = set(labels_by_name())
     # A recording rule's name has colons and is none of ours; a histogram may be named without its ending.
     known |= {name.removesuffix("_bucket") for name in known if name.endswith("_bucket")}
     assert named <= known, named - known
@@ -72,13 +73,13 @@ def test_every_metric_named_in_dashboards_alerts_and_docs_exists(path: Path) -> 
 
 def test_the_docs_name_every_metric() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
-    missing = {name for name in metrics.labels_by_name() if name.removesuffix("_bucket") not in text}
+    missing = {name for name in labels_by_name() if name.removesuffix("_bucket") not in text}
     assert {name for name in missing if not name.endswith(("_sum", "_count"))} == set()
 
 
 def test_only_the_census_has_labels_that_callers_choose() -> None:
     bounded_by_settings = {family.name for family in FAMILIES}
-    for name, labels in metrics.labels_by_name().items():
+    for name, labels in labels_by_name().items():
         assert set(labels) <= (BOUNDED | TENANT_CHOSEN if name in bounded_by_settings else BOUNDED), name
 
 
@@ -299,8 +300,8 @@ async def test_under_load_each_domain_metric_moves_and_none_is_multiplied_by_wor
             now = await asyncio.to_thread(service.series)
             while {name: _total(now, name) for name in AT_REST} != AT_REST:
                 now = await asyncio.to_thread(service.series)
-        assert {name for name, _ in now if name.startswith("holdsvc")} <= set(metrics.labels_by_name()) | {
-            name.replace("_total", "_created") for name in metrics.labels_by_name()
+        assert {name for name, _ in now if name.startswith("holdsvc")} <= set(labels_by_name()) | {
+            name.replace("_total", "_created") for name in labels_by_name()
         }
 
 

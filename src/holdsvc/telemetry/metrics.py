@@ -5,13 +5,10 @@ With several processes the values lie in files of PROMETHEUS_MULTIPROC_DIR; the 
 """
 
 import os
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, values
-
-from holdsvc.telemetry.families import FAMILIES
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # The library would ask the kernel for the process id at each count: 2.5 % of a worker's time. No worker forks.
@@ -213,27 +210,6 @@ class CellMetrics:
     def webhook_disabled(self, reason: str) -> None:
         """A webhook was disabled."""
         WEBHOOKS_DISABLED.labels(reason).inc()
-
-
-def labels_by_name() -> dict[str, tuple[str, ...]]:
-    """Every metric of the service, by the name that queries use, with its labels; histograms with their series."""
-    # Imported on demand: in a worker the relay's gauges would appear on the page.
-    from holdsvc.relay import metrics as relay
-    from holdsvc.telemetry import counters
-
-    found: dict[str, tuple[str, ...]] = {}
-    for metric in _declared(globals(), vars(relay), vars(counters)):
-        name, labels = str(metric._name), tuple(metric._labelnames)  # noqa: SLF001 - the library shows them nowhere else
-        if metric._type == "histogram":  # noqa: SLF001
-            found.update({f"{name}_{part}": labels for part in ("bucket", "sum", "count")})
-        else:
-            found[f"{name}_total" if metric._type == "counter" else name] = labels  # noqa: SLF001
-    return found | {family.name: family.labels for family in FAMILIES}
-
-
-def _declared(*modules: dict[str, Any]) -> Iterator[Any]:
-    for names in modules:
-        yield from (value for value in names.values() if isinstance(value, Counter | Gauge | Histogram))
 
 
 # To look up a child by its labels costs more than to count; methods, codes, cells, lanes, reasons bound their number.
