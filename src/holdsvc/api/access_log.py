@@ -7,6 +7,7 @@ import structlog
 from google.protobuf.message import Message
 
 from holdsvc.api.calls import Call
+from holdsvc.engine.limits import Bucket
 
 log = structlog.get_logger("holdsvc.access")
 
@@ -23,23 +24,16 @@ class Sample:
     """Lets through `rate` lines a second, with bursts of one second's worth (one line at least)."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._burst = max(1.0, rate)
-        self._tokens = self._burst
-        self._since = monotonic()
+        self._bucket = Bucket(rate) if rate else None
         self._skipped = 0
 
     def take(self) -> int | None:
         """Returns the number of lines skipped since the last one, or None when this one is to be skipped too."""
-        if self._rate == 0:
+        if self._bucket is None:
             return None
-        now = monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._since) * self._rate)
-        self._since = now
-        if self._tokens < 1.0:
+        if self._bucket.take(monotonic()) > 0:
             self._skipped += 1
             return None
-        self._tokens -= 1.0
         skipped, self._skipped = self._skipped, 0
         return skipped
 

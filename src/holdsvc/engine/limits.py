@@ -18,26 +18,47 @@ GIVEN_UP_REST_S = 1.0
 """How long a call that was given up takes a place: of a client that gives up all its calls few are read."""
 
 
+class Bucket:
+    """A token bucket: `rate` tokens a second, at most those of one second (one at least)."""
+
+    __slots__ = ("_burst", "_rate", "_since", "_tokens")
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = max(1.0, rate)
+        self._since = 0.0
+
+    def take(self, now: float) -> float:
+        """Takes a token and returns 0, or returns the seconds until there is one; `now` is of one monotonic clock."""
+        tokens = min(self._burst, self._tokens + (now - self._since) * self._rate)
+        self._since = now
+        if tokens < 1.0:
+            self._tokens = tokens
+            return (1.0 - tokens) / self._rate
+        self._tokens = tokens - 1.0
+        return 0.0
+
+
 class RateLimit:
     """Lets through `rate` calls per second of each key, with bursts of one second's worth (one call at least)."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._burst = max(1.0, rate)
-        self._buckets: dict[Hashable, tuple[float, float]] = {}
+        self._buckets: dict[Hashable, Bucket] = {}
+        """The one that was used last stands last."""
 
     def take(self, key: Hashable, limit: str) -> None:
         """Takes one call; raises RATE_LIMITED, naming the limit, when there is none left."""
-        now = asyncio.get_running_loop().time()
-        tokens, since = self._buckets.get(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - since) * self._rate)
-        if tokens < 1.0:
-            raise HoldError(outages.rate_limited(limit, (1.0 - tokens) / self._rate))
-        if key not in self._buckets and len(self._buckets) >= BUCKETS_MAX:
-            # The longest unused is full again: forgetting it changes nothing.
-            self._buckets.pop(next(iter(self._buckets)))
-        self._buckets.pop(key, None)
-        self._buckets[key] = (tokens - 1.0, now)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            bucket = Bucket(self._rate)
+            if len(self._buckets) >= BUCKETS_MAX:
+                # The longest unused is full again: forgetting it changes nothing.
+                self._buckets.pop(next(iter(self._buckets)))
+        self._buckets[key] = bucket
+        wait_s = bucket.take(asyncio.get_running_loop().time())
+        if wait_s > 0:
+            raise HoldError(outages.rate_limited(limit, wait_s))
 
 
 class OpenLimit:
@@ -64,7 +85,7 @@ class OpenLimit:
 
 
 class _Line:
-    """Of one key."""
+    """The calls of one key: how many go on, and those that wait."""
 
     __slots__ = ("running", "waiting")
 
