@@ -57,7 +57,6 @@ class EventRow(NamedTuple):
     line_pool: list[str]
     line_quantity: list[int]
     reservation_id: UUID | None
-    from_state: int | None
     state: int | None
     expire_time: datetime | None
     refunded_quantity: list[int] | None

@@ -17,7 +17,7 @@ class Moved(Exception):
     """A change or read of a tenant that is not in this cell, or a change where it is about to leave; nothing ran."""
 
     SQLSTATE = "HS001"
-    """That of enter_tenant and may_read."""
+    """That of require_tenant, which enter_tenant and may_read call."""
 
     def __init__(self, state: str | None, cell: str | None, version: int | None) -> None:
         super().__init__(f"{state or 'unknown'} {cell or ''}".strip())

@@ -130,20 +130,23 @@ CREATE TYPE waitlist_answer AS (
   revision bigint
 );
 
--- An item while its waitlist is served: what is free by now, what there can ever be, whether its sale is open and it
--- has a waitlist, whether that is STRICT, whether it is due, and whether its head is blocked; what the offers take, how
--- many entries wait for it no longer, and whether that unblocked a queue that is not due.
+-- An item while its waitlist is served.
 CREATE TYPE served_item AS (
   sku text,
   pool text,
+  -- What is free by now, and the most that can ever be.
   free bigint,
   most bigint,
+  -- Whether its sale is open and it has a waitlist, and whether that is STRICT.
   open boolean,
   in_order boolean,
   due boolean,
+  -- Whether the head of its queue is blocked.
   stuck boolean,
+  -- Units that the offers take, and entries that wait for it no longer.
   taken bigint,
   gone bigint,
+  -- Whether that unblocked a queue that is not due.
   again boolean
 );
 
@@ -192,7 +195,6 @@ CREATE TYPE event_answer AS (
   line_pool text[],
   line_quantity bigint[],
   reservation_id uuid,
-  from_state smallint,
   state smallint,
   expire_time timestamptz,
   refunded_quantity bigint[],

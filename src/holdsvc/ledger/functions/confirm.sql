@@ -28,7 +28,7 @@ DECLARE
   -- Of each line, where requests name lines.
   _sold bigint[];
   _judged text[];
-  -- The outcomes, null for whatever takes effect now: what takes its request id.
+  -- The outcomes, null for what takes effect now: that claims its request id.
   _claims text[];
   _offers bigint;
   _followed item_before[];
@@ -80,7 +80,8 @@ BEGIN
     FROM unnest(_rescue, _found) WITH ORDINALITY
       x (rescue, place, state, expire_time, revision, limited, modified, entry_id, ix);
   END IF;
-  -- Limits of holders, also where nothing is rescued: what is over for who takes units must not be confirmed then.
+  -- Limits of holders are locked also where nothing is rescued: a hold that has just counted as lapsed, so that its
+  -- holder got other units, must not be confirmed after that.
   SELECT l.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
          _slot_max, _slot_used, _lock_time
   FROM lock_limits_of(_tenant, _id, coalesce(_may_rescue, '{}')) l;

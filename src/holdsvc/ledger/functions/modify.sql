@@ -208,7 +208,7 @@ BEGIN
     IF cardinality(_need_request) > 0 THEN
       PERFORM settle_limits(_tenant, _r.id);
     ELSIF EXISTS (SELECT 1 FROM unnest(_r.sets) x (sets) WHERE strpos(x.sets, 'h') > 0) THEN
-      -- A hold without a holder needs nothing of a limit that is BUILDING, and what its holder had before is over.
+      -- No need, and still a change: the hold has lost its holder and counts for that one no more.
       PERFORM settle_limited(_tenant, _r.id);
     END IF;
     IF _followed IS NOT NULL THEN

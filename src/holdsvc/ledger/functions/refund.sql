@@ -17,7 +17,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET jit = off AS $$
 DECLARE
-  _n integer := cardinality(_client);
   _outcome text[];
   _id uuid[];
   _found found_reservation[];

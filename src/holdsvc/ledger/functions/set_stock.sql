@@ -33,7 +33,7 @@ BEGIN
   FOR _i IN 1 .. _n LOOP
     SELECT i.sku, i.capacity, i.remaining, i.oversell_limit, i.revision, i.count_time INTO _item FROM item i
     WHERE i.sku = _sku[_i] AND i.pool = _pool[_i] AND i.tenant = _tenant AND i.delete_time IS NULL;
-    -- A clock that is a little ahead counts now: a time to come would supersede what is counted until then.
+    -- A count whose clock is a little ahead is of now: with a time to come, later counts would be older than it.
     _time := least(coalesce(_count_time[_i], _now), _now);
     IF _item.sku IS NULL THEN
       _outcome[_i] := 'ITEM_NOT_FOUND';

@@ -3,35 +3,33 @@
 -- after it; a move takes the lock in EXCLUSIVE mode before it changes the state. So no change that has read HERE can be
 -- under way when the rows are copied. The read is a statement of its own, whose snapshot is younger than the lock.
 
--- Raises HS001 with what a process has to know of a tenant that is not here.
-CREATE FUNCTION tell_not_here(_state text, _other_cell text, _version bigint) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- Raises HS001 where the tenant is in none of these states: with its state (null: it has none), its other cell and the
+-- state's version as JSON in the detail. A cell without a name is the only one: a tenant without a state is here.
+-- Locks nothing. Its callers have turned enable_seqscan off.
+CREATE FUNCTION require_tenant(_tenant text, _states text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+  _r record;
 BEGIN
-  RAISE EXCEPTION USING
-    ERRCODE = 'HS001', MESSAGE = 'the tenant is not here',
-    DETAIL = json_build_object('state', _state, 'cell', _other_cell, 'version', _version)::text;
+  SELECT c.name, s.state, s.other_cell, s.version INTO _r
+  FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
+  WHERE c.one_row;
+  IF _r.state <> ALL (_states) OR (_r.state IS NULL AND _r.name IS NOT NULL) THEN
+    RAISE EXCEPTION USING
+      ERRCODE = 'HS001', MESSAGE = 'the tenant is not here',
+      DETAIL = json_build_object('state', _r.state, 'cell', _r.other_cell, 'version', _r.version)::text;
+  END IF;
 END
 $$;
 
--- The first step of every change: raises HS001 where the tenant is not here, with its state (null: it has none), its
--- other cell and the state's version as JSON in the detail. Nothing has been written then.
--- A cell without a name is the only one: a tenant without a state is here.
+-- The first step of every change: raises HS001, as require_tenant, where the tenant is not here. Nothing has been
+-- written then.
 -- Locks: the tenant, SHARE, until the end of the transaction.
 CREATE FUNCTION enter_tenant(_tenant text) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
-DECLARE
-  _name text;
-  _state text;
-  _other_cell text;
-  _version bigint;
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(hashtext('holdsvc tenants'), hashtext(_tenant));
-  SELECT c.name, s.state, s.other_cell, s.version INTO _name, _state, _other_cell, _version
-  FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
-  WHERE c.one_row;
-  IF _state <> 'HERE' OR (_state IS NULL AND _name IS NOT NULL) THEN
-    PERFORM tell_not_here(_state, _other_cell, _version);
-  END IF;
+  PERFORM require_tenant(_tenant, '{HERE}');
 END
 $$;
 
@@ -107,22 +105,12 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT feed_history(), pg_snapshot_xmin(pg_current_snapshot())::text
 $$;
 
--- The first step of a caller's read: raises HS001, as enter_tenant, where the tenant has gone to another cell. One that
--- is about to leave is read. A condition of the read's own statement: both see one snapshot. Locks nothing.
+-- The first step of a caller's read: raises HS001, as require_tenant, where the tenant has gone to another cell. One
+-- that is about to leave is read. A condition of the read's own statement: both see one snapshot. Locks nothing.
 CREATE FUNCTION may_read(_tenant text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
-DECLARE
-  _name text;
-  _state text;
-  _other_cell text;
-  _version bigint;
 BEGIN
-  SELECT c.name, s.state, s.other_cell, s.version INTO _name, _state, _other_cell, _version
-  FROM cell c LEFT JOIN tenant_state s ON s.tenant = _tenant
-  WHERE c.one_row;
-  IF _state NOT IN ('HERE', 'FROZEN') OR (_state IS NULL AND _name IS NOT NULL) THEN
-    PERFORM tell_not_here(_state, _other_cell, _version);
-  END IF;
+  PERFORM require_tenant(_tenant, '{HERE,FROZEN}');
   RETURN true;
 END
 $$;
@@ -188,8 +176,6 @@ BEGIN
   INSERT INTO tenant_state (tenant, state, version, change_time)
   SELECT _tenant, 'HERE', 1, wall_clock() FROM cell c WHERE c.name IS NOT NULL
   ON CONFLICT DO NOTHING;
-  RETURN QUERY
-  SELECT s.tenant::text, s.state::text, s.other_cell::text, s.version, s.move_id, s.change_time
-  FROM tenant_state s WHERE s.tenant = _tenant;
+  RETURN QUERY SELECT * FROM tenant_state_here(_tenant);
 END
 $$;

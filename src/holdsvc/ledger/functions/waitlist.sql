@@ -19,6 +19,24 @@ BEGIN
 END
 $$;
 
+-- The state of an entry as callers see it: what has lapsed is LAPSED, swept or not. Locks nothing.
+CREATE FUNCTION shown_state(
+  _tenant text, _state smallint, _expire_time timestamptz, _reservation_id uuid, _now timestamptz
+) RETURNS smallint
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF _state = 1 AND _expire_time <= _now THEN
+    RETURN 4;
+  ELSIF _state = 2 AND EXISTS (
+    SELECT 1 FROM reservation v
+    WHERE v.reservation_id = _reservation_id AND v.tenant = _tenant AND v.state = 1 AND v.expire_time <= _now
+  ) THEN
+    RETURN 4;
+  END IF;
+  RETURN _state;
+END
+$$;
+
 -- The place of a WAITING entry, from 1, on that of its items where most entries are before it. Those behind it are
 -- counted where they are few, as after a join. Locks nothing.
 CREATE FUNCTION waitlist_position(_tenant text, _entry_id uuid) RETURNS bigint
@@ -83,14 +101,7 @@ BEGIN
     ) m
   ) l ON e.entry_id IS NOT NULL
   LEFT JOIN LATERAL (
-    SELECT CASE
-      WHEN e.state = 1 AND e.expire_time <= _now THEN 4::smallint
-      WHEN e.state = 2 AND EXISTS (
-        SELECT 1 FROM reservation v
-        WHERE v.reservation_id = e.reservation_id AND v.tenant = _tenant AND v.state = 1 AND v.expire_time <= _now
-      ) THEN 4::smallint
-      ELSE e.state
-    END AS shown
+    SELECT shown_state(_tenant, e.state, e.expire_time, e.reservation_id, _now) AS shown
   ) s ON e.entry_id IS NOT NULL
   ORDER BY x.ix;
 END
@@ -280,7 +291,8 @@ BEGIN
     END LOOP;
     IF _outcome[_i] IS NULL AND _other IS NOT NULL THEN
       _outcome[_i] := CASE WHEN NOT coalesce(_served[_i], false) AND (
-        SELECT w._shown FROM entry_state(_tenant, _other, _now) w
+        SELECT shown_state(_tenant, w.state, w.expire_time, w.reservation_id, _now) FROM waitlist_entry w
+        WHERE w.entry_id = _other AND w.tenant = _tenant
       ) > 2 THEN 'SERVE' ELSE 'ALREADY_WAITING' END;
       _other_id[_i] := _other;
     END IF;
@@ -322,22 +334,6 @@ BEGIN
   END LOOP;
   RETURN QUERY SELECT * FROM answer_waitlist(
     _tenant, _outcome, _at_sku, _at_pool, _other_id, _id, true, _due, _now);
-END
-$$;
-
--- The state of an entry as callers see it: what has lapsed is LAPSED, swept or not. Locks nothing.
-CREATE FUNCTION entry_state(_tenant text, _entry_id uuid, _now timestamptz, OUT _shown smallint)
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-BEGIN
-  SELECT CASE
-    WHEN e.state = 1 AND e.expire_time <= _now THEN 4
-    WHEN e.state = 2 AND EXISTS (
-      SELECT 1 FROM reservation v
-      WHERE v.reservation_id = e.reservation_id AND v.tenant = _tenant AND v.state = 1 AND v.expire_time <= _now
-    ) THEN 4
-    ELSE e.state
-  END INTO _shown
-  FROM waitlist_entry e WHERE e.entry_id = _entry_id AND e.tenant = _tenant;
 END
 $$;
 
@@ -418,8 +414,9 @@ DECLARE
   _now timestamptz := wall_clock();
   _e record;
 BEGIN
-  IF (SELECT s._shown FROM entry_state(_tenant, _entry_id, _now) s) = 4 THEN
-    SELECT e.state, e.reservation_id INTO _e FROM waitlist_entry e WHERE e.entry_id = _entry_id AND e.tenant = _tenant;
+  SELECT e.state, e.reservation_id, shown_state(_tenant, e.state, e.expire_time, e.reservation_id, _now) AS shown
+  INTO _e FROM waitlist_entry e WHERE e.entry_id = _entry_id AND e.tenant = _tenant;
+  IF _e.shown = 4 THEN
     IF _e.state = 2 THEN
       PERFORM 1 FROM reservation v WHERE v.reservation_id = _e.reservation_id AND v.tenant = _tenant FOR SHARE;
     ELSIF _e.state = 1 THEN
