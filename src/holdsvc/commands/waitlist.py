@@ -60,7 +60,7 @@ def _states(text: str) -> list[EntryState]:
 
 
 async def _write(connection: Connection, tenant: str, wanted: waitlist.Filter) -> None:
-    after: waitlist.Place | None = None
+    after: waitlist.QueuePlace | None = None
     while page := await waitlist.list_page(connection, tenant, wanted, None, after, PAGE):
         output.write_lines(_objects(page))
         after = (page[-1].priority, page[-1].sequence)

@@ -22,6 +22,12 @@ class Nothing(NamedTuple):
     nothing: None
 
 
+class Number(NamedTuple):
+    """The answer of a function that returns a count."""
+
+    number: int
+
+
 class Statements(Protocol):
     """What runs a statement: a connection."""
 

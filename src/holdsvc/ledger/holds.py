@@ -109,7 +109,7 @@ async def reserve(connection: Connection, tenant: str, requests: Sequence[Reserv
 
 
 _UNKNOWN = -1
-"""What can be had of an item that there is not, or whose sale is closed."""
+"""What is available of an item that does not exist or whose sale is closed."""
 
 
 def _not_reserved(request: Reserve, outcome: str, other_id: object, short: list[ShortLine]) -> Result:

@@ -170,7 +170,7 @@ _NAMING = ("DUPLICATE_RESERVATION", "ORDER_ID_IN_USE")
 
 
 async def committed(connection: Connection, tenant: str, ids: Collection[str]) -> dict[str, Reservation | None]:
-    """The reservations with these ids, None for one that there is not; nothing where the database does not answer."""
+    """The reservations with these ids, None for an unknown id; empty where the database does not answer."""
     wanted = sorted(ids)
     try:
         return dict(zip(wanted, await get(connection, tenant, wanted), strict=True))

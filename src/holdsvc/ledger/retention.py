@@ -3,7 +3,7 @@
 from datetime import date
 from typing import NamedTuple
 
-from holdsvc.ledger.binding import Nothing, bind, bind_scalar
+from holdsvc.ledger.binding import Nothing, Number, bind, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.events import EventRow
 from holdsvc.ledger.feed import FeedEvent, rebuilt
@@ -24,15 +24,11 @@ class _Day(NamedTuple):
     day: date | None
 
 
-class _Number(NamedTuple):
-    number: int
-
-
 _DROP = bind_scalar("drop_event_partition", _Day, "days_kept")
 _DAYS = bind("event_days", EventDay)
 _READ_DAY = bind("read_events_of_day", EventRow, "day", "after", "limit")
 _READ_BROUGHT = bind("read_history_of_day", EventRow, "day", "after_tenant", "after", "limit")
-_PURGE = bind_scalar("purge_event_history", _Number, "days_kept", "max_count")
+_PURGE = bind_scalar("purge_event_history", Number, "days_kept", "max_count")
 _BEGIN_EPOCH = bind_scalar("begin_epoch", Nothing)
 
 

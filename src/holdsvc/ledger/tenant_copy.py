@@ -18,13 +18,13 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 
 CHUNK_BYTES = 4_000_000
-"""What one transaction writes at most, some: half a second, in which the feed of the other tenants waits."""
+"""About what one transaction writes at most. It takes half a second, and the feed of the other tenants waits for it."""
 
 CLEAN_PAGES = 2_000
 """Pages of a table that one transaction removes rows from."""
 
 _HEADER_BYTES = 19
-"""Of a COPY in binary form: its signature, flags, and the length of an extension that there is none of."""
+"""Of a COPY in binary form: its signature, its flags, and the length of its extension, 0."""
 
 _TRAILER = b"\xff\xff"
 

@@ -3,18 +3,19 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 from holdsvc.ledger import function_set
-from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Function, Number, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.model import Cause
 
+R = TypeVar("R", bound=tuple[Any, ...])
+
 VERIFY_SKUS = 200
 """Skus that one statement of a recount reads: short, so that no snapshot stays open on a hot row."""
-
 
 DAYS_AHEAD = 7
 """Days for which the event table gets its partitions in advance."""
@@ -50,10 +51,6 @@ class Returned(NamedTuple):
     more: bool
 
 
-class _Number(NamedTuple):
-    number: int
-
-
 class _Use(NamedTuple):
     compatible_since: str
 
@@ -86,9 +83,9 @@ class _LimitRecountRow(NamedTuple):
 
 _RELEASE = bind_out("release_expired", Released, "tenant", "max_count", "skip_busy")
 _RETURN = bind_out("return_allotments", Returned, "tenant", "max_count", "skip_busy")
-_PURGE = bind_scalar("purge_requests", _Number, "age", "max_count")
-_PURGE_MOVES = bind_scalar("purge_stock_moves", _Number, "age", "max_count")
-_CREATE_PARTITIONS = bind_scalar("create_event_partitions", _Number, "days_ahead")
+_PURGE = bind_scalar("purge_requests", Number, "age", "max_count")
+_PURGE_MOVES = bind_scalar("purge_stock_moves", Number, "age", "max_count")
+_CREATE_PARTITIONS = bind_scalar("create_event_partitions", Number, "days_ahead")
 _USE = bind_out("use_function_set", _Use, "process_id", "ended")
 _VERIFY = bind("verify_items", _RecountRow, "tenant", "after_sku", "limit")
 _VERIFY_LIMITS = bind("verify_limits", _LimitRecountRow, "tenant", "after_sku", "last_sku")
@@ -97,22 +94,22 @@ _VERIFY_CLIENTS = bind("verify_limit_clients", _LimitRecountRow, "tenant")
 
 async def release_expired(connection: Connection, tenant: str | None, max_count: int) -> Released:
     """Expires at most `max_count` lapsed holds of a tenant, or of all; those on items that others keep locked wait."""
-    try:
-        return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
-    except NothingRan as error:
-        if error.cause is not Cause.LOCK_WAIT:
-            raise
-    return await _RELEASE.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
+    return await _first_waiting(_RELEASE, connection, tenant, max_count)
 
 
 async def return_allotments(connection: Connection, tenant: str | None, max_count: int) -> Returned:
     """Returns at most `max_count` due allotments of a tenant, or of all; those that others keep locked wait."""
+    return await _first_waiting(_RETURN, connection, tenant, max_count)
+
+
+async def _first_waiting(work: Function[R], connection: Connection, tenant: str | None, max_count: int) -> R:
+    """Waits for items that others have locked, and where that takes too long leaves them out."""
     try:
-        return await _RETURN.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
+        return await work.one(connection, tenant=tenant, max_count=max_count, skip_busy=False)
     except NothingRan as error:
         if error.cause is not Cause.LOCK_WAIT:
             raise
-    return await _RETURN.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
+    return await work.one(connection, tenant=tenant, max_count=max_count, skip_busy=True)
 
 
 async def purge_requests(connection: Connection, age: timedelta, max_count: int = 1000) -> int:

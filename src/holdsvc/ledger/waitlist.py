@@ -9,7 +9,7 @@ from holdsvc import errors
 from holdsvc.change_requests import Join
 from holdsvc.entries import EntryState, PassReason, WaitlistEntry
 from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Number, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import REQUEST, columns, inactive_feature, pool_list
 from holdsvc.model import Again, Caller, Done, ItemKey, Line, Outcome, Refused, Serve
@@ -81,10 +81,6 @@ class Totals(NamedTuple):
     offered: int
 
 
-class _Number(NamedTuple):
-    number: int
-
-
 _JOIN = bind(
     "join_waitlist",
     _Answer,
@@ -103,7 +99,7 @@ _LIST = bind(
 _SERVE = bind_out("serve_waitlist", Served, "tenant", "reservation_id", "skip_busy")
 _SWEEP = bind_out("sweep_waitlist", Swept, "tenant", "max_count")
 _TOTALS = bind_out("waitlist_totals", Totals, "tenant")
-_PURGE = bind_scalar("purge_waitlist", _Number, "age", "max_count")
+_PURGE = bind_scalar("purge_waitlist", Number, "age", "max_count")
 
 
 class Filter(NamedTuple):
@@ -116,7 +112,7 @@ class Filter(NamedTuple):
     holder: str | None
 
 
-Place = tuple[int, int]
+QueuePlace = tuple[int, int]
 """Where an entry is in the order of the queue: its priority, and its number."""
 
 
@@ -203,7 +199,7 @@ async def get(connection: Connection, tenant: str, entry_id: str) -> WaitlistEnt
 
 
 async def list_page(
-    connection: Connection, tenant: str, wanted: Filter, pools: str | None, after: Place | None, limit: int
+    connection: Connection, tenant: str, wanted: Filter, pools: str | None, after: QueuePlace | None, limit: int
 ) -> list[WaitlistEntry]:
     """One page in the order of the queue, after a place; `pools` as `reservations.pool_list` makes it."""
     rank, sequence = (-after[0], after[1]) if after else (-(2**31), 0)

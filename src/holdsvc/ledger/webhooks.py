@@ -8,7 +8,7 @@ from uuid import UUID
 
 from holdsvc import errors
 from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import Nothing, bind, bind_out, bind_scalar
+from holdsvc.ledger.binding import Nothing, Number, bind, bind_out, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Filter, Position
 from holdsvc.model import Answer, Caller, Done
@@ -136,10 +136,6 @@ class _PlaceRow(NamedTuple):
     event_day: date
 
 
-class _Count(NamedTuple):
-    deleted: int
-
-
 class _Secret(NamedTuple):
     secret: bytes | None
 
@@ -163,7 +159,7 @@ _LIST = bind(
     _WebhookRow,
     *("tenant", "client", "caller_pools", "webhook_id", "before_time", "before_id", "limit"),
 )
-_DELETE = bind_scalar("delete_webhook", _Count, "tenant", "client", "caller_pools", "webhook_id")
+_DELETE = bind_scalar("delete_webhook", Number, "tenant", "client", "caller_pools", "webhook_id")
 _SECRET = bind_scalar("webhook_secret", _Secret, "tenant", "webhook_id")
 _ENABLE = bind_scalar("enable_webhook", Nothing, "tenant", "webhook_id", "key_id", "reads_all")
 _CLAIM = bind("claim_webhooks", Lease, "lease", "limit")
@@ -293,7 +289,7 @@ async def delete(connection: Connection, sight: Sight, webhook_id: str) -> Answe
         caller_pools=None if sight.pools is None else list(sight.pools),
         webhook_id=UUID(webhook_id),
     )
-    return Done(None, replayed=False) if found.deleted else errors.webhook_not_found(webhook_id)
+    return Done(None, replayed=False) if found.number else errors.webhook_not_found(webhook_id)
 
 
 async def secret(connection: Connection, tenant: str, webhook_id: str) -> bytes | None:
