@@ -73,7 +73,7 @@ def hosts_of(dsn: str) -> list[str]:
         return [dsn]
     if any(len(each) not in (0, count) for each in (hosts, addresses)) or len(ports) not in (0, 1, count):
         raise ValueError("hosts and ports do not match: give a port for each host, or one for all")
-    # Each is asked what it is: libpq is not to choose as well.
+    # The service asks each host and chooses; libpq must connect to the one that it is given.
     parameters = {**parameters, "target_session_attrs": "any", "load_balance_hosts": "disable"}
     if ports:
         ports = ports * count if len(ports) == 1 else ports

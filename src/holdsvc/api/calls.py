@@ -143,7 +143,7 @@ class Calls:
         return Call(method, caller, self._cells.of(caller.tenant), deadline, metadata)
 
     def _admit(self, call: Call, rpc: Rpc) -> None:
-        """Limit and scope come before the request: who may not call learns nothing of what is valid or there."""
+        """Limit and scope come before the request: a caller without the right learns not what is valid or exists."""
         caller = call.caller
         self._limits.call(caller.tenant, caller.client)
         if caller.scopes.isdisjoint(rpc.scopes):

@@ -2,8 +2,9 @@
 
 No table says so: each database knows the state of its tenants (`ledger/tenants.py`), a process reads all of them at its
 start and what has changed every READ_S, and of several states of a tenant the one with the highest version is right.
-What it knows may be old; a cell therefore refuses the calls of a tenant that has left, and the call follows it. A cell
-may be older than that, put back from a backup; a process therefore tells it which tenants live elsewhere.
+A process may not know yet of a move: the cell then refuses the calls of the tenant that has left, and the call follows
+it. A cell may not know of a move either, after it was restored from a backup: processes tell it which tenants live
+elsewhere.
 """
 
 import asyncio
@@ -117,7 +118,7 @@ class Cells:
         self.named = bool(self._first.name)
         self._by_name = {cell.name: cell for cell in self.all}
         self._seen: dict[str, dict[str, _Seen]] = {cell.name: {} for cell in self.all}
-        """By cell and tenant; of a cell that is away, what it said last."""
+        """By cell and tenant; of a cell that is away, the states that it told last."""
         self._marks: dict[str, Mark] = {}
         """By cell, up to where its states have been read."""
         self._known = KnownTenants(folder if self.named else None)

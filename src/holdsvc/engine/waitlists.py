@@ -112,7 +112,7 @@ class Waitlists:
         return served.more
 
     async def sweep(self) -> None:
-        """Ends the entries whose time is over, and serves every tenant of whom something is due."""
+        """Ends the entries whose time is over, and serves every tenant that has a due item."""
         loop = asyncio.get_running_loop()
         end = loop.time() + LAPSE_S
         while True:
@@ -124,7 +124,7 @@ class Waitlists:
             await self.serve(tenant)
 
     async def sweep_of(self, tenant: str) -> None:
-        """The same for one tenant, for a call that found what has lapsed in its way."""
+        """The same for one tenant, at once: for a call to which lapsed entries leave no unit."""
         async with self._database.connection(LOCK_WAIT_S) as connection:
             swept = await waitlist.sweep(connection, tenant)
         if swept.due_tenants:

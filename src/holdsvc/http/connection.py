@@ -107,13 +107,13 @@ class Connection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins."""
+        """A peer has connected."""
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._keeper.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends what is under way."""
+        """The connection has ended: so does what is under way."""
         del exc
         self._keeper.lost(self)
         self._transport = None
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
             self._serving.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Reads."""
+        """Bytes have arrived."""
         if self._lingering:
             return
         between = self._serving is None and self._reading is None
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
         self._looks_left = round(UNREAD_S / LOOK_S)
 
     def resume_writing(self) -> None:
-        """It has taken most."""
+        """The peer has taken most of what was sent."""
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
         self._drain = None

@@ -40,7 +40,7 @@ class Failed(Exception):
 
 
 class Context:
-    """Of one call."""
+    """The context of one call."""
 
     __slots__ = ("_loop", "_metadata", "_read", "deadline")
 

@@ -140,7 +140,7 @@ class Exchange:
         self._wake()
 
     def break_off(self) -> None:
-        """What comes is no body."""
+        """What has arrived of the body is not HTTP: the rest never comes."""
         self._broken = True
         self._wake()
 

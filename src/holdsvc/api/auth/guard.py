@@ -21,7 +21,7 @@ CHECKS_MAX = 50
 
 ENDINGS = {"UNAUTHENTICATED", "TENANT_MOVED"}
 
-Place = tuple[Caller, object]
+Reader = tuple[Caller, object]
 """Who reads a stream, and from which cell."""
 
 Recheck = Callable[[], Awaitable[object]]
@@ -60,10 +60,10 @@ class StreamGuard:
     """Ends streams that could not be opened again as they are. A key is checked once for all its streams in a cell."""
 
     def __init__(self) -> None:
-        self._streams: dict[Place, set[_Stream]] = {}
+        self._streams: dict[Reader, set[_Stream]] = {}
         self._checks: asyncio.Task[None] | None = None
 
-    async def watch(self, messages: AsyncIterator[T], place: Place, recheck: Recheck) -> AsyncGenerator[T]:
+    async def watch(self, messages: AsyncIterator[T], reader: Reader, recheck: Recheck) -> AsyncGenerator[T]:
         """Yields the messages until `recheck` raises one of ENDINGS, then raises it; a message costs nothing more.
 
         TENANT_MOVED ends a stream that has told nothing between two checks.
@@ -71,7 +71,7 @@ class StreamGuard:
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(recheck, task)
-        self._streams.setdefault(place, set()).add(stream)
+        self._streams.setdefault(reader, set()).add(stream)
         if self._checks is None:
             self._checks = asyncio.create_task(tasks.forever("stream_keys", self._check))
         try:
@@ -92,22 +92,22 @@ class StreamGuard:
                 stream.told += 1
                 yield message
         finally:
-            self._leave(place, stream)
+            self._leave(reader, stream)
 
-    def _leave(self, place: Place, stream: _Stream) -> None:
-        streams = self._streams[place]
+    def _leave(self, reader: Reader, stream: _Stream) -> None:
+        streams = self._streams[reader]
         streams.discard(stream)
         if not streams:
-            del self._streams[place]
+            del self._streams[reader]
         if not self._streams and self._checks is not None:
             self._checks.cancel()
             self._checks = None
 
     async def _check(self) -> float:
         failures = []
-        places = list(self._streams)
-        for start in range(0, len(places), CHECKS_MAX):
-            checks = (self._check_one(place) for place in places[start : start + CHECKS_MAX])
+        readers = list(self._streams)
+        for start in range(0, len(readers), CHECKS_MAX):
+            checks = (self._check_one(reader) for reader in readers[start : start + CHECKS_MAX])
             results = await asyncio.gather(*checks, return_exceptions=True)
             failures += [result for result in results if isinstance(result, Exception)]
         if failures:
@@ -115,8 +115,8 @@ class StreamGuard:
             raise failures[0]
         return CHECK_S
 
-    async def _check_one(self, place: Place) -> None:
-        streams = self._streams.get(place)
+    async def _check_one(self, reader: Reader) -> None:
+        streams = self._streams.get(reader)
         if not streams:
             return
         try:
