@@ -16,6 +16,7 @@ from tests.cells.conftest import StartCells
 from tests.support.cells import TwoCells
 from tests.support.harness import outcome, refusal_of, refused
 from tests.support.partners import Partner
+from tests.support.polling import until
 from tests.support.program import command
 
 
@@ -75,8 +76,7 @@ async def test_a_tenant_moves_while_it_sells_and_its_old_rows_are_removed(
     made: set[str] = set()
     moved = asyncio.Event()
     selling = [asyncio.create_task(sell(caller, made, moved)) for _ in range(2)]
-    while len(made) < 20:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(made) >= 20)
     result = await run(environment, "move", "acme", "--to", "south")
     moved.set()
     await asyncio.gather(*selling)

@@ -29,6 +29,7 @@ from inventoryhold.v1.reservation_service_pb2_grpc import (
 from tests.support import sessions
 from tests.support.harness import Harness, StartService
 from tests.support.lag import Lag
+from tests.support.polling import until
 from tests.support.replica import Replica
 
 HELD = reservation_pb2.Reservation.STATE_HELD
@@ -279,9 +280,7 @@ async def test_a_killed_server_in_the_middle_leaves_each_acknowledged_call_once(
                     number += 1
 
             async def reach(count: int) -> None:
-                async with asyncio.timeout(90):
-                    while len(answers) < count:
-                        await asyncio.sleep(0.01)
+                await until(lambda: len(answers) >= count, timeout_s=90, pause_s=0.01)
 
             tasks = [asyncio.create_task(one(caller)) for caller in range(200)]
             await reach(2000)

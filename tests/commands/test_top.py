@@ -11,6 +11,7 @@ from holdsvc.commands.board import HISTORY_S, RATE_OVER_S, Rates, Stock
 from holdsvc.commands.dashboard import Dashboard
 from holdsvc.commands.endpoint import Endpoint
 from inventoryhold.v1 import event_pb2, item_pb2
+from tests.support import polling
 from tests.support.harness import Harness, StartService
 from tests.support.partners import new_secret
 
@@ -31,9 +32,7 @@ def text(app: Dashboard, widget: str) -> str:
 async def until(shown: Callable[[], bool], app: Dashboard) -> None:
     """Returns when it is shown; the screen is drawn four times a second."""
     try:
-        async with asyncio.timeout(WAIT_S):
-            while not shown():
-                await asyncio.sleep(0.05)
+        await polling.until(shown, timeout_s=WAIT_S, pause_s=0.05)
     except TimeoutError:
         seen = [text(app, each) for each in ("facts", "rates", "stock-title", "holds-title")]
         raise AssertionError(f"{seen} {rows(app, 'stock')} {rows(app, 'holds')}") from None

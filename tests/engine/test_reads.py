@@ -13,6 +13,7 @@ from holdsvc.model import Cause, Done
 from holdsvc.settings import Settings
 from tests.engine.lanes import Observed, soon
 from tests.support import sessions
+from tests.support.polling import until
 
 SLEEPING = (
     "SELECT count(*) FROM pg_stat_activity"
@@ -33,9 +34,12 @@ async def sleep(connection: Connection) -> None:
 
 async def until_sleeping(dsn: str, count: int) -> None:
     """Returns when so many statements sleep in the database."""
-    async with asyncio.timeout(30), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        while (await (await connection.execute(SLEEPING)).fetchone()) != (count,):
-            await asyncio.sleep(0.005)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+        async def are_sleeping() -> bool:
+            return await (await connection.execute(SLEEPING)).fetchone() == (count,)
+
+        await until(are_sleeping, pause_s=0.005)
 
 
 async def test_a_read_whose_deadline_passes_ends_in_the_database_too(engine: Engine, ledger_dsn: str) -> None:

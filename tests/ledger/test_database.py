@@ -11,6 +11,7 @@ from holdsvc.ledger.database import Connection, Database
 from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
+from tests.support.polling import until
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ async def test_a_pool_in_use_is_told_from_a_database_that_is_away(database: Data
 
     # A statement ends while the third borrower waits: the database answers.
     held = [asyncio.ensure_future(busy(0.1)), asyncio.ensure_future(busy(1.0))]
-    await asyncio.sleep(0.05)
+    await until(lambda: database.pool_use().idle == 0)
     queued = [asyncio.ensure_future(busy(1.0)) for _ in range(2)]
     results = await asyncio.gather(*queued, return_exceptions=True)
     await asyncio.gather(*held)

@@ -4,18 +4,14 @@ A difference fails with the shortest sequence that hypothesis finds, and prints 
 HOLDSVC_TEST_MODEL_EXAMPLES makes it long.
 """
 
-import os
-from collections.abc import Iterator
-
-import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 
 from inventoryhold.v1 import admin_service_pb2 as apb
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.model.books import EXPIRED
+from tests.model.conftest import run
 from tests.model.limit_rules import LimitRules
 from tests.model.machine import (
     CLIENTS,
@@ -30,7 +26,6 @@ from tests.model.service import StillService
 from tests.model.stock_rules import StockRules
 from tests.support.levels import check_levels
 
-EXAMPLES = int(os.environ.get("HOLDSVC_TEST_MODEL_EXAMPLES", "20"))
 STEPS = 40
 
 
@@ -129,19 +124,6 @@ class Contract(ReservationRules, StockRules, LimitRules):
             check_levels(self.service.sql, self.tenant)
 
 
-@pytest.fixture
-def still_service(ledger_dsn: str) -> Iterator[StillService]:
-    service = StillService(ledger_dsn)
-    yield service
-    service.close()
-
-
 def test_every_answer_is_the_models(still_service: StillService) -> None:
     Contract.service = still_service
-    run_state_machine_as_test(
-        Contract,
-        settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )  # fmt: skip
+    run(Contract, STEPS)

@@ -3,15 +3,13 @@
 Any difference of who is offered what, and when, fails with the shortest sequence that hypothesis finds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import grpc
-import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from inventoryhold.v1 import admin_service_pb2 as apb
 from inventoryhold.v1 import inventory_service_pb2 as ipb
@@ -19,9 +17,9 @@ from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as rpb
 from inventoryhold.v1 import waitlist_service_pb2 as pb
 from tests.model.books import Client, Refused
+from tests.model.conftest import run
 from tests.model.queues import FIRST_FITTING, OFF, STRICT, Entry, Queues, Stock, Waiter
 from tests.model.service import StillService
-from tests.model.test_model import EXAMPLES
 from tests.support.harness import Refusal, refusal_of
 
 STEPS = 30
@@ -191,19 +189,6 @@ class Waitlists(RuleBasedStateMachine):
             assert report.ok, report.drifts
 
 
-@pytest.fixture
-def still_service(ledger_dsn: str) -> Iterator[StillService]:
-    service = StillService(ledger_dsn)
-    yield service
-    service.close()
-
-
 def test_everyone_is_offered_what_the_model_offers_them(still_service: StillService) -> None:
     Waitlists.service = still_service
-    run_state_machine_as_test(
-        Waitlists,
-        settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )  # fmt: skip
+    run(Waitlists, STEPS)

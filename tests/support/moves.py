@@ -19,6 +19,7 @@ from holdsvc.ledger.tenant_move import Cell
 from holdsvc.ledger.tenants import Moved
 from holdsvc.model import Done
 from tests.support.holds import reserves
+from tests.support.polling import until
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -81,10 +82,8 @@ class Callers:
 
     async def progress(self) -> None:
         """Returns when each caller has been answered a few times more."""
-        until = self.count + 20
-        async with asyncio.timeout(30):
-            while self.count < until:
-                await asyncio.sleep(0.002)
+        enough = self.count + 20
+        await until(lambda: self.count >= enough)
 
     @property
     def count(self) -> int:

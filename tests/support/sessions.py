@@ -1,6 +1,5 @@
 """Database sessions of a test: transactions that hold locks, waiting for a call to reach such a lock, plain SQL."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ import psycopg
 
 from holdsvc.ledger.database import Connection, Database
 from holdsvc.settings import Settings
+from tests.support.polling import until
 
 _WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
@@ -26,13 +26,13 @@ def transaction(dsn: str) -> Iterator[psycopg.Connection]:
 
 async def until_blocked(dsn: str, count: int = 1) -> None:
     """Returns when `count` sessions of the database wait for a lock."""
-    async with asyncio.timeout(60), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        while True:
-            cursor = await connection.execute(_WAITING)
-            row = await cursor.fetchone()
-            if row is not None and row[0] >= count:
-                return
-            await asyncio.sleep(0.005)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+        async def are_blocked() -> bool:
+            row = await (await connection.execute(_WAITING)).fetchone()
+            return row is not None and row[0] >= count
+
+        await until(are_blocked, pause_s=0.005)
 
 
 @asynccontextmanager
