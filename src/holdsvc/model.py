@@ -374,6 +374,14 @@ class Again(NamedTuple):
     """Not judged: another change of the same reservation or request id came first. Call again."""
 
 
+class Part(NamedTuple, Generic[V_co]):
+    """Rows of a list."""
+
+    rows: Sequence[V_co]
+    looked_to: list[str] | None
+    """Where to go on, by the key of a row, where not all were looked at; None where they were."""
+
+
 Answer: TypeAlias = Done[V_co] | Refused
 """The end of a request."""
 

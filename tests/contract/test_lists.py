@@ -5,8 +5,11 @@ from itertools import combinations
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from holdsvc.api import pages
+from holdsvc.ledger import reservation_lists
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
@@ -156,6 +159,26 @@ async def test_every_filter_alone_and_combined_shows_exactly_what_matches_all_of
                 rest = await _ids(service, **wanted, page_token=page.next_page_token)
                 assert [page.reservations[0].reservation_id, *rest] == expected, wanted
     assert combined > 50
+
+
+async def test_pages_that_look_at_few_reservations_show_the_same_in_more_pages(
+    service: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = await _population(service)
+    monkeypatch.setattr(reservation_lists, "LOOKED_MAX", 2)
+    monkeypatch.setattr(pages, "READS_CUT_MAX", 2)
+    empty = 0
+    for names in [(), *((name,) for name in FILTERS), *combinations(FILTERS, 2)]:
+        wanted = {name: FILTERS[name] for name in names}
+        seen: list[str] = []
+        token, first = "", True
+        while first or token:
+            answer = await _list(service, **wanted, page_size=3, page_token=token)
+            seen += [reservation.reservation_id for reservation in answer.reservations]
+            token, first = answer.next_page_token, False
+            empty += bool(token and not answer.reservations)
+        assert seen == [r.reservation_id for r in everything if _matches(r, wanted)], wanted
+    assert empty
 
 
 async def test_the_default_pool_as_a_filter_is_not_the_absence_of_one(service: Harness) -> None:

@@ -7,13 +7,15 @@ cheapest of some runs.
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Reserve
-from holdsvc.ledger import changes, holds, items, limits, reservations
+from holdsvc.ledger import changes, holds, items, limits, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Counts, LimitTerms, Per
 from holdsvc.model import Again, Done, Line, Outcome, Reservation
@@ -58,7 +60,7 @@ async def reserved(connection: Connection, wanted: Sequence[Reserve]) -> list[Re
     return made
 
 
-async def timed(connection: Connection, call: Awaitable[Sequence[Outcome[Reservation]]]) -> float:
+async def timed(connection: Connection, call: Awaitable[object]) -> float:
     """The processor time, here and in the database: what other processes do meanwhile is not in it."""
     [(backend,)] = await connection.fetch("SELECT pg_backend_pid()")
     start = time.process_time() + _processor_s(backend)
@@ -171,6 +173,46 @@ async def test_a_read_by_a_reference_that_many_holds_have_costs_no_more_than_by_
 
     few, many = await seconds(200), await seconds(4000)
     assert many < 3 * few, f"few: {few:.4f} s, many: {many:.4f} s"
+
+
+def wanted_by(**filters: object) -> reservation_lists.Filter:
+    names = ("client", "states", "sku", "pool", "holder", "reference", "order_id", "pools")
+    return reservation_lists.Filter(**{**dict.fromkeys(names), **filters})  # type: ignore[arg-type]
+
+
+LISTS = {
+    "item and holder": wanted_by(sku="item-000", holder="nobody"),
+    "item and client": wanted_by(sku="item-000", client="nobody"),
+    "item and state": wanted_by(sku="item-000", states=[2]),
+    "holder and item": wanted_by(sku="item-001", holder="many"),
+    "holder and pool": wanted_by(holder="many", client="dev", pool="vip"),
+    "reference and holder": wanted_by(reference="cart", holder="nobody"),
+    "client and state": wanted_by(client="dev", states=[5]),
+    "pools of the key": wanted_by(pools=["vip"]),
+    "pool": wanted_by(pool="vip"),
+}
+
+
+async def test_a_read_costs_no_more_beside_many_lapsed_holds_that_match_in_part(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reservation_lists, "LOOKED_MAX", 100)
+    await items.create(connection, CALLER, stock(items_of(2)))
+    [kept] = await reserved(connection, holds_of(1, 1))
+
+    async def costs(stored: int) -> dict[str, float]:
+        lapsed = [replace(one, ttl_us=1) for one in holds_of(stored, 1, holder="many", reference="cart")]
+        await reserved(connection, lapsed)
+        reads: dict[str, Callable[[], Awaitable[Any]]] = {
+            "get": lambda: reservations.get(connection, "default", [kept.reservation_id] * 10)
+        }
+        for name, wanted in LISTS.items():
+            reads[name] = partial(reservation_lists.list_page, connection, "default", wanted, None, 50)
+        return {name: min([await timed(connection, read()) for _ in range(5)]) for name, read in reads.items()}
+
+    few, many = await costs(500), await costs(6000)
+    dear = {name: (few[name], many[name]) for name in few if many[name] > max(2.5 * few[name], 0.002)}
+    assert not dear, dear
 
 
 CHANGES = ["modify", "cancel", "confirm", "fulfil", "refund"]

@@ -309,6 +309,9 @@ class ReservationServiceServicer:
 
     def ListReservations(self, request, context):
         """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer reservations, or
+        none, and a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -134,7 +134,11 @@ class ReservationServiceStub:
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]
-    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
+    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer reservations, or
+    none, and a token.
+    """
     ListReservationEvents: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]
     """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
     reservation, for as long as events are kept.
@@ -253,7 +257,11 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     (NOT_FOUND, RESERVATION_NOT_FOUND); (FAILED_PRECONDITION, REFERENCE_AMBIGUOUS).
     """
     ListReservations: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationsRequest, _reservation_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
-    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
+    """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer reservations, or
+    none, and a token.
+    """
     ListReservationEvents: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.ListReservationEventsRequest, _reservation_service_pb2.ListReservationEventsResponse]  # type: ignore[assignment]
     """Lists what happened to one reservation, oldest first: the audit trail. Scope as for GetReservation. It outlives the
     reservation, for as long as events are kept.
@@ -465,7 +473,11 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_service_pb2.ListReservationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_service_pb2.ListReservationsResponse, _abc.Awaitable[_reservation_service_pb2.ListReservationsResponse]]:
-        """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need."""
+        """Lists reservations, newest first. Scope `reserve`, or `reservations.read_all`, which those of other clients need.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer reservations, or
+        none, and a token.
+        """
 
     @_abc_1.abstractmethod
     def ListReservationEvents(

@@ -8,12 +8,12 @@ from holdsvc import errors
 from holdsvc.api import convert, validation
 from holdsvc.api.auth.keyring import key_id_of, make_key
 from holdsvc.api.calls import Call
-from holdsvc.api.pages import Pages, Position
+from holdsvc.api.pages import Pages, Position, whole
 from holdsvc.api_keys import ApiKey
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import keys, upkeep
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Answer, Violation
+from holdsvc.model import Answer, Part, Violation
 from inventoryhold.v1 import admin_service_pb2 as pb
 
 DRIFTS_MAX = 1000
@@ -74,9 +74,9 @@ class AdminServicer:
         validation.check(request, violation)
         response = pb.ListApiKeysResponse()
 
-        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[ApiKey]]:
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[Part[ApiKey]]:
             before = (datetime.fromisoformat(after[0]), after[1]) if after else None
-            return keys.list_page(connection, tenant, before, limit, _pools(call))
+            return whole(keys.list_page(connection, tenant, before, limit, _pools(call)))
 
         def add(found: ApiKey) -> pb.ApiKey:
             response.api_keys.append(convert.api_key(found))

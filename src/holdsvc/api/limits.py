@@ -9,12 +9,12 @@ import structlog
 from holdsvc import errors
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
-from holdsvc.api.pages import Pages, Position
+from holdsvc.api.pages import Pages, Position, whole
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import limits
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Built, Counts, Limit, LimitState, LimitTerms, Per
-from holdsvc.model import Done, Violation
+from holdsvc.model import Done, Part, Violation
 from inventoryhold.v1 import limit_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -78,8 +78,8 @@ class LimitServicer:
         validation.check(request, violation)
         response = pb.ListLimitsResponse()
 
-        def read(connection: Connection, after: Position | None, count: int) -> Awaitable[list[Limit]]:
-            return limits.list_page(connection, tenant, after[0] if after else "", count, _pools(call))
+        def read(connection: Connection, after: Position | None, count: int) -> Awaitable[Part[Limit]]:
+            return whole(limits.list_page(connection, tenant, after[0] if after else "", count, _pools(call)))
 
         def add(found: Limit) -> pb.Limit:
             response.limits.append(convert.limit(found))

@@ -14,7 +14,7 @@ from holdsvc.api.tokens import seal, unseal
 from holdsvc.api.turns import Turns
 from holdsvc.ledger import feed
 from holdsvc.ledger.database import Connection
-from holdsvc.model import Violation
+from holdsvc.model import Part, Violation
 from inventoryhold.v1 import (
     admin_service_pb2,
     inventory_service_pb2,
@@ -48,6 +48,9 @@ PAGE_SIZE_MAX = 1000
 ROWS_FIRST = 50
 READ_BYTES = 512 * 1024
 """Rows of a page's first read, and how many bytes the later ones are made to bring."""
+
+READS_CUT_MAX = 5
+"""Reads of a page that looked at as many rows as they may, before the page ends: most rows do not match its filters."""
 
 KEY_TRUST_S = 60.0
 KEY_RETRY_S = 1.0
@@ -110,7 +113,7 @@ class Pages:
         request: Listed,
         call: Call,
         start: Position | None,
-        read: Callable[[Connection, Position | None, int], Awaitable[Sequence[R]]],
+        read: Callable[[Connection, Position | None, int], Awaitable[Part[R]]],
         add: Callable[[R], Message],
         position: Callable[[R], Position],
     ) -> str:
@@ -118,28 +121,38 @@ class Pages:
 
         `read` returns the rows after a position, at most so many; `add` adds a row to the answer.
         """
-        after, left, room = start, page_size(request.page_size), PAGE_BYTES_MAX
+        after, left, room, cut = start, page_size(request.page_size), PAGE_BYTES_MAX, 0
         count = ROWS_FIRST
         while True:
             count = min(count, left)
-            rows = await call.cell.engine.read(
+            rows, looked_to = await call.cell.engine.read(
                 call.caller.tenant, partial(_read, read, after, count + 1), call.deadline
             )
             added, used = await self._turns.run(_add(rows[:count], add, room))
-            if len(rows) <= added:
+            if added < len(rows):
+                after = position(rows[added - 1])
+            elif looked_to is None:
                 return ""
-            after, left, room = position(rows[added - 1]), left - added, room - used
-            if left == 0 or room <= 0:
+            else:
+                after, cut = looked_to, cut + 1
+            left, room = left - added, room - used
+            if left == 0 or room <= 0 or cut == READS_CUT_MAX:
                 return await self._token(request, after, call)
-            count = max(1, min(PAGE_SIZE_MAX, READ_BYTES * added // max(1, used)))
+            if added:
+                count = max(1, min(PAGE_SIZE_MAX, READ_BYTES * added // max(1, used)))
+
+
+async def whole(rows: Awaitable[Sequence[R]]) -> Part[R]:
+    """Rows of a list whose statement looks at all that it has to."""
+    return Part(await rows, None)
 
 
 async def _read(
-    read: Callable[[Connection, Position | None, int], Awaitable[Sequence[R]]],
+    read: Callable[[Connection, Position | None, int], Awaitable[Part[R]]],
     after: Position | None,
     limit: int,
     connection: Connection,
-) -> Sequence[R]:
+) -> Part[R]:
     return await read(connection, after, limit)
 
 

@@ -11,7 +11,7 @@ from holdsvc.api import batches, convert, validation
 from holdsvc.api.access_log import Sample
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Changes, Check
-from holdsvc.api.pages import Pages, Position
+from holdsvc.api.pages import Pages, Position, whole
 from holdsvc.api.turns import Turns
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
@@ -239,7 +239,7 @@ class ReservationServicer:
             pools=sorted(caller.pools) or None,
         )
 
-        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Reservation]]:
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[Reservation]]:
             return reservation_lists.list_page(connection, caller.tenant, wanted, after[0] if after else None, limit)
 
         def add(found: Reservation) -> pb.ListReservationsResponse | reservation_pb2.Reservation:
@@ -273,9 +273,9 @@ class ReservationServicer:
             raise HoldError(errors.reservation_not_found(request.reservation_id, None))
         response = pb.ListReservationEventsResponse()
 
-        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Event]]:
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[Event]]:
             last = int(after[0]) if after else 0
-            return events.list_of_reservation(connection, tenant, request.reservation_id, subject, last, limit)
+            return whole(events.list_of_reservation(connection, tenant, request.reservation_id, subject, last, limit))
 
         def add(found: Event) -> event_pb2.Event:
             response.events.append(convert.event(found))

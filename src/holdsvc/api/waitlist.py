@@ -7,7 +7,7 @@ from holdsvc import change_requests, errors, model
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines
-from holdsvc.api.pages import Pages, Position
+from holdsvc.api.pages import Pages, Position, whole
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import waitlist
@@ -116,9 +116,9 @@ class WaitlistServicer:
             holder=request.holder or None,
         )
 
-        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[WaitlistEntry]]:
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[WaitlistEntry]]:
             place = (int(after[0]), int(after[1])) if after else None
-            return waitlist.list_page(connection, caller.tenant, wanted, pool_list(caller), place, limit)
+            return whole(waitlist.list_page(connection, caller.tenant, wanted, pool_list(caller), place, limit))
 
         def add(found: WaitlistEntry) -> pb.ListWaitlistEntriesResponse | waitlist_pb2.WaitlistEntry:
             # It may have lapsed, or changed between the search and the reading of its row.

@@ -13,14 +13,14 @@ from yarl import URL
 from holdsvc import errors, outages
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
-from holdsvc.api.pages import Pages, Position
+from holdsvc.api.pages import Pages, Position, whole
 from holdsvc.engine.limits import RateLimit
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import webhooks
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.feed import Filter
 from holdsvc.ledger.webhooks import Place, Sight, Webhook
-from holdsvc.model import Answer, Done, Violation
+from holdsvc.model import Answer, Done, Part, Violation
 from holdsvc.settings import Settings
 from inventoryhold.v1 import webhook_service_pb2 as pb
 
@@ -81,9 +81,9 @@ class WebhookServicer:
         validation.check(request, violation)
         response = pb.ListWebhooksResponse()
 
-        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[list[Webhook]]:
+        def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[Part[Webhook]]:
             before = (datetime.fromisoformat(after[0]), UUID(after[1])) if after else None
-            return webhooks.list_page(connection, _sight(call), before, limit)
+            return whole(webhooks.list_page(connection, _sight(call), before, limit))
 
         def add(found: Webhook) -> pb.Webhook:
             response.webhooks.append(convert.webhook(found))

@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
+from uuid import UUID
 
-from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import bind, bind_out
+from holdsvc.ledger import arrays, reservations
+from holdsvc.ledger.binding import bind_out
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.reservations import ReservationAnswer, reservation_of
-from holdsvc.model import Reservation
+from holdsvc.model import Part, Reservation
+
+LOOKED_MAX = 10_000
+"""Reservations that one statement of a list looks at, of each state or client."""
+
+
+class _Found(NamedTuple):
+    ids: list[UUID]
+    looked_to: UUID | None
 
 
 class _Total(NamedTuple):
@@ -15,7 +23,7 @@ class _Total(NamedTuple):
 
 
 _FILTER = ("tenant", "client", "states", "sku", "pool", "holder", "reference", "order_id", "pools")
-_LIST = bind("list_reservations", ReservationAnswer, *_FILTER, "before", "limit")
+_FIND = bind_out("find_reservations", _Found, *_FILTER, "before", "limit", "looked_max")
 _COUNT = bind_out("count_reservations", _Total, *_FILTER)
 
 
@@ -72,10 +80,15 @@ class _FilterColumns(TypedDict):
 
 async def list_page(
     connection: Connection, tenant: str, wanted: Filter, before: str | None, limit: int
-) -> list[Reservation]:
-    """One page, newest first, after the reservation `before`."""
-    rows = await _LIST.fetch(connection, tenant=tenant, **wanted.arguments(), before=before, limit=limit)
-    return [reservation_of(row) for row in rows]
+) -> Part[Reservation]:
+    """A part of the list, newest first, after the reservation `before`."""
+    found = await _FIND.one(
+        connection, tenant=tenant, **wanted.arguments(), before=before, limit=limit, looked_max=LOOKED_MAX
+    )
+    read = await reservations.get(connection, tenant, [str(id_) for id_ in found.ids]) if found.ids else []
+    # Retention may have removed some of them meanwhile.
+    looked_to = found.ids[-1] if len(found.ids) == limit else found.looked_to
+    return Part([one for one in read if one is not None], None if looked_to is None else [str(looked_to)])
 
 
 async def count(connection: Connection, tenant: str, wanted: Filter) -> int:

@@ -96,7 +96,8 @@ export function showHolds(page, query) {
       rows.append(...found.map(row));
       token = answer.nextPageToken ?? "";
       more.hidden = !token;
-      say(message, rows.childElementCount ? "" : "No reservation fits.");
+      const none = token ? "None of the newest fits: look at older ones." : "No reservation fits.";
+      say(message, rows.childElementCount ? "" : none);
     } catch (error) {
       if (turn === reading) say(message, error.message);
     }
