@@ -32,3 +32,5 @@ class KeyRights(NamedTuple):
     pools: list[str]
     lives_s: float
     """Seconds until it ends, on the database's clock; not above 0: it has expired or is revoked."""
+    away: bool
+    """Its tenant is not where this was found: another cell knows whether the key is good."""

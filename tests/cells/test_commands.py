@@ -1,6 +1,10 @@
 """Commands over cells: which cell they work on, and what they do over all of them."""
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +13,13 @@ from typer.testing import CliRunner, Result
 
 from holdsvc.commands.cli import program
 from holdsvc.ledger import joining
+from holdsvc.ledger.database import Database
 from holdsvc.ledger.schema_files import MigrationError
+from holdsvc.ledger.tenants import CellError
+from holdsvc.settings import Settings
 from tests.support.cells import TwoCells
 from tests.support.databases import created
+from tests.support.polling import wait_until
 
 Run = Callable[..., Result]
 
@@ -97,3 +105,47 @@ def test_config_shows_where_the_cells_are_without_secrets(file: Path, run: Run) 
     assert "# cell far:" in shown
     assert "far.example" in shown
     assert "geheim" not in shown
+
+
+def test_a_database_that_is_another_cell_is_refused_by_commands_and_by_the_service(
+    cells: TwoCells, file: Path, run: Run
+) -> None:
+    tenant, _ = cells.new_tenant(cells.south)
+    file.write_text(f'[north]\ndsn = "{cells.south.owner}"\n[west]\ndsn = "{cells.north.owner}"\n')
+    for arguments in (
+        ("keys", "create", "--tenant", "new", "--client", "shop", "--cell", "north"),
+        ("tenants", "keep", tenant, "--cell", "north"),
+        ("tenants", "place", "new", "--cell", "north"),
+        ("items", "list", "--tenant", tenant),
+        ("psql", "--cell", "north", "--", "--command", "SELECT 1"),
+        ("relay", "--to", "nats://127.0.0.1:4222", "--cell", "north"),
+    ):
+        assert "the database of north is the cell 'south': correct its DSN" in str(run(*arguments).exception), arguments
+    assert cells.sql(cells.south, "SELECT tenant, version FROM tenant_state") == [(tenant, 1)]
+
+    async def serve(name: str) -> None:
+        database = Database(Settings.load(), cells.south.owner, name)
+        try:
+            await database.open()
+        finally:
+            await database.close()
+
+    with pytest.raises(CellError, match="the database of west is the cell 'south'"):
+        asyncio.run(serve("west"))
+    asyncio.run(serve("south"))
+
+
+def test_relays_of_two_cells_that_share_a_folder_remember_each_their_own_primary(
+    cells: TwoCells, file: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HOLDSVC_CELLS": str(file), "HOLDSVC_STATE_DIR": str(tmp_path)}
+    environment.pop("HOLDSVC_DSN", None)
+    relay = [sys.executable, "-m", "holdsvc", "relay", "--to", "stdout", "--cell"]
+    relays = [subprocess.Popen([*relay, cell.name], env=environment, stdout=subprocess.DEVNULL) for cell in cells]
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("primary*.json"))) == len(cells))
+    finally:
+        for each in relays:
+            each.kill()
+            each.wait()
+    assert {path.name for path in tmp_path.glob("primary*.json")} == {"primary-north.json", "primary-south.json"}

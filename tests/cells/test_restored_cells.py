@@ -161,7 +161,7 @@ async def test_a_tenant_that_had_come_after_the_backup_is_refused_until_an_opera
         cells.sql(cells.south, f"DELETE FROM {table}")
     fresh = await start_cells()
     caller = Partner(fresh.channel, secret)
-    assert await outcome(caller.reservations.Reserve(reserve("seat"))) == "UNAUTHENTICATED"
+    assert await outcome(caller.reservations.Reserve(reserve("seat"))) == "TENANT_MOVED"
     await fresh.stop()
     north = cells.north.owner
     await asyncio.to_thread(target.run, north, lambda connection: tenants.keep_here(connection, tenant))

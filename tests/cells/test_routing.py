@@ -197,6 +197,36 @@ async def test_a_key_that_stayed_behind_in_the_old_cell_does_not_outlive_its_rev
     assert refusal.reason == "UNAUTHENTICATED"
 
 
+async def test_a_key_is_good_where_its_tenant_has_gone_and_never_called_bad_on_the_way(
+    cells: TwoCells, start_cells: StartCells
+) -> None:
+    moves = [await asyncio.to_thread(cells.new_tenant, cells.north) for _ in range(2)]
+    service = await start_cells()
+    who = admin.GetCallerRequest()
+    for tenant, _ in moves:
+        await asyncio.to_thread(cells.freeze, tenant)
+        await asyncio.to_thread(cells.finish_move, tenant)
+    # The service has not read the states since.
+    (_, secret), (on_the_way, other) = moves
+    moved = Partner(service.channel, secret)
+    await until(lambda: is_good(moved), pause_s=0.05)
+    # As a mover leaves it that was killed before it let the tenant in.
+    where = f"WHERE tenant = '{on_the_way}'"
+    cells.sql(cells.south, f"UPDATE tenant_state SET state = 'COPYING', other_cell = 'north', version = 1 {where}")
+    caller = Partner(service.channel, other)
+    refusal = await refused(caller.admin.GetCaller(who))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "TENANT_MOVED")
+    here = "state = 'HERE', other_cell = NULL, version = 2, change_xid = pg_current_xact_id()"
+    cells.sql(cells.south, f"UPDATE tenant_state SET {here} {where}")
+    await until(lambda: is_good(caller), pause_s=0.05)
+
+
+async def is_good(caller: Partner) -> bool:
+    answer = await outcome(caller.admin.GetCaller(admin.GetCallerRequest()))
+    assert answer != "UNAUTHENTICATED"
+    return answer != "TENANT_MOVED"
+
+
 async def test_a_key_that_no_cell_has_is_no_key(cells: TwoCells, start_cells: StartCells) -> None:
     service = await start_cells()
     known, _ = await asyncio.to_thread(cells.new_tenant, cells.south)

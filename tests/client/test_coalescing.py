@@ -1,6 +1,7 @@
 """Calls that travel together: each keeps its own answer, error, deadline and cancellation."""
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -9,17 +10,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from holdsvc.client import AsyncClient, Client, errors
-from holdsvc.client.coalescing import BYTES_MAX, ENTRIES_MAX, Entry, Lane
-from holdsvc.client.wire import Wire
+from holdsvc.client.coalescing import BYTES_MAX, ENTRIES_MAX, PAIRS, Done, Entry, Lane
+from holdsvc.client.wire import AsyncWire, Wire
 from inventoryhold.v1 import inventory_service_pb2, item_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1.reservation_service_pb2_grpc import (
@@ -380,11 +383,12 @@ async def test_a_batch_that_the_service_does_not_take_is_asked_for_call_by_call(
     assert (await service.item("seat")).held == 40
 
 
-def locked(entries: Sequence[pb.ReserveRequest]) -> list[pb.BatchReserveResult]:
+def locked(entries: Sequence[pb.ReserveRequest], cause: str = "LOCK_WAIT") -> list[pb.BatchReserveResult]:
     results = [pb.BatchReserveResult(reservation={"holder": entry.holder}) for entry in entries]
     error = results[[entry.holder for entry in entries].index("locked")].error
     error.code, error.message = code_pb2.RESOURCE_EXHAUSTED, "the item stays locked"
-    error.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="holdsvc"))
+    info = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="holdsvc", metadata={"cause": cause})
+    error.details.add().Pack(info)
     return results
 
 
@@ -395,6 +399,55 @@ async def test_a_call_whose_item_stayed_locked_is_asked_for_again_alone() -> Non
         assert [one.holder for one in held] == names
         assert [one.reservation_id for one in held] == ["whole", "", "whole", ""]
     assert (servicer.alone, servicer.batches) == (2, 1)
+
+
+@pytest.mark.parametrize("cause", ["QUEUE_FULL", "POOL_EXHAUSTED", "CONFLICT"])
+async def test_a_call_that_an_overloaded_service_refused_is_not_asked_for_again(cause: str) -> None:
+    async with answering(lambda entries: locked(entries, cause)) as (client, servicer):
+        calls = (client.reserve({"seat": 1}, holder=name) for name in ["lone", "a", "locked"])
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(outcomes[2], errors.Overloaded)
+    assert (servicer.alone, servicer.batches) == (1, 1)
+
+
+async def test_calls_whose_batch_cannot_be_sent_or_read_fail_and_the_lane_goes_on() -> None:
+    """With either wire: gRPC may raise on any thread, and what answers may be no holdsvc."""
+
+    class Broken:
+        async def __call__(self, *_: Any, **__: Any) -> bytes:
+            raise OverflowError
+
+        def future(self, *_: Any, **__: Any) -> Any:
+            raise OverflowError
+
+    def no_message(_wire: Any, _request: Any, _timeout_s: float, _metadata: Any, done: Done) -> None:
+        done(b"\xff", None)
+
+    def not_sent(wire: Any, *call: Any) -> None:
+        wire.send(Broken(), *call)
+
+    for wire, fault in itertools.product((Wire(), AsyncWire()), (no_message, not_sent)):
+        alone: list[Done] = []
+
+        def send(_place: int, _path: str, *call: Any, wire: Any = wire, fault: Any = fault, alone: Any = alone) -> None:
+            if isinstance(call[0], Message):
+                alone.append(call[-1])
+            else:
+                fault(wire, *call)
+
+        lane = Lane(PAIRS["/inventoryhold.v1.ReservationService/Reserve"], None, 0, wire, send)
+        assert lane.enters_alone()
+        first = lane.join(request_of(), 30.0)
+        await until(lambda alone=alone: alone)
+        entries = [lane.join(request_of(), 30.0) for _ in range(2)]
+        lane.leave_alone()
+        for entry in entries:
+            answer = partial(wire.answer, entry.promise, 30.0)
+            with pytest.raises(errors.CallError):
+                await (answer() if isinstance(wire, AsyncWire) else asyncio.to_thread(answer))
+        alone[0](first.request, None)
+        wire.answer(first.promise, 30.0) if isinstance(wire, Wire) else await wire.answer(first.promise, 30.0)
+        await until(lambda lane=lane: lane.is_idle)
 
 
 async def test_a_batch_without_a_result_for_each_call_fails_them_all() -> None:

@@ -1,20 +1,22 @@
 """Calls that end early or start elsewhere: cancelled, without a connection, on a closed client, on another loop."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from holdsvc.client import AsyncClient, Client, errors
+from holdsvc.client import AsyncClient, Client, errors, messages
+from inventoryhold.v1 import event_service_pb2, reservation_pb2
 from inventoryhold.v1 import inventory_service_pb2 as ipb
-from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support import sessions
 from tests.support.harness import Harness, StartService
@@ -104,6 +106,36 @@ async def test_a_closed_client_never_hides_the_error_of_a_hold_block(service: Ha
 
     with pytest.raises(KeyError, match="payment"):
         await asyncio.to_thread(block)
+
+
+async def test_a_client_that_is_closed_ends_its_calls_with_an_error_and_cancels_no_task(
+    service: Harness, client: AsyncClient, ledger_dsn: str
+) -> None:
+    await service.create_item("seat", 10)
+    with sessions.transaction(ledger_dsn) as other:
+        other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
+        stream = client.events.StreamEvents(event_service_pb2.StreamEventsRequest())
+        reading = asyncio.ensure_future(anext(stream))
+        calls = [asyncio.create_task(client.reserve({"seat": 1}, request_id=f"{n}")) for n in range(3)]
+        await sessions.until_blocked(ledger_dsn)
+        await client.close()
+        outcomes = await asyncio.gather(reading, *calls, return_exceptions=True)
+        other.rollback()
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [grpc.StatusCode.CANCELLED] * 4
+
+
+@pytest.mark.parametrize("far", [math.inf, 1e12])
+async def test_a_caller_may_ask_for_no_deadline(service: Harness, client: AsyncClient, far: float) -> None:
+    await service.create_item("seat", 100)
+    await asyncio.gather(*(client.reservations.Reserve(messages.reserve({"seat": 1}), timeout=far) for _ in range(10)))
+
+    def block() -> None:
+        with Client(service.address) as blocking, ThreadPoolExecutor(5) as threads:
+            reserve = blocking.reservations.Reserve
+            list(threads.map(lambda _: reserve(messages.reserve({"seat": 1}), timeout=far), range(10)))
+
+    await asyncio.to_thread(block)
+    assert (await service.item("seat")).held == 20
 
 
 async def test_a_call_on_a_closed_client_says_so(client: AsyncClient) -> None:

@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import pytest
 
-from inventoryhold.v1 import admin_service_pb2, event_pb2, reservation_pb2
+from inventoryhold.v1 import admin_service_pb2, event_pb2, inventory_service_pb2, reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.contract.lines import counters, held, lines, wanted
 from tests.support.harness import Harness, outcome, refused
@@ -53,6 +54,20 @@ async def test_modify_sets_holder_reference_and_metadata_only_where_the_mask_nam
     assert (await service.reservations.Modify(request)).reservation.holder == ""
     kept = await service.get(made.reservation_id)
     assert (kept.reference, dict(kept.metadata)) == ("cart-2", {"b": "2"})
+
+
+@pytest.mark.parametrize("paths", [[], ["metadata.b"], ["holder", "lines.quantity"]])
+async def test_a_mask_names_whole_fields_or_the_change_is_refused(service: Harness, paths: list[str]) -> None:
+    await service.create_item("bed", 10)
+    made = await service.reserve({"bed": 1}, metadata={"a": "1"})
+    request = pb.ModifyRequest(reservation_id=made.reservation_id, metadata={"b": "2"}, update_mask={"paths": paths})
+    refusal = await refused(service.reservations.Modify(request))
+    assert (refusal.reason, refusal.metadata["fields"]) == ("INVALID_FIELD", "update_mask")
+    item = inventory_service_pb2.UpdateItemRequest(
+        item={"sku": "bed", "capacity": 1}, update_mask={"paths": [path.replace("lines", "capacity") for path in paths]}
+    )
+    assert (await refused(service.inventory.UpdateItem(item))).metadata["fields"] == "update_mask"
+    assert await service.get(made.reservation_id) == made
 
 
 async def test_own_units_never_count_against_growth(service: Harness) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Self
 
 import grpc.aio
+import psycopg
 import pytest
 
 from holdsvc.client import AsyncClient, errors
 from holdsvc.commands import target
-from holdsvc.ledger import database, retention
+from holdsvc.commands.target import CommandError
+from holdsvc.ledger import database, retention, stock
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.failures import NothingRan
 from holdsvc.model import Cause
@@ -208,6 +210,21 @@ async def test_a_commit_waits_for_its_standby_and_a_cancelled_wait_is_an_unknown
         assert (refusal.reason, refusal.metadata) == ("OUTCOME_UNKNOWN", {"cause": "STANDBY_AWAY"})
         pair.signal("new", signal.SIGCONT)
     await service.reserve({"seat": 1})
+
+
+async def test_a_command_waits_for_the_standby_whatever_its_role_says_and_tells_of_a_cancelled_wait(
+    pair: Pair,
+) -> None:
+    sql = sql_of(pair.old)
+    with psycopg.connect(pair.old) as connection:
+        connection.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
+    pair.signal("new", signal.SIGSTOP)
+    command = asyncio.create_task(asyncio.to_thread(target.run, pair.old, stock.tenants))
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    await until(lambda: sql(f"SELECT pg_cancel_backend(pid) {waiting}"), pause_s=0.02)
+    with pytest.raises(CommandError, match="the wait for a standby was cancelled"):
+        await command
+    pair.signal("new", signal.SIGCONT)
 
 
 async def test_after_a_failover_nothing_acknowledged_is_lost_and_calls_go_on(

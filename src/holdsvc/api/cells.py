@@ -172,11 +172,11 @@ class Cells:
     async def after(self, cell: Cell, tenant: str) -> Cell | None:
         """Where a tenant lives that the cell has refused; None: it has not left it yet, or nothing else is known."""
         if tenant in self._lost:
-            await self._read_again()
+            await self.read_again()
         home = self.of(tenant)
         return None if home is cell else home
 
-    async def _read_again(self) -> None:
+    async def read_again(self) -> None:
         """Reads all states once for all who ask, and not again right after that."""
         if self._reading is None:
             if monotonic() < self._read_s + READ_AGAIN_S:

@@ -52,7 +52,7 @@ class Changes:
 
     def modify(self, request: pb.ModifyRequest, call: Call, check: Check) -> change_requests.Modify:
         """A change of a hold in place; what `update_mask` does not name stays."""
-        check(request, _repeated_item_rule(request.lines))
+        check(request, _repeated_item_rule(request.lines), validation.mask_rule(request.update_mask))
         paths = set(request.update_mask.paths)
         lines = None
         if "lines" in paths:

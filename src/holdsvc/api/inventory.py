@@ -97,8 +97,7 @@ class InventoryServicer:
     async def UpdateItem(self, request: pb.UpdateItemRequest, call: Call) -> pb.UpdateItemResponse:
         """Sets fields of an item."""
         paths = set(request.update_mask.paths)
-        empty = None if paths else Violation("update_mask", "must name a field to set", "EMPTY_MASK")
-        validation.check(request, empty, *_unsaid(request.item, paths))
+        validation.check(request, validation.mask_rule(request.update_mask), *_unsaid(request.item, paths))
         new = convert.wanted_item(request.item)
         check_pool(call.caller, new.sku, new.pool)
         result = await call.cell.engine.change(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf import duration_pb2
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
@@ -241,6 +242,15 @@ def _is_normal(value: Any, rule: tuple[int, int, str]) -> bool:
     if isinstance(value, duration_pb2.Duration):
         return bool(nanos == 0 or seconds == 0 or (nanos < 0) == (seconds < 0))
     return bool(nanos >= 0)
+
+
+def mask_rule(mask: FieldMask) -> Violation | None:
+    """What is wrong with an `update_mask` that the rules of the proto let pass: they allow parts of the fields, too."""
+    if not mask.paths:
+        return Violation("update_mask", "must name a field to set", "EMPTY_MASK")
+    if any("." in path for path in mask.paths):
+        return Violation("update_mask", "must name whole fields, not parts of them", "WHOLE_FIELDS")
+    return None
 
 
 class TtlRule:

@@ -130,6 +130,10 @@ class AsyncCalls:
             answer = await send(request, timeout=attempts.remaining_s, metadata=metadata, **more)
         except grpc.RpcError as error:
             raise await self._explained(connection, statuses.from_rpc(error)) from error
+        except self._wire.closed as error:
+            if self._was_closed():
+                raise errors.interrupted(error) from error
+            raise
         self._places.answered(connection.place)
         return answer
 
@@ -150,6 +154,10 @@ class AsyncCalls:
             done(answer, error)
 
         self._wire.send(send, request, timeout_s, metadata, ended)
+
+    def _was_closed(self) -> bool:
+        """Whether `close` has ended the present call, and not its caller."""
+        return self._connections.closed and not self._wire.cancelled()
 
     def _passed_over(self, connection: Connection, failure: errors.CallError) -> None:
         """Leaves a connection whose server stops, and passes over an address without a server."""
@@ -198,6 +206,10 @@ class AsyncCalls:
                     yield message
             except grpc.RpcError as error:
                 raise await self._explained(connection, statuses.from_rpc(error)) from error
+            except self._wire.closed as error:
+                if self._was_closed():
+                    raise errors.interrupted(error) from error
+                raise
             finally:
                 stream.cancel()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from holdsvc.client import errors, statuses
@@ -50,6 +50,9 @@ _BATCH_REFUSALS = (
 _LENGTH_DELIMITED = 2
 """Protobuf's wire type of messages."""
 
+_LOCK_WAIT = "LOCK_WAIT"
+"""The cause of OVERLOADED where an item stays locked; the other causes say that there are too many calls already."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -81,7 +84,8 @@ class Pair:
             status = result.error
             failure = statuses.from_status(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
             # An item stayed locked longer than the batch could wait; alone the call may wait as long as it likes.
-            return ALONE if isinstance(failure, errors.Overloaded) else failure
+            waits = isinstance(failure, errors.Overloaded) and failure.metadata.get("cause") == _LOCK_WAIT
+            return ALONE if waits else failure
         response: Any = self.response()
         response.reservation.CopyFrom(result.reservation)
         for flag in self.flags:
@@ -253,10 +257,12 @@ class Lane:
             if _concerns_the_batch(error):
                 return [ALONE] * count
             return [errors.copy_of(error) for _ in range(count)]
-        results = self._pair.batch_response.FromString(answer).results  # type: ignore[attr-defined]
-        if len(results) != count:
-            return [errors.malformed_batch() for _ in range(count)]
-        return [self._pair.answer(result) for result in results]
+        try:
+            results = self._pair.batch_response.FromString(answer).results  # type: ignore[attr-defined]
+            outcomes = [self._pair.answer(result) for result in results]
+        except DecodeError:
+            outcomes = []
+        return outcomes if len(outcomes) == count else [errors.malformed_batch() for _ in range(count)]
 
     def _ended(self, entries: list[Entry], outcomes: list[Any]) -> None:
         promises = [entry.promise for entry in entries]

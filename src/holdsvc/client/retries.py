@@ -24,6 +24,9 @@ RETRY_POLICY: str = (files("inventoryhold.v1") / "retry_policy.json").read_text(
 
 _Config = Mapping[str, Any]
 
+TIMEOUT_MAX_S = 365 * 86_400.0
+"""The longest deadline, for a caller that wants none: gRPC takes what is much longer for one that has passed."""
+
 RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 """Codes after which a call may be made again, and a stream opened again, where this process has not cancelled it."""
 
@@ -121,7 +124,7 @@ class Attempts:
         self._budget = budget
         self._safe = safe
         self._clock = clock
-        self._end = clock() + timeout_s
+        self._end = clock() + min(timeout_s, TIMEOUT_MAX_S)
         self._attempt = 0
         self.sent = False
         """Whether the request may have reached the service."""

@@ -18,13 +18,22 @@ WAKING_MAX_S = 0.005
 class AsyncWire:
     """For asyncio: everything runs on the loop of the callers."""
 
+    closed = (asyncio.CancelledError, grpc.aio.UsageError)
+    """What gRPC raises where this client has closed the channel of a call."""
+
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadlines = _Deadlines()
 
     def reset(self) -> None:
         """Forgets what belonged to an event loop that has ended."""
+        self._tasks = set()
         self._deadlines = _Deadlines()
+
+    def cancelled(self) -> bool:
+        """Whether the caller's task is being cancelled."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     def soon(self, work: Callable[[], None]) -> None:
         """Runs work when the tasks that are ready have run: so their calls are in the next batch."""
@@ -66,6 +75,8 @@ class AsyncWire:
             answer = await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             done(None, statuses.from_rpc(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait
+            done(None, errors.interrupted(error))
         except BaseException as error:
             done(None, errors.interrupted(error))
             raise
@@ -174,12 +185,19 @@ class Wire:
     interpreter's lock, which is taken, to call again, and each would then go alone or nearly so.
     """
 
+    closed = (ValueError,)
+    """What gRPC raises where this client has closed the channel of a call."""
+
     def __init__(self) -> None:
         self._waking: set[Waking] = set()
 
     def reset(self) -> None:
         """Forgets the threads of a forked process's parent."""
         self._waking = set()
+
+    def cancelled(self) -> bool:
+        """Whether the caller is being cancelled: no thread is."""
+        return False
 
     def soon(self, work: Callable[[], None]) -> None:
         """Runs work now."""
@@ -236,7 +254,7 @@ class Wire:
         """Calls a method and tells what came of it."""
         try:
             call = method.future(request, timeout=timeout_s, metadata=metadata)
-        except ValueError as error:  # What gRPC raises on a closed channel.
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait, and this thread may be another's
             done(None, errors.interrupted(error))
             return
         call.add_done_callback(lambda call: self._ended(call, done))

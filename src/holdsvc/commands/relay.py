@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -22,6 +22,7 @@ from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.failures import Conflict, NothingRan, Unknown
+from holdsvc.ledger.tenants import CellError
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.relay.broker import Broker, KafkaSecurity, OutputClosed, RelayError, Stdout
 from holdsvc.settings import Settings
@@ -69,9 +70,11 @@ def relay(  # noqa: PLR0917 - typer passes them by name
     from holdsvc.relay.relay import open_broker
 
     settings = target.settings_of(dsn, data_dir)
+    address = target.chosen(settings.addresses, cell, None)
     if metrics_listen:
         read("--metrics-listen", split_address, metrics_listen)
-    with target.opened(dsn, data_dir, cell) as owner:
+    # A cell is waited for; its database tells then whether it is this one.
+    with nullcontext(target.dsn_of(address)) if address.name else target.opened(dsn, data_dir, cell) as owner:
         # Standard output is for the events.
         logs.configure(settings.log_level, sys.stderr)
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)
@@ -79,10 +82,10 @@ def relay(  # noqa: PLR0917 - typer passes them by name
             security = KafkaSecurity(kafka_sasl, os.environ.get("KAFKA_PASSWORD", ""), kafka_ca, kafka_cert, kafka_key)
             broker = open_broker(to, prefix, security)
             page = _metrics_page(metrics_listen) if metrics_listen else None
-            asyncio.run(_publish(settings, owner, broker, name, page, from_now=from_now))
+            asyncio.run(_publish(settings.of_cell(address), owner, address.name, broker, name, page, from_now=from_now))
         except OutputClosed:
             pass
-        except (RelayError, SetTooOld) as error:
+        except (RelayError, SetTooOld, CellError) as error:
             raise CommandError(str(error)) from error
         if to == "stdout":
             # What is left in the buffer is published again; without this the interpreter fails over it at its exit.
@@ -101,7 +104,14 @@ def _is_pipe(descriptor: int) -> bool:
 
 
 async def _publish(
-    settings: Settings, dsn: str, broker: Broker, name: str, page: MetricsPage | None, *, from_now: bool
+    settings: Settings,
+    dsn: str,
+    cell: str,
+    broker: Broker,
+    name: str,
+    page: MetricsPage | None,
+    *,
+    from_now: bool,
 ) -> None:
     """Relays until SIGTERM, Ctrl-C or, where it writes to a pipe, the end of the pipe's reader."""
     from holdsvc.relay.relay import Relay
@@ -111,7 +121,7 @@ async def _publish(
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    database = Database(settings, dsn)
+    database = Database(settings, dsn, cell)
     working = Relay(database, broker, name, from_now=from_now)
     ends_with_reader = isinstance(broker, Stdout) and _is_pipe(sys.stdout.fileno())
     if ends_with_reader:

@@ -3,28 +3,26 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import psycopg
 import typer
 from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
-from psycopg.rows import tuple_row
 
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.cell_file import CellAddress
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.errors import HoldError
-from holdsvc.ledger import tenants, upkeep
+from holdsvc.ledger import owner_sessions, tenants, upkeep
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown
-from holdsvc.ledger.primary import find_primary
+from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown, Unreplicated
 from holdsvc.ledger.schema_files import MigrationError
 from holdsvc.ledger.tenants import CellError, Moved, State, TenantState
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.model import Caller
-from holdsvc.postgres import check_version, with_connect_timeout
+from holdsvc.postgres import with_connect_timeout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
 
@@ -126,9 +124,30 @@ def cells() -> list[CellAddress]:
     return settings.addresses
 
 
-def owner_of(address: CellAddress) -> str:
+def dsn_of(address: CellAddress) -> str:
     """The DSN of the schema's owner in a cell, with an end to the wait for it."""
     return with_connect_timeout(address.owner, CONNECT_TIMEOUT_S)
+
+
+def owner_of(address: CellAddress) -> str:
+    """The same, once the database has told which cell it is: raises CommandError where that is another one.
+
+    One that is no cell yet may be made one.
+    """
+    dsn = dsn_of(address)
+    present = _in_session(dsn, _cell_name)
+    if present not in (None, address.name):
+        raise CommandError(f"the database of {address.name} is the cell {present!r}: correct its DSN")
+    return dsn
+
+
+async def _cell_name(session: Connection) -> str | None:
+    try:
+        return await tenants.cell_name(session)
+    except Failed as error:
+        if lacks_schema(error):
+            return None
+        raise
 
 
 @contextmanager
@@ -212,21 +231,23 @@ def _names(addresses: Sequence[CellAddress]) -> str:
 def run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Runs work on a connection of its own, as the schema's owner."""
 
+    async def with_set(session: Connection) -> T:
+        async with upkeep.function_set_used(session):
+            return await work(session)
+
+    return _in_session(dsn, with_set)
+
+
+def _in_session(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     async def carried_out() -> T:
-        try:
-            chosen = await find_primary(dsn)
-            connection = await psycopg.AsyncConnection.connect(chosen, autocommit=True, row_factory=tuple_row)
-        except psycopg.OperationalError as error:
-            raise CommandError(f"the database does not answer: {error}") from error
-        async with connection:
+        async with AsyncExitStack() as stack:
             try:
-                check_version(connection.info.server_version)
+                session = await stack.enter_async_context(owner_sessions.opened(dsn))
+            except psycopg.OperationalError as error:
+                raise CommandError(f"the database does not answer: {error}") from error
             except ValueError as error:
                 raise CommandError(str(error)) from None
-            await connection.execute("SET TIME ZONE 'UTC'")
-            session = Connection(connection)
-            async with upkeep.function_set_used(session):
-                return await work(session)
+            return await work(session)
 
     with failures():
         return asyncio.run(carried_out())
@@ -243,6 +264,10 @@ def failures() -> Iterator[None]:
         raise CommandError(_refused(error)) from error
     except Moved as error:
         raise CommandError(f"the tenant is not in this cell: {error}") from error
+    except Unreplicated as error:
+        raise CommandError(
+            "it was carried out, but the wait for a standby was cancelled: it is lost if this server is"
+        ) from error
     except (NothingRan, Unknown, Conflict) as error:
         raise CommandError(f"the database did not carry it out: {error.__cause__}") from error
     except psycopg.Error as error:

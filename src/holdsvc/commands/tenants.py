@@ -13,7 +13,6 @@ from holdsvc.commands.options import CellName, DataDir, Dsn, TenantName
 from holdsvc.commands.target import CommandError
 from holdsvc.ledger import stock, tenant_move, tenants, upkeep
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.tenant_move import Cell
 from holdsvc.ledger.tenants import State, TenantState
 
@@ -149,8 +148,8 @@ def _between(source: CellAddress, sink: CellAddress, work: Callable[[Cell, Cell]
         async with AsyncExitStack() as stack:
             cells = []
             for address in (source, sink):
-                chosen = await find_primary(target.owner_of(address))
-                cell = await stack.enter_async_context(tenant_move.opened(address.name, chosen))
+                opened = tenant_move.opened(address.name, target.dsn_of(address))
+                cell = await stack.enter_async_context(opened)
                 await stack.enter_async_context(upkeep.function_set_used(cell.session))
                 cells.append(cell)
             return await work(*cells)

@@ -14,11 +14,23 @@ from psycopg import AsyncConnection
 from psycopg.errors import Diagnostic, InvalidSchemaName, UndefinedFunction
 from psycopg_pool import PoolTimeout
 
-from holdsvc.ledger import function_set, pooler
+from holdsvc.ledger import function_set, pooler, tenants
 from holdsvc.ledger.binding import bind_scalar
 from holdsvc.ledger.failures import Failed, NothingRan, Unknown, Unreplicated, failure_of
 from holdsvc.ledger.primary import ADMIT_S, LOOK_S, STATE_SQL, Primary, State
-from holdsvc.ledger.session import Pool, PoolUse, Row, is_cut, make_pool, milliseconds, setting, use_of, waits
+from holdsvc.ledger.session import (
+    SETTINGS,
+    Pool,
+    PoolUse,
+    Row,
+    is_cut,
+    make_pool,
+    milliseconds,
+    setting,
+    use_of,
+    waits,
+)
+from holdsvc.ledger.tenants import CellError
 from holdsvc.model import Cause
 from holdsvc.settings import Settings
 from holdsvc.telemetry import tracing
@@ -141,7 +153,7 @@ class Database:
 
     def __init__(self, settings: Settings, dsn: str, cell: str = "") -> None:
         self.primary = Primary(settings, dsn, cell, _state, self._abandon)
-        self._is_cell = bool(cell)
+        self._cell = cell
         self._size = settings.pool_size
         self._wait_s = settings.pool_timeout.total_seconds()
         self._time_limit_s = settings.statement_timeout.total_seconds()
@@ -159,9 +171,7 @@ class Database:
             "statement_timeout": milliseconds(self._time_limit_s),
             "lock_timeout": milliseconds(self._lock_timeout_s),
             "idle_in_transaction_session_timeout": milliseconds(self._time_limit_s),
-            "synchronous_commit": "on",
-            "TimeZone": "UTC",
-            "default_transaction_isolation": "read committed",
+            **SETTINGS,
             "role": SERVICE_ROLE,
         }
         self._pool, self._reserved = self._make_pools()
@@ -215,16 +225,24 @@ class Database:
         return LOOK_S
 
     async def open(self) -> None:
-        """Opens the pool and waits for its first connections; after a failure it can be called again."""
+        """Opens the pool and waits for its first connections; after a failure it can be called again.
+
+        Raises CellError where the database is another cell than the one that it is taken for.
+        """
         try:
             await self._pool.open(wait=True, timeout=OPEN_TIMEOUT_S)
             await self._reserved.open()
             if self._keeps_sessions:
                 await self._refuse_shared_sessions()
-        except PoolTimeout as error:
+            if self._cell:
+                async with self.connection(reserved=True) as connection:
+                    await tenants.check_cell(connection, self._cell)
+        except (PoolTimeout, CellError) as error:
             # A pool that was opened cannot be opened again.
             await self.close()
             self._pool, self._reserved = self._make_pools()
+            if isinstance(error, CellError):
+                raise
             raise NothingRan(self._why_none()) from error
 
     async def _refuse_shared_sessions(self) -> None:
@@ -265,7 +283,7 @@ class Database:
         wait_s = self._lock_timeout_s if lock_wait_s is None else lock_wait_s
         waits_s = (wait_s, min(self._time_limit_s, time_limit_s or self._time_limit_s))
         own_settings = None if self._keeps_sessions else {**self._session, **waits(*waits_s)}
-        reads_of = reads_of if self._is_cell else ""
+        reads_of = reads_of if self._cell else ""
         lent = Connection(connection, self._silence_max_s, self._distrust, own_settings, reads_of=reads_of)
         self._lent.add(lent)
         connection.add_notice_handler(lent.notice)

@@ -8,12 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import psycopg
-from psycopg.rows import tuple_row
 
-from holdsvc.ledger import feed, tenants, upkeep
+from holdsvc.ledger import feed, owner_sessions, tenants, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.failures import Failed
-from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.schema_files import ConnectionRefused, MigrationError
 from holdsvc.ledger.tenants import CellError
 
@@ -65,17 +63,11 @@ def place_default(dsns: Sequence[str]) -> None:
 def _run(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     async def carried_out() -> T:
         try:
-            opened = await psycopg.AsyncConnection.connect(
-                await find_primary(dsn), autocommit=True, row_factory=tuple_row
-            )
+            async with owner_sessions.opened(dsn) as connection, upkeep.function_set_used(connection):
+                return await work(connection)
         except psycopg.OperationalError as error:
             raise ConnectionRefused(f"No connection to the database: {str(error).strip()}") from error
-        async with opened:
-            connection = Connection(opened)
-            try:
-                async with upkeep.function_set_used(connection):
-                    return await work(connection)
-            except (CellError, Failed) as error:
-                raise MigrationError(f"The database cannot become a cell: {error}") from error
+        except (CellError, Failed) as error:
+            raise MigrationError(f"The database cannot become a cell: {error}") from error
 
     return asyncio.run(carried_out())

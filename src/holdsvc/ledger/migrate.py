@@ -275,6 +275,7 @@ def _locked(connection: psycopg.Connection) -> Iterator[None]:
             connection.execute("SET LOCAL statement_timeout = 0")
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             connection.execute("SET LOCAL client_min_messages = warning")
+            connection.execute("SET LOCAL synchronous_commit = on")
             if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK_KEY,)).fetchone() == (True,):
                 yield
                 return

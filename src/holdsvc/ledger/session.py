@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+SETTINGS = {"synchronous_commit": "on", "TimeZone": "UTC", "default_transaction_isolation": "read committed"}
+"""What every session relies on, whatever the role or the database says."""
+
 Row = tuple[Any, ...]
 Pool = AsyncConnectionPool[AsyncConnection[Row]]
 

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from holdsvc.ledger import function_set
+from holdsvc.ledger.session import SETTINGS, setting
 from holdsvc.ledger.tenant_tables import LIMIT_NUMBER, TABLES, Table
 from holdsvc.ledger.tenants import CellError, State
 
@@ -79,8 +80,9 @@ async def _apart(work: Callable[..., T], *sides: Side) -> T:
         try:
             for side in sides:
                 # One by one: where the second fails, the first is closed.
-                one = psycopg.connect(side.dsn, autocommit=True, options="-c synchronous_commit=on")
+                one = psycopg.connect(side.dsn, autocommit=True)
                 connections.append(one)
+                one.execute(*setting(SETTINGS, local=False))
             return work(*connections)
         finally:
             for connection in connections:

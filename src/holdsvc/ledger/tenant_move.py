@@ -11,15 +11,13 @@ from time import monotonic
 from typing import NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-import psycopg
-from psycopg.rows import tuple_row
-
-from holdsvc.ledger import feed, tenant_copy, upkeep
+from holdsvc.ledger import feed, owner_sessions, tenant_copy, upkeep
 from holdsvc.ledger.binding import Nothing, bind, bind_scalar
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.failures import NothingRan
+from holdsvc.ledger.primary import find_primary
 from holdsvc.ledger.tenant_copy import Progress, Side
-from holdsvc.ledger.tenants import CellError, State, TenantState, cell_name, state_of
+from holdsvc.ledger.tenants import CellError, State, TenantState, check_cell, state_of
 from holdsvc.model import Cause
 
 T = TypeVar("T")
@@ -50,13 +48,10 @@ class Cell(NamedTuple):
 
 @asynccontextmanager
 async def opened(name: str, dsn: str) -> AsyncIterator[Cell]:
-    """A cell with a session of the schema's owner, in which a commit that a standby has not got raises Unknown."""
-    async with await psycopg.AsyncConnection.connect(
-        dsn, autocommit=True, row_factory=tuple_row, options="-c synchronous_commit=on"
-    ) as connection:
-        session = Connection(connection)
-        connection.add_notice_handler(session.notice)
-        yield Cell(Side(name, dsn), session)
+    """A cell with a session of the schema's owner."""
+    chosen = await find_primary(dsn)
+    async with owner_sessions.opened(chosen) as session:
+        yield Cell(Side(name, chosen), session)
 
 
 class Moving(NamedTuple):
@@ -166,9 +161,7 @@ async def _check_names(source: Cell, sink: Cell) -> None:
     if source.name == sink.name:
         raise CellError(f"{source.name} is the cell where the tenant is")
     for cell in (source, sink):
-        present = await cell_name(cell.session)
-        if present != cell.name:
-            raise CellError(f"the database of {cell.name} is the cell {present!r}: correct its DSN")
+        await check_cell(cell.session, cell.name)
 
 
 async def _take_over(cell: Cell, state: TenantState, move_id: UUID) -> TenantState:

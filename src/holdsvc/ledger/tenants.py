@@ -109,6 +109,15 @@ async def cell_name(connection: Statements) -> str | None:
     return (await _CELL.one(connection)).name
 
 
+async def check_cell(connection: Statements, name: str) -> None:
+    """Raises CellError where a database is not the cell of this name."""
+    present = await cell_name(connection)
+    if present is None:
+        raise CellError(f"the database of {name} is no cell yet: run `holdsvc migrate up`")
+    if present != name:
+        raise CellError(f"the database of {name} is the cell {present!r}: correct its DSN")
+
+
 async def state_of(connection: Statements, tenant: str) -> TenantState | None:
     """A tenant's state in a cell; None: it has none. For the schema's owner."""
     rows = await _STATE.fetch(connection, tenant=tenant)

@@ -179,6 +179,12 @@ class Keyring:
             raise
         # The same work whether there is such a key or not.
         matches = hmac.compare_digest(digest, found.secret_hash if found else bytes(len(digest)))
+        if found is not None and matches and found.away:
+            # Its tenant has just moved, or is between two cells: that says nothing against the key.
+            await self._cells.read_again()
+            found = await self._rights(key_id, ask)
+            if found is not None and found.away:
+                raise HoldError(outages.tenant_moved())
         if found is None or not matches or found.lives_s <= 0:
             self._good.pop(secret, None)
             _remember(self._bad, secret, self._clock() + BAD_S)
@@ -191,19 +197,25 @@ class Keyring:
         return caller
 
     async def _rights(self, key_id: str, ask: Ask) -> KeyRights | None:
-        """What a key may do. None: every cell has answered, and none of them has it; raises why one did not answer."""
+        """What a key may do; `away`: as a cell has it in which its tenant does not live.
+
+        None: every cell has answered, and none of them has it. Raises why one did not answer.
+        """
         missing: HoldError | None = None
+        elsewhere: KeyRights | None = None
         for cells in self._cells.for_key(key_id):
             for cell, answer in zip(cells, await asyncio.gather(*(ask(cell, key_id) for cell in cells)), strict=True):
                 if isinstance(answer, HoldError):
                     missing = answer
-                elif answer is not None and self._cells.is_home(answer.tenant, cell):
-                    # Elsewhere a key may have stayed behind, and would not be revoked with the tenant's.
+                elif answer is not None and not answer.away and self._cells.is_home(answer.tenant, cell):
                     self._cells.note(answer.tenant, cell)
                     return answer
+                elif answer is not None:
+                    # It may have stayed behind, and would not be revoked with the tenant's.
+                    elsewhere = answer._replace(away=True)
         if missing is not None:
             raise missing
-        return None
+        return elsewhere
 
     async def _ask_in_turn(self, cell: Cell, key_id: str) -> KeyRights | HoldError | None:
         async with self._unknown[cell.name]:

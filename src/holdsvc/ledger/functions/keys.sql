@@ -1,19 +1,20 @@
--- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key
--- of a tenant that is here.
--- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked. Locks nothing.
+-- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key.
+-- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked. _away: its tenant
+-- has left, or has not come yet, so that another cell knows whether the key is good. Locks nothing.
 CREATE FUNCTION find_api_key(_key_id text)
 RETURNS TABLE (
-  _tenant text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _lives_s double precision
+  _tenant text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _lives_s double precision,
+  _away boolean
 )
 LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
   SELECT k.tenant::text, k.client::text, k.secret_hash, k.scopes, k.pools,
          CASE
            WHEN k.revoke_time IS NOT NULL THEN 0
            ELSE coalesce(extract(epoch FROM k.expire_time - wall_clock())::double precision, 'Infinity')
-         END
+         END,
+         EXISTS (SELECT 1 FROM tenant_state s WHERE s.tenant = k.tenant AND s.state IN ('COPYING', 'MOVED'))
   FROM api_key k
   WHERE k.key_id = _key_id
-    AND NOT EXISTS (SELECT 1 FROM tenant_state s WHERE s.tenant = k.tenant AND s.state IN ('COPYING', 'MOVED'))
 $$;
 
 -- Stores a new API key: the hash of its secret, never the secret. One row: outcome null and the key, or
