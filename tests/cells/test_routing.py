@@ -224,7 +224,7 @@ async def test_a_key_is_good_where_its_tenant_has_gone_and_never_called_bad_on_t
 async def is_good(caller: Partner) -> bool:
     answer = await outcome(caller.admin.GetCaller(admin.GetCallerRequest()))
     assert answer != "UNAUTHENTICATED"
-    return answer != "TENANT_MOVED"
+    return bool(answer != "TENANT_MOVED")
 
 
 async def test_a_key_that_no_cell_has_is_no_key(cells: TwoCells, start_cells: StartCells) -> None:

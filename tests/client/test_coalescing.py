@@ -438,7 +438,7 @@ async def test_calls_whose_batch_cannot_be_sent_or_read_fail_and_the_lane_goes_o
         lane = Lane(PAIRS["/inventoryhold.v1.ReservationService/Reserve"], None, 0, wire, send)
         assert lane.enters_alone()
         first = lane.join(request_of(), 30.0)
-        await until(lambda alone=alone: alone)
+        await until(partial(bool, alone))
         entries = [lane.join(request_of(), 30.0) for _ in range(2)]
         lane.leave_alone()
         for entry in entries:
@@ -447,7 +447,7 @@ async def test_calls_whose_batch_cannot_be_sent_or_read_fail_and_the_lane_goes_o
                 await (answer() if isinstance(wire, AsyncWire) else asyncio.to_thread(answer))
         alone[0](first.request, None)
         wire.answer(first.promise, 30.0) if isinstance(wire, Wire) else await wire.answer(first.promise, 30.0)
-        await until(lambda lane=lane: lane.is_idle)
+        await until(partial(getattr, lane, "is_idle"))
 
 
 async def test_a_batch_without_a_result_for_each_call_fails_them_all() -> None:

@@ -114,7 +114,7 @@ async def test_a_client_that_is_closed_ends_its_calls_with_an_error_and_cancels_
     await service.create_item("seat", 10)
     with sessions.transaction(ledger_dsn) as other:
         other.execute("SELECT 1 FROM holdsvc.item WHERE sku = 'seat' FOR UPDATE")
-        stream = client.events.StreamEvents(event_service_pb2.StreamEventsRequest())
+        stream: Any = client.events.StreamEvents(event_service_pb2.StreamEventsRequest())
         reading = asyncio.ensure_future(anext(stream))
         calls = [asyncio.create_task(client.reserve({"seat": 1}, request_id=f"{n}")) for n in range(3)]
         await sessions.until_blocked(ledger_dsn)

@@ -1,6 +1,6 @@
 -- What the key with this readable part may do, of any tenant: the key tells the tenant. No row: there is no such key.
--- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked. _away: its tenant
--- has left, or has not come yet, so that another cell knows whether the key is good. Locks nothing.
+-- _lives_s: seconds until it ends, on the ledger's clock; 0 or less when it has expired or is revoked.
+-- _away: its tenant has left, or has not come yet: another cell knows whether the key is good. Locks nothing.
 CREATE FUNCTION find_api_key(_key_id text)
 RETURNS TABLE (
   _tenant text, _client text, _secret_hash bytea, _scopes text[], _pools text[], _lives_s double precision,
