@@ -70,20 +70,15 @@ class AdminServicer:
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         """Lists the tenant's keys, newest first."""
         tenant = call.caller.tenant
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         response = pb.ListApiKeysResponse()
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[Part[ApiKey]]:
             before = (datetime.fromisoformat(after[0]), after[1]) if after else None
             return whole(keys.list_page(connection, tenant, before, limit, _pools(call)))
 
-        def add(found: ApiKey) -> pb.ApiKey:
-            response.api_keys.append(convert.api_key(found))
-            return response.api_keys[-1]
-
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [found.create_time.isoformat(), found.key_id]
+        response.next_page_token = await page.fill(
+            response.api_keys.append, read, convert.api_key, lambda found: [found.create_time.isoformat(), found.key_id]
         )
         return response
 

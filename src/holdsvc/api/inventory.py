@@ -74,8 +74,7 @@ class InventoryServicer:
     async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Lists items in order of sku and pool."""
         caller = call.caller
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         pools: list[str] | None = sorted(caller.pools) or None
         if request.HasField("pool"):
             pools = [request.pool] if caller.sees_pool(request.pool) else []
@@ -85,12 +84,8 @@ class InventoryServicer:
             key = ItemKey(*after) if after else ItemKey("", "")
             return whole(items.list_page(connection, caller.tenant, request.sku_prefix, pools, key, limit))
 
-        def add(found: model.Item) -> item_pb2.Item:
-            response.items.append(convert.item(found))
-            return response.items[-1]
-
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [found.sku, found.pool]
+        response.next_page_token = await page.fill(
+            response.items.append, read, convert.item, lambda found: [found.sku, found.pool]
         )
         return response
 

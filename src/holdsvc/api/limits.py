@@ -74,19 +74,14 @@ class LimitServicer:
     async def ListLimits(self, request: pb.ListLimitsRequest, call: Call) -> pb.ListLimitsResponse:
         """Lists the tenant's limits."""
         tenant = call.caller.tenant
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         response = pb.ListLimitsResponse()
 
         def read(connection: Connection, after: Position | None, count: int) -> Awaitable[Part[Limit]]:
             return whole(limits.list_page(connection, tenant, after[0] if after else "", count, _pools(call)))
 
-        def add(found: Limit) -> pb.Limit:
-            response.limits.append(convert.limit(found))
-            return response.limits[-1]
-
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [found.terms.limit_id]
+        response.next_page_token = await page.fill(
+            response.limits.append, read, convert.limit, lambda found: [found.terms.limit_id]
         )
         return response
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from holdsvc.api import validation
 from holdsvc.api.calls import Call
 from holdsvc.api.tokens import seal, unseal
 from holdsvc.api.turns import Turns
@@ -35,6 +36,7 @@ Listed = (
 )
 
 R = TypeVar("R")
+M = TypeVar("M", bound=Message)
 
 Position = list[str]
 """Where a page begins: after the row with this key."""
@@ -64,17 +66,23 @@ TOKEN_CHARS_MAX = 2048
 
 
 class Pages:
-    """Reads and writes page tokens, and fills pages. Construct it on the loop that will serve.
+    """Reads and writes page tokens. Construct it on the loop that will serve.
 
     A token is bound to the rpc, its filters and the tenant.
     """
 
     def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+        self.turns = turns
         self._keys: dict[str, tuple[float, str]] = {}
         """The key of each cell, and when it was read."""
 
-    async def position(self, request: Listed, call: Call) -> tuple[Position | None, Violation | None]:
+    async def begin(self, request: Listed, call: Call) -> "Page":
+        """Checks a request and its token; returns the page that it asks for. Raises INVALID_FIELD."""
+        start, violation = await self._position(request, call)
+        validation.check(request, violation)
+        return Page(self, request, call, start)
+
+    async def _position(self, request: Listed, call: Call) -> tuple[Position | None, Violation | None]:
         """The position of the request's token, None without one, and what is wrong with it."""
         token = request.page_token
         if not token:
@@ -95,7 +103,8 @@ class Pages:
             )
         return position, None
 
-    async def _token(self, request: Listed, position: Position, call: Call) -> str:
+    async def token(self, request: Listed, position: Position, call: Call) -> str:
+        """The token of the page after a position."""
         # As UTF-8: escaped, 128 characters outside the Basic Multilingual Plane would be 1,536 bytes.
         data = json.dumps([_VERSION, *position], separators=(",", ":"), ensure_ascii=False).encode()
         key = await self._token_key(call, KEY_TRUST_S)
@@ -108,27 +117,36 @@ class Pages:
             self._keys[call.cell.name] = monotonic(), key
         return key
 
+
+class Page:
+    """The part of a list that a request asks for, after the position of its token."""
+
+    def __init__(self, pages: Pages, request: Listed, call: Call, start: Position | None) -> None:
+        self._pages = pages
+        self._request = request
+        self._call = call
+        self._start = start
+
     async def fill(
         self,
-        request: Listed,
-        call: Call,
-        start: Position | None,
+        append: Callable[[M], None],
         read: Callable[[Connection, Position | None, int], Awaitable[Part[R]]],
-        add: Callable[[R], Message],
+        make: Callable[[R], M | None],
         position: Callable[[R], Position],
     ) -> str:
-        """Fills a page after `start`; returns the token of the next one, empty where there is none.
+        """Fills the page; returns the token of the next one, empty where there is none.
 
-        `read` returns the rows after a position, at most so many; `add` adds a row to the answer.
+        `read` returns the rows after a position, at most so many; `make` makes a row's message, None: it is left out;
+        `append` adds that to the answer.
         """
-        after, left, room, cut = start, page_size(request.page_size), PAGE_BYTES_MAX, 0
-        count = ROWS_FIRST
+        call, after, cut = self._call, self._start, 0
+        left, room, count = page_size(self._request.page_size), PAGE_BYTES_MAX, ROWS_FIRST
         while True:
             count = min(count, left)
             rows, looked_to = await call.cell.engine.read(
                 call.caller.tenant, partial(_read, read, after, count + 1), call.deadline
             )
-            added, used = await self._turns.run(_add(rows[:count], add, room))
+            added, used = await self._pages.turns.run(_add(rows[:count], make, append, room))
             if added < len(rows):
                 after = position(rows[added - 1])
             elif looked_to is None:
@@ -137,7 +155,7 @@ class Pages:
                 after, cut = looked_to, cut + 1
             left, room = left - added, room - used
             if left == 0 or room <= 0 or cut == READS_CUT_MAX:
-                return await self._token(request, after, call)
+                return await self._pages.token(self._request, after, call)
             if added:
                 count = max(1, min(PAGE_SIZE_MAX, READ_BYTES * added // max(1, used)))
 
@@ -156,11 +174,16 @@ async def _read(
     return await read(connection, after, limit)
 
 
-def _add(rows: Sequence[R], add: Callable[[R], Message], room: int) -> Generator[None, None, tuple[int, int]]:
+def _add(
+    rows: Sequence[R], make: Callable[[R], M | None], append: Callable[[M], None], room: int
+) -> Generator[None, None, tuple[int, int]]:
     """Adds rows until `room` bytes are used; returns how many, and their bytes."""
     used = 0
     for number, row in enumerate(rows, 1):
-        used += add(row).ByteSize()
+        message = make(row)
+        if message is not None:
+            append(message)
+            used += message.ByteSize()
         if used >= room:
             return number, used
         yield

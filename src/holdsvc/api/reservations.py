@@ -19,7 +19,7 @@ from holdsvc.ledger import events, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Answer, Done, Event, Reservation
 from holdsvc.settings import Settings
-from inventoryhold.v1 import event_pb2, reservation_pb2
+from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -220,8 +220,7 @@ class ReservationServicer:
     async def ListReservations(self, request: pb.ListReservationsRequest, call: Call) -> pb.ListReservationsResponse:
         """Lists reservations, newest first."""
         caller = call.caller
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         response = pb.ListReservationsResponse()
         client = request.client or None
         if not caller.reads_all:
@@ -242,15 +241,15 @@ class ReservationServicer:
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[Reservation]]:
             return reservation_lists.list_page(connection, caller.tenant, wanted, after[0] if after else None, limit)
 
-        def add(found: Reservation) -> pb.ListReservationsResponse | reservation_pb2.Reservation:
+        def make(found: Reservation) -> reservation_pb2.Reservation | None:
             # It may have changed between the search and the reading of its row.
             if request.states and int(found.state) not in request.states:
-                return pb.ListReservationsResponse()
-            convert.set_reservation(message := response.reservations.add(), found)
+                return None
+            convert.set_reservation(message := reservation_pb2.Reservation(), found)
             return message
 
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [found.reservation_id]
+        response.next_page_token = await page.fill(
+            response.reservations.append, read, make, lambda found: [found.reservation_id]
         )
         log.info("reservation.listed", tenant=caller.tenant, client=caller.client, count=len(response.reservations))
         if request.include_total:
@@ -266,8 +265,7 @@ class ReservationServicer:
     ) -> pb.ListReservationEventsResponse:
         """Lists what happened to a reservation."""
         tenant = call.caller.tenant
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         subject = await self._find(request.reservation_id, call)
         if subject is None and not await self._saw_removed(request.reservation_id, call):
             raise HoldError(errors.reservation_not_found(request.reservation_id, None))
@@ -277,12 +275,8 @@ class ReservationServicer:
             last = int(after[0]) if after else 0
             return whole(events.list_of_reservation(connection, tenant, request.reservation_id, subject, last, limit))
 
-        def add(found: Event) -> event_pb2.Event:
-            response.events.append(convert.event(found))
-            return response.events[-1]
-
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [str(found.event_id)]
+        response.next_page_token = await page.fill(
+            response.events.append, read, convert.event, lambda found: [str(found.event_id)]
         )
         return response
 

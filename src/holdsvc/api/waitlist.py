@@ -99,8 +99,7 @@ class WaitlistServicer:
     ) -> pb.ListWaitlistEntriesResponse:
         """Lists entries in the order of the queue."""
         caller = call.caller
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         response = pb.ListWaitlistEntriesResponse()
         client = request.client or None
         if not caller.reads_waitlists:
@@ -120,14 +119,14 @@ class WaitlistServicer:
             place = (int(after[0]), int(after[1])) if after else None
             return whole(waitlist.list_page(connection, caller.tenant, wanted, pool_list(caller), place, limit))
 
-        def add(found: WaitlistEntry) -> pb.ListWaitlistEntriesResponse | waitlist_pb2.WaitlistEntry:
+        def make(found: WaitlistEntry) -> waitlist_pb2.WaitlistEntry | None:
             # It may have lapsed, or changed between the search and the reading of its row.
             if int(found.state) not in states:
-                return pb.ListWaitlistEntriesResponse()
-            convert.set_entry(message := response.entries.add(), found)
+                return None
+            convert.set_entry(message := waitlist_pb2.WaitlistEntry(), found)
             return message
 
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [str(found.priority), str(found.sequence)]
+        response.next_page_token = await page.fill(
+            response.entries.append, read, make, lambda found: [str(found.priority), str(found.sequence)]
         )
         return response

@@ -77,20 +77,18 @@ class WebhookServicer:
 
     async def ListWebhooks(self, request: pb.ListWebhooksRequest, call: Call) -> pb.ListWebhooksResponse:
         """Lists the webhooks that the caller sees, newest first."""
-        start, violation = await self._pages.position(request, call)
-        validation.check(request, violation)
+        page = await self._pages.begin(request, call)
         response = pb.ListWebhooksResponse()
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[Part[Webhook]]:
             before = (datetime.fromisoformat(after[0]), UUID(after[1])) if after else None
             return whole(webhooks.list_page(connection, _sight(call), before, limit))
 
-        def add(found: Webhook) -> pb.Webhook:
-            response.webhooks.append(convert.webhook(found))
-            return response.webhooks[-1]
-
-        response.next_page_token = await self._pages.fill(
-            request, call, start, read, add, lambda found: [found.create_time.isoformat(), found.webhook_id]
+        response.next_page_token = await page.fill(
+            response.webhooks.append,
+            read,
+            convert.webhook,
+            lambda found: [found.create_time.isoformat(), found.webhook_id],
         )
         return response
 
