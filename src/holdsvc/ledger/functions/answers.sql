@@ -150,6 +150,25 @@ CREATE TYPE served_item AS (
   again boolean
 );
 
+-- What lock_limits has found.
+CREATE TYPE locked_limits AS (
+  -- By need, sorted by request: the request, the limit_id, the slot (null: a limit of holders, and the request names
+  -- none), and the units.
+  need_request integer[],
+  need_limit text[],
+  need_slot integer[],
+  need_units bigint[],
+  -- By slot, one for each limit and its holder or client: which it is, the most units (null: the limit is BUILDING and
+  -- refuses nothing), and the units used now.
+  slot_limit bigint[],
+  slot_client text[],
+  slot_holder text[],
+  slot_max bigint[],
+  slot_used bigint[],
+  -- The time of that, null: nothing was locked. The caller judges by it.
+  lock_time timestamptz
+);
+
 -- What verify_items answers: a row for each item, with what is stored and what the reservations add up to.
 CREATE TYPE recount_answer AS (
   sku text,

@@ -46,7 +46,7 @@ DECLARE
   _items bigint;
   _updated bigint;
   _r record;
-  -- See lock_limits.
+  -- See locked_limits.
   _need_request integer[];
   _need_limit text[];
   _need_slot integer[];

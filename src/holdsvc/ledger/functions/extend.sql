@@ -24,8 +24,8 @@ BEGIN
   SELECT f._outcome, f._id, f._found INTO _outcome, _id, _found
   FROM find_targets(_tenant, 'Extend', 1::smallint, _client, _pools, _read_all, _write_all, _request_key, _fingerprint,
                     _target, _reference, '{}') f;
-  -- What counts for a limit must not be over for who takes units, and then go on.
-  SELECT coalesce(l._lock_time, wall_clock()) INTO _now
+  -- A hold that has just counted as lapsed, so that its holder got other units, must not get more time after that.
+  SELECT coalesce(l.lock_time, wall_clock()) INTO _now
   FROM lock_limits_of(_tenant, _id, array_fill(true, ARRAY[cardinality(_id)])) l;
   -- judge
   _outcome := judge_held(_id, _outcome, _found, _now);

@@ -144,23 +144,17 @@ $$;
 
 -- Steps "lock" and "judge" of whatever takes units: which limits the lines of a batch need, and how much of them is
 -- used. A line counts _line_units for a limit of clients and _line_holder_units for one of holders (null: nothing, and
--- nothing is locked for it). Returns
--- * by need, sorted by request: the request, the limit_id, the slot (null: a limit of holders, and the request names
---   none), and the units;
--- * by slot, one for each limit and its holder or client: which it is, the most units (null: the limit is BUILDING and
---   refuses nothing), and the units used now;
--- * the time of that, if anything was locked: the caller judges by it.
+-- nothing is locked for it).
 -- The caller asks judge_limits for each request, adds the needs of those that it accepts to _slot_used, and calls
 -- settle_limits when it has written the reservations.
 -- Locks: rows of limit_subject in order, until the end of the transaction. After reservations and items.
 CREATE FUNCTION lock_limits(
   _tenant text, _client text[], _holder text[],
-  _line_request integer[], _line_sku text[], _line_pool text[], _line_units bigint[], _line_holder_units bigint[],
-  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
-  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
-  OUT _slot_used bigint[], OUT _lock_time timestamptz
-)
+  _line_request integer[], _line_sku text[], _line_pool text[], _line_units bigint[], _line_holder_units bigint[]
+) RETURNS locked_limits
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  _k locked_limits;
 BEGIN
   WITH need AS MATERIALIZED (
     SELECT y.request, y.limit_id, y.limit_number, y.client, y.holder, y.most, y.units,
@@ -204,8 +198,7 @@ BEGIN
   ), slot AS (
     SELECT DISTINCT n.slot, n.limit_number, n.client, n.holder, n.most FROM need n WHERE n.slot IS NOT NULL
   )
-  SELECT n.request, n.limit_id, n.slot, n.units, s.limit_number, s.client, s.holder, s.most
-  INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder, _slot_max
+  SELECT n.request, n.limit_id, n.slot, n.units, s.limit_number, s.client, s.holder, s.most, '{}', NULL INTO _k
   FROM (
     SELECT coalesce(array_agg(m.request ORDER BY m.request, m.limit_id), '{}') AS request,
            coalesce(array_agg(m.limit_id::text ORDER BY m.request, m.limit_id), '{}') AS limit_id,
@@ -220,19 +213,18 @@ BEGIN
            coalesce(array_agg(t.most ORDER BY t.slot), '{}') AS most
     FROM slot t
   ) s;
-  _slot_used := '{}';
-  IF _slot_limit = '{}' THEN
-    RETURN;
+  IF _k.slot_limit = '{}' THEN
+    RETURN _k;
   END IF;
 
   INSERT INTO limit_subject (tenant, limit_number, client, holder, update_time)
   SELECT _tenant, x.limit_number, x.client, x.holder, wall_clock()
-  FROM unnest(_slot_limit, _slot_client, _slot_holder) WITH ORDINALITY x (limit_number, client, holder, slot)
+  FROM unnest(_k.slot_limit, _k.slot_client, _k.slot_holder) WITH ORDINALITY x (limit_number, client, holder, slot)
   ORDER BY x.slot
   ON CONFLICT (limit_number, holder, client, tenant) DO UPDATE SET update_time = excluded.update_time;
   WITH folded AS (
     DELETE FROM limit_change c
-    USING unnest(_slot_limit, _slot_client, _slot_holder) x (limit_number, client, holder)
+    USING unnest(_k.slot_limit, _k.slot_client, _k.slot_holder) x (limit_number, client, holder)
     CROSS JOIN LATERAL (
       SELECT w.ctid AS place FROM limit_change w
       WHERE w.limit_number = x.limit_number AND w.client = x.client AND w.tenant = _tenant OFFSET 0
@@ -247,9 +239,12 @@ BEGIN
   WHERE s.limit_number = f.limit_number AND s.holder = '' AND s.client = f.client AND s.tenant = _tenant;
 
   -- Whoever extends or confirms holds these locks too, so that nothing that has lapsed by now comes back.
-  _lock_time := wall_clock();
-  SELECT array_agg(u._held + u._confirmed ORDER BY u._slot) INTO _slot_used
-  FROM limits_used(_tenant, _slot_limit, _slot_client, _slot_holder, _lock_time) u;
+  _k.lock_time := wall_clock();
+  _k.slot_used := (
+    SELECT array_agg(u._held + u._confirmed ORDER BY u._slot)
+    FROM limits_used(_tenant, _k.slot_limit, _k.slot_client, _k.slot_holder, _k.lock_time) u
+  );
+  RETURN _k;
 END
 $$;
 
@@ -257,19 +252,17 @@ $$;
 -- each reservation as the need of the request at its place; for limits of clients only where _clients says so. Nothing
 -- where the tenant has no limit.
 CREATE FUNCTION lock_limits_of(
-  _tenant text, _reservation_id uuid[], _clients boolean[],
-  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
-  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
-  OUT _slot_used bigint[], OUT _lock_time timestamptz
-)
+  _tenant text, _reservation_id uuid[], _clients boolean[]
+) RETURNS locked_limits
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  _none locked_limits;
   _r record;
   _l record;
 BEGIN
-  _need_request := '{}';
   IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
-    RETURN;
+    _none.need_request := '{}';
+    RETURN _none;
   END IF;
   SELECT array_agg(v.client::text ORDER BY x.ix) AS client, array_agg(v.holder::text ORDER BY x.ix) AS holder INTO _r
   FROM unnest(_reservation_id) WITH ORDINALITY x (id, ix)
@@ -284,9 +277,7 @@ BEGIN
     SELECT w.sku, w.pool, w.quantity FROM reservation_line w
     WHERE w.reservation_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
-         _slot_max, _slot_used, _lock_time
-  FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
+  RETURN lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units);
 END
 $$;
 
@@ -294,19 +285,17 @@ $$;
 -- where the hold gets another holder, for that one all units. Nothing where the tenant has no limit.
 CREATE FUNCTION lock_limits_of_changes(
   _tenant text, _reservation_id uuid[], _outcome text[], _sets text[], _new_holder text[],
-  _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[],
-  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
-  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
-  OUT _slot_used bigint[], OUT _lock_time timestamptz
-)
+  _line_first integer[], _line_sku text[], _line_pool text[], _line_quantity bigint[]
+) RETURNS locked_limits
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  _none locked_limits;
   _r record;
   _l record;
 BEGIN
-  _need_request := '{}';
   IF NOT EXISTS (SELECT 1 FROM hold_limit h WHERE h.tenant = _tenant AND h.state < 3) THEN
-    RETURN;
+    _none.need_request := '{}';
+    RETURN _none;
   END IF;
   SELECT array_agg(v.client::text ORDER BY x.ix) AS client,
          array_agg(CASE WHEN strpos(x.sets, 'h') > 0 THEN x.holder ELSE v.holder END ORDER BY x.ix) AS holder,
@@ -334,9 +323,7 @@ BEGIN
     GROUP BY x.ix, x.passes, l.sku, l.pool
   ) m
   WHERE m.passes OR m.now <> m.had;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
-         _slot_max, _slot_used, _lock_time
-  FROM lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units) k;
+  RETURN lock_limits(_tenant, _r.client, _r.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.holder_units);
 END
 $$;
 

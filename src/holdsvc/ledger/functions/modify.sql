@@ -43,7 +43,7 @@ DECLARE
   _serve boolean[] := '{}';
   _r record;
   _moved record;
-  -- See lock_limits.
+  -- See locked_limits.
   _need_request integer[];
   _need_limit text[];
   _need_slot integer[];

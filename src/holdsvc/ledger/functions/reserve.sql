@@ -58,7 +58,7 @@ DECLARE
   -- By request: see last_of_holders.
   _seen_time timestamptz[];
   _since timestamptz;
-  -- See lock_limits, and by request: whether it counts for a limit.
+  -- See locked_limits, and by request: whether it counts for a limit.
   _need_request integer[] := '{}';
   _need_limit text[];
   _need_slot integer[];

@@ -169,7 +169,7 @@ DECLARE
   -- The offers of these candidates, and how many there are in all.
   _offers uuid[] := '{}';
   _count integer := 0;
-  -- See lock_limits.
+  -- See locked_limits.
   _need_request integer[];
   _need_limit text[];
   _need_slot integer[];
@@ -395,12 +395,7 @@ END
 $$;
 
 -- As lock_limits, for offers to these entries: the need of each is that of the request at its place.
-CREATE FUNCTION lock_limits_of_entries(
-  _tenant text, _entry_id uuid[],
-  OUT _need_request integer[], OUT _need_limit text[], OUT _need_slot integer[], OUT _need_units bigint[],
-  OUT _slot_limit bigint[], OUT _slot_client text[], OUT _slot_holder text[], OUT _slot_max bigint[],
-  OUT _slot_used bigint[], OUT _lock_time timestamptz
-)
+CREATE FUNCTION lock_limits_of_entries(_tenant text, _entry_id uuid[]) RETURNS locked_limits
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   _e record;
@@ -418,9 +413,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT w.sku, w.pool, w.quantity FROM waitlist_line w WHERE w.entry_id = x.id AND w.tenant = _tenant OFFSET 0
   ) l;
-  SELECT k.* INTO _need_request, _need_limit, _need_slot, _need_units, _slot_limit, _slot_client, _slot_holder,
-         _slot_max, _slot_used, _lock_time
-  FROM lock_limits(_tenant, _e.client, _e.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.units) k;
+  RETURN lock_limits(_tenant, _e.client, _e.holder, _l.ix, _l.sku, _l.pool, _l.units, _l.units);
 END
 $$;
 
