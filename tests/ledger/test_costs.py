@@ -18,7 +18,7 @@ from holdsvc.change_requests import Cancel, Confirm, Fulfil, Modify, Refund, Res
 from holdsvc.ledger import changes, holds, items, limits, reservation_lists, reservations
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.limits import Counts, LimitTerms, Per
-from holdsvc.model import Again, Done, Line, Outcome, Reservation
+from holdsvc.model import Again, Done, ItemKey, Line, Outcome, Reservation
 from tests.support.harness import SET_NAME
 from tests.support.holds import CALLER, new_id, reserves, stock
 
@@ -173,6 +173,26 @@ async def test_a_read_by_a_reference_that_many_holds_have_costs_no_more_than_by_
 
     few, many = await seconds(200), await seconds(4000)
     assert many < 3 * few, f"few: {few:.4f} s, many: {many:.4f} s"
+
+
+async def test_a_batch_that_grows_into_lapsed_units_reads_them_once_at_most(connection: Connection) -> None:
+    [full, other] = skus = items_of(2)
+    await items.create(connection, CALLER, stock(skus))
+    await reserved(connection, [replace(one, ttl_us=1) for one in holds_of(6000, 1)])
+    [item] = await items.get(connection, "default", [ItemKey(full, "")])
+    assert item is not None
+    assert isinstance(await items.update(connection, CALLER, replace(item, capacity=item.held), {"capacity"}, 0), Done)
+    wanted = [replace(one, lines=[one.lines[0]._replace(sku=other)]) for one in holds_of(100, 1)]
+    own = [one.reservation_id for one in await reserved(connection, wanted)]
+
+    async def run(entries: int, units: int) -> float:
+        lines = lines_of([full], units)
+        grown = [Modify(CALLER, "", b"", id_, None, 0, lines, None, None, None) for id_ in own[:entries]]
+        return await timed(connection, changes.modify(connection, "default", grown))
+
+    for units in (1, 10**9):
+        one, many = [min([await run(entries, units) for _ in range(RUNS)]) for entries in (1, 100)]
+        assert many < 10 * one + 0.02, f"{units}: {one:.4f} s, {many:.4f} s"
 
 
 def wanted_by(**filters: object) -> reservation_lists.Filter:

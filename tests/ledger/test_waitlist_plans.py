@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from holdsvc.change_requests import Join
+from holdsvc.entries import EntryState
 from holdsvc.ledger import holds, items, waitlist
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Done, Line
@@ -22,13 +23,13 @@ ROWS_READ_AT_MOST = 40
 """Rows of a table that one change of one entry may read."""
 
 
-def _join(number: int, end: datetime | None) -> Join:
+def _join(number: int, end: datetime | None, quantity: int = 1) -> Join:
     return Join(
         caller=CALLER,
         request_id="",
         fingerprint=b"",
         entry_id=new_id(),
-        lines=[Line("seat", "", 1)],
+        lines=[Line("seat", "", quantity)],
         holder=f"holder-{number}",
         reference="",
         priority=0,
@@ -81,3 +82,27 @@ async def test_who_leaves_lapses_or_is_served_reads_nothing_of_the_others_in_the
         assert await waitlist.purge(connection, timedelta()) == SOON + 1
         await settle()
         assert owner.execute(SCANNED).fetchall() == []
+
+
+async def test_a_queue_of_many_different_quantities_is_not_stepped_through(
+    connection: Connection, ledger_dsn: str
+) -> None:
+    with psycopg.connect(ledger_dsn, autocommit=True) as owner:
+        await items.create(connection, CALLER, stock(["seat"]))
+        owner.execute("UPDATE holdsvc.item SET waitlist_policy = 2, capacity = 0, remaining = 0 WHERE sku = 'seat'")
+        # The first wants most, so that an order of quantities would show.
+        joins = [_join(n, None, 3 * WAITERS - n) for n in range(3 * WAITERS)]
+        assert all(isinstance(joined, Done) for joined in await waitlist.join(connection, "default", joins))
+        owner.execute(
+            "UPDATE holdsvc.item SET capacity = %(free)s, remaining = %(free)s, serve_time = '-infinity'",
+            {"free": 3 * WAITERS},
+        )
+        owner.execute("SELECT pg_stat_reset()")
+        assert len((await waitlist.serve(connection, "default", [new_id()], skip_busy=False)).waited_us) == 1
+        await connection.fetch("SELECT pg_stat_force_next_flush()")
+        read: dict[str, int] = dict(owner.execute(READ).fetchall())
+    offered = await waitlist.get(connection, "default", joins[0].entry_id)
+    assert offered is not None
+    assert offered.state is EntryState.OFFERED
+    # Some 100 quantities, looked at twice for each of two things.
+    assert read["waitlist_line"] <= 500

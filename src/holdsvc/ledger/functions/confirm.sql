@@ -325,7 +325,8 @@ BEGIN
         _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _free < _l.quantity THEN
         -- Where entries wait, lapsed units are theirs.
-        _lapsed := CASE WHEN _l.gate & 2 = 2 THEN 0 ELSE lapsed_units(_tenant, _l.sku, _l.pool, _now) END;
+        _lapsed := CASE WHEN _l.gate & 2 = 2 THEN 0
+                        ELSE lapsed_units(_tenant, _l.sku, _l.pool, _now, _l.quantity - _free) END;
         IF _free + _lapsed < _l.quantity THEN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
           _judged_short[_i] := coalesce(_judged_short[_i], '[]')

@@ -116,7 +116,7 @@ BEGIN
     _next := 1;
     -- What is beyond the buffer, or oversold, must come back first.
     _running := CASE WHEN _running >= 0 THEN 0
-                     ELSE least(0, _running + lapsed_units(_tenant, _of.sku, _of.pool, _now)) END;
+                     ELSE least(0, _running + lapsed_units(_tenant, _of.sku, _of.pool, _now, -_running)) END;
     _time := NULL;
     FOR _r IN
       SELECT w.reservation_id, w.sku, w.pool, w.tenant, w.quantity, w.expire_time FROM reservation_line w

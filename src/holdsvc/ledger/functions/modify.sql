@@ -36,6 +36,8 @@ DECLARE
   _has bigint;
   _stays bigint;
   _lapsed bigint;
+  -- Of each item, once it was asked for.
+  _lapsed_of bigint[] := '{}';
   _verdict text;
   -- The lines of a request that grow on items whose sale is closed.
   _closed jsonb;
@@ -129,8 +131,9 @@ BEGIN
         _verdict := coalesce(_verdict, 'SERVE');
       ELSIF _grows > 0 AND _free[_item[_l]] < _grows THEN
         -- Where entries wait, lapsed units are theirs.
-        _lapsed := CASE WHEN _gate[_item[_l]] & 2 = 2 THEN 0
-                        ELSE lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now) END;
+        _lapsed_of[_item[_l]] := CASE WHEN _gate[_item[_l]] & 2 = 2 THEN 0 ELSE coalesce(
+          _lapsed_of[_item[_l]], lapsed_units(_tenant, _line_sku[_l], _line_pool[_l], _now)) END;
+        _lapsed := _lapsed_of[_item[_l]];
         IF _free[_item[_l]] + _lapsed < _grows THEN
           _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;
           -- What could be had for this hold: its own units and what is free.

@@ -171,7 +171,9 @@ BEGIN
             _verdict := coalesce(_verdict, 'SERVE');
           ELSIF _free[_item] < _line_quantity[_line] THEN
             IF _lapsed[_item] IS NULL THEN
-              _lapsed[_item] := lapsed_units(_tenant, _item_sku[_item], _item_pool[_item], _judge_time);
+              -- Enough for each request of the batch.
+              _lapsed[_item] := lapsed_units(_tenant, _item_sku[_item], _item_pool[_item], _judge_time,
+                                             _item_quantity[_item] - least(_free[_item], 0));
             END IF;
             IF _free[_item] + _lapsed[_item] < _line_quantity[_line] THEN
               _verdict := CASE WHEN _verdict = 'ITEM_NOT_FOUND' THEN _verdict ELSE 'CAPACITY_EXCEEDED' END;

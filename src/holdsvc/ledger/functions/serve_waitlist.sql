@@ -7,8 +7,8 @@
 
 -- The entries that a serve must look at, in the order of the queue, after (_after_rank, _after_sequence), _limit of
 -- them. By item: FIRST_FITTING: those parked at it that want at most _most, what is free; STRICT: all that want at most
--- _most, what there can ever be. Different quantities are stepped through, never the entries that want more. Locks
--- nothing.
+-- _most, what there can ever be. Different quantities are stepped through, never the entries that want more. Where
+-- there are more than 100 of them, many entries fit, and the queue is read in its order. Locks nothing.
 CREATE FUNCTION waitlist_candidates(
   _tenant text, _sku text[], _pool text[], _in_order boolean[], _most bigint[], _after_rank integer,
   _after_sequence bigint, _limit integer
@@ -20,8 +20,8 @@ BEGIN
   FROM unnest(_sku, _pool, _in_order, _most) x (sku, pool, in_order, most)
   CROSS JOIN (VALUES (true), (false)) p (parked)
   CROSS JOIN LATERAL (
-    WITH RECURSIVE size (quantity) AS (
-      (SELECT l.quantity FROM waitlist_line l
+    WITH RECURSIVE size (quantity, number) AS (
+      (SELECT l.quantity, 1 FROM waitlist_line l
        WHERE l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.state = 1 AND l.parked = p.parked
          AND l.quantity <= x.most
        ORDER BY l.quantity LIMIT 1)
@@ -31,7 +31,9 @@ BEGIN
         WHERE l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.state = 1 AND l.parked = p.parked
           AND l.quantity <= x.most AND l.quantity > z.quantity
         ORDER BY l.quantity LIMIT 1
-      ) FROM size z WHERE z.quantity IS NOT NULL
+      ), z.number + 1 FROM size z WHERE z.quantity IS NOT NULL AND z.number <= 100
+    ), many AS MATERIALIZED (
+      SELECT EXISTS (SELECT 1 FROM size z WHERE z.number > 100 AND z.quantity IS NOT NULL) AS found
     )
     SELECT e.entry_id, e.rank, e.sequence
     FROM size z
@@ -41,7 +43,12 @@ BEGIN
         AND l.quantity = z.quantity AND (l.rank, l.sequence) > (_after_rank, _after_sequence)
       ORDER BY l.rank, l.sequence LIMIT _limit
     ) e
-    WHERE z.quantity IS NOT NULL
+    WHERE z.quantity IS NOT NULL AND NOT (SELECT m.found FROM many m)
+    UNION ALL
+    (SELECT l.entry_id, l.rank, l.sequence FROM waitlist_line l
+     WHERE (SELECT m.found FROM many m) AND l.sku = x.sku AND l.pool = x.pool AND l.tenant = _tenant AND l.state = 1
+       AND l.parked = p.parked AND l.quantity <= x.most AND (l.rank, l.sequence) > (_after_rank, _after_sequence)
+     ORDER BY l.rank, l.sequence LIMIT _limit)
   ) c
   WHERE p.parked OR x.in_order
   ORDER BY c.rank, c.sequence LIMIT _limit;

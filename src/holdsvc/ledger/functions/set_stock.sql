@@ -53,7 +53,8 @@ BEGIN
       IF _item.capacity + _delta > 1000000000000000 THEN
         _outcome[_i] := 'CAPACITY_LIMIT';
       ELSIF _item.capacity + _delta < 0 OR _item.remaining + _item.oversell_limit + _delta < 0 THEN
-        _lapsed := lapsed_units(_tenant, _sku[_i], _pool[_i], _now);
+        _lapsed := lapsed_units(_tenant, _sku[_i], _pool[_i], _now,
+                                (-_delta - _item.remaining - _item.oversell_limit)::bigint);
         _taken[_i] := -_delta;
         _available[_i] := greatest(0, least(_item.capacity, _item.remaining + _item.oversell_limit + _lapsed));
         _outcome[_i] := CASE WHEN _available[_i] < _taken[_i] THEN 'CAPACITY_IN_USE' ELSE 'SWEEP' END;

@@ -314,16 +314,25 @@ END
 $$;
 
 -- Units of an item's holds that have lapsed but are not yet swept: they can be had. Not those of quarantined holds,
--- which no sweep can return.
-CREATE FUNCTION lapsed_units(_tenant text, _sku text, _pool text, _now timestamptz) RETURNS bigint
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- which no sweep can return. Not all are read where there are more than _enough: then it is at least that.
+CREATE FUNCTION lapsed_units(
+  _tenant text, _sku text, _pool text, _now timestamptz, _enough bigint DEFAULT 9223372036854775807
+) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_bitmapscan = off AS $$
+DECLARE
+  _units bigint := 0;
+  _quantity bigint;
 BEGIN
-  RETURN (
-    SELECT coalesce(sum(l.quantity), 0) FROM reservation_line l
+  FOR _quantity IN
+    SELECT l.quantity FROM reservation_line l
     WHERE hashtextextended(l.sku, hashtext(l.tenant)) = hashtextextended(_sku, hashtext(_tenant))
       AND l.sku = _sku AND l.pool = _pool AND l.tenant = _tenant AND l.expire_time <= _now
       AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.reservation_id = l.reservation_id AND q.tenant = _tenant)
-  );
+  LOOP
+    _units := _units + _quantity;
+    EXIT WHEN _units >= _enough;
+  END LOOP;
+  RETURN _units;
 END
 $$;
 
@@ -660,7 +669,7 @@ BEGIN
   SELECT q.serve, CASE WHEN q.serve OR q.waitlist_policy = 3 THEN least(0, q.free) ELSE q.free END INTO _serve, _free
   FROM (
     SELECT v.free, v.waitlist_policy,
-           coalesce(v.serve_time <= _now, false) OR lapsed_units(_tenant, _sku, _pool, _now) > 0 AS serve
+           coalesce(v.serve_time <= _now, false) OR lapsed_units(_tenant, _sku, _pool, _now, 1) > 0 AS serve
     FROM item v WHERE v.sku = _sku AND v.pool = _pool AND v.tenant = _tenant LIMIT 1
   ) q;
 END

@@ -43,7 +43,7 @@ BEGIN
     ELSIF _to.capacity + _quantity[_i] > 1000000000000000 THEN
       _outcome[_i] := 'CAPACITY_LIMIT';
     ELSIF _from.remaining < _quantity[_i] THEN
-      _lapsed := lapsed_units(_tenant, _sku[_i], _from_pool[_i], _now);
+      _lapsed := lapsed_units(_tenant, _sku[_i], _from_pool[_i], _now, _quantity[_i] - _from.remaining);
       _available[_i] := greatest(0, _from.remaining + _lapsed);
       _outcome[_i] := CASE WHEN _available[_i] < _quantity[_i] THEN 'CAPACITY_IN_USE' ELSE 'SWEEP' END;
     ELSE

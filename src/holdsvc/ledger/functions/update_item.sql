@@ -51,7 +51,7 @@ BEGIN
     _free := _item.remaining + _item.oversell_limit;
     _taken := (_item.capacity + _item.oversell_limit) - (_capacity + _oversell_limit);
     IF _outcome IS NULL AND _taken > _free THEN
-      _lapsed := lapsed_units(_tenant, _sku, _pool, _now);
+      _lapsed := lapsed_units(_tenant, _sku, _pool, _now, _taken - _free);
       _outcome := CASE WHEN _taken <= _free + _lapsed THEN 'SWEEP' ELSE 'CAPACITY_IN_USE' END;
       _free := _free + _lapsed;
     END IF;
