@@ -4,7 +4,8 @@ PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 10
-TESTERS ?= 2
+# One more than there are processors: tests also wait, for processes and for deadlines.
+TESTERS ?= $(shell $(PYTHON3) -c 'import os; print(os.cpu_count() + 1)')
 
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -37,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 serve: $(READY) ## Run the service; settings come from HOLDSVC_* (unless set: AUTH is off, HTTP on 127.0.0.1:8080)
 	@HOLDSVC_AUTH="$${HOLDSVC_AUTH:-off}" HOLDSVC_HTTP_LISTEN="$${HOLDSVC_HTTP_LISTEN-127.0.0.1:8080}" exec $(VENV)/bin/holdsvc serve $(ARGS)
 
-test: fresh ## Run all tests, two at once (ARGS="-k name" for some)
+test: fresh ## Run all tests, several at once (ARGS="-k name" for some)
 	$(PYTHON) -m pytest --numprocesses=$(TESTERS) --dist=worksteal $(ARGS)
 
 torture: fresh ## Run the model and fault tests for long (MINUTES=10)

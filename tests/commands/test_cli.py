@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import holdsvc
 from holdsvc.commands.cli import program
 from holdsvc.embedded.server import running_dsn
 from holdsvc.variables import rows
+from tests.support.polling import wait_until
 from tests.support.program import WAIT_S, Program, command, descendants
 
 
@@ -130,7 +130,8 @@ def test_serve_refuses_a_folder_that_holds_other_things_and_leaves_it_as_it_is(t
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.odt"]
 
 
-def test_with_keys_on_and_none_made_the_log_says_how_to_make_one(tmp_path: Path) -> None:
+def test_with_keys_on_and_none_made_the_log_says_how_to_make_one(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "data")
     with Program(tmp_path / "data", auth="api-key") as program:
         assert "holdsvc keys create" in program.wait_for("keys.none_made")["do"]
         program.serving()
@@ -174,9 +175,8 @@ def test_ctrl_c_at_any_moment_of_a_start_ends_it_without_a_traceback(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + WAIT_S
-    while process.poll() is None and not reached(process.pid):
-        assert time.monotonic() < deadline
+    # As often as it can: each state lasts for a moment only.
+    wait_until(lambda: process.poll() is not None or reached(process.pid), timeout_s=WAIT_S, pause_s=0.001)
     # As a terminal does it: to the process and all its children at once.
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=WAIT_S)
@@ -184,5 +184,4 @@ def test_ctrl_c_at_any_moment_of_a_start_ends_it_without_a_traceback(
     # Python takes its handlers back when it ends: from then on the signal itself ends it.
     assert process.returncode in (0, 130, -signal.SIGINT)
     # Where the signal came between the server's start and its first look, the kernel has told the server to end.
-    while running_dsn(data_dir):
-        assert time.monotonic() < deadline
+    wait_until(lambda: not running_dsn(data_dir), timeout_s=WAIT_S)

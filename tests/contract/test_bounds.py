@@ -41,7 +41,7 @@ def _known(method: MethodDescriptor, size: int) -> set[str | Part]:
     return known.union(*map(parts_of, earlier)) if size == LARGE else known
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _frozen_heap() -> Iterator[None]:
     """As in a worker: what was there at the start is no work of the garbage collector."""
     gc.collect()

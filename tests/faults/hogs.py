@@ -22,12 +22,14 @@ from inventoryhold.v1 import (
     reservation_service_pb2_grpc,
 )
 
+AT_WORK = b"at work\n"
+
 
 class Hog:
     """A connection with a key, and how many calls or streams at once."""
 
     def __init__(self, address: str, key: str, count: int) -> None:
-        channel = grpc.aio.insecure_channel(address)
+        self.channel = channel = grpc.aio.insecure_channel(address)
         self.key = (("x-api-key", key),)
         self.count = count
         self.reservations = reservation_service_pb2_grpc.ReservationServiceStub(channel)
@@ -159,18 +161,24 @@ HOGS: Mapping[str, Callable[[Hog], Awaitable[None]]] = {
 
 @contextmanager
 def hogging(name: str, address: str, key: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs one while the block runs."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.faults.hogs", name, address, key, str(count)])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    """Runs one while the block runs, which begins when it is at work."""
+    command = [sys.executable, "-m", "tests.faults.hogs", name, address, key, str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == AT_WORK
+            yield process
+        finally:
+            process.kill()
 
 
 async def main() -> None:
     name, address, key, count = sys.argv[1:]
-    await HOGS[name](Hog(address, key, int(count)))
+    hog = Hog(address, key, int(count))
+    await hog.channel.channel_ready()
+    sys.stdout.buffer.write(AT_WORK)
+    sys.stdout.flush()
+    await HOGS[name](hog)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tests.support.program import Client, Program, command, serving
 
 pytestmark = pytest.mark.alone
 
-TURN_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "1"))
+TURN_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "0.6"))
 LONG_FORM = TURN_S >= 10
 TURNS = 2
 CALLERS = 8

@@ -18,8 +18,6 @@ from inventoryhold.v1 import item_pb2, reservation_service_pb2_grpc
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.program import Client, Program, command, serving
 
-pytestmark = pytest.mark.alone
-
 CALLERS = 200
 PROBES = 40
 STOPPED_S, RUNS_S = 0.025, 0.003

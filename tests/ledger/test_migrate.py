@@ -208,6 +208,7 @@ def test_a_migration_that_never_gets_its_lock_gives_up_and_changes_nothing(
     assert applied(database_dsn, folder=folder) == ["0002"]
 
 
+@pytest.mark.alone
 def test_callers_do_not_queue_up_behind_a_migration_that_waits_for_a_long_reader(
     database_dsn: str, write: Write
 ) -> None:

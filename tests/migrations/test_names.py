@@ -167,14 +167,15 @@ async def of_capacity(items: Any) -> None:
 async def of_holds_that_change(service: Any) -> None:
     """Modify, a partial Cancel, a rescue, Fulfil and a return; and waitlists."""
     stub = service.reservations
-    made = await service.reserve({"seat": 2}, reference="other", ttl=timedelta(seconds=5))
+    # Long enough for the next calls, whose plans take long on tables so wide.
+    made = await service.reserve({"seat": 2}, reference="other", ttl=timedelta(minutes=5))
     grown = pb.ModifyRequest(
         reference="other", lines=[{"sku": "seat", "quantity": 3}], update_mask={"paths": ["lines"]}
     )
     await stub.Modify(grown)
     part = [{"sku": "seat", "quantity": 1}]
     await stub.Cancel(pb.CancelRequest(reservation_id=made.reservation_id, lines=part))
-    service.clock.advance(timedelta(seconds=6))
+    service.clock.advance(timedelta(minutes=5, seconds=1))
     await stub.Confirm(pb.ConfirmRequest(reservation_id=made.reservation_id, rescue=True))
     await stub.Fulfil(pb.FulfilRequest(reservation_id=made.reservation_id, lines=part))
     await stub.Refund(pb.RefundRequest(reservation_id=made.reservation_id))

@@ -28,10 +28,11 @@ def test_a_log_that_is_not_read_drops_lines_counts_them_and_says_so_later() -> N
     outlet = logs.Outlet(writing)
     outlet.count_with(counted.append)
     lines = 3 * logs.WAITING_BYTES_MAX // len(LINE)
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(lines):
         outlet.write(LINE)
-    assert time.monotonic() - start < 5
+    # One that waited for the reader would wait for ever.
+    assert time.process_time() - start < 5
     assert sum(counted) > lines // 2
     with os.fdopen(reading) as pipe:
         said = 0
@@ -105,9 +106,8 @@ def test_calls_and_the_drain_go_on_while_the_log_is_not_read(ledger_dsn: str) ->
                 return _dropped(metrics_port) > 0
 
             wait_until(dropped)
-            start = time.monotonic()
+            # One that waited for the log would wait for ever.
             calls(100)
-            assert time.monotonic() - start < 10
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert process.stdout is not None

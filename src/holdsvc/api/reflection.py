@@ -64,11 +64,10 @@ class Reflection:
 def _describe_v1() -> None:
     """Makes v1 known, so that it can be described too: the package carries v1alpha alone."""
     pool = descriptor_pool.Default()
-    file = FileDescriptorProto()
-    reflection_pb2.DESCRIPTOR.CopyToProto(file)
-    text = text_format.MessageToString(file).replace("v1alpha", "v1")
-    file = text_format.Parse(text, FileDescriptorProto())
     try:
-        pool.FindFileByName(file.name)
+        pool.FindFileByName(reflection_pb2.DESCRIPTOR.name.replace("v1alpha", "v1"))
     except KeyError:
-        pool.AddSerializedFile(file.SerializeToString())
+        file = FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(file)
+        text = text_format.MessageToString(file).replace("v1alpha", "v1")
+        pool.AddSerializedFile(text_format.Parse(text, FileDescriptorProto()).SerializeToString())
