@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
 @contextmanager
 def running(data_dir: Path, workers: int = 1, **settings: str) -> Iterator[tuple[Program, str]]:
     """A service, and its address for HTTP."""
-    values = {"http_listen": "127.0.0.1:0", "workers": str(workers), "drain_grace": "5s", **settings}
+    values: dict[str, Any] = {"http_listen": "127.0.0.1:0", "workers": str(workers), "drain_grace": "5s", **settings}
     with Program(data_dir, **values) as program:
         port = program.wait_for("http.serving")["port"]
         yield program.serving(workers), f"127.0.0.1:{port}"

@@ -56,12 +56,6 @@ def use(dsn: str, name: str, *, ago: timedelta = timedelta()) -> None:
     )
 
 
-@pytest.fixture
-def migrated(database_dsn: str) -> str:
-    migrate.up(database_dsn)
-    return database_dsn
-
-
 def test_the_name_of_a_set_follows_from_its_text_and_its_schema_version(tmp_path: Path) -> None:
     (tmp_path / "answers.sql").write_text("SELECT 1;")
     first = function_set.read(tmp_path, "0100")

@@ -57,7 +57,7 @@ async def test_a_pooler_of_transactions_is_refused_in_words(transactions: str) -
 
 
 def test_serve_behind_a_pooler_of_transactions_ends_with_the_words(transactions: str, ledger_dsn: str) -> None:
-    settings = {"dsn": transactions, "migrate_dsn": ledger_dsn, "auth": "off", "metrics_listen": ""}
+    settings: dict[str, Any] = {"dsn": transactions, "migrate_dsn": ledger_dsn, "auth": "off", "metrics_listen": ""}
     with Program(None, **settings) as program:
         assert program.end() != 0
         assert "HOLDSVC_PREPARE=off" in program.output

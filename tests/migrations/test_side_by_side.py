@@ -199,9 +199,9 @@ def sets(dsn: str) -> list[str]:
 async def test_a_release_is_rolled_out_and_rolled_back_under_load_and_no_call_fails(
     database_dsn: str, newer: Path
 ) -> None:
-    load = Load()
     async with serving(database_dsn, OLDER) as old:
         await stock(old)
+        load = Load()
         load.targets = [old]
         await load.go_on()
         async with serving(database_dsn, newer) as new:

@@ -31,14 +31,14 @@ def data_dir(tmp_path: Path, prepared: Path) -> Path:
 
 def test_it_serves_from_an_empty_folder_and_a_restart_keeps_the_data(tmp_path: Path) -> None:
     data_dir = tmp_path / "not" / "yet" / "there"
-    with Program(data_dir) as program:
+    with Program(data_dir, anew=True) as program:
         client = Client(program.serving())
         client.create_item("seat", 3)
         held = client.reserve("seat", 2, "first")
         program.terminate()
         assert program.end() == 0
     assert running_dsn(data_dir) is None
-    with Program(data_dir) as program:
+    with Program(data_dir, anew=True) as program:
         client = Client(program.serving())
         assert client.item("seat").held == 2
         assert client.reserve("seat", 2, "first").reservation_id == held.reservation_id
@@ -46,14 +46,14 @@ def test_it_serves_from_an_empty_folder_and_a_restart_keeps_the_data(tmp_path: P
 
 
 def test_kill_9_of_the_service_leaves_no_process_behind(data_dir: Path) -> None:
-    with Program(data_dir, "--workers", "2") as program:
+    with Program(data_dir, "--workers", "2", anew=True) as program:
         Client(program.serving(workers=2)).create_item("seat", 3)
         below = Watched(program.children(""))
         program.kill()
         assert below.have_ended()
         assert program.end() == -9
     assert running_dsn(data_dir) is None
-    with Program(data_dir) as program:
+    with Program(data_dir, anew=True) as program:
         assert Client(program.serving()).item("seat").capacity == 3
 
 

@@ -100,7 +100,7 @@ def test_the_file_limit_is_raised_to_what_the_system_allows(data_dir: Path) -> N
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
     try:
-        with serving(data_dir=data_dir) as program:
+        with serving(data_dir=data_dir, anew=True) as program:
             for pid in (program.pid, *program.children("spawn_main")):
                 assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == hard
     finally:

@@ -15,6 +15,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +37,12 @@ from tests.support.polling import wait_until
 WAIT_S = 120.0
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([f"holdsvc.commands.{module.name}" for module in pkgutil.iter_modules(commands.__path__)])
+_forks.set_forkserver_preload(
+    [
+        "holdsvc.process.supervisor",
+        *(f"holdsvc.commands.{one.name}" for one in pkgutil.iter_modules(commands.__path__)),
+    ]
+)
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Values of metrics by name and labels."""
@@ -69,8 +75,13 @@ def command(
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
-    for name, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    out_end, err_end = (os.open(name, os.O_WRONLY | os.O_APPEND) for name in (out, err))
+    _run_into(out_end, err_end, arguments, environment)
+
+
+def _run_into(out: int, err: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["holdsvc", *arguments]
@@ -81,10 +92,12 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str], out: str, err
 
 
 @contextmanager
-def serving(workers: int = 1, data_dir: Path | None = None, **settings: str) -> Iterator["Program"]:
+def serving(
+    workers: int = 1, data_dir: Path | None = None, *, anew: bool = False, **settings: str
+) -> Iterator["Program"]:
     """Runs the service on free ports until the end of the block; every worker serves when it begins."""
     values = {"metrics_listen": "127.0.0.1:0", "workers": str(workers), "drain_grace": "5s", **settings}
-    with Program(data_dir, **values) as program:
+    with Program(data_dir, anew=anew, **values) as program:
         program.metrics_port = int(program.wait_for("metrics.serving")["port"])
         yield program.serving(workers)
 
@@ -99,11 +112,57 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
     return {**own, "NO_COLOR": "1", **more}
 
 
+class _Fork:
+    """A `holdsvc` command in a fork of the process that has imported the commands, used like a Popen."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        (out, out_end), (err, err_end) = _forks.Pipe(duplex=False), _forks.Pipe(duplex=False)
+        self._process = _forks.Process(target=_serve_into, args=(out_end, err_end, arguments, environment))
+        self._process.start()
+        self.pid = self._process.pid or 0
+        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno())) for end in (out, err))
+        for end in (out, out_end, err, err_end):
+            end.close()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("holdsvc", timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _serve_into(out: Connection, err: Connection, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    _run_into(out.fileno(), err.fileno(), arguments, environment)
+
+
 class Program:
-    """A running `holdsvc serve`; it ends, with its children, at the end of the block."""
+    """A running `holdsvc serve`; it ends, with its children, at the end of the block.
+
+    It is a fork of a process that has imported it, unless it is to start `anew` or has the code of another release.
+    """
 
     def __init__(
-        self, data_dir: Path | None, *flags: str, dsn: str = "", python_path: str = "", **settings: str
+        self,
+        data_dir: Path | None,
+        *flags: str,
+        dsn: str = "",
+        python_path: str = "",
+        anew: bool = False,
+        **settings: str,
     ) -> None:
         values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "log_level": "info", "dsn": dsn}
         if data_dir is not None:
@@ -112,13 +171,17 @@ class Program:
         if python_path:
             # The package of another release is found before the installed one.
             self.environment["PYTHONPATH"] = python_path
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "holdsvc", "serve", *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=_environment(self.environment),
-        )
+        self._process: subprocess.Popen[str] | _Fork
+        if anew or python_path:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "holdsvc", "serve", *flags],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=_environment(self.environment),
+            )
+        else:
+            self._process = _Fork(["serve", *flags], _environment(self.environment))
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
