@@ -106,7 +106,7 @@ async def _run_all(
     call: Call,
     submit: Callable[[Sequence[R], float], Awaitable[list[Answer[V]]]],
 ) -> list[Answer[V]]:
-    """What came of each change. An error that stops the engine is that of the changes that were still to come."""
+    """What came of each change. An error that ends a part is the answer to all changes that have not run by then."""
     results: list[Answer[V]] = []
     for part in parts(changes):
         try:

@@ -206,9 +206,9 @@ _Item = tuple[_List, int, int, int, int]
 def _fields(
     data: bytes, at: int, end: int, bounds: _Bounds, counts: _Counts, bad: list[Violation]
 ) -> Iterator[_Item | None]:
-    """Walks the fields of a message; stops at the first list that has too many items and adds it to `bad`.
+    """Walks the fields of a message; yields each delimited item of a list, and None now and then.
 
-    So it does at a message that is too large. Yields each delimited item of a list, and None now and then.
+    Stops at the first list that has too many items, or message that is too large, and adds it to `bad`.
     """
     for step, (number, kind, tag_at, start, stop) in enumerate(_walk(data, at, end), 1):
         if step > bounds.fields_max:

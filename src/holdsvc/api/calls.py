@@ -143,7 +143,7 @@ class Calls:
         return Call(method, caller, self._cells.of(caller.tenant), deadline, metadata)
 
     def _admit(self, call: Call, rpc: Rpc) -> None:
-        """Limit and scope come before the request: a caller without the right learns not what is valid or exists."""
+        """Limit and scope come before the request: who may not call must not learn what is valid or what exists."""
         caller = call.caller
         self._limits.call(caller.tenant, caller.client)
         if caller.scopes.isdisjoint(rpc.scopes):
@@ -268,9 +268,10 @@ class Calls:
         return recheck
 
     async def _followed(self, call: Call, error: HoldError) -> Call:
-        """The call in the cell that its tenant has gone to; raises what else became of it, the error at last.
+        """The call for the cell that its tenant has moved to.
 
-        Nothing of the call has changed anything: the cell refused what the call did first.
+        Raises the error where it has another reason, or where no other cell is known. Nothing has been changed: the
+        cell refused what the call did first.
         """
         if error.reason != "TENANT_MOVED":
             raise error
@@ -290,7 +291,8 @@ class Calls:
     ) -> None:
         """Ends a call, unary or stream, that raised: every error becomes a status here.
 
-        Returns for the end of the call by its caller, which must be raised on: gRPC frees the call's memory by it.
+        Returns where the caller has ended the call. The caller of this must raise that error: gRPC frees the call's
+        memory by it.
         """
         if not isinstance(error, Exception):
             # gRPC cancels a call whose deadline passes, too.

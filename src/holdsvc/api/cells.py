@@ -50,7 +50,7 @@ _REMEMBERED = ""
 """Beside the names of the cells: what this machine remembers."""
 
 TAG_CHARS = 4
-"""Of the tag of a tenant in its keys: 65,536 tags, so that a key is looked up in one cell, seldom in two."""
+"""Characters of the tag in a tenant's keys: with 65,536 tags a key is looked up in one cell, seldom in two."""
 
 _RANKS = (State.COPYING, State.FROZEN, State.MOVED, State.HERE)
 """Of states of the same version, the last of these is right."""

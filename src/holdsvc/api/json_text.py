@@ -21,7 +21,7 @@ REQUEST_BYTES_MAX = 256 * 1024
 """Size of the largest request in JSON. Reading it is Python's work, 25 times that of the binary form."""
 
 BRACES_MAX = 12_000
-"""Objects of a request, counted before any is made: as many as 256 KiB of lines, the smallest valid ones, have."""
+"""The most objects of a request, counted before any is made: 256 KiB of the smallest valid lines have as many."""
 
 SHARED_MAX = 64
 SHARED_BYTES_MAX = 4 * 1024 * 1024

@@ -61,8 +61,8 @@ BODY_PATIENCE_S = 2.0
 """How long a request may be on its way while others wait to be read."""
 
 CALLS_AT_ONCE_MIN = 40
-"""Calls without a lane that are read and run at once, of one client, where twice the connections for reads are not
-more. More than bodies that are read at once, so that slow bodies are given up for the others."""
+"""Calls without a lane of one client that are read and run at once: this many, or twice the connections for reads if
+that is more. They are more than the bodies that are read at once, so that slow bodies are given up for others."""
 
 CALLS_WAITING_MAX = 1000
 """Calls without a lane that wait for that, of one client."""

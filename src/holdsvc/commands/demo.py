@@ -54,7 +54,7 @@ class Visitors:
     def step(self) -> None:
         """One buyer comes, and most of the time an earlier one decides.
 
-        Raises CallError where the service fails; what it refuses is a part of the play.
+        Raises CallError where the service fails; a refusal is an ordinary outcome.
         """
         self._arrive()
         if self._holds and self._choose.random() < 0.9:

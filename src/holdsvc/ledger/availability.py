@@ -1,4 +1,4 @@
-"""Why so much can be had of an item, and when more will be."""
+"""Why so many units of an item are available, and when more will be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -92,8 +92,8 @@ class RunningCell:
     async def take_up(self, *, sweeping: bool) -> None:
         """Opens the cell and begins to work.
 
-        The only database is waited for START_TIMEOUT_S; then this raises what it raised, at once SetTooOld and
-        SettingsError. A cell among others is waited for without end.
+        The only database is waited for START_TIMEOUT_S, then its error is raised; SetTooOld and SettingsError are
+        raised at once. A cell among others is waited for without end.
         """
         if self.name:
             structlog.contextvars.bind_contextvars(cell=self.name)

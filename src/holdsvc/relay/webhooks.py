@@ -81,7 +81,7 @@ class _Failed(Exception):
 
 
 class _OtherTimeline(Exception):
-    """The primary is another one: where this webhook stands there, its row tells."""
+    """Another server is the primary now: how far the webhook has come is what its row there says."""
 
 
 class _Dropped(Exception):
@@ -202,7 +202,7 @@ class _Sender:
         self._owner = owner
         self._place = lease.place
         self._begun = False
-        """Whether it stands elsewhere than its row says."""
+        """Whether it has begun to send: from then on it may have come further than its row says."""
         self._proven = False
         """Whether an attempt has succeeded; `_succeeded`: since the last report."""
         self._succeeded = False
@@ -300,7 +300,7 @@ class _Sender:
             done += len(wave)
 
     async def _release(self) -> None:
-        """Lets any process take it up at once, where its row says."""
+        """Lets any process take it up at once, from the place in its row."""
         try:
             async with self._owner.database.connection() as connection:
                 await webhooks.release(
