@@ -328,6 +328,8 @@ class Cause(StrEnum):
     """More waits already than could be answered in time."""
     STREAMS_MAX = "STREAMS_MAX"
     """As many streams are open as the process serves."""
+    BODIES_MAX = "BODIES_MAX"
+    """Requests of the client do not get complete, and as many as may be on their way at once wait behind them."""
 
 
 class Violation(NamedTuple):

@@ -23,6 +23,7 @@ _OVERLOADED = {
     Cause.LOCK_WAIT: "another transaction keeps a row locked",
     Cause.CONFLICT: "other changes of the same rows came first each time",
     Cause.STREAMS_MAX: "this server has as many streams open as it serves",
+    Cause.BODIES_MAX: "many requests of this client have begun and do not get complete",
 }
 
 

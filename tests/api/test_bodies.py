@@ -87,6 +87,42 @@ async def test_a_client_whose_bodies_take_long_keeps_no_other_client_waiting() -
     assert [isinstance(each, HoldError) for each in found] == [True, True, False, False]
 
 
+async def test_the_more_calls_of_a_client_wait_the_sooner_its_bodies_are_given_up() -> None:
+    bodies = Bodies(8, client_max=2, patience_s=10 * PATIENCE_S)
+    _, few = begin(bodies, 3, "few")
+    _, many = begin(bodies, 100, "many")
+    with pytest.raises(HoldError):
+        await many[0]
+    assert not any(task.done() for task in few)
+    with pytest.raises(HoldError):
+        await few[0]
+    for task in (*few, *many):
+        task.cancel()
+    await asyncio.gather(*few, *many, return_exceptions=True)
+
+
+async def test_a_client_whose_bodies_were_given_up_is_told_so_at_once_while_as_many_wait() -> None:
+    bodies = Bodies(8, client_max=2, patience_s=PATIENCE_S)
+    callers, tasks = begin(bodies, 6)
+    with pytest.raises(HoldError):
+        await tasks[0]
+    [late], [refused] = begin(bodies, 1)
+    with pytest.raises(HoldError) as error:
+        await refused
+    assert error.value.refused.metadata == {"cause": "BODIES_MAX"}
+    assert not late.asked.is_set()
+    [other], [served] = begin(bodies, 1, "other")
+    other.body.set_result(b"complete")
+    assert await served == b"complete"
+    # One that gets complete ends that.
+    for caller in callers:
+        if not caller.body.done():
+            caller.body.set_result(b"complete")
+    assert b"complete" in await asyncio.gather(*tasks, return_exceptions=True)
+    late.body.set_result(b"complete")
+    assert await bodies.read(late, "one") == b"complete"
+
+
 async def test_a_caller_who_leaves_gives_its_turn_to_the_next() -> None:
     bodies = Bodies(1)
     callers, tasks = begin(bodies, 3)

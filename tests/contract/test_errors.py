@@ -160,7 +160,7 @@ BREAKING = {
     "cancel": lambda s: s.reservations.Cancel(pb.CancelRequest(reference="cart")),
     "refund": lambda s: s.reservations.Refund(pb.RefundRequest(reference="cart")),
     "extend": lambda s: s.reservations.Extend(pb.ExtendRequest(reference="cart")),
-    "list_reservations": lambda s: s.reservations.ListReservations(pb.ListReservationsRequest(holder="guest")),
+    "find_reservations": lambda s: s.reservations.ListReservations(pb.ListReservationsRequest(holder="guest")),
     "get_items": lambda s: s.item("bed"),
     "adjust_capacity": lambda s: s.inventory.AdjustCapacity(inventory.AdjustCapacityRequest(sku="bed", delta=1)),
     "verify_items": lambda s: s.admin.VerifyLedger(admin.VerifyLedgerRequest()),

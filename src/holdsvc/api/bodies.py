@@ -12,6 +12,7 @@ from typing import Protocol
 
 from holdsvc import errors, outages
 from holdsvc.errors import HoldError
+from holdsvc.model import Cause
 
 LOOK_S = 0.025
 """Pause between two looks at the bodies that are on their way."""
@@ -37,6 +38,8 @@ class _Turns:
         self._free = asyncio.Semaphore(count)
         self.users = 0
         self.waiting = 0
+        self.stuck = False
+        """Whether the last of its bodies was given up."""
 
     async def __aenter__(self) -> None:
         self.waiting += 1
@@ -63,7 +66,8 @@ class Bodies:
 
     At most `at_once_max` bodies are on their way at once, `client_max` of one client; the next ones wait for a turn.
     While some wait, the bodies in their way that take longer than `patience_s` are given up, the oldest first, as many
-    as wait.
+    as wait: the more of the same client wait, the sooner, down to a quarter of that. When the last one of a client was
+    given up, and as many wait as may be on their way, its next ones are refused at once.
 
     Times are counted in looks at the bodies, LOOK_S apart: while this machine stalls there are none, so a stall does
     not count as the callers' delay (docs/decisions/0041-request-bodies.md).
@@ -79,6 +83,7 @@ class Bodies:
     ) -> None:
         self._turns = _Turns(at_once_max)
         self._client_max = at_once_max if client_max is None else client_max
+        self._by_client = client_max is not None
         self._client_turns: dict[Hashable, _Turns] = {}
         self._looks_patient = round(patience_s / LOOK_S)
         self._looks_max = round(BODY_S / LOOK_S)
@@ -101,6 +106,8 @@ class Bodies:
         turns = self._client_turns.get(client)
         if turns is None:
             turns = self._client_turns[client] = _Turns(self._client_max)
+        if self._by_client and turns.stuck and turns.waiting >= self._client_max:
+            raise HoldError(outages.overloaded(Cause.BODIES_MAX))
         turns.users += 1
         try:
             async with turns, self._turns:
@@ -128,7 +135,14 @@ class Bodies:
             raise HoldError(outages.overloaded()) from None
         finally:
             self._coming.pop(body, None)
+        turns.stuck = False
         return data if isinstance(data, bytes) else None
+
+    def _patience(self, turns: _Turns) -> int:
+        if not self._by_client:
+            return self._looks_patient
+        looks = self._looks_patient * self._client_max // (self._client_max + turns.waiting)
+        return max(looks, self._looks_patient // 4)
 
     def _look_at_all(self) -> None:
         late: list[_Body] = []
@@ -136,11 +150,11 @@ class Bodies:
         for body in self._coming:
             body.looks += 1
             in_the_way = freed[body.turns] < body.turns.waiting or len(late) < self._turns.waiting
-            if body.looks > (self._looks_patient if in_the_way else self._looks_max):
+            if body.looks > (self._patience(body.turns) if in_the_way else self._looks_max):
                 late.append(body)
                 freed[body.turns] += 1
         for body in late:
             del self._coming[body]
-            body.given_up = True
+            body.given_up = body.turns.stuck = True
             body.task.cancel()
         self._look = self._loop.call_later(LOOK_S, self._look_at_all) if self._coming else None
