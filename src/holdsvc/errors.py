@@ -55,6 +55,11 @@ def effective_time_ahead() -> Refused:
     return invalid_field("effective_time", "must not be in the future", "EFFECTIVE_TIME")
 
 
+def capacity_limit(field: str) -> Refused:
+    """Says that an item would have more units than can be counted."""
+    return invalid_field(field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
+
+
 def returns_to_itself(field: str) -> Refused:
     """Says that an allotment would return to its own pool."""
     return invalid_field(field, "must be another pool than the item's", "RETURN_POOL")

@@ -5,12 +5,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from holdsvc.cell_file import CellAddress
+from holdsvc.commands import target
 from holdsvc.commands.cli import program
 from holdsvc.ledger import joining
 from holdsvc.ledger.database import Database
@@ -133,6 +139,34 @@ def test_a_database_that_is_another_cell_is_refused_by_commands_and_by_the_servi
     with pytest.raises(CellError, match="the database of west is the cell 'south'"):
         asyncio.run(serve("west"))
     asyncio.run(serve("south"))
+
+
+def test_two_commands_at_once_place_a_tenant_in_one_cell(
+    cells: TwoCells, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDSVC_CELLS", str(file))
+    home, both = target.home, threading.Barrier(2)
+
+    def looked(*arguments: Any) -> CellAddress | None:
+        found = home(*arguments)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.5)
+        return found
+
+    monkeypatch.setattr(target, "home", looked)
+
+    def place(cell: str) -> str:
+        try:
+            with target.opened_for(None, None, cell, "acme"):
+                return "placed"
+        except target.CommandError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as threads:
+        told = sorted(threads.map(place, ("north", "south")))
+    assert told[0] == "placed"
+    assert "the tenant 'acme' is in the cell" in told[1]
+    assert sum(len(cells.sql(cell, "SELECT 1 FROM tenant_state")) for cell in cells) == 1
 
 
 def test_relays_of_two_cells_that_share_a_folder_remember_each_their_own_primary(

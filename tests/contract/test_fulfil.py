@@ -76,6 +76,24 @@ async def test_confirm_of_a_fulfilled_reservation_is_replayed_and_cancel_is_refu
         assert (await refused(call)).reason == "RESERVATION_ALREADY_CONFIRMED"
 
 
+async def test_a_return_makes_no_more_units_than_an_item_may_have(service: Harness) -> None:
+    most = 10**15
+    await service.create_item("bed", most)
+    one, other = [await _sale(service, {"bed": 5}) for _ in range(2)]
+    for id_ in (one, other):
+        await service.reservations.Fulfil(pb.FulfilRequest(reservation_id=id_))
+    await service.inventory.AdjustCapacity(inventory_service_pb2.AdjustCapacityRequest(sku="bed", delta=3))
+    returns = [pb.RefundRequest(reservation_id=id_) for id_ in (one, other)]
+    results = (await service.reservations.BatchRefund(pb.BatchRefundRequest(requests=returns))).results
+    assert results[0].reservation.state == Reservation.STATE_REFUNDED
+    assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    refusal = await refused(service.reservations.Refund(returns[1]))
+    assert (refusal.reason, refusal.metadata["fields"]) == ("INVALID_FIELD", "lines")
+    assert counters(await service.item("bed")) == (most - 2, most - 2, 0, 0)
+    await service.reservations.Refund(pb.RefundRequest(reservation_id=other, write_off=True))
+    await service.verify()
+
+
 async def test_refund_takes_unfulfilled_units_first_and_further_ones_are_returns(service: Harness) -> None:
     await service.create_item("bed", 10)
     id_ = await _sale(service, {"bed": 5})

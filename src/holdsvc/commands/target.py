@@ -79,13 +79,25 @@ def opened_for(dsn: str | None, data_dir: Path | None, cell: str, tenant: str) -
             yield found
         return
     addresses = settings.addresses
-    present = home(addresses, tenant)
-    if present is None:
-        present = chosen(addresses, cell, tenant) if cell or len(addresses) == 1 else _unplaced(addresses, tenant)
-        run(owner_of(present), lambda connection: tenants.place(connection, tenant))
-    elif cell and present is not named(addresses, cell):
+    present = home(addresses, tenant) or _placed(addresses, cell, tenant)
+    if cell and present is not named(addresses, cell):
         raise CommandError(f"the tenant {tenant!r} is in the cell {present.name}, not in {cell}")
     yield owner_of(present)
+
+
+def _placed(addresses: Sequence[CellAddress], cell: str, tenant: str) -> CellAddress:
+    """Places a tenant that is in no cell in the named or only one; returns where it is then."""
+    wanted = chosen(addresses, cell, tenant) if cell or len(addresses) == 1 else _unplaced(addresses, tenant)
+    # The same cell for all commands, in whatever order their files name the cells.
+    arbiter = min(addresses, key=lambda address: address.name)
+    try:
+        with owner_sessions.placing(owner_of(arbiter), tenant):
+            present = home(addresses, tenant)
+            if present is None:
+                run(owner_of(wanted), lambda connection: tenants.place(connection, tenant))
+            return present or wanted
+    except psycopg.Error as error:
+        raise CommandError(f"the database of {arbiter.name} broke off: {error}") from error
 
 
 def over_cells(dsn: str | None, data_dir: Path | None, cell: str, work: Callable[[str, str], None]) -> None:

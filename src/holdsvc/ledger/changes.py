@@ -231,6 +231,8 @@ def _refused_lines(outcome: str, row: ReservationAnswer) -> Refused | None:
         return errors.invalid_field("lines", f"the reservation would have more than {LINES_MAX} lines", outcome)
     if outcome == "EFFECTIVE_TIME":
         return errors.effective_time_ahead()
+    if outcome == "CAPACITY_LIMIT":
+        return errors.capacity_limit("lines")
     return None
 
 

@@ -222,7 +222,7 @@ def not_done(row: ItemAnswer, request_id: str, units_field: str = "quantity") ->
     if outcome == "EFFECTIVE_TIME":
         return errors.effective_time_ahead()
     if outcome == "CAPACITY_LIMIT":
-        return errors.invalid_field(units_field, "the capacity would exceed 10^15 units", "CAPACITY_LIMIT")
+        return errors.capacity_limit(units_field)
     if outcome == "REQUEST_ID_REUSED":
         return errors.request_id_reused(request_id)
     refused = inactive_feature(outcome)

@@ -3,14 +3,15 @@
 A commit that a standby has not got raises Unknown here too: its wait ends only where an operator cancels it.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from holdsvc.ledger.database import Connection
-from holdsvc.ledger.primary import find_primary
+from holdsvc.ledger.primary import chosen_dsn, find_primary
 from holdsvc.ledger.session import SETTINGS, setting
 from holdsvc.postgres import check_version
 
@@ -29,3 +30,11 @@ async def opened(dsn: str) -> AsyncIterator[Connection]:
         session = Connection(connection)
         connection.add_notice_handler(session.notice)
         yield session
+
+
+@contextmanager
+def placing(dsn: str, tenant: str) -> Iterator[None]:
+    """Keeps out other commands that would place the same tenant, where they ask for it in the same database."""
+    with psycopg.connect(chosen_dsn(dsn)) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('holdsvc placing'), hashtext(%s))", (tenant,))
+        yield

@@ -2,7 +2,8 @@
 -- name. Units that were not fulfilled go into remaining, or out of the capacity (_write_off), which never falls below
 -- 0: what capacity cannot give is restocked. Units that were fulfilled are returns: they come back into capacity and
 -- remaining, or stay away (_write_off). _units: 1 those not fulfilled first, 2 only those, 3 only those fulfilled.
--- ITEM_NOT_FOUND: a return to an item that is deleted. _effective_time null: now; EFFECTIVE_TIME: it is in the future.
+-- ITEM_NOT_FOUND: a return to an item that is deleted. CAPACITY_LIMIT: one that would make more than 10^15 units.
+-- _effective_time null: now; EFFECTIVE_TIME: it is in the future.
 -- Arrays of n requests of one tenant in order of arrival. Lines are flat, one an item: those of request i are
 -- _line_first[i] to _line_first[i + 1] - 1, none for everything.
 -- Locks: reservations in id order, items in (sku, pool) order, request ids.
@@ -91,12 +92,16 @@ BEGIN
          array_agg(CASE WHEN m.write_off
                         THEN greatest(0, least(m.sold, m.capacity - (m.running - m.sold))) ELSE 0 END
                    ORDER BY m.ix, m.line_number) AS written_off,
-         array_agg(m.deleted AND m.quantity > m.sold AND NOT m.write_off ORDER BY m.ix, m.line_number) AS nowhere
+         array_agg(m.deleted AND m.quantity > m.sold AND NOT m.write_off ORDER BY m.ix, m.line_number) AS nowhere,
+         array_agg(m.capacity + m.coming > 1000000000000000 AND m.quantity > m.sold AND NOT m.write_off
+                   ORDER BY m.ix, m.line_number) AS beyond
   INTO _moves
   FROM (
     SELECT x.ix::integer, x.write_off, l.line_number, l.sku, l.pool, q.quantity, s.sold, i.capacity, i.deleted,
            (sum(s.sold) FILTER (WHERE x.write_off)
-             OVER (PARTITION BY l.sku, l.pool ORDER BY x.ix, l.line_number))::bigint AS running
+             OVER (PARTITION BY l.sku, l.pool ORDER BY x.ix, l.line_number))::bigint AS running,
+           sum(q.quantity - s.sold) FILTER (WHERE NOT x.write_off)
+             OVER (PARTITION BY l.sku, l.pool ORDER BY x.ix, l.line_number) AS coming
     FROM unnest(_id, _write_off, _units, _outcome) WITH ORDINALITY x (id, write_off, units, outcome, ix)
     CROSS JOIN LATERAL (
       SELECT w.line_number, w.sku, w.pool, w.fulfilled_quantity - w.returned_quantity AS away,
@@ -121,6 +126,8 @@ BEGIN
       _outcome[_moves.ix[_m]] := 'ITEM_NOT_FOUND';
       _short[_moves.ix[_m]] := jsonb_build_array(jsonb_build_array(
         _moves.sku[_m], _moves.pool[_m], _moves.quantity[_m], NULL));
+    ELSIF _moves.beyond[_m] THEN
+      _outcome[_moves.ix[_m]] := 'CAPACITY_LIMIT';
     END IF;
   END LOOP;
 
