@@ -10,7 +10,7 @@ from holdsvc.ledger.database import Connection
 from holdsvc.model import Part, Reservation
 
 LOOKED_MAX = 10_000
-"""Reservations that one statement of a list looks at, of each state or client."""
+"""Reservations of a state that one statement of a list looks at."""
 
 
 class _Found(NamedTuple):

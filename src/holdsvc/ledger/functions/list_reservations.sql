@@ -38,7 +38,7 @@ BEGIN
   END IF;
 
   IF _order_id IS NOT NULL THEN
-    _branches := 'SELECT 1';
+    _branches := 'SELECT 1 AS client';
     _candidates := 'SELECT w' || _columns || ' FROM reservation w WHERE w.reservation_id = '
       || '(SELECT s.reservation_id FROM sales_order s WHERE s.order_id = $8 AND s.tenant = $1) '
       || 'AND w.tenant = $1 AND w.order_id = $8' || _rest;
@@ -59,7 +59,7 @@ BEGIN
     _candidates := 'SELECT w' || _columns || ' FROM reservation w WHERE w.' || format(_name, 'w')
       || ' AND w.client = b.client AND w.tenant = $1 AND w.state = b.state' || _rest;
   ELSIF _sku IS NOT NULL THEN
-    _branches := 'SELECT 1';
+    _branches := 'SELECT 1 AS client';
     -- In the order of k, which the index has: by w the planner would read every line of the item first.
     _candidates := 'SELECT k' || _columns || ' FROM (SELECT DISTINCT w.reservation_id FROM reservation_line w '
       || 'WHERE hashtextextended(w.sku, hashtext(w.tenant)) = hashtextextended($4, hashtext($1)) '
@@ -85,9 +85,9 @@ END
 $$;
 
 -- Finds reservations, newest first, after the id _before: the ids of at most _limit that match every filter that is not
--- null (see reservation_query). Of each branch at most _looked_max are looked at, so that the cost does not grow with
--- what does not match. _looked_to: not all were looked at, go on after this id; null where that is not so. Locks
--- nothing.
+-- null (see reservation_query). Of each state at most _looked_max are looked at, shared by the clients that have any,
+-- but _limit of each, so that the cost does not grow with what does not match. _looked_to: not all were looked at, go
+-- on after this id; null where that is not so. Locks nothing.
 CREATE FUNCTION find_reservations(
   _tenant text, _client text, _states smallint[], _sku text, _pool text, _holder text, _reference text, _order_id text,
   _pools text[], _before uuid, _limit integer, _looked_max integer, OUT _ids uuid[], OUT _looked_to uuid
@@ -98,6 +98,12 @@ SET enable_mergejoin = off SET max_parallel_workers_per_gather = 0 SET jit = off
 DECLARE
   _q record := reservation_query(_client, _states, _sku, _pool, _holder, _reference, _order_id, _pools, _before, true);
 BEGIN
+  IF _client IS NULL THEN
+    EXECUTE format('SELECT greatest($12, $13 / greatest(1, count(DISTINCT b.client))) FROM (%s) b', _q._branches)
+    INTO _looked_max
+    USING _tenant, _client, _states, _sku, _pool, _holder, _reference, _order_id, _pools, _before, wall_clock(), _limit,
+          _looked_max;
+  END IF;
   EXECUTE format(
     'WITH part AS MATERIALIZED ('
     '  SELECT m.ids, CASE WHEN cardinality(m.ids) < $12 THEN ('
