@@ -36,6 +36,15 @@ structlog.configure(
     ]
 )
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _log_stays() -> Iterator[None]:
+    """A command that runs in the tests' own process leaves the log as it is here, for every later test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "configure", lambda *_: None)
+        yield
+
+
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 """What is written outlives no crash of the machine, and need not be flushed."""
 

@@ -43,7 +43,6 @@ def run(file: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command on the cells."""
     monkeypatch.delenv("HOLDSVC_DSN", raising=False)
     monkeypatch.setenv("HOLDSVC_CELLS", str(file))
-    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
 
     def command(*arguments: str) -> Result:
         return CliRunner().invoke(program(arguments), arguments)

@@ -15,8 +15,6 @@ __all__ = ["ledger_dsn", "run", "shared_ledger"]
 def run(ledger_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command on the test's database."""
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
-    # Its log would go to the runner's output, and that of every later test with it.
-    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
 
     def command(*arguments: str) -> Result:
         return CliRunner().invoke(program(arguments), arguments)

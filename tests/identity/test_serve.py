@@ -184,7 +184,6 @@ def test_a_key_without_sense_is_refused_in_one_line(
     ledger_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("HOLDSVC_DSN", ledger_dsn)
-    monkeypatch.setattr("holdsvc.telemetry.logs.configure", lambda *_: None)
     monkeypatch.setattr("sys.argv", ["holdsvc", "keys", "create", *wrong])
     with pytest.raises(SystemExit) as end:
         cli.main()
