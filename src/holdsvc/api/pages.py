@@ -134,7 +134,7 @@ class Page:
         make: Callable[[R], M | None],
         position: Callable[[R], Position],
     ) -> str:
-        """Fills the page; returns the token of the next one, empty where there is none.
+        """Fills the page; returns the token of the next page, or an empty text after the last one.
 
         `read` returns the rows after a position, at most so many; `make` makes a row's message, None: it is left out;
         `append` adds that to the answer.

@@ -104,7 +104,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX // ACCEPTORS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MAX_S * 1000),
         ("grpc.max_connection_idle_ms", IDLE_MAX_S * 1000),
-        # Without it a caller would keep its connection and its worker for ever: new workers and replicas would idle.
+        # A caller keeps one connection, and with it one worker. Without an age new workers and replicas get no calls.
         ("grpc.max_connection_age_ms", age // MILLISECOND if age else AGE_UNLIMITED_MS),
         ("grpc.max_connection_age_grace_ms", settings.connection_age_grace // MILLISECOND),
         # By default gRPC answers some calls beyond 1,000, and all after 30 s, with CANCELLED, which says nothing to a

@@ -75,7 +75,7 @@ class AsyncWire:
             answer = await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             done(None, statuses.from_rpc(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait
+        except Exception as error:  # noqa: BLE001 - callers wait for an answer
             done(None, errors.interrupted(error))
         except BaseException as error:
             done(None, errors.interrupted(error))
@@ -254,7 +254,7 @@ class Wire:
         """Calls a method and tells what came of it."""
         try:
             call = method.future(request, timeout=timeout_s, metadata=metadata)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers wait, and this thread may be another's
+        except Exception as error:  # noqa: BLE001 - callers wait for an answer; the thread may be another one's
             done(None, errors.interrupted(error))
             return
         call.add_done_callback(lambda call: self._ended(call, done))

@@ -82,19 +82,22 @@ def opened_for(dsn: str | None, data_dir: Path | None, cell: str, tenant: str) -
     present = home(addresses, tenant) or _placed(addresses, cell, tenant)
     if cell and present is not named(addresses, cell):
         raise CommandError(f"the tenant {tenant!r} is in the cell {present.name}, not in {cell}")
-    yield owner_of(present)
+    yield dsn_of(present)
 
 
 def _placed(addresses: Sequence[CellAddress], cell: str, tenant: str) -> CellAddress:
-    """Places a tenant that is in no cell in the named or only one; returns where it is then."""
+    """Places a tenant that is in no cell in the named or only one; returns where it is then.
+
+    `home` has asked every database before which cell it is.
+    """
     wanted = chosen(addresses, cell, tenant) if cell or len(addresses) == 1 else _unplaced(addresses, tenant)
     # The same cell for all commands, in whatever order their files name the cells.
     arbiter = min(addresses, key=lambda address: address.name)
     try:
-        with owner_sessions.placing(owner_of(arbiter), tenant):
+        with owner_sessions.placing(dsn_of(arbiter), tenant):
             present = home(addresses, tenant)
             if present is None:
-                run(owner_of(wanted), lambda connection: tenants.place(connection, tenant))
+                run(dsn_of(wanted), lambda connection: tenants.place(connection, tenant))
             return present or wanted
     except psycopg.Error as error:
         raise CommandError(f"the database of {arbiter.name} broke off: {error}") from error
@@ -147,19 +150,16 @@ def owner_of(address: CellAddress) -> str:
     One that is no cell yet may be made one.
     """
     dsn = dsn_of(address)
-    present = _in_session(dsn, _cell_name)
-    if present not in (None, address.name):
-        raise CommandError(f"the database of {address.name} is the cell {present!r}: correct its DSN")
+
+    async def check(session: Connection) -> None:
+        try:
+            await tenants.check_cell(session, address.name, joining=True)
+        except Failed as error:
+            if not lacks_schema(error):
+                raise
+
+    _in_session(dsn, check)
     return dsn
-
-
-async def _cell_name(session: Connection) -> str | None:
-    try:
-        return await tenants.cell_name(session)
-    except Failed as error:
-        if lacks_schema(error):
-            return None
-        raise
 
 
 @contextmanager

@@ -237,13 +237,17 @@ class Database:
             if self._cell:
                 async with self.connection(reserved=True) as connection:
                     await tenants.check_cell(connection, self._cell)
-        except (PoolTimeout, CellError) as error:
-            # A pool that was opened cannot be opened again.
-            await self.close()
-            self._pool, self._reserved = self._make_pools()
-            if isinstance(error, CellError):
-                raise
+        except CellError:
+            await self._begin_anew()
+            raise
+        except PoolTimeout as error:
+            await self._begin_anew()
             raise NothingRan(self._why_none()) from error
+
+    async def _begin_anew(self) -> None:
+        """Replaces the pools: one that was opened cannot be opened again."""
+        await self.close()
+        self._pool, self._reserved = self._make_pools()
 
     async def _refuse_shared_sessions(self) -> None:
         pair = [await self._borrow(self._reserved) for _ in range(RESERVED_CONNECTIONS)]

@@ -20,7 +20,7 @@ from holdsvc.postgres import check_version
 async def opened(dsn: str) -> AsyncIterator[Connection]:
     """A session with the primary.
 
-    Raises OperationalError where there is none, and ValueError where it is too old.
+    Raises OperationalError where no host is the primary, and ValueError where its PostgreSQL is too old.
     """
     async with await AsyncConnection.connect(
         await find_primary(dsn), autocommit=True, row_factory=tuple_row

@@ -109,10 +109,12 @@ async def cell_name(connection: Statements) -> str | None:
     return (await _CELL.one(connection)).name
 
 
-async def check_cell(connection: Statements, name: str) -> None:
-    """Raises CellError where a database is not the cell of this name."""
+async def check_cell(connection: Statements, name: str, *, joining: bool = False) -> None:
+    """Raises CellError where a database is not the cell of this name; `joining`: it may have no name yet."""
     present = await cell_name(connection)
     if present is None:
+        if joining:
+            return
         raise CellError(f"the database of {name} is no cell yet: run `holdsvc migrate up`")
     if present != name:
         raise CellError(f"the database of {name} is the cell {present!r}: correct its DSN")

@@ -31,7 +31,7 @@ Recheck = Callable[[], Awaitable[object]]
 class _Stream:
     """One open stream."""
 
-    __slots__ = ("error", "looked_at", "recheck", "task", "told", "waiting")
+    __slots__ = ("error", "recheck", "task", "told", "told_before", "waiting")
 
     def __init__(self, recheck: Recheck, task: "asyncio.Task[object]") -> None:
         self.recheck = recheck
@@ -40,12 +40,14 @@ class _Stream:
         """Whether the task waits for the handler's next message: the only place where it may be cancelled. During a
         write of gRPC's a cancel would end the call without a status."""
         self.error: HoldError | None = None
-        self.told = self.looked_at = -1
-        """Messages so far; and as many as there were when a check first found that the stream is to end."""
+        self.told = 0
+        """Messages so far."""
+        self.told_before = -1
+        """As many as there were when the check before found that the stream is to end; -1: none has."""
 
     def is_told_all(self) -> bool:
         """Whether it waits and has told nothing since the check before this one."""
-        before, self.looked_at = self.looked_at, self.told
+        before, self.told_before = self.told_before, self.told
         return self.waiting and self.told == before
 
     def end(self, error: HoldError) -> None:
