@@ -1,5 +1,6 @@
 """What all tests share: one embedded PostgreSQL for the run and a fresh database for each test that asks."""
 
+import gc
 import os
 
 # Before gRPC is imported: tests start PostgreSQL beside running servers, and gRPC's fork handlers sometimes ended the
@@ -20,8 +21,10 @@ import structlog
 from holdsvc.embedded.server import EmbeddedServer
 from holdsvc.ledger import migrate
 from holdsvc.ledger.database import Database
+from holdsvc.process.worker import GC_THRESHOLD
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
+from tests.support import memory_folder
 from tests.support.alone import Turns
 from tests.support.databases import created, database_of
 from tests.support.harness import TEST_CLOCK, Harness, StartService, services
@@ -50,9 +53,17 @@ UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers what keeps measuring tests alone."""
+    """Registers what keeps measuring tests alone, and chooses the place of temporary files before pytest does."""
+    memory_folder.use()
     assert config.cache is not None
     config.pluginmanager.register(Turns(config.cache.mkdir("turns")))
+
+
+def pytest_collection_finish() -> None:
+    """What is there for the whole run is no work of the garbage collector, as in a worker."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 @pytest.fixture(scope="session")

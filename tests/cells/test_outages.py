@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import grpc
@@ -68,10 +69,15 @@ async def _latencies(caller: Partner, seconds: float) -> list[float]:
     return sorted(took)
 
 
-async def _p99(caller: Partner) -> float:
-    """The best of some rounds: what else the machine does only adds to it."""
-    rounds = [await _latencies(caller, 0.5) for _ in range(ROUNDS)]
-    return min(took[int(len(took) * 0.99)] for took in rounds)
+async def _p99(caller: Partner, rounds: int, enough_s: float = 0.0) -> float:
+    """The best of some rounds, as many as it takes for `enough_s`: what else the machine does only adds to it."""
+    best_s = inf
+    for _ in range(rounds):
+        took = await _latencies(caller, 0.5)
+        best_s = min(best_s, took[int(len(took) * 0.99)])
+        if best_s <= enough_s:
+            break
+    return best_s
 
 
 @pytest.mark.alone
@@ -83,7 +89,7 @@ async def test_the_death_of_a_cell_stops_its_own_tenants_alone(
     for caller in (north, south):
         await create(caller, "seat", 1_000_000)
         await caller.reservations.Reserve(reserve("seat"))
-    alone = await _p99(north)
+    alone = await _p99(north, ROUNDS // 2)
     mortal.stop()
     # The worker notices; from then on it is at once.
     refusal = await refused(south.reservations.Reserve(reserve("seat")))
@@ -91,12 +97,13 @@ async def test_the_death_of_a_cell_stops_its_own_tenants_alone(
     await until(lambda: service.service.cells[1].away, timeout_s=10)
     took: list[float] = []
     dead = asyncio.create_task(_refusals(south, took))
-    beside = await _p99(north)
+    most_s = 1.2 * alone + 0.005
+    beside = await _p99(north, ROUNDS, most_s)
     dead.cancel()
     await asyncio.wait([dead])
     assert dead.cancelled(), dead.exception()
     assert sorted(took)[len(took) // 2] < AT_ONCE_S
-    assert beside <= 1.2 * alone + 0.005, (beside, alone)
+    assert beside <= most_s, (beside, alone)
     assert [await _health(service, name) for name in ("", "cell/north", "cell/south")] == [
         SERVING,
         SERVING,

@@ -41,15 +41,6 @@ def _known(method: MethodDescriptor, size: int) -> set[str | Part]:
     return known.union(*map(parts_of, earlier)) if size == LARGE else known
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _frozen_heap() -> Iterator[None]:
-    """As in a worker: what was there at the start is no work of the garbage collector."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class _Memory:
     """The most memory that the process had while the block ran, beyond that when a request was sent."""
 

@@ -27,9 +27,7 @@ from tests.faults import attackers
 from tests.support.polling import wait_until
 from tests.support.program import Client, Program, command, serving
 
-pytestmark = pytest.mark.alone
-
-ATTACK_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "1"))
+ATTACK_S = float(os.environ.get("HOLDSVC_TEST_ATTACK_S", "0.5"))
 LONG_FORM_S = 10.0
 CALLERS = 8
 GROWTH_MAX = 100 * 1024 * 1024
@@ -113,6 +111,7 @@ def calling(guarded: Guarded, times: list[float]) -> Iterator[None]:
 ATTACKS = [("port", name) for name in attackers.GRPC] + [("metrics_port", name) for name in attackers.METRICS]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("port", "name"), ATTACKS, ids=[f"{port}-{name}" for port, name in ATTACKS])
 def test_callers_with_a_key_are_served_beside(guarded: Guarded, port: str, name: str) -> None:
     program = guarded.program

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.alone
 
 BATCH_MAX = 4
 SLEEP_S = 0.06
+LOAD_S = 2.5
 DEADLINE_S = 3.0
 """Far above what a queued call waits, so that a short stall of the machine makes no call late."""
 WAIT_MAX = "500ms"
@@ -144,12 +145,12 @@ async def test_overloaded_the_service_answers_as_many_as_it_can_and_refuses_the_
 ) -> None:
     service = await prepare(start_service, ledger_dsn, SLEEP_S)
     await Closed().run(service, 12, 0.5)
-    best = await Closed().run(service, 12, 2.0)
+    best = await Closed().run(service, 12, 1.5)
     memory = psutil.Process().memory_info().rss
     for factor in (1.5, 3.0):
         refusals_ms.clear()
         async with Lag() as lag:
-            opened = await open_loop(service, best * factor, 4.0)
+            opened = await open_loop(service, best * factor, LOAD_S)
         refused_ms = list(refusals_ms)
         print(f"{factor} x of {best:.0f}/s: {opened}")  # noqa: T201
         print(f"the service's part in refusing: {shown(refused_ms)}, its loop late by {lag.worst_s * 1000:.0f} ms")  # noqa: T201
@@ -173,13 +174,13 @@ async def test_when_the_database_gets_slow_under_overload_goodput_follows_it(
 ) -> None:
     fast_s, slow_s = SLEEP_S / 3, SLEEP_S * 4 / 3
     service = await prepare(start_service, ledger_dsn, slow_s)
-    best = await Closed().run(service, BATCH_MAX, 2.0)
+    best = await Closed().run(service, BATCH_MAX, 1.5)
     slow_down(ledger_dsn, fast_s)
     fast = await Closed().run(service, 12, 1.5)
     slow_down(ledger_dsn, slow_s)
     refusals_ms.clear()
     async with Lag() as lag:
-        opened = await open_loop(service, best * 3, 4.0)
+        opened = await open_loop(service, best * 3, LOAD_S)
     refused_ms = list(refusals_ms)
     print(f"from {fast:.0f}/s to {best:.0f}/s, called 3 x as often: {opened}")  # noqa: T201
     best = min(best, await Closed().run(service, BATCH_MAX, 1.0))

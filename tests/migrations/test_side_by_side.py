@@ -77,7 +77,7 @@ CHANGES = {"reserve.sql": RESERVE, "cancel.sql": CANCEL, "steps.sql": STEPS}
 def newer(tmp_path: Path) -> Path:
     """The folder of the newer release's package."""
     folder = tmp_path / "newer"
-    shutil.copytree(OLDER / "holdsvc", folder / "holdsvc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(OLDER / "holdsvc", folder / "holdsvc")
     ledger = folder / "holdsvc" / "ledger"
     (ledger / "schema" / "0101_synthetic.sql").write_text(MIGRATION)
     for name, changes in CHANGES.items():
