@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from holdsvc.ledger.tenants import CellError
 from holdsvc.settings import Settings
 from tests.support.cells import TwoCells
 from tests.support.databases import created
+from tests.support.forks import Piped
 from tests.support.polling import wait_until
 
 Run = Callable[..., Result]
@@ -173,12 +172,13 @@ def test_relays_of_two_cells_that_share_a_folder_remember_each_their_own_primary
 ) -> None:
     environment = {**os.environ, "HOLDSVC_CELLS": str(file), "HOLDSVC_STATE_DIR": str(tmp_path)}
     environment.pop("HOLDSVC_DSN", None)
-    relay = [sys.executable, "-m", "holdsvc", "relay", "--to", "stdout", "--cell"]
-    relays = [subprocess.Popen([*relay, cell.name], env=environment, stdout=subprocess.DEVNULL) for cell in cells]
+    relays = [Piped(["relay", "--to", "stdout", "--cell", cell.name], environment) for cell in cells]
     try:
         wait_until(lambda: len(list(tmp_path.glob("primary*.json"))) == len(cells))
     finally:
         for each in relays:
             each.kill()
             each.wait()
+            each.stdout.close()
+            each.stderr.close()
     assert {path.name for path in tmp_path.glob("primary*.json")} == {"primary-north.json", "primary-south.json"}

@@ -27,6 +27,7 @@ from holdsvc.relay.relay import open_broker
 from inventoryhold.v1 import item_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.faults.proxy import Proxy
+from tests.support.forks import Piped
 from tests.support.harness import Harness
 from tests.support.polling import success
 from tests.support.ports import free_port
@@ -67,23 +68,16 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @contextmanager
-def relaying(
-    service: Harness,
-    to: str,
-    *arguments: str,
-    stdout: Any = subprocess.DEVNULL,
-    stderr: Any = subprocess.DEVNULL,
-    dsn: str = "",
-) -> Iterator[Any]:
-    """A relay process, killed at the end if it still runs."""
+def relaying(service: Harness, to: str, *arguments: str, dsn: str = "", anew: bool = False) -> Iterator[Any]:
+    """A relay process, killed at the end if it still runs. A fork ends otherwise than an interpreter `anew`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")}
     environment["HOLDSVC_DSN"] = dsn or service.owner_dsn
-    process = subprocess.Popen(
-        [sys.executable, "-m", "holdsvc", "relay", "--to", to, *arguments],
-        env=environment,
-        stdout=stdout,
-        stderr=stderr,
-    )
+    process: subprocess.Popen[bytes] | Piped
+    if anew:
+        whole = [sys.executable, "-m", "holdsvc", "relay", "--to", to, *arguments]
+        process = subprocess.Popen(whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    else:
+        process = Piped(["relay", "--to", to, *arguments], environment)
     try:
         yield process
     finally:
@@ -190,7 +184,7 @@ async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(
     await service.create_item("a", 10, pool="web", low_at=9)
     await service.create_item("a", 10)
     await service.reserve([("a", "web", 1)])
-    with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
+    with relaying(service, "stdout") as relay:
         lines = await _lines(relay, 4)
         assert [line["type"] for line in lines[1:]] == [
             "inventoryhold.v1.item_created",
@@ -207,7 +201,7 @@ async def test_on_standard_output_it_writes_json_lines_and_goes_on_where_it_was(
         await asyncio.to_thread(relay.wait, 60)
         assert relay.returncode == 0
     last = await service.reserve({"a": 1})
-    with relaying(service, "stdout", stdout=subprocess.PIPE) as relay:
+    with relaying(service, "stdout") as relay:
         while (line := (await _lines(relay, 1))[0])["subject"] != last.reservation_id:
             assert line["type"] == "inventoryhold.v1.reserved"
 
@@ -257,7 +251,7 @@ async def test_the_relay_ends_when_the_reader_of_its_standard_output_has_ended(
     service: Harness, events_follow: bool
 ) -> None:
     await service.create_item("a", 10)
-    with relaying(service, "stdout", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as relay:
+    with relaying(service, "stdout", anew=True) as relay:
         await _lines(relay, 1)
         if events_follow:
             for _ in range(3):
@@ -273,7 +267,7 @@ async def test_the_relay_ends_when_the_reader_of_its_standard_output_has_ended(
 async def test_a_relay_that_starts_before_its_database_waits_for_it(service: Harness) -> None:
     await service.create_item("a", 10)
     proxy = Proxy(service.owner_dsn)
-    with relaying(service, "stdout", stdout=subprocess.PIPE, stderr=subprocess.PIPE, dsn=proxy.dsn) as relay:
+    with relaying(service, "stdout", dsn=proxy.dsn) as relay:
         while b"relay.database_awaited" not in await asyncio.to_thread(relay.stderr.readline):
             assert relay.poll() is None
         async with proxy:
@@ -285,7 +279,7 @@ async def test_a_relay_that_starts_before_its_database_waits_for_it(service: Har
 
 async def test_a_brokers_password_is_in_no_log(service: Harness) -> None:
     await service.create_item("a", 10)
-    with relaying(service, "nats://me:hunter2@127.0.0.1:1", stderr=subprocess.PIPE) as relay:
+    with relaying(service, "nats://me:hunter2@127.0.0.1:1") as relay:
         errors = b""
         while errors.count(b"ConnectionRefusedError") < 2:
             line = await asyncio.to_thread(relay.stderr.readline)
@@ -316,7 +310,8 @@ def test_an_address_for_metrics_that_cannot_be_used_is_one_line(service: Harness
             ("nowhere", b"--metrics-listen: 'nowhere' is not an address"),
             (f"127.0.0.1:{taken.getsockname()[1]}", b"--metrics-listen: cannot listen on 127.0.0.1:"),
         ):
-            with relaying(service, "stdout", "--metrics-listen", address, stderr=subprocess.PIPE) as relay:
-                _, errors = relay.communicate(timeout=60)
+            with relaying(service, "stdout", "--metrics-listen", address) as relay:
+                relay.wait(60)
+                errors = relay.stderr.read()
                 assert (relay.returncode, len(errors.splitlines())) == (1, 1)
                 assert message in errors

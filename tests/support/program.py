@@ -1,10 +1,7 @@
 """`holdsvc` as a process: commands that end, and `serve` with its log, addresses, metrics and children."""
 
-import atexit
 import json
-import multiprocessing
 import os
-import pkgutil
 import queue
 import select
 import signal
@@ -13,17 +10,14 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-import holdsvc.__main__
-from holdsvc import commands
 from inventoryhold.v1 import (
     inventory_service_pb2,
     inventory_service_pb2_grpc,
@@ -32,17 +26,10 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
     reservation_service_pb2_grpc,
 )
+from tests.support.forks import Fork
 from tests.support.polling import wait_until
 
 WAIT_S = 120.0
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
-    [
-        "holdsvc.process.supervisor",
-        *(f"holdsvc.commands.{one.name}" for one in pkgutil.iter_modules(commands.__path__)),
-    ]
-)
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Values of metrics by name and labels."""
@@ -62,33 +49,16 @@ def command(
             whole, env=_environment(wanted), capture_output=True, text=True, timeout=timeout, check=False
         )
     with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
-        process = _forks.Process(target=_run, args=(arguments, _environment(wanted), out.name, err.name))
-        process.start()
-        process.join(timeout)
-        code = process.exitcode
-        if code is None:
+        process = Fork(arguments, _environment(wanted), out.fileno(), err.fileno())
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(arguments, timeout, out.read(), err.read())
-        process.close()
+            process.wait()
+            raise
+        out.seek(0)
+        err.seek(0)
         return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
-
-
-def _run(arguments: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
-    out_end, err_end = (os.open(name, os.O_WRONLY | os.O_APPEND) for name in (out, err))
-    _run_into(out_end, err_end, arguments, environment)
-
-
-def _run_into(out: int, err: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["holdsvc", *arguments]
-    try:
-        holdsvc.__main__.main()
-    finally:
-        atexit._run_exitfuncs()  # a fork ends without them, and the log is written by one
 
 
 @contextmanager
@@ -110,43 +80,6 @@ def variables(**settings: object) -> dict[str, str]:
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDSVC_", "PROMETHEUS_", "PG"))}
     return {**own, "NO_COLOR": "1", **more}
-
-
-class _Fork:
-    """A `holdsvc` command in a fork of the process that has imported the commands, used like a Popen."""
-
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        (out, out_end), (err, err_end) = _forks.Pipe(duplex=False), _forks.Pipe(duplex=False)
-        self._process = _forks.Process(target=_serve_into, args=(out_end, err_end, arguments, environment))
-        self._process.start()
-        self.pid = self._process.pid or 0
-        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno())) for end in (out, err))
-        for end in (out, out_end, err, err_end):
-            end.close()
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float) -> int:
-        self._process.join(timeout)
-        code = self._process.exitcode
-        if code is None:
-            raise subprocess.TimeoutExpired("holdsvc", timeout)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self._process.terminate()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-def _serve_into(out: Connection, err: Connection, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    _run_into(out.fileno(), err.fileno(), arguments, environment)
 
 
 class Program:
@@ -171,17 +104,17 @@ class Program:
         if python_path:
             # The package of another release is found before the installed one.
             self.environment["PYTHONPATH"] = python_path
-        self._process: subprocess.Popen[str] | _Fork
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        self._out, self._err = os.fdopen(out), os.fdopen(err)
+        environment = _environment(self.environment)
+        self._process: subprocess.Popen[bytes] | Fork
         if anew or python_path:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "holdsvc", "serve", *flags],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=_environment(self.environment),
-            )
+            whole = [sys.executable, "-m", "holdsvc", "serve", *flags]
+            self._process = subprocess.Popen(whole, stdout=out_end, stderr=err_end, env=environment)
         else:
-            self._process = _Fork(["serve", *flags], _environment(self.environment))
+            self._process = Fork(["serve", *flags], environment, out_end, err_end)
+        for end in (out_end, err_end):
+            os.close(end)
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -210,16 +143,14 @@ class Program:
         self.end()
 
     def _read_log(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._out:
             self.lines.append(line)
             with suppress(ValueError):
                 self._news.put(json.loads(line))
         self._news.put(None)
 
     def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        self.errors.extend(self._process.stderr)
+        self.errors.extend(self._err)
 
     @property
     def pid(self) -> int:
@@ -289,8 +220,7 @@ class Program:
         code = self._process.wait(WAIT_S)
         for reader in self._readers:
             reader.join(WAIT_S)
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
+        for stream in (self._out, self._err):
             stream.close()
         return code
 

@@ -12,6 +12,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.forks import Fork
 from tests.support.polling import wait_until
 from tests.support.ports import free_port
 
@@ -21,15 +22,15 @@ END_TIMEOUT_S = 90.0
 
 
 class Replica:
-    """A service in a process of its own; AUTH off."""
+    """A service in a process of its own, a fork of one that has imported it; AUTH off."""
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None, **settings: Any) -> None:
+        """With an `environment` the interpreter is started anew, in it."""
         self.port = free_port()
         self.folder = folder
         self.data_dir = Path(settings.get("data_dir", folder / "data"))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSVC_")},
-            **(environment or {}),
             "HOLDSVC_LISTEN": f"127.0.0.1:{self.port}",
             "HOLDSVC_METRICS_LISTEN": "",
             "HOLDSVC_AUTH": "off",
@@ -37,7 +38,8 @@ class Replica:
             "HOLDSVC_DATA_DIR": str(self.data_dir),
             **{f"HOLDSVC_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self._anew = environment
+        self.process: subprocess.Popen[bytes] | Fork | None = None
 
     @property
     def address(self) -> str:
@@ -46,9 +48,11 @@ class Replica:
     def start(self) -> None:
         """Starts the service and waits until it serves."""
         with (self.folder / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "holdsvc", "serve"], env=self._environment, stdout=log, stderr=log
-            )
+            if self._anew is None:
+                self.process = Fork(["serve"], self._environment, log.fileno(), log.fileno())
+            else:
+                whole = [sys.executable, "-m", "holdsvc", "serve"]
+                self.process = subprocess.Popen(whole, env=self._environment | self._anew, stdout=log, stderr=log)
         self.wait_serving()
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> float:
