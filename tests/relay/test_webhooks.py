@@ -526,7 +526,7 @@ async def test_what_leads_inward_is_refused_when_it_is_created_and_again_where_i
     url = url.format(receiver.port)
     refusal = await refused(service.webhooks.CreateWebhook(wb.CreateWebhookRequest(url=url)))
     assert (refusal.reason, refusal.metadata) == ("INVALID_FIELD", {"fields": "url"})
-    opened = service.cell.sender.endpoints.open("default", url, b"secret")
+    opened = await service.cell.sender.endpoints.open("default", url, b"secret")
     try:
         attempt = await opened.send("id", b"{}")
     finally:

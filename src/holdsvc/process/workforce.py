@@ -1,5 +1,6 @@
 """The worker processes: started, watched, replaced when they die or hang, and ended."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -157,7 +158,11 @@ class Workforce:
 
 
 def _work(settings: Settings, addresses: Sequence[CellAddress], parent: int, beat: c_uint64) -> None:
+    # Imports make many objects and no garbage, which is not looked for meanwhile.
+    gc.disable()
     # Imported in the worker: in the supervisor its metrics would be one more worker's.
     from holdsvc.process import worker
 
+    gc.freeze()
+    gc.enable()
     worker.main(settings, addresses, parent, beat)

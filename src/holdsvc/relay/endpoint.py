@@ -1,5 +1,7 @@
 """The endpoint of a webhook: an HTTP client that signs, checks where it connects to, and is bounded in time and memory.
 
+`endpoints` imports it with the first webhook: a process without one needs no HTTP client.
+
 The signature is that of Standard Webhooks (https://www.standardwebhooks.com).
 """
 
@@ -9,33 +11,23 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from holdsvc.addresses import Network
-from holdsvc.engine.fairness import FairQueue
 from holdsvc.ledger.webhooks import Attempt
 from holdsvc.relay.cloud_event import CONTENT_TYPE
-from holdsvc.relay.public_addresses import PublicAddresses
 
-LOOK_UPS_MAX = 32
-TENANT_LOOK_UPS_MAX = 4
-LOOK_UPS_WAITING_MAX = 1000
-"""Names that are looked up at once, of all tenants and of one, and that wait: each takes a thread, and a name server
-may let it wait for long."""
-
-REACH_S = 2.0
-"""The longest that a name is looked up before its webhook is stored."""
+if TYPE_CHECKING:
+    from holdsvc.relay.endpoints import Endpoints
 
 NAME_TRUST_S = 30
 """How long the addresses of a name are remembered."""
@@ -60,78 +52,25 @@ def trusted() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-class Endpoints:
-    """What the endpoints of a process share. Construct it on the loop that sends; close it at the end."""
-
-    def __init__(self, networks: Sequence[Network], timeout_s: float) -> None:
-        self.addresses = PublicAddresses(networks)
-        self.timeout_s = timeout_s
-        self.tls = trusted()
-        self._threads = ThreadPoolExecutor(LOOK_UPS_MAX, thread_name_prefix="webhook name")
-        self._turns = FairQueue(LOOK_UPS_MAX, TENANT_LOOK_UPS_MAX, LOOK_UPS_WAITING_MAX)
-        self._looking: set[asyncio.Task[list[ResolveResult]]] = set()
-
-    def open(self, tenant: str, url: str, secret: bytes) -> "Endpoint":
-        """The endpoint of a webhook; it connects when it sends."""
-        return Endpoint(self, tenant, url, secret)
-
-    async def look_up(self, tenant: str, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        """The addresses of a name; raises OSError."""
-        # Not awaited itself: its thread goes on when the caller gives up, and its turn must last as long.
-        task = asyncio.create_task(self._look_up(tenant, host, port, family))
-        self._looking.add(task)
-        task.add_done_callback(self._looked_up)
-        return await asyncio.shield(task)
-
-    async def _look_up(self, tenant: str, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        async with self._turns.turn(tenant):
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-            )
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def reaches(self, tenant: str, url: URL) -> bool:
-        """Whether some address of a URL may be reached; true where its name cannot be looked up now."""
-        host, plain = url.host or "", url.scheme == "http"
-        try:
-            async with asyncio.timeout(REACH_S):
-                found = await self.look_up(tenant, host, url.port or 0, socket.AF_UNSPEC)
-        except (TimeoutError, OSError, UnicodeError):
-            return not plain or self.addresses.some_plain
-        return any(self.addresses.allows(address["host"], plain=plain) for address in found)
-
-    def _looked_up(self, task: "asyncio.Task[list[ResolveResult]]") -> None:
-        self._looking.discard(task)
-        if not task.cancelled():
-            # Read also where no call waits for it any more.
-            task.exception()
-
-    async def close(self) -> None:
-        """Ends what is being looked up."""
-        for task in self._looking:
-            task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
 class _Resolver(AbstractResolver):
-    def __init__(self, shared: Endpoints, tenant: str) -> None:
+    def __init__(self, shared: "Endpoints", tenant: str) -> None:
         self._shared = shared
         self._tenant = tenant
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        return await self._shared.look_up(self._tenant, host, port, family)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=found.host,
+                port=port,
+                family=found.family,
+                proto=found.protocol,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for found in await self._shared.look_up(self._tenant, host, port, family)
+        ]
 
     async def close(self) -> None:
         pass
@@ -140,7 +79,7 @@ class _Resolver(AbstractResolver):
 class Endpoint:
     """Sends to one URL, over connections of its own. Close it."""
 
-    def __init__(self, shared: Endpoints, tenant: str, url: str, secret: bytes) -> None:
+    def __init__(self, shared: "Endpoints", tenant: str, url: str, secret: bytes) -> None:
         self._url = URL(url, encoded=True)
         self._secret = secret
         self._shared = shared
@@ -150,7 +89,7 @@ class Endpoint:
                 resolver=_Resolver(shared, tenant),
                 ttl_dns_cache=NAME_TRUST_S,
                 limit=CONNECTIONS_MAX,
-                ssl=shared.tls,
+                ssl=trusted(),
                 socket_factory=self._socket,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -27,10 +27,13 @@ from holdsvc.ledger.feed import Identity, Poll, Position
 from holdsvc.ledger.proofs import nothing_told
 from holdsvc.ledger.webhooks import Attempt, Lease, Place, Report, Webhook
 from holdsvc.relay.cloud_event import CloudEvent, cloud_event, source, waves
-from holdsvc.relay.endpoint import Endpoint, Endpoints
+from holdsvc.relay.endpoints import Endpoints
 from holdsvc.settings import Settings
 from holdsvc.streams.events import Batch, EventHub
 from inventoryhold.v1 import event_pb2, event_service_pb2
+
+if TYPE_CHECKING:
+    from holdsvc.relay.endpoint import Endpoint
 
 log = structlog.get_logger(__name__)
 
@@ -182,13 +185,13 @@ class Webhooks:
                 "data": {"webhook_id": webhook.webhook_id},
             },
         )
-        endpoint = self.endpoints.open(tenant, webhook.url, secret)
+        endpoint = await self.endpoints.open(tenant, webhook.url, secret)
         try:
             return await self.attempt(endpoint, event)
         finally:
             await endpoint.close()
 
-    async def attempt(self, endpoint: Endpoint, event: CloudEvent) -> Attempt:
+    async def attempt(self, endpoint: "Endpoint", event: CloudEvent) -> Attempt:
         """Sends one event and counts it."""
         attempt = await endpoint.send(event.id, event.encode())
         self.observer.webhook_attempted(attempt.error or "OK")
@@ -207,7 +210,6 @@ class _Sender:
         """Whether an attempt has succeeded; `_succeeded`: since the last report."""
         self._succeeded = False
         self._loop = asyncio.get_running_loop()
-        self._endpoint = owner.endpoints.open(lease.tenant, lease.url, lease.secret)
         self.lease = lease
         self.end = end
         """Until when the webhook is this process's, on the loop's clock."""
@@ -220,10 +222,11 @@ class _Sender:
         return report
 
     async def _run(self) -> None:
+        endpoint = await self._owner.endpoints.open(self.lease.tenant, self.lease.url, self.lease.secret)
         try:
             while True:
                 try:
-                    await self._send()
+                    await self._send(endpoint)
                 except HoldError as error:
                     if error.reason == "RESUME_TOKEN_EXPIRED":
                         raise _Dropped from None
@@ -243,9 +246,9 @@ class _Sender:
             self._owner.observer.webhook_attempted("INTERNAL")
             await self._give_back(Attempt("INTERNAL", 0, 0.0))
         finally:
-            await self._endpoint.close()
+            await endpoint.close()
 
-    async def _send(self) -> None:
+    async def _send(self, endpoint: "Endpoint") -> None:
         """Sends events as they come, until something fails."""
         hub = self._owner.hub
         identity, last = await hub.look(self.lease.tenant)
@@ -253,7 +256,7 @@ class _Sender:
         proof = nothing_told(start, self.lease.filter, proven=False)
         async with aclosing(hub.stream(self.lease.filter, start, identity.history, proof)) as batches:
             async for batch in batches:
-                await self._send_batch(batch)
+                await self._send_batch(endpoint, batch)
                 self._place = Place(
                     identity.history, batch.position, hub.told_until(batch.position) or self._place.event_time
                 )
@@ -278,7 +281,7 @@ class _Sender:
         self._place = Place(identity.history, start, place.event_time)
         return start
 
-    async def _send_batch(self, batch: Batch) -> None:
+    async def _send_batch(self, endpoint: "Endpoint", batch: Batch) -> None:
         history, day = self._place.history, self._place.position.day
         made: list[tuple[event_pb2.Event, CloudEvent]] = []
         for told in batch.events:
@@ -291,7 +294,7 @@ class _Sender:
             wave = next(waves((cloud for _, cloud in made[done:]), WAVE_MAX if self._proven else 1))
             if self._loop.time() + self._owner.endpoints.timeout_s > self.end:
                 raise TimeoutError
-            attempts = await asyncio.gather(*(self._owner.attempt(self._endpoint, cloud) for cloud in wave))
+            attempts = await asyncio.gather(*(self._owner.attempt(endpoint, cloud) for cloud in wave))
             for (event, _), attempt in zip(made[done : done + len(wave)], attempts, strict=True):
                 if attempt.error:
                     raise _Failed(attempt)
