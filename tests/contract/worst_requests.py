@@ -14,16 +14,19 @@ Part = tuple[int, str, bool, int]
 """A kind of field within a request: its type, its message, whether it is a list, and its depth."""
 
 
-def worst_requests(descriptor: Descriptor, size: int, known: Container[str | Part] = ()) -> Iterator[tuple[str, bytes]]:
+def worst_requests(
+    descriptor: Descriptor, size: int, known: Container[str | Part] = (), known_parts: Container[Part] = ()
+) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of requests of about `size` bytes, valid or not, each heavy in another way.
 
-    Of a message whose name is in `known` one field of each kind, and none where the part is known.
+    Of a message whose name is in `known` one field of each kind, and nothing of a part that is known; a thousand of the
+    kinds of fields that are not in `known_parts`.
     """
     yield "unknown fields", _filled(bytes([*varint(_UNKNOWN << 3), 1]), size)
     for field in descriptor.fields:
         yield from _of_field(field, size, field.name, known)
         if field.message_type is not None:
-            yield from _thousand(field, size, field.name, known)
+            yield from _thousand(field, size, field.name, known_parts)
 
 
 def messages_of(descriptor: Descriptor) -> set[str]:
@@ -50,8 +53,10 @@ def _of_field(
     texts: tuple[str, ...] = _TEXTS,
     depth: int = 1,
 ) -> Iterator[tuple[str, bytes]]:
-    """One field with all of it."""
+    """One field with all of it, unless its part is known."""
     message = field.message_type
+    if _part(field, depth) in known:
+        return
     yield f"{name}, empty ones", _filled(delimited(field.number, b""), size)
     if message is None and field.type != FieldDescriptor.TYPE_STRING:
         yield f"{name}, packed", delimited(field.number, b"\x01" * (size - 10))
@@ -60,7 +65,7 @@ def _of_field(
         for text in texts:
             yield f"{name}, long {text!r}", delimited(field.number, text.encode() * (size // len(text.encode())))
         yield f"{name}, one letter each", _filled(delimited(field.number, b"x"), size)
-    if message is None or _part(field, depth) in known:
+    if message is None:
         return
     every = texts == _TEXTS and message.full_name not in known
     for inner in message.fields if every else _one_of_each_kind(message):
@@ -68,9 +73,7 @@ def _of_field(
             yield title, delimited(field.number, data)
 
 
-def _thousand(
-    field: FieldDescriptor, size: int, name: str, known: Container[str | Part]
-) -> Iterator[tuple[str, bytes]]:
+def _thousand(field: FieldDescriptor, size: int, name: str, known: Container[Part]) -> Iterator[tuple[str, bytes]]:
     """A thousand fields with a thousandth each: of their own fields one of each kind that is not known."""
     if size < 64_000:
         return
