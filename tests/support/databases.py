@@ -15,7 +15,7 @@ def created(server_dsn: str, template: str = "template1") -> Iterator[str]:
     """The DSN of a copy of a database, for as long as the block runs."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY".encode())
     yield make_conninfo(server_dsn, dbname=name)
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
