@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from holdsvc.api import pages
-from holdsvc.ledger import reservation_lists
+from holdsvc.ledger import items, reservation_lists
 from inventoryhold.v1 import admin_service_pb2 as admin
 from inventoryhold.v1 import inventory_service_pb2 as inventory
 from inventoryhold.v1 import item_pb2, reservation_pb2
@@ -281,7 +281,9 @@ async def test_other_clients_show_only_to_who_may_read_all(start_service: StartS
     assert await ids(shop, client="nobody") == ([], 0)
 
 
-async def test_items_are_listed_by_sku_and_pool_with_prefix_and_pool_filters(service: Harness) -> None:
+async def test_items_are_listed_by_sku_and_pool_with_prefix_and_pool_filters(
+    service: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [
         ("a", ""),
         ("a", "vip"),
@@ -308,8 +310,10 @@ async def test_items_are_listed_by_sku_and_pool_with_prefix_and_pool_filters(ser
             if not token:
                 return found
 
-    assert await listed() == in_order
-    for prefix in ("a", "a%", "a_", "ab", "Ä", "zz"):
-        assert await listed(sku_prefix=prefix) == [name for name in in_order if name[0].startswith(prefix)]
-    assert await listed(pool="vip") == [name for name in in_order if name[1] == "vip"]
-    assert await listed(pool="", sku_prefix="a") == [("a", ""), ("a%", ""), ("a_b", ""), ("ab", "")]
+    for looked_max in (items.LOOKED_MAX, 1, 2):
+        monkeypatch.setattr(items, "LOOKED_MAX", looked_max)
+        assert await listed() == in_order
+        for prefix in ("a", "a%", "a_", "ab", "Ä", "zz"):
+            assert await listed(sku_prefix=prefix) == [name for name in in_order if name[0].startswith(prefix)]
+        assert await listed(pool="vip") == [name for name in in_order if name[1] == "vip"]
+        assert await listed(pool="", sku_prefix="a") == [("a", ""), ("a%", ""), ("a_b", ""), ("ab", "")]

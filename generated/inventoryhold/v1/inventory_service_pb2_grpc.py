@@ -135,6 +135,9 @@ class InventoryServiceServicer:
 
     def ListItems(self, request, context):
         """Lists items in order of sku and pool. Scope `inventory.read`.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer items, or none, and
+        a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

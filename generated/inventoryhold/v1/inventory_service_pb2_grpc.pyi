@@ -53,7 +53,11 @@ class InventoryServiceStub:
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
     ListItems: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ListItemsRequest, _inventory_service_pb2.ListItemsResponse]
-    """Lists items in order of sku and pool. Scope `inventory.read`."""
+    """Lists items in order of sku and pool. Scope `inventory.read`.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer items, or none, and
+    a token.
+    """
     UpdateItem: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.UpdateItemRequest, _inventory_service_pb2.UpdateItemResponse]
     """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
     `inventory.write`.
@@ -135,7 +139,11 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     (NOT_FOUND, ITEM_NOT_FOUND).
     """
     ListItems: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ListItemsRequest, _inventory_service_pb2.ListItemsResponse]  # type: ignore[assignment]
-    """Lists items in order of sku and pool. Scope `inventory.read`."""
+    """Lists items in order of sku and pool. Scope `inventory.read`.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer items, or none, and
+    a token.
+    """
     UpdateItem: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.UpdateItemRequest, _inventory_service_pb2.UpdateItemResponse]  # type: ignore[assignment]
     """Sets fields of an item. Where all of them have the values already, nothing changes: no revision, no event. Scope
     `inventory.write`.
@@ -238,7 +246,11 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.ListItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.ListItemsResponse, _abc.Awaitable[_inventory_service_pb2.ListItemsResponse]]:
-        """Lists items in order of sku and pool. Scope `inventory.read`."""
+        """Lists items in order of sku and pool. Scope `inventory.read`.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer items, or none, and
+        a token.
+        """
 
     @_abc_1.abstractmethod
     def UpdateItem(

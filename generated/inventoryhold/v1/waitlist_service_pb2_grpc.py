@@ -109,6 +109,9 @@ class WaitlistServiceServicer:
 
     def ListWaitlistEntries(self, request, context):
         """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer entries, or none, and
+        a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,7 +63,11 @@ class WaitlistServiceStub:
     (NOT_FOUND, WAITLIST_ENTRY_NOT_FOUND).
     """
     ListWaitlistEntries: _grpc.UnaryUnaryMultiCallable[_waitlist_service_pb2.ListWaitlistEntriesRequest, _waitlist_service_pb2.ListWaitlistEntriesResponse]
-    """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry."""
+    """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer entries, or none, and
+    a token.
+    """
 
 @_typing.type_check_only
 class WaitlistServiceAsyncStub(WaitlistServiceStub):
@@ -100,7 +104,11 @@ class WaitlistServiceAsyncStub(WaitlistServiceStub):
     (NOT_FOUND, WAITLIST_ENTRY_NOT_FOUND).
     """
     ListWaitlistEntries: _aio.UnaryUnaryMultiCallable[_waitlist_service_pb2.ListWaitlistEntriesRequest, _waitlist_service_pb2.ListWaitlistEntriesResponse]  # type: ignore[assignment]
-    """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry."""
+    """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry.
+
+    Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer entries, or none, and
+    a token.
+    """
 
 class WaitlistServiceServicer(metaclass=_abc_1.ABCMeta):
     """Queues for units that are not free now. `Item.waitlist_policy` says whether an item has one and who comes first.
@@ -158,6 +166,10 @@ class WaitlistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _waitlist_service_pb2.ListWaitlistEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_waitlist_service_pb2.ListWaitlistEntriesResponse, _abc.Awaitable[_waitlist_service_pb2.ListWaitlistEntriesResponse]]:
-        """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry."""
+        """Lists entries in the order of the queue: priority first, then who joined first. Scope as for GetWaitlistEntry.
+
+        Where few of many match the filters, a page ends after a bounded number was looked at: it has fewer entries, or none, and
+        a token.
+        """
 
 def add_WaitlistServiceServicer_to_server(servicer: WaitlistServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

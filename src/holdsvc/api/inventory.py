@@ -8,7 +8,7 @@ from holdsvc.api import batches, convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.changes import Check
 from holdsvc.api.content import check_pool, check_pools, fingerprint, merged_lines
-from holdsvc.api.pages import Pages, Position, whole
+from holdsvc.api.pages import Pages, Position
 from holdsvc.api.turns import Turns
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import availability, counts, items
@@ -81,8 +81,7 @@ class InventoryServicer:
         response = pb.ListItemsResponse()
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[model.Item]]:
-            key = ItemKey(*after) if after else ItemKey("", "")
-            return whole(items.list_page(connection, caller.tenant, request.sku_prefix, pools, key, limit))
+            return items.list_page(connection, caller.tenant, request.sku_prefix, pools, after, limit)
 
         response.next_page_token = await page.fill(
             response.items.append, read, convert.item, lambda found: [found.sku, found.pool]

@@ -7,7 +7,7 @@ from holdsvc import change_requests, errors, model
 from holdsvc.api import convert, validation
 from holdsvc.api.calls import Call
 from holdsvc.api.content import check_pools, fingerprint, merged_lines
-from holdsvc.api.pages import Pages, Position, whole
+from holdsvc.api.pages import Pages, Position
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import waitlist
@@ -116,8 +116,7 @@ class WaitlistServicer:
         )
 
         def read(connection: Connection, after: Position | None, limit: int) -> Awaitable[model.Part[WaitlistEntry]]:
-            place = (int(after[0]), int(after[1])) if after else None
-            return whole(waitlist.list_page(connection, caller.tenant, wanted, pool_list(caller), place, limit))
+            return waitlist.list_page(connection, caller.tenant, wanted, pool_list(caller), after, limit)
 
         def make(found: WaitlistEntry) -> waitlist_pb2.WaitlistEntry | None:
             # It may have lapsed, or changed between the search and the reading of its row.

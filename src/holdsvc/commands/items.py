@@ -1,6 +1,6 @@
 """`holdsvc items`: import items or counts of them from a CSV file, list them, stop and open their sale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -156,13 +156,11 @@ def _set_sale_state(dsn: str, tenant: str, key: ItemKey, state: SaleState) -> No
 
 
 async def _write(connection: Connection, tenant: str, prefix: str) -> None:
-    after = ItemKey("", "")
-    while page := await items.list_page(connection, tenant, prefix, None, after, PAGE):
-        output.write_lines(_objects(page))
-        after = ItemKey(page[-1].sku, page[-1].pool)
+    async for found in target.parts(lambda after: items.list_page(connection, tenant, prefix, None, after, PAGE)):
+        output.write_lines(_objects(found))
 
 
-def _objects(page: list[Item]) -> Iterator[dict[str, Any]]:
+def _objects(page: Sequence[Item]) -> Iterator[dict[str, Any]]:
     names = Item.__slots__
     for item in page:
         yield {name: getattr(item, name) for name in names} | {"sale_state": item.sale_state.name}

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -21,7 +21,7 @@ from holdsvc.ledger.failures import Conflict, Failed, NothingRan, Unknown, Unrep
 from holdsvc.ledger.schema_files import MigrationError
 from holdsvc.ledger.tenants import CellError, Moved, State, TenantState
 from holdsvc.ledger.upkeep import SetTooOld
-from holdsvc.model import Caller
+from holdsvc.model import Caller, Part
 from holdsvc.postgres import with_connect_timeout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
@@ -295,3 +295,12 @@ def _refused(error: Failed) -> str:
     if lacks_schema(error):
         return "the database lacks the schema, or parts of it: run `holdsvc migrate up`, or start the service once"
     return f"the database refused: {error}"
+
+
+async def parts(read: Callable[[list[str] | None], Awaitable[Part[T]]]) -> AsyncIterator[Sequence[T]]:
+    """A whole list in parts; `read` reads the part after a place."""
+    rows, after = await read(None)
+    yield rows
+    while after is not None:
+        rows, after = await read(after)
+        yield rows

@@ -1,6 +1,6 @@
 """`holdsvc waitlist`: who waits for units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Optional
 
@@ -60,13 +60,11 @@ def _states(text: str) -> list[EntryState]:
 
 
 async def _write(connection: Connection, tenant: str, wanted: waitlist.Filter) -> None:
-    after: waitlist.QueuePlace | None = None
-    while page := await waitlist.list_page(connection, tenant, wanted, None, after, PAGE):
-        output.write_lines(_objects(page))
-        after = (page[-1].priority, page[-1].sequence)
+    async for entries in target.parts(lambda after: waitlist.list_page(connection, tenant, wanted, None, after, PAGE)):
+        output.write_lines(_objects(entries))
 
 
-def _objects(page: list[WaitlistEntry]) -> Iterator[dict[str, Any]]:
+def _objects(page: Sequence[WaitlistEntry]) -> Iterator[dict[str, Any]]:
     for entry in page:
         yield asdict(entry) | {
             "state": entry.state.name,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from holdsvc import errors
 from holdsvc.change_requests import Adjust, Transfer
 from holdsvc.ledger import arrays
-from holdsvc.ledger.binding import bind, bind_out
+from holdsvc.ledger.binding import Function, bind, bind_out
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.requests import columns, inactive_feature, pool_list
 from holdsvc.model import (
@@ -19,12 +19,16 @@ from holdsvc.model import (
     ItemKey,
     Line,
     Outcome,
+    Part,
     Refused,
     SaleState,
     Sweep,
     Transferred,
     WaitlistPolicy,
 )
+
+LOOKED_MAX = 10_000
+"""Items that one statement of a list looks at."""
 
 Result = Outcome[Item]
 
@@ -58,6 +62,11 @@ class ItemAnswer(NamedTuple):
     count_time: datetime | None
 
 
+class _Place(NamedTuple):
+    sku: str | None
+    pool: str | None
+
+
 class _Available(NamedTuple):
     available: list[int | None]
 
@@ -86,7 +95,10 @@ _TRANSFER = bind(
     "transfer_capacity", ItemAnswer, "tenant", *_BATCH, "sku", "from_pool", "to_pool", "quantity", "reason"
 )
 _GET = bind("get_items", ItemAnswer, "tenant", "sku", "pool")
-_LIST = bind("list_items", ItemAnswer, "tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit")
+_RANGE = ("tenant", "from_sku", "from_pool", "last_sku")
+LIST = (*_RANGE, "pools", "limit", "looked_max")
+_LIST = bind("list_items", ItemAnswer, *LIST)
+_LOOKED_TO = bind_out("items_looked_to", _Place, *_RANGE, "looked_max")
 _CHECK = bind_out("check_availability", _Available, "tenant", "sku", "pool")
 _SWEEP = bind_out("sweep_items", Expired, "tenant", "sku", "pool", "max_count")
 
@@ -268,19 +280,43 @@ async def get(connection: Connection, tenant: str, keys: Sequence[ItemKey]) -> l
 
 
 async def list_page(
-    connection: Connection, tenant: str, sku_prefix: str, pools: Sequence[str] | None, after: ItemKey, limit: int
-) -> list[Item]:
-    """One page in order of sku and pool, after the item `after`; `pools` None: of all."""
-    rows = await _LIST.fetch(
+    connection: Connection,
+    tenant: str,
+    sku_prefix: str,
+    pools: Sequence[str] | None,
+    after: Sequence[str] | None,
+    limit: int,
+) -> Part[Item]:
+    """A part of the list in order of sku and pool, after the item with these; `pools` None: of all."""
+    rows, looked_to = await list_rows(_LIST, connection, tenant, sku_prefix, pools, after, limit)
+    return Part([item_of(row) for row in rows], looked_to)
+
+
+async def list_rows(
+    function: Function[ItemAnswer],
+    connection: Connection,
+    tenant: str,
+    sku_prefix: str,
+    pools: Sequence[str] | None,
+    after: Sequence[str] | None,
+    limit: int,
+) -> Part[ItemAnswer]:
+    """What a function with the arguments LIST answers: a part of a list in order of sku and pool."""
+    # In the order of the index no text is between a pool and itself with U+0001.
+    from_sku, from_pool = (after[0], f"{after[1]}\x01") if after else (sku_prefix, "")
+    place = {"from_sku": from_sku, "from_pool": from_pool, "last_sku": sku_prefix + "\U0010ffff" * 128}
+    rows = await function.fetch(
         connection,
         tenant=tenant,
-        sku_prefix=sku_prefix,
+        **place,
         pools=None if pools is None else arrays.texts(pools),
-        after_sku=after.sku,
-        after_pool=after.pool,
         limit=limit,
+        looked_max=LOOKED_MAX,
     )
-    return [item_of(row) for row in rows]
+    if len(rows) == limit:
+        return Part(rows, [rows[-1].sku, rows[-1].pool])
+    last = await _LOOKED_TO.one(connection, tenant=tenant, **place, looked_max=LOOKED_MAX)
+    return Part(rows, None if last.sku is None else [last.sku, last.pool or ""])
 
 
 async def check(connection: Connection, tenant: str, lines: Sequence[Line]) -> list[int | None]:

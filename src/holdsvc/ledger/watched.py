@@ -55,11 +55,7 @@ class _Change(NamedTuple):
 
 _CHANGES = bind("read_item_changes", _Change, "after", "missing", "day", "limit")
 _WATCH = bind("watch_items", items.ItemAnswer, "tenant", "sku", "pool")
-_LIST_WATCHED = bind(
-    "list_watched_items",
-    items.ItemAnswer,
-    *("tenant", "sku_prefix", "pools", "after_sku", "after_pool", "limit"),
-)
+_LIST_WATCHED = bind("list_watched_items", items.ItemAnswer, *items.LIST)
 
 
 class Tail:
@@ -169,17 +165,9 @@ async def page(
         of_prefix = None if prefix is None else ItemKey("", "")
         return found, read_time, end if end < len(keys) else of_prefix
     assert prefix is not None
-    rows = await _LIST_WATCHED.fetch(
-        connection,
-        tenant=tenant,
-        sku_prefix=prefix,
-        pools=None if pools is None else arrays.texts(pools),
-        after_sku=start.sku,
-        after_pool=start.pool,
-        limit=PAGE_MAX,
-    )
-    following = ItemKey(rows[-1].sku, rows[-1].pool) if len(rows) == PAGE_MAX else None
-    return [_watched(row) for row in rows], read_time, following
+    after = start if start.sku else None
+    rows, looked_to = await items.list_rows(_LIST_WATCHED, connection, tenant, prefix, pools, after, PAGE_MAX)
+    return [_watched(row) for row in rows], read_time, None if looked_to is None else ItemKey(*looked_to)
 
 
 def _watched(row: items.ItemAnswer) -> Watched:

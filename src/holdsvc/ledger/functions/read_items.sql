@@ -9,10 +9,10 @@ BEGIN
 END
 $$;
 
--- Lists items in order of sku and pool after (_after_sku, _after_pool): those of a sku prefix and of these pools (null:
--- of all). Locks nothing.
+-- Lists items in order of sku and pool from (_from_sku, _from_pool) to _last_sku, those of these pools (null: of all).
+-- At most _looked_max are looked at, see items_looked_to. Locks nothing.
 CREATE FUNCTION list_items(
-  _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
+  _tenant text, _from_sku text, _from_pool text, _last_sku text, _pools text[], _limit integer, _looked_max integer
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
@@ -23,13 +23,28 @@ BEGIN
          i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state, i.buffer,
          i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision, i.create_time,
          i.update_time, i.count_time
-  FROM item i
-  WHERE i.tenant = _tenant AND i.delete_time IS NULL
-    AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
-    AND (i.sku, i.pool) > (_after_sku, _after_pool)
-    AND (_pools IS NULL OR i.pool = ANY (_pools))
+  FROM (
+    SELECT * FROM item v
+    WHERE v.tenant = _tenant AND (v.sku, v.pool) >= (_from_sku, _from_pool) AND v.sku <= _last_sku
+    ORDER BY v.sku, v.pool LIMIT _looked_max
+  ) i
+  WHERE i.delete_time IS NULL AND (_pools IS NULL OR i.pool = ANY (_pools))
   ORDER BY i.sku, i.pool
   LIMIT _limit;
+END
+$$;
+
+-- The last item that list_items looks at where there are as many as it may; null where it looks at all. Locks nothing.
+CREATE FUNCTION items_looked_to(
+  _tenant text, _from_sku text, _from_pool text, _last_sku text, _looked_max integer, OUT _sku text, OUT _pool text
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off AS $$
+BEGIN
+  SELECT v.sku, v.pool INTO _sku, _pool FROM item v
+  WHERE v.tenant = _tenant AND (v.sku, v.pool) >= (_from_sku, _from_pool) AND v.sku <= _last_sku
+  ORDER BY v.sku, v.pool OFFSET _looked_max - 1 LIMIT 1;
 END
 $$;
 
@@ -91,11 +106,10 @@ BEGIN
 END
 $$;
 
--- The present items for a watcher, in order of sku and pool after (_after_sku, _after_pool): those of a sku prefix and
--- of these pools (null: of all). Deleted ones (outcome DELETED) too: a watcher that reads again must learn of them.
--- Locks nothing.
+-- The present items for a watcher, as list_items. Deleted ones (outcome DELETED) too: a watcher that reads again must
+-- learn of them. Locks nothing.
 CREATE FUNCTION list_watched_items(
-  _tenant text, _sku_prefix text, _pools text[], _after_sku text, _after_pool text, _limit integer
+  _tenant text, _from_sku text, _from_pool text, _last_sku text, _pools text[], _limit integer, _looked_max integer
 ) RETURNS SETOF item_answer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
@@ -106,11 +120,12 @@ BEGIN
          i.pool::text, i.display_name, i.capacity, i.remaining, i.held, i.confirmed, i.oversell_limit, i.sale_state,
          i.buffer, i.low_at, i.return_pool::text, i.return_time, i.waitlist_policy, i.waiting, i.revision,
          i.create_time, i.update_time, i.count_time
-  FROM item i
-  WHERE i.tenant = _tenant
-    AND i.sku >= _sku_prefix AND i.sku <= _sku_prefix || repeat(U&'\+10FFFF', 128)
-    AND (i.sku, i.pool) > (_after_sku, _after_pool)
-    AND (_pools IS NULL OR i.pool = ANY (_pools))
+  FROM (
+    SELECT * FROM item v
+    WHERE v.tenant = _tenant AND (v.sku, v.pool) >= (_from_sku, _from_pool) AND v.sku <= _last_sku
+    ORDER BY v.sku, v.pool LIMIT _looked_max
+  ) i
+  WHERE _pools IS NULL OR i.pool = ANY (_pools)
   ORDER BY i.sku, i.pool
   LIMIT _limit;
 END

@@ -428,63 +428,84 @@ BEGIN
 END
 $$;
 
--- Lists entries of these states in the order of the queue, after (_after_rank, _after_sequence): those that match every
--- filter that is not null. _pools: what the key may see, as sees_reservation takes it. With _holder the entries of this
--- holder are read, with _sku those of the item, else those of the tenant. Locks nothing.
-CREATE FUNCTION list_waitlist(
+-- Finds entries of these states in the order of the queue, after (_after_rank, _after_sequence): the ids of at most
+-- _limit that match every filter that is not null. _pools: what the key may see, as sees_reservation takes it. With
+-- _holder the entries of this holder are looked at, with _sku those of the item, else those of the tenant: at most
+-- _looked_max, shared by states and pools, but _limit of each. _looked_rank, _looked_sequence: the place to go on
+-- after; null where all were looked at. Locks nothing.
+CREATE FUNCTION find_waitlist_entries(
   _tenant text, _client text, _states smallint[], _sku text, _pool text, _holder text, _pools text,
-  _after_rank integer, _after_sequence bigint, _limit integer
-) RETURNS SETOF waitlist_answer
+  _after_rank integer, _after_sequence bigint, _limit integer, _looked_max integer,
+  OUT _ids uuid[], OUT _looked_rank integer, OUT _looked_sequence bigint
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
-  _ids uuid[];
+  _branches text := 'SELECT s.state FROM unnest($3) s (state)';
+  _source text;
+  _filter text := '';
 BEGIN
   IF _holder IS NOT NULL THEN
-    SELECT array_agg(e.entry_id ORDER BY e.rank, e.sequence) INTO _ids FROM (
-      SELECT w.entry_id, w.rank, w.sequence FROM waitlist_entry w
-      WHERE w.holder = _holder AND w.tenant = _tenant AND w.state = ANY (_states)
-        AND (_client IS NULL OR w.client = _client) AND (w.rank, w.sequence) > (_after_rank, _after_sequence)
-        AND (_sku IS NULL OR EXISTS (
-          SELECT 1 FROM waitlist_line l
-          WHERE l.entry_id = w.entry_id AND l.sku = _sku AND (_pool IS NULL OR l.pool = _pool) AND l.tenant = _tenant
-        ))
-        AND sees_entry(_tenant, _pools, w.entry_id)
-      ORDER BY w.rank, w.sequence LIMIT _limit
-    ) e;
+    _source := 'waitlist_entry w WHERE w.holder = $6';
+    IF _sku IS NOT NULL THEN
+      _filter := ' AND EXISTS (SELECT 1 FROM waitlist_line l WHERE l.entry_id = v.entry_id AND l.sku = $4'
+        || ' AND ($5 IS NULL OR l.pool = $5) AND l.tenant = $1)';
+    END IF;
   ELSIF _sku IS NOT NULL THEN
-    SELECT array_agg(e.entry_id ORDER BY e.rank, e.sequence) INTO _ids FROM (
-      SELECT DISTINCT l.entry_id, l.rank, l.sequence
-      FROM (SELECT i.pool FROM item i WHERE i.sku = _sku AND i.tenant = _tenant AND (_pool IS NULL OR i.pool = _pool)) p
-      CROSS JOIN unnest(_states) s (state)
-      CROSS JOIN LATERAL (
-        SELECT w.entry_id, w.rank, w.sequence FROM waitlist_line w
-        WHERE w.sku = _sku AND w.pool = p.pool AND w.tenant = _tenant AND w.state = s.state
-          AND (_client IS NULL OR w.client = _client) AND (w.rank, w.sequence) > (_after_rank, _after_sequence)
-          AND sees_entry(_tenant, _pools, w.entry_id)
-        ORDER BY w.rank, w.sequence LIMIT _limit
-      ) l
-      ORDER BY l.rank, l.sequence LIMIT _limit
-    ) e;
+    _branches := 'SELECT s.state, i.pool FROM unnest($3) s (state) CROSS JOIN item i'
+      || ' WHERE i.sku = $4 AND i.tenant = $1 AND ($5 IS NULL OR i.pool = $5)';
+    _source := 'waitlist_line w WHERE w.sku = $4 AND w.pool = b.pool';
   ELSE
-    SELECT array_agg(e.entry_id ORDER BY e.rank, e.sequence) INTO _ids FROM (
-      SELECT l.entry_id, l.rank, l.sequence
-      FROM unnest(_states) s (state)
-      CROSS JOIN LATERAL (
-        SELECT w.entry_id, w.rank, w.sequence FROM waitlist_entry w
-        WHERE hashtext(w.tenant) = hashtext(_tenant) AND w.tenant = _tenant AND w.state = s.state
-          AND (_client IS NULL OR w.client = _client) AND (w.rank, w.sequence) > (_after_rank, _after_sequence)
-          AND sees_entry(_tenant, _pools, w.entry_id)
-        ORDER BY w.rank, w.sequence LIMIT _limit
-      ) l
-      ORDER BY l.rank, l.sequence LIMIT _limit
-    ) e;
+    _source := 'waitlist_entry w WHERE hashtext(w.tenant) = hashtext($1)';
   END IF;
-  IF _ids IS NOT NULL THEN
-    RETURN QUERY SELECT * FROM answer_waitlist(
-      _tenant, array_fill(NULL::text, ARRAY[cardinality(_ids)]), NULL, NULL, NULL, _ids, false, false, wall_clock());
-  END IF;
+  EXECUTE format(
+    'WITH branch AS MATERIALIZED (%1$s), most AS MATERIALIZED ('
+    '  SELECT greatest($10, $11 / greatest(1, count(*)))::integer AS looked FROM branch'
+    '), part AS MATERIALIZED ('
+    '  SELECT m.ids, o.rank, o.sequence'
+    '  FROM branch b CROSS JOIN LATERAL ('
+    '    SELECT coalesce(array_agg(x.entry_id), ''{}'') AS ids FROM ('
+    '      SELECT v.entry_id FROM (%2$s) v'
+    '      WHERE ($2 IS NULL OR v.client = $2) AND sees_entry($1, $7, v.entry_id)%3$s'
+    '      ORDER BY v.rank, v.sequence LIMIT $10'
+    '    ) x'
+    '  ) m LEFT JOIN LATERAL ('
+    '    SELECT v.rank, v.sequence FROM (%2$s) v OFFSET (SELECT k.looked - 1 FROM most k) LIMIT 1'
+    '  ) o ON cardinality(m.ids) < $10'
+    '), cut AS MATERIALIZED ('
+    '  SELECT p.rank, p.sequence FROM part p WHERE p.rank IS NOT NULL ORDER BY p.rank, p.sequence LIMIT 1'
+    '), found AS MATERIALIZED ('
+    '  SELECT DISTINCT e.rank, e.sequence, e.entry_id'
+    '  FROM part p CROSS JOIN LATERAL unnest(p.ids) u (id)'
+    '  CROSS JOIN LATERAL (SELECT * FROM waitlist_entry w WHERE w.entry_id = u.id AND w.tenant = $1 OFFSET 0) e'
+    '  WHERE NOT EXISTS (SELECT 1 FROM cut k WHERE (e.rank, e.sequence) > (k.rank, k.sequence))'
+    '  ORDER BY e.rank, e.sequence LIMIT $10'
+    '), stop AS MATERIALIZED ('
+    '  SELECT z.rank, z.sequence FROM ('
+    '    SELECT * FROM cut UNION ALL (SELECT f.rank, f.sequence FROM found f ORDER BY 1, 2 OFFSET $10 - 1)'
+    '  ) z ORDER BY 1, 2 LIMIT 1'
+    ') '
+    'SELECT (SELECT coalesce(array_agg(f.entry_id ORDER BY f.rank, f.sequence), ''{}'') FROM found f),'
+    '       (SELECT z.rank FROM stop z), (SELECT z.sequence FROM stop z)',
+    _branches,
+    'SELECT w.entry_id, w.client, w.rank, w.sequence FROM ' || _source || ' AND w.tenant = $1 AND w.state = b.state'
+      || ' AND (w.rank, w.sequence) > ($8, $9) ORDER BY w.rank, w.sequence LIMIT (SELECT k.looked FROM most k)',
+    _filter)
+  INTO _ids, _looked_rank, _looked_sequence
+  USING _tenant, _client, _states, _sku, _pool, _holder, _pools, _after_rank, _after_sequence, _limit, _looked_max;
+END
+$$;
+
+-- Reads entries without their positions, in this order; those that are gone are left out. Locks nothing.
+CREATE FUNCTION read_waitlist_entries(_tenant text, _entry_id uuid[]) RETURNS SETOF waitlist_answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY SELECT a.* FROM answer_waitlist(
+    _tenant, array_fill(NULL::text, ARRAY[cardinality(_entry_id)]), NULL, NULL, NULL, _entry_id, false, false,
+    wall_clock()) a
+  WHERE a.entry_id IS NOT NULL;
 END
 $$;
 

@@ -297,7 +297,7 @@ CREATE TABLE holdsvc.waitlist_entry (
 ) WITH (fillfactor = 80);
 -- Of a hash: with the tenant itself it looked as good as the primary key to the planner, where nothing was analysed.
 CREATE INDEX waitlist_entry_by_order ON holdsvc.waitlist_entry (hashtext(tenant), state, rank, sequence);
-CREATE INDEX waitlist_entry_by_holder ON holdsvc.waitlist_entry (holder, tenant);
+CREATE INDEX waitlist_entry_by_holder ON holdsvc.waitlist_entry (holder, tenant, state, rank, sequence);
 CREATE INDEX waitlist_entry_by_expiry ON holdsvc.waitlist_entry (expire_time) WHERE state = 1;
 CREATE INDEX waitlist_entry_by_end ON holdsvc.waitlist_entry (end_time) WHERE state > 2;
 
