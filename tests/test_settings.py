@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
 from holdsvc import variables
 from holdsvc.addresses import is_loopback, split_address
 from holdsvc.durations import format_duration, parse_duration
+from holdsvc.postgres import place_of
 from holdsvc.settings import Settings, SettingsError
 
 
@@ -133,8 +135,23 @@ def test_a_password_is_never_shown() -> None:
 
 def test_migrations_use_their_own_dsn_when_there_is_one() -> None:
     app, owner = "dbname=holds user=app", "dbname=holds user=owner"
-    assert Settings.load(dsn=app).effective_migrate_dsn.get_secret_value() == app
-    assert Settings.load(dsn=app, migrate_dsn=owner).effective_migrate_dsn.get_secret_value() == owner
+    assert [place_of(one.owner) for one in Settings.load(dsn=app).addresses] == [place_of(app)]
+    [address] = Settings.load(dsn=app, migrate_dsn=owner).addresses
+    assert "user=owner" in address.owner
+    assert "user=app" in address.service
+
+
+@pytest.mark.parametrize("name", ["service", "owner"])
+def test_every_wait_for_the_network_has_an_end_and_the_dsns_own_stays(name: str) -> None:
+    dsn = "postgresql://app:a%40b@db:5433,db2/holds?connect_timeout=2"
+    [address] = Settings.load(dsn=dsn).addresses
+    used = conninfo_to_dict(getattr(address, name))
+    assert used.pop("connect_timeout") == "2"
+    assert all(int(str(used.pop(end))) for end in ("keepalives_idle", "keepalives_count", "tcp_user_timeout"))
+    assert int(str(used.pop("keepalives_interval")))
+    assert {**used, "connect_timeout": "2"} == conninfo_to_dict(dsn)
+    # An embedded database has no DSN.
+    assert not getattr(Settings.load().addresses[0], name)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from holdsvc.addresses import check_urls
-from holdsvc.postgres import check_dsn, masked_dsn, place_of
+from holdsvc.postgres import check_dsn, masked_dsn, place_of, with_ends
 
 CELLS_MAX = 64
 """Cells of a process: each costs it a pool and background work, some 0.1 % of a core when nothing happens."""
@@ -32,17 +32,17 @@ class CellAddress(NamedTuple):
     @property
     def service(self) -> str:
         """The DSN that workers use."""
-        return self.dsn.get_secret_value()
+        return with_ends(self.dsn.get_secret_value())
 
     @property
     def owner(self) -> str:
         """The DSN of the schema's owner."""
-        return self.migrate_dsn.get_secret_value() or self.service
+        return with_ends(self.migrate_dsn.get_secret_value() or self.dsn.get_secret_value())
 
     @property
     def masked(self) -> str:
         """Where it is, without secrets."""
-        return masked_dsn(self.service)
+        return masked_dsn(self.dsn.get_secret_value())
 
 
 def only(dsn: str) -> list[CellAddress]:

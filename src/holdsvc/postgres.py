@@ -9,6 +9,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 OLDEST_MAJOR = 15
 
+_ENDS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""In seconds, the last one in milliseconds: libpq alone waits without end for a connection, and for a silent network as
+long as the system does, some hours."""
+
 _SECRET = re.compile(r"password|secret")
 _SLASH_BEFORE_AT = re.compile(r"postgres(?:ql)?://[^/?]*/[^?]*@")
 _PORTS = re.compile(r"\d{0,5}(?:,\d{0,5})*", re.ASCII)
@@ -101,10 +111,12 @@ def place_of(dsn: str) -> tuple[object, ...]:
     return tuple(parameters.get(name) for name in ("host", "hostaddr", "port", "dbname", "service"))
 
 
-def with_connect_timeout(dsn: str, seconds: int) -> str:
-    """The DSN with a connect_timeout, in seconds, where it has none: libpq alone waits without end."""
-    parameters = conninfo_to_dict(dsn)
-    return make_conninfo("", **{"connect_timeout": seconds, **parameters})
+def with_ends(dsn: str) -> str:
+    """The DSN with ends to the waits for a connection and for a network that has fallen silent, where it has none.
+
+    An empty one stays empty.
+    """
+    return make_conninfo("", **{**_ENDS, **conninfo_to_dict(dsn)}) if dsn else ""
 
 
 def check_version(server_version: int) -> None:

@@ -280,11 +280,6 @@ class Settings(BaseSettings):
         """These settings as they are for one cell, whose guardian is its own."""
         return self.model_copy(update={"patroni_url": address.patroni_url}) if address.name else self
 
-    @property
-    def effective_migrate_dsn(self) -> SecretStr:
-        """The DSN that migrations use: MIGRATE_DSN or else DSN; empty with an embedded database."""
-        return self.migrate_dsn if self.migrate_dsn.get_secret_value() else self.dsn
-
     @field_validator("http_origins")
     @classmethod
     def _check_origins(cls, value: str) -> str:

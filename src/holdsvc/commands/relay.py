@@ -74,7 +74,7 @@ def relay(  # noqa: PLR0917 - typer passes them by name
     if metrics_listen:
         read("--metrics-listen", split_address, metrics_listen)
     # A cell is waited for; its database tells then whether it is this one.
-    with nullcontext(target.dsn_of(address)) if address.name else target.opened(dsn, data_dir, cell) as owner:
+    with nullcontext(address.owner) if address.name else target.opened(dsn, data_dir, cell) as owner:
         # Standard output is for the events.
         logs.configure(settings.log_level, sys.stderr)
         logs.count_dropped(counters.LOG_LINES_DROPPED.inc)

@@ -22,12 +22,8 @@ from holdsvc.ledger.schema_files import MigrationError
 from holdsvc.ledger.tenants import CellError, Moved, State, TenantState
 from holdsvc.ledger.upkeep import SetTooOld
 from holdsvc.model import Caller, Part
-from holdsvc.postgres import with_connect_timeout
 from holdsvc.settings import Settings
 from holdsvc.telemetry import logs
-
-CONNECT_TIMEOUT_S = 10
-"""The longest wait for a connection to each host of a DSN that says nothing else."""
 
 CLIENT = "holdsvc-cli"
 
@@ -82,7 +78,7 @@ def opened_for(dsn: str | None, data_dir: Path | None, cell: str, tenant: str) -
     present = home(addresses, tenant) or _placed(addresses, cell, tenant)
     if cell and present is not named(addresses, cell):
         raise CommandError(f"the tenant {tenant!r} is in the cell {present.name}, not in {cell}")
-    yield dsn_of(present)
+    yield present.owner
 
 
 def _placed(addresses: Sequence[CellAddress], cell: str, tenant: str) -> CellAddress:
@@ -94,10 +90,10 @@ def _placed(addresses: Sequence[CellAddress], cell: str, tenant: str) -> CellAdd
     # The same cell for all commands, in whatever order their files name the cells.
     arbiter = min(addresses, key=lambda address: address.name)
     try:
-        with owner_sessions.placing(dsn_of(arbiter), tenant):
+        with owner_sessions.placing(arbiter.owner, tenant):
             present = home(addresses, tenant)
             if present is None:
-                run(dsn_of(wanted), lambda connection: tenants.place(connection, tenant))
+                run(wanted.owner, lambda connection: tenants.place(connection, tenant))
             return present or wanted
     except psycopg.Error as error:
         raise CommandError(f"the database of {arbiter.name} broke off: {error}") from error
@@ -139,17 +135,11 @@ def cells() -> list[CellAddress]:
     return settings.addresses
 
 
-def dsn_of(address: CellAddress) -> str:
-    """The DSN of the schema's owner in a cell, with an end to the wait for it."""
-    return with_connect_timeout(address.owner, CONNECT_TIMEOUT_S)
-
-
 def owner_of(address: CellAddress) -> str:
-    """The same, once the database has told which cell it is: raises CommandError where that is another one.
+    """The DSN of the schema's owner in a cell; raises CommandError where the database is another cell.
 
     One that is no cell yet may be made one.
     """
-    dsn = dsn_of(address)
 
     async def check(session: Connection) -> None:
         try:
@@ -158,8 +148,8 @@ def owner_of(address: CellAddress) -> str:
             if not lacks_schema(error):
                 raise
 
-    _in_session(dsn, check)
-    return dsn
+    _in_session(address.owner, check)
+    return address.owner
 
 
 @contextmanager
@@ -168,9 +158,10 @@ def owner_dsn(settings: Settings) -> Iterator[str]:
 
     Of the settings, of the embedded database that a service runs, or else of one started for this command.
     """
-    dsn = settings.effective_migrate_dsn.get_secret_value() or running_dsn(settings.data_dir)
+    [address] = settings.addresses
+    dsn = address.owner or running_dsn(settings.data_dir)
     if dsn:
-        yield with_connect_timeout(dsn, CONNECT_TIMEOUT_S)
+        yield dsn
         return
     if not (settings.data_dir / "pgdata").exists():
         raise CommandError(

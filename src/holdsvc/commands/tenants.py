@@ -148,7 +148,7 @@ def _between(source: CellAddress, sink: CellAddress, work: Callable[[Cell, Cell]
         async with AsyncExitStack() as stack:
             cells = []
             for address in (source, sink):
-                opened = tenant_move.opened(address.name, target.dsn_of(address))
+                opened = tenant_move.opened(address.name, address.owner)
                 cell = await stack.enter_async_context(opened)
                 await stack.enter_async_context(upkeep.function_set_used(cell.session))
                 cells.append(cell)

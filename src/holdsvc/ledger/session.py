@@ -46,11 +46,6 @@ def make_pool(
             "autocommit": True,
             "prepare_threshold": 0 if prepares else None,
             "application_name": "holdsvc",
-            "connect_timeout": 5,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 20000,
         },
         configure=configure,
     )

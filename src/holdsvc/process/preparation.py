@@ -14,11 +14,9 @@ import structlog
 from holdsvc.cell_file import CellAddress
 from holdsvc.ledger import joining, migrate
 from holdsvc.ledger.schema_files import ConnectionRefused, MigrationError
-from holdsvc.postgres import with_connect_timeout
 
 log = structlog.get_logger(__name__)
 
-CONNECT_TIMEOUT_S = 5
 PAUSE_S = 2.0
 """Between two attempts to prepare a cell."""
 
@@ -79,13 +77,12 @@ class Preparation:
 
     def _prepare(self, address: CellAddress) -> None:
         first = self._addresses[0]
-        owner = with_connect_timeout(address.owner, CONNECT_TIMEOUT_S)
-        tell(migrate.up(owner), cell=address.name)
-        if joining.join(owner, address.name, with_connect_timeout(first.owner, CONNECT_TIMEOUT_S)):
+        tell(migrate.up(address.owner), cell=address.name)
+        if joining.join(address.owner, address.name, first.owner):
             log.info("cell.joined", cell=address.name)
         with self._placing:
             if self._open_to_all and len(self._prepared) + 1 == len(self._addresses):
-                joining.place_default([with_connect_timeout(each.owner, CONNECT_TIMEOUT_S) for each in self._addresses])
+                joining.place_default([each.owner for each in self._addresses])
             self._prepared.add(address.name)
 
 
