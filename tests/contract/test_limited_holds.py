@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
-import pytest
+import pytest_asyncio
 
 from holdsvc.ledger import removal
 from inventoryhold.v1 import admin_service_pb2 as admin
@@ -19,7 +19,7 @@ from tests.support.partners import new_partner
 HELD_AND_CONFIRMED = {"counts": "COUNTS_HELD_AND_CONFIRMED"}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def shop(service: Harness) -> AsyncIterator[Harness]:
     """Items whose sku begins with tour-, and one that does not."""
     for sku in ("tour-a", "tour-b", "bed"):

@@ -163,6 +163,11 @@ class Harness:
             self.address, options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
         )
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped."""
+        return self._stopped
+
     async def stop(self) -> None:
         """Closes the channel and drains the service; the second time does nothing."""
         if not self._stopped:
@@ -241,20 +246,24 @@ StartService = Callable[..., Awaitable[Harness]]
 """The fixture `start_service`: settings as keywords, `sweeping` for the background sweep."""
 
 
+async def started(dsn: str, *, sweeping: bool = False, owner_dsn: str | None = None, **settings: Any) -> Harness:
+    """A running service without authentication; its owner's DSN is the same unless it is named."""
+    values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
+    harness = Harness(Settings.load(**values), dsn, owner_dsn or dsn)
+    await harness.start(sweeping=sweeping)
+    return harness
+
+
 @asynccontextmanager
 async def services(ledger_dsn: str) -> AsyncIterator[StartService]:
     """Starts services on a database; they stop at the end of the block."""
-    started: list[Harness] = []
+    running: list[Harness] = []
 
-    async def start(
-        *, sweeping: bool = False, dsn: str | None = None, owner_dsn: str | None = None, **settings: Any
-    ) -> Harness:
-        values = {"listen": "127.0.0.1:0", "metrics_listen": "", "auth": "off", "drain_grace": "5s", **settings}
-        harness = Harness(Settings.load(**values), dsn or ledger_dsn, owner_dsn or ledger_dsn)
-        await harness.start(sweeping=sweeping)
-        started.append(harness)
+    async def start(*, dsn: str | None = None, owner_dsn: str | None = None, **how: Any) -> Harness:
+        harness = await started(dsn or ledger_dsn, owner_dsn=owner_dsn or ledger_dsn, **how)
+        running.append(harness)
         return harness
 
     yield start
-    for harness in started:
+    for harness in running:
         await harness.stop()

@@ -19,6 +19,10 @@ _TABLES = (
 )
 _WALK = "UPDATE holdsvc.retention_walk SET after_id = NULL, begin_time = NULL"
 _CLOCK = "UPDATE public.test_clock SET ahead = '0'"
+_ACTIVE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    " AND state <> 'idle' AND pid <> pg_backend_pid()"
+)
 _OURS = "SELECT oid FROM pg_class WHERE relnamespace = 'holdsvc'::regnamespace AND NOT relispartition"
 _SHAPE = f"""SELECT ARRAY[
     (SELECT count(*) FROM pg_class JOIN pg_namespace AS place ON place.oid = relnamespace
@@ -50,6 +54,10 @@ class SharedLedger:
     def _connect(self) -> None:
         """One session for all tests of the file: a new one reads the catalogue of all tables anew, for 17 ms."""
         self._owner = psycopg.connect(self.dsn, autocommit=True, row_factory=scalar_row)
+
+    def is_idle(self) -> bool:
+        """Whether no session is in a transaction."""
+        return self._owner.execute(_ACTIVE.encode()).fetchone() == 0
 
     def renew(self) -> None:
         """Makes it as it was."""
