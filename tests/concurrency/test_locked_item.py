@@ -15,9 +15,9 @@ from tests.support import sessions
 from tests.support.harness import Harness, StartService, refused
 
 OTHERS = 19
-QUIET_S = 0.5
+QUIET_S = 0.25
 """Before the lock and after it: what the machine does to any call is in both."""
-LOCKED_S = 1.5
+LOCKED_S = 1.0
 TRIES = 3
 """A few calls at one moment are 1 % of all: one pause of the machine passes the bound, a lane that waits does so in
 every try."""
