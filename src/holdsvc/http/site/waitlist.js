@@ -41,7 +41,8 @@ export function showWaitlist(page, query, caller) {
       body.append(...(answer.entries ?? []).map(row));
       token = answer.nextPageToken ?? "";
       more.hidden = !token;
-      say(message, body.childElementCount ? "" : "No entry fits.");
+      const none = token ? "None of the first fits: look at more." : "No entry fits.";
+      say(message, body.childElementCount ? "" : none);
     } catch (error) {
       say(message, error.message);
     }
