@@ -23,7 +23,7 @@ from tests.support.holds import CALLER, new_id, reserves, stock
 from tests.support.processor import backend_of, processor_s
 
 GROWTH_MAX = 3.0
-RUNS, RUNS_MAX = 3, 9
+RUNS, RUNS_MAX = 2, 9
 ONE_SECOND = 1.0
 
 Run = Callable[[int], Awaitable[float]]

@@ -3,7 +3,6 @@
 A cached plan made on empty tables once chose scans: 30 holds a second instead of 2,000, until autovacuum came by.
 """
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.support.sessions import pooled
 RESERVATIONS = 100_000
 ITEMS = 5_000
 BATCH = 100
-ROUNDS = 11
+ROUNDS = 7
 ATTEMPTS = 4
 SLOWER_AT_MOST = 1.2
 ROWS_READ_AT_MOST = 40
@@ -121,6 +120,39 @@ def query(dsn: str, sql: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+TABLES = (
+    "SELECT t.oid::regclass, string_agg(c.attname, ', ' ORDER BY c.attnum)"
+    " FROM pg_class AS t JOIN pg_attribute AS c ON c.attrelid = t.oid AND c.attnum > 0 AND NOT c.attisdropped"
+    " WHERE t.relnamespace = 'holdsvc'::regnamespace AND t.relkind IN ('r', 'p') AND NOT t.relispartition"
+    " AND c.attgenerated = '' GROUP BY t.oid"
+)
+"""With the columns that are not generated."""
+SEQUENCES = (
+    "SELECT 'holdsvc.' || sequencename, last_value FROM pg_sequences WHERE schemaname = 'holdsvc' AND last_value > 0"
+)
+
+
+def copy(source: str, target: str) -> None:
+    """Makes the rows of one database those of another, which takes half as long as the calls that made them.
+
+    What this reads is not counted in their statistics.
+    """
+    options = "-c track_counts=off -c session_replication_role=replica"
+    with psycopg.connect(source, options=options) as reading, psycopg.connect(target, options=options) as writing:
+        for table, columns in reading.execute(TABLES.encode()).fetchall():
+            writing.execute(f"DELETE FROM {table}".encode())
+            with (
+                reading.cursor().copy(
+                    f"COPY (SELECT {columns} FROM {table}) TO STDOUT (FORMAT binary)".encode()
+                ) as rows,
+                writing.cursor().copy(f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)".encode()) as put,
+            ):
+                for row in rows:
+                    put.write(row)
+        for sequence, last in reading.execute(SEQUENCES.encode()).fetchall():
+            writing.execute("SELECT setval(%s::regclass, %s)", (sequence, last))
+
+
 def count_anew(dsn: str) -> None:
     """Forgets what was read, once the sessions that read it have ended: they report at their end."""
     others = (
@@ -156,12 +188,11 @@ async def test_tables_never_analysed_are_as_fast_as_analysed_ones_and_nothing_is
     fresh_dsn, analysed_dsn = database_of(plain_dsn, "fresh"), database_of(plain_dsn, "analysed")
     async with pooled(fresh_dsn) as fresh:
         # Every plan of this session is made while the tables are empty, and stays.
-        async with pooled(analysed_dsn) as filling:
-            for connection in (fresh, filling):
-                await stock_up(connection)
-            for choose in (hot, uniform):
-                await turn(fresh, choose, {})
-            await asyncio.gather(fill(fresh), fill(filling))
+        await stock_up(fresh)
+        for choose in (hot, uniform):
+            await turn(fresh, choose, {})
+        await fill(fresh)
+        copy(fresh_dsn, analysed_dsn)
         query(analysed_dsn, "ANALYZE")
         async with pooled(analysed_dsn) as analysed:
             slower = await compare(fresh, analysed)
