@@ -36,6 +36,12 @@ def run(*command: object, folder: Path, **variables: str) -> None:
     )
 
 
+def _hash_of(source: Path) -> str:
+    """Of an example and of the protos that it is made with."""
+    files = [*sorted(source.iterdir()), *sorted((ROOT / "protos" / "inventoryhold").rglob("*.proto"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()[:12]
+
+
 @pytest.fixture(scope="session")
 def typescript() -> list[str]:
     """The compiled example for Node; its packages are kept in build/."""
@@ -43,9 +49,7 @@ def typescript() -> list[str]:
     if node is None or npm is None:
         pytest.skip("there is no node with npm here (Debian, Ubuntu: apt-get install nodejs npm)")
     source = EXAMPLES / "typescript"
-    files = [*sorted(source.iterdir()), *sorted((ROOT / "protos" / "inventoryhold").rglob("*.proto"))]
-    content = b"".join(path.read_bytes() for path in files if path.is_file())
-    folder = BUILD / f"typescript-{hashlib.sha256(content).hexdigest()[:12]}"
+    folder = BUILD / f"typescript-{_hash_of(source)}"
     program = folder / "dist" / "hold.js"
     if not program.exists():
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
@@ -60,21 +64,24 @@ def typescript() -> list[str]:
 
 @pytest.fixture(scope="session")
 def go(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The compiled example in Go, with Debian's packages."""
+    """The compiled example in Go, with Debian's packages; it is kept in build/."""
     tools = [shutil.which(name) for name in ("go", "protoc-gen-go", "protoc-gen-go-grpc")]
     if None in tools or not (GO_PACKAGES / "src" / "google.golang.org" / "grpc").exists():
         pytest.skip("there is no Go with gRPC here (Debian: golang-go golang-google-grpc-dev protoc-gen-go-grpc)")
-    path = tmp_path_factory.mktemp("go")
-    folder = path / "src" / "example.org" / "hold"
-    shutil.copytree(EXAMPLES / "go", folder)
-    template = folder / "buf.gen.yaml"
-    template.write_text(template.read_text().replace("../../protos", str(ROOT / "protos")))
-    run(BUF, "generate", folder=folder)
-    cache = BUILD / "go"
-    cache.mkdir(parents=True, exist_ok=True)
-    variables = {"GO111MODULE": "off", "GOPATH": f"{path}:{GO_PACKAGES}", "GOCACHE": str(cache), "GOFLAGS": ""}
-    run(tools[0], "build", "-o", "hold", ".", folder=folder, **variables)
-    return [str(folder / "hold")]
+    source = EXAMPLES / "go"
+    program = BUILD / f"go-{_hash_of(source)}" / "hold"
+    if not program.exists():
+        path = tmp_path_factory.mktemp("go")
+        folder = path / "src" / "example.org" / "hold"
+        shutil.copytree(source, folder)
+        template = folder / "buf.gen.yaml"
+        template.write_text(template.read_text().replace("../../protos", str(ROOT / "protos")))
+        run(BUF, "generate", folder=folder)
+        cache = BUILD / "go"
+        cache.mkdir(parents=True, exist_ok=True)
+        variables = {"GO111MODULE": "off", "GOPATH": f"{path}:{GO_PACKAGES}", "GOCACHE": str(cache), "GOFLAGS": ""}
+        run(tools[0], "build", "-ldflags=-s -w", "-o", program, ".", folder=folder, **variables)
+    return [str(program)]
 
 
 async def start(program: list[str], service: str, place: Path) -> asyncio.subprocess.Process:

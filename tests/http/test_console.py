@@ -27,6 +27,8 @@ pytestmark = [
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
+    # A third of a window's processor time was a process for the next page.
+    "--disable-features=SpareRendererForSitePerProcess",
 )
 SCREENSHOTS = os.environ.get("TEST_SCREENSHOTS")
 """The folder of the pictures in the documents; set, they are made anew."""

@@ -13,7 +13,7 @@ SCENARIOS = "hot,changes"
 
 
 async def test_bench_measures_counts_every_hold_and_writes_its_table(tmp_path: Path) -> None:
-    arguments = ["--seconds", "0.3", "--rounds", "1", "--scale", "0.005", "--out", str(tmp_path), "--name", "trial"]
+    arguments = ["--seconds", "0.1", "--rounds", "1", "--scale", "0.005", "--out", str(tmp_path), "--name", "trial"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "loadtest" / "bench.py"),

@@ -2,11 +2,9 @@
 
 import itertools
 import os
-import shutil
 import signal
 import socket
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +19,6 @@ from tests.support.polling import wait_until
 from tests.support.program import WAIT_S, Client, Program, Watched, command
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path, prepared: Path) -> Path:
-    """A folder in which a service has run before: a start from there takes half the time."""
-    return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
 def test_it_serves_from_an_empty_folder_and_a_restart_keeps_the_data(tmp_path: Path) -> None:
@@ -105,30 +97,31 @@ def reserve_until_served(client: Client) -> reservation_pb2.Reservation:
     return held[0]
 
 
-def test_a_second_service_on_one_data_dir_says_so_and_ends(data_dir: Path) -> None:
-    with Program(data_dir) as program:
-        client = Client(program.serving())
-        with Program(data_dir) as second:
-            assert second.end() == 1
-        [line] = second.errors
-        assert f"is in use by process {program.pid}: stop it, or" in line
-        client.create_item("seat", 1)
+def test_a_second_service_on_one_data_dir_says_so_and_ends(two: Program) -> None:
+    with Program(Path(two.environment["HOLDSVC_DATA_DIR"])) as second:
+        assert second.end() == 1
+    [line] = second.errors
+    assert f"is in use by process {two.pid}: stop it, or" in line
+    Client(two).create_item("still", 1)
 
 
-def test_workers_share_one_port_and_one_metrics_page(data_dir: Path) -> None:
-    with Program(data_dir, "--workers", "2", metrics_listen="127.0.0.1:0") as program:
-        metrics_port = program.wait_for("metrics.serving")["port"]
-        program.serving(workers=2)
-        assert len({line for line in program.lines if '"serving"' in line}) == 2
-        Client(program).create_item("seat", 1000)
-        for _ in range(40):  # connections, not calls, are shared out
-            Client(program).reserve("seat")
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as page:
-            lines = page.read().decode().splitlines()
-        name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Reserve"'
-        assert [line.rpartition(" ")[2] for line in lines if line.startswith(name)] == ["40.0"]
-        served = {pid for pid in program.children("spawn_main") if _has_connection(pid, program.port)}
-        assert len(served) == 2
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_service_on_the_same_port_is_a_clear_error(two: Program, tmp_path: Path, workers: str) -> None:
+    with Program(tmp_path / "two", "--workers", workers, listen=two.address) as second:
+        assert second.end() == 1
+    assert f"HOLDSVC_LISTEN: cannot listen on {two.address}" in second.output
+    assert not (tmp_path / "two").exists()
+
+
+def test_workers_share_one_port_and_one_metrics_page(two: Program) -> None:
+    assert len({line for line in two.lines if '"serving"' in line}) == 2
+    Client(two).create_item("seat", 1000)
+    for _ in range(40):  # connections, not calls, are shared out
+        Client(two).reserve("seat")
+    name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Reserve"'
+    assert [line.rpartition(" ")[2] for line in two.metrics().splitlines() if line.startswith(name)] == ["40.0"]
+    served = {pid for pid in two.children("spawn_main") if _has_connection(pid, two.port)}
+    assert len(served) == 2
 
 
 def _has_connection(pid: int, port: int) -> bool:
@@ -199,16 +192,6 @@ def test_an_address_that_is_taken_is_a_clear_error(data_dir: Path, workers: int)
             assert program.end() == 1
         assert f"cannot listen on {address}" in program.output
         assert "Traceback" not in program.output
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_second_service_on_the_same_port_is_a_clear_error(data_dir: Path, tmp_path: Path, workers: str) -> None:
-    with Program(data_dir, "--workers", workers) as first:
-        first.serving(int(workers))
-        with Program(tmp_path / "two", "--workers", workers, listen=first.address) as second:
-            assert second.end() == 1
-        assert f"HOLDSVC_LISTEN: cannot listen on {first.address}" in second.output
-        assert not (tmp_path / "two").exists()
 
 
 def test_a_metrics_address_that_is_taken_is_a_clear_error(data_dir: Path) -> None:

@@ -1,10 +1,8 @@
 """kill -9 of the service between the release of units and the offers of them."""
 
-import shutil
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from holdsvc.embedded.server import running_dsn
 from inventoryhold.v1 import inventory_service_pb2, item_pb2, waitlist_service_pb2_grpc
@@ -12,11 +10,6 @@ from inventoryhold.v1 import reservation_service_pb2 as pb
 from inventoryhold.v1 import waitlist_service_pb2 as waitlist_pb
 from tests.support.polling import wait_until
 from tests.support.program import WAIT_S, Client, Program, Watched
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path, prepared: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
 def test_units_freed_before_kill_9_are_offered_after_the_restart(data_dir: Path) -> None:

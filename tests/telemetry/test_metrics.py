@@ -321,7 +321,7 @@ async def _seen_during_a_sale(service: Program, first: Series) -> set[object]:
     load = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "loadtest" / "run.py"),
-        *("--seconds", "2", "--buyers", "20"),
+        *("--seconds", "1", "--buyers", "10"),
         env={**environment, "HOLDSVC_LISTEN": f"127.0.0.1:{service.port}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
