@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from holdsvc.cell_file import CellAddress
 from holdsvc.commands import target
 from holdsvc.commands.cli import program
+from holdsvc.commands.failure import CommandError
 from holdsvc.ledger import joining
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.schema_files import MigrationError
@@ -157,7 +158,7 @@ def test_two_commands_at_once_place_a_tenant_in_one_cell(
         try:
             with target.opened_for(None, None, cell, "acme"):
                 return "placed"
-        except target.CommandError as error:
+        except CommandError as error:
             return str(error)
 
     with ThreadPoolExecutor(2) as threads:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.target import CommandError
+from holdsvc.commands.failure import CommandError
 
 
 @pytest.mark.parametrize(

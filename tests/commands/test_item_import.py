@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdsvc.commands import output
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.item_import import Counts, import_items
 from holdsvc.commands.row_work import BATCH
-from holdsvc.commands.target import CommandError
 
 BAD_FILE = """sku,capacity,pool,display_name
 concert,100,,Concert

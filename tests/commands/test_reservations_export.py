@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.reservations import Wanted, export_to
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import removal
 from inventoryhold.v1 import reservation_pb2
 from inventoryhold.v1 import reservation_service_pb2 as pb

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from holdsvc.commands import output
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.row_work import BATCH
 from holdsvc.commands.set_stock import Counts, set_stock
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import items
 from inventoryhold.v1 import reservation_service_pb2 as pb
 from tests.support.harness import Harness

@@ -14,7 +14,7 @@ import pytest
 
 from holdsvc.client import AsyncClient, errors
 from holdsvc.commands import target
-from holdsvc.commands.target import CommandError
+from holdsvc.commands.failure import CommandError
 from holdsvc.ledger import database, retention, stock
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.failures import NothingRan

@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from holdsvc.client import Client
 from holdsvc.commands import output
 from holdsvc.commands.endpoint import Endpoint
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import read
-from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
 
 if TYPE_CHECKING:

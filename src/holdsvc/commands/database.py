@@ -12,8 +12,8 @@ import typer
 from psycopg import OperationalError
 
 from holdsvc.commands import target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn
-from holdsvc.commands.target import CommandError
 from holdsvc.embedded import binaries
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.ledger import migrate, retention

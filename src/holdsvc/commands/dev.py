@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from holdsvc.commands.target import CommandError
+from holdsvc.commands.failure import CommandError
 from holdsvc.settings import PREFIX, Settings
 
 START_S = 120.0

@@ -9,10 +9,10 @@ from typing import Annotated, Any, BinaryIO, Optional
 import typer
 
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.commands.tail import tail
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import retention
 from holdsvc.ledger.database import Connection
 

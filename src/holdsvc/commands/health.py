@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.addresses import split_address
 from holdsvc.commands.endpoint import callable_address
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import read
-from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
 from holdsvc.settings import Settings
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from holdsvc import errors
 from holdsvc.commands import item_file
 from holdsvc.commands.csv_file import CsvFile, GoodRow, RefusedFile, RefusedRow
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork
-from holdsvc.commands.target import CommandError, lacks_schema
+from holdsvc.commands.target import lacks_schema
 from holdsvc.ledger import items
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.failures import Failed

@@ -9,8 +9,8 @@ import typer
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.api_keys import ApiKey
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
-from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
 from holdsvc.errors import unwrap
 from holdsvc.ledger import keys

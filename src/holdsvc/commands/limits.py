@@ -9,8 +9,8 @@ import typer
 
 from holdsvc import errors
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
-from holdsvc.commands.target import CommandError
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.errors import HoldError, unwrap
 from holdsvc.ledger import limits

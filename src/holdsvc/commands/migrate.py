@@ -6,8 +6,8 @@ from typing import Annotated, Optional
 import typer
 
 from holdsvc.commands import target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import function_set, joining
 from holdsvc.ledger import migrate as migrations
 

@@ -13,8 +13,8 @@ from holdsvc.client.errors import (
     leaves_outcome_open,
 )
 from holdsvc.commands.endpoint import ServiceAway
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.lines import name
-from holdsvc.commands.target import CommandError
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.errors import HoldError
 from holdsvc.ledger.schema_files import MigrationError

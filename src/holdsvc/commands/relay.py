@@ -16,8 +16,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from holdsvc.addresses import split_address
 from holdsvc.commands import target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
-from holdsvc.commands.target import CommandError
 from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse
 from holdsvc.ledger.database import Database

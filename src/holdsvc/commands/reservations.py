@@ -14,9 +14,9 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
-from holdsvc.commands.target import CommandError
 from holdsvc.durations import parse_duration
 from holdsvc.ledger import removal
 from holdsvc.ledger.database import Connection

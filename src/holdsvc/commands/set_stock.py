@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from holdsvc.change_requests import SetStock
 from holdsvc.commands.csv_file import CsvFile, GoodRow, Layout, RefusedFile, RefusedRow, time_cell, whole_number
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import check_rules
 from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import counts, items
 from holdsvc.ledger.database import Connection
 from holdsvc.model import Done, ItemKey, Refused

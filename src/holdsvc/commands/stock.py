@@ -19,9 +19,9 @@ from holdsvc.commands.call_options import (
     duration_of,
 )
 from holdsvc.commands.endpoint import Endpoint
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.lines import lines_of
 from holdsvc.commands.outcome import REFUSED
-from holdsvc.commands.target import CommandError
 from inventoryhold.v1 import inventory_service_pb2 as pb
 from inventoryhold.v1 import item_pb2
 

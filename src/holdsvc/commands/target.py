@@ -13,6 +13,7 @@ from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.cell_file import CellAddress
+from holdsvc.commands.failure import CommandError
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.errors import HoldError
 from holdsvc.ledger import owner_sessions, tenants, upkeep
@@ -28,10 +29,6 @@ from holdsvc.telemetry import logs
 CLIENT = "holdsvc-cli"
 
 T = TypeVar("T")
-
-
-class CommandError(Exception):
-    """A command that cannot be carried out; the message says what to do."""
 
 
 def operator(tenant: str) -> Caller:

@@ -9,8 +9,8 @@ import typer
 
 from holdsvc.cell_file import CellAddress
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, TenantName
-from holdsvc.commands.target import CommandError
 from holdsvc.ledger import stock, tenant_move, tenants, upkeep
 from holdsvc.ledger.database import Connection
 from holdsvc.ledger.tenant_move import Cell

@@ -6,7 +6,7 @@ import typer
 
 from holdsvc.commands.call_options import Address
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.target import CommandError
+from holdsvc.commands.failure import CommandError
 
 
 def top(

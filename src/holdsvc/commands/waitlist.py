@@ -7,8 +7,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc.commands import output, target
+from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant
-from holdsvc.commands.target import CommandError
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.ledger import waitlist
 from holdsvc.ledger.database import Connection
