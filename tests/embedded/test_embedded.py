@@ -68,38 +68,40 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def used_dir(initialised: Path, data_dir: Path) -> Path:
-    """A data folder in which a server has run before."""
-    return Path(shutil.copytree(initialised, data_dir))
+    """A data folder in which a server has run before; its log is of the test alone."""
+    shutil.copytree(initialised, data_dir)
+    (data_dir / "postgres.log").unlink()
+    return data_dir
 
 
-def test_a_restart_keeps_the_data(data_dir: Path) -> None:
-    with EmbeddedServer(data_dir):
-        dsn = dsn_of(data_dir)
+def test_a_restart_keeps_the_data(used_dir: Path) -> None:
+    with EmbeddedServer(used_dir):
+        dsn = dsn_of(used_dir)
         execute(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
-    server = EmbeddedServer(data_dir)
+    server = EmbeddedServer(used_dir)
     for _ in range(2):
         assert execute(server.start(), "SELECT answer FROM kept") == [(42,)]
         server.stop()
     assert server.pid is None
 
 
-def test_the_server_flushes_checks_and_listens_on_no_network(data_dir: Path) -> None:
-    with EmbeddedServer(data_dir) as server:
+def test_the_server_flushes_checks_and_listens_on_no_network(used_dir: Path) -> None:
+    with EmbeddedServer(used_dir) as server:
         names = ["fsync", "synchronous_commit", "full_page_writes", "data_checksums", "autovacuum", "jit"]
         names += ["listen_addresses", "server_encoding", "max_connections"]
-        dsn = dsn_of(data_dir)
+        dsn = dsn_of(used_dir)
         shown = [execute(dsn, f"SHOW {name}")[0][0] for name in names]
         assert shown == ["on", "on", "on", "on", "on", "off", "", "UTF8", "200"]
         assert server.data_dir.stat().st_mode & 0o077 == 0
-        assert (data_dir / "run").stat().st_mode & 0o077 == 0
+        assert (used_dir / "run").stat().st_mode & 0o077 == 0
 
 
-def test_kill_9_of_the_owner_leaves_no_server_and_loses_nothing(data_dir: Path) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(data_dir)], stdout=subprocess.PIPE, text=True)
+def test_kill_9_of_the_owner_leaves_no_server_and_loses_nothing(used_dir: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(used_dir)], stdout=subprocess.PIPE, text=True)
     with owner:
         assert owner.stdout is not None
         server = os.pidfd_open(int(owner.stdout.readline()))
-        dsn = dsn_of(data_dir)
+        dsn = dsn_of(used_dir)
         with closing(psycopg.connect(dsn)) as session:
             session.execute("CREATE TABLE kept AS SELECT 42 AS answer")
             session.commit()
@@ -107,26 +109,26 @@ def test_kill_9_of_the_owner_leaves_no_server_and_loses_nothing(data_dir: Path) 
             owner.kill()
             assert has_ended(server, 30)
     os.close(server)
-    assert running_dsn(data_dir) is None
-    assert "database system is shut down" in (data_dir / "postgres.log").read_text()
-    with EmbeddedServer(data_dir):
-        dsn = dsn_of(data_dir)
+    assert running_dsn(used_dir) is None
+    assert "database system is shut down" in (used_dir / "postgres.log").read_text()
+    with EmbeddedServer(used_dir):
+        dsn = dsn_of(used_dir)
         assert execute(dsn, "SELECT answer FROM kept") == [(42,)]
 
 
 def test_after_kill_9_the_next_owner_waits_for_the_old_server_to_end(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(data_dir)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", OWNER_PROGRAM, str(used_dir)], stdout=subprocess.PIPE, text=True)
     with owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         server = os.pidfd_open(pid)
         signal.pidfd_send_signal(server, signal.SIGSTOP)  # so that it outlives its owner
-        assert data_folder.owner(data_dir) == str(owner.pid)
+        assert data_folder.owner(used_dir) == str(owner.pid)
         owner.kill()
         owner.wait()
-        assert data_folder.owner(data_dir) is None
+        assert data_folder.owner(used_dir) is None
         sleep = time.sleep
 
         def sleep_while_it_wakes(seconds: float) -> None:
@@ -135,7 +137,7 @@ def test_after_kill_9_the_next_owner_waits_for_the_old_server_to_end(
             sleep(seconds)
 
         monkeypatch.setattr(time, "sleep", sleep_while_it_wakes)
-        with EmbeddedServer(data_dir) as successor:
+        with EmbeddedServer(used_dir) as successor:
             assert has_ended(server, 0)
             assert successor.pid not in (None, pid)
     os.close(server)
@@ -188,23 +190,23 @@ def test_a_server_that_ends_for_no_signal_is_killed_and_nothing_committed_is_los
     server.stop()
 
 
-def test_a_server_that_was_killed_recovers_what_was_committed(data_dir: Path) -> None:
-    server = EmbeddedServer(data_dir)
+def test_a_server_that_was_killed_recovers_what_was_committed(used_dir: Path) -> None:
+    server = EmbeddedServer(used_dir)
     dsn = server.start()
     execute(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
-    assert running_dsn(data_dir) is None
+    assert running_dsn(used_dir) is None
     assert execute(server.start(), "SELECT answer FROM kept") == [(42,)]
     server.stop()
 
 
-def test_a_second_server_on_the_same_folder_is_refused_and_names_the_first(data_dir: Path) -> None:
+def test_a_second_server_on_the_same_folder_is_refused_and_names_the_first(used_dir: Path) -> None:
     with (
-        EmbeddedServer(data_dir) as first,
+        EmbeddedServer(used_dir) as first,
         pytest.raises(DataDirInUse, match=f"is in use by process {os.getpid()}: stop it, or .*HOLDSVC_DATA_DIR"),
-        EmbeddedServer(data_dir),
+        EmbeddedServer(used_dir),
     ):
         pass
     assert first.pid is None
@@ -228,17 +230,17 @@ def test_many_starting_at_once_on_one_folder_make_one_server(data_dir: Path) -> 
     assert sum("DataDirInUse" in error for error in errors) == 2
 
 
-def test_commands_find_the_running_server_only_while_it_runs(data_dir: Path) -> None:
-    assert running_dsn(data_dir) is None
-    with EmbeddedServer(data_dir):
-        dsn = dsn_of(data_dir)
+def test_commands_find_the_running_server_only_while_it_runs(used_dir: Path) -> None:
+    assert running_dsn(used_dir) is None
+    with EmbeddedServer(used_dir):
+        dsn = dsn_of(used_dir)
         assert execute(dsn, "SELECT current_database()::text, current_user::text") == [("holdsvc", "postgres")]
-    assert running_dsn(data_dir) is None
+    assert running_dsn(used_dir) is None
 
 
 @pytest.mark.parametrize("name", ["d" * 120, "comma,and space", 'quo"te'])
-def test_a_folder_whose_path_no_socket_can_have_works_too(tmp_path: Path, name: str) -> None:
-    data_dir = tmp_path / name
+def test_a_folder_whose_path_no_socket_can_have_works_too(initialised: Path, tmp_path: Path, name: str) -> None:
+    data_dir = Path(shutil.copytree(initialised, tmp_path / name))
     with EmbeddedServer(data_dir):
         dsn = dsn_of(data_dir)
         assert execute(dsn, "SELECT 1") == [(1,)]
@@ -290,10 +292,10 @@ def test_without_programs_the_refusal_says_what_to_install(data_dir: Path, monke
         EmbeddedServer(data_dir, bin_dir=data_dir).start()
 
 
-def test_a_server_that_cannot_start_shows_its_log_and_frees_the_folder(data_dir: Path) -> None:
+def test_a_server_that_cannot_start_shows_its_log_and_frees_the_folder(used_dir: Path) -> None:
     with pytest.raises(EmbeddedServerError, match='unrecognized configuration parameter "no_such_setting"'):
-        EmbeddedServer(data_dir, settings={"no_such_setting": "1"}).start()
-    with EmbeddedServer(data_dir):
+        EmbeddedServer(used_dir, settings={"no_such_setting": "1"}).start()
+    with EmbeddedServer(used_dir):
         pass
 
 

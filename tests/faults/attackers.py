@@ -22,6 +22,8 @@ REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 BODY = 4_000_000
 
+AT_WORK = b"at work\n"
+
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -318,22 +320,29 @@ METRICS: Mapping[str, Callable[[int], Iterator[None]]] = {
 
 @contextmanager
 def attacking(name: str, port: int, seconds: float = 300) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs an attack in a process of its own while the block runs."""
-    process = subprocess.Popen([sys.executable, __file__, name, str(port), str(seconds)])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    """Runs an attack in a process of its own while the block runs, which begins when all of it is at work."""
+    command = [sys.executable, __file__, name, str(port), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == AT_WORK
+            yield process
+        finally:
+            process.kill()
 
 
 def main() -> None:
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     end = time.monotonic() + seconds
     attack = {**GRPC, **METRICS}[name](port)
+    told = False
     while time.monotonic() < end:
         try:
             next(attack)
+            if not told:
+                told = True
+                sys.stdout.buffer.write(AT_WORK)
+                sys.stdout.flush()
         except OSError:
             attack = {**GRPC, **METRICS}[name](port)
             time.sleep(0.01)

@@ -41,13 +41,13 @@ async def test_holds_live_and_end_by_the_databases_clock(
 
 
 @pytest.fixture(params=["+1h", "-1h"])
-def shifted(request: pytest.FixtureRequest, tmp_path: Path, database_dsn: str) -> Iterator[Replica]:
+def shifted(request: pytest.FixtureRequest, tmp_path: Path, migrated: str) -> Iterator[Replica]:
     if not LIBRARY.exists():
         pytest.skip("needs libfaketime (Debian: apt-get install faketime)")
     service = Replica(
         tmp_path,
         {"LD_PRELOAD": str(LIBRARY), "FAKETIME": request.param},
-        dsn=database_dsn,
+        dsn=migrated,
         sweep_interval="100ms",
     )
     service.start()

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,8 +20,9 @@ ROUNDS = int(os.environ.get("HOLDSVC_TEST_FAULT_ROUNDS", "1"))
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    service = Replica(tmp_path_factory.mktemp("kills"), workers=2)
+def serving(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterator[Replica]:
+    folder = tmp_path_factory.mktemp("kills")
+    service = Replica(folder, data_dir=shutil.copytree(prepared, folder / "data"), workers=2)
     service.start()
     yield service
     service.terminate()

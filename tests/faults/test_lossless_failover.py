@@ -27,7 +27,7 @@ from tests.support.polling import until
 from tests.support.receiver import Receiver
 from tests.support.sessions import sql_of
 
-CHECKED = 150
+CHECKED = 60
 """Tokens that are tried after the promotion, in each test."""
 
 Key = tuple[int, int]

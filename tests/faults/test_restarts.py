@@ -57,11 +57,11 @@ async def progress(seen: dict[str, int], calls: int) -> None:
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, database_dsn: str) -> Any:
+def replicas(tmp_path: Path, migrated: str) -> Any:
     both = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        both.append(Replica(tmp_path / name, dsn=database_dsn))
+        both.append(Replica(tmp_path / name, dsn=migrated))
         both[-1].start()
     yield both
     for replica in both:
@@ -69,7 +69,7 @@ def replicas(tmp_path: Path, database_dsn: str) -> Any:
 
 
 async def test_a_rolling_restart_of_two_replicas_under_300_callers_fails_no_call(
-    replicas: list[Replica], database_dsn: str
+    replicas: list[Replica], migrated: str
 ) -> None:
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
     async with AsyncClient(target) as client:
@@ -97,10 +97,10 @@ async def test_a_rolling_restart_of_two_replicas_under_300_callers_fails_no_call
                     await asyncio.to_thread(replica.start)
                     await progress(seen_plain, 50)
     print(f"{seen['calls']} holds and {seen_plain['calls']} plain calls, none failed")  # noqa: T201
-    [[sold]] = sql_of(database_dsn)("SELECT confirmed FROM holdsvc.item WHERE sku = 'seat'")
+    [[sold]] = sql_of(migrated)("SELECT confirmed FROM holdsvc.item WHERE sku = 'seat'")
     assert sold == seen["calls"]
     # Each request_id took effect once, however often it was sent.
-    assert sql_of(database_dsn)("SELECT 1 FROM holdsvc.event GROUP BY request_id, type HAVING count(*) > 1"
+    assert sql_of(migrated)("SELECT 1 FROM holdsvc.event GROUP BY request_id, type HAVING count(*) > 1"
                                 " AND request_id IS NOT NULL") == []  # fmt: skip
 
 
@@ -129,8 +129,8 @@ async def test_a_stopping_service_finishes_the_calls_that_it_accepted(
         await stopping
 
 
-async def test_a_restart_of_the_only_service_under_300_callers_fails_no_call(tmp_path: Path, database_dsn: str) -> None:
-    service = Replica(tmp_path, dsn=database_dsn, workers=2)
+async def test_a_restart_of_the_only_service_under_300_callers_fails_no_call(tmp_path: Path, migrated: str) -> None:
+    service = Replica(tmp_path, dsn=migrated, workers=2)
     try:
         service.start()
         async with AsyncClient(service.address) as client:
@@ -141,11 +141,11 @@ async def test_a_restart_of_the_only_service_under_300_callers_fails_no_call(tmp
                 await client.reserve({"seat": 1})
 
             async with calling(work, IN_FLIGHT) as seen:
-                await progress(seen, 600)
+                await progress(seen, 400)
                 await asyncio.to_thread(service.terminate)
                 await asyncio.to_thread(service.start)
-                await progress(seen, 600)
-        [[held]] = sql_of(database_dsn)("SELECT held FROM holdsvc.item WHERE sku = 'seat'")
+                await progress(seen, 400)
+        [[held]] = sql_of(migrated)("SELECT held FROM holdsvc.item WHERE sku = 'seat'")
         assert held == seen["calls"]
     finally:
         with suppress(Exception):

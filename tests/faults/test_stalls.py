@@ -2,13 +2,11 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -79,9 +77,8 @@ async def call_until(enough: threading.Event, program: Program, key: str) -> Cou
 
 
 @pytest.mark.parametrize("auth", ["off", "api-key"])
-async def test_no_caller_is_refused_because_the_machine_stalls(prepared: Path, tmp_path: Path, auth: str) -> None:
-    data_dir = Path(shutil.copytree(prepared, tmp_path / "data"))
-    with serving(data_dir=data_dir, auth=auth) as program:
+async def test_no_caller_is_refused_because_the_machine_stalls(migrated: str, auth: str) -> None:
+    with serving(dsn=migrated, auth=auth) as program:
         key = ""
         if auth == "api-key":
             made = command("keys", "create", "--client", "web", "--scopes", "all", environment=program.environment)
