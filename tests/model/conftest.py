@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.model.service import StillService
 
-EXAMPLES = int(os.environ.get("HOLDSVC_TEST_MODEL_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("HOLDSVC_TEST_MODEL_EXAMPLES", "14"))
 
 
 @pytest.fixture
