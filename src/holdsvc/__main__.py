@@ -1,6 +1,5 @@
 """The program `holdsvc`, also as `python -m holdsvc`."""
 
-import gc
 import sys
 
 INTERRUPTED = 128 + 2
@@ -9,8 +8,6 @@ INTERRUPTED = 128 + 2
 
 def main() -> None:
     """Runs the command line."""
-    # Imports make many objects and no garbage: looking for it takes a tenth of a start.
-    gc.disable()
     try:
         from holdsvc.commands import cli
 
@@ -24,8 +21,6 @@ def main() -> None:
             f"holdsvc: the command line needs the package {error.name}, which the base installation does not"
             " bring along: pip install 'holdsvc[server]'"
         )
-    gc.freeze()
-    gc.enable()
     cli.main(program)
 
 
