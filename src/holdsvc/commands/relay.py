@@ -5,9 +5,9 @@ import os
 import signal
 import stat
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import structlog
 import typer
@@ -117,31 +117,38 @@ async def _publish(
     from holdsvc.relay.relay import Relay
 
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop.set)
     database = Database(settings, dsn, cell)
-    working = Relay(database, broker, name, from_now=from_now)
+    relay = Relay(database, broker, name, from_now=from_now)
     ends_with_reader = isinstance(broker, Stdout) and _is_pipe(sys.stdout.fileno())
     if ends_with_reader:
-        # The writing end of a pipe becomes readable when its reading end is closed.
-        loop.add_reader(sys.stdout.fileno(), task.cancel)
+        # The writing end of a pipe becomes readable, and stays so, when its reading end is closed.
+        loop.add_reader(sys.stdout.fileno(), stop.set)
     use = SetUse(database)
-    serving = [asyncio.create_task(page.serve())] if page else []
-    touching: list[asyncio.Task[NoReturn]] = []
-    with suppress(asyncio.CancelledError):
-        try:
-            await _connect(database, use)
-            touching.append(asyncio.create_task(use.keep()))
-            await working.run()
-        finally:
-            if ends_with_reader:
-                loop.remove_reader(sys.stdout.fileno())
-            await tasks.end([*touching, *serving])
-            if touching:
-                await use.end()
-            await database.close()
+    stopping, connecting = asyncio.create_task(stop.wait()), asyncio.create_task(_connect(database, use))
+    beside: list[asyncio.Task[object]] = [stopping, connecting]
+    if page:
+        beside.append(asyncio.create_task(page.serve()))
+    connected = False
+    try:
+        await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connecting.result()
+            connected = True
+            beside.append(asyncio.create_task(use.keep()))
+            relaying = asyncio.create_task(relay.run())
+            await asyncio.wait([relaying, stopping], return_when=asyncio.FIRST_COMPLETED)
+            relay.stop()
+            await relaying
+    finally:
+        if ends_with_reader:
+            loop.remove_reader(sys.stdout.fileno())
+        await tasks.end(beside)
+        if connected:
+            await use.end()
+        await database.close()
 
 
 async def _connect(database: Database, use: SetUse) -> None:

@@ -79,7 +79,7 @@ class Relay:
         self._told = 0.0
 
     async def run(self) -> None:
-        """Runs until it is cancelled; raises RelayError where going on would skip events."""
+        """Runs until `stop`; raises RelayError where going on would skip events."""
         loops = [
             asyncio.create_task(tasks.forever(name, step))
             for name, step in (
@@ -96,6 +96,10 @@ class Relay:
             await self._broker.close()
         if self._failure is not None:
             raise self._failure
+
+    def stop(self) -> None:
+        """Has `run` return."""
+        self._stopped.set()
 
     async def _step(self) -> float:
         """Publishes what has become complete."""
