@@ -2,14 +2,17 @@
 
 import asyncio
 import http.client
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
+from holdsvc.http import server
 from tests.support.certificates import Authority, Pair, shown_name
 from tests.support.harness import Harness, StartService
 from tests.support.http import Connect
+from tests.support.polling import until
 
 AUTHORITY = Authority("authority of the service")
 CALLERS = Authority("authority of its callers")
@@ -71,3 +74,29 @@ async def test_who_does_not_shake_hands_is_let_go(
     assert b"HTTP" not in await plain.rest()
     assert await silent.rest() == b""
     assert await asyncio.to_thread(_status, service) == 200
+
+
+async def test_the_oldest_handshakes_make_room_for_the_next_however_many_come_at_once(
+    start_service: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await _start(start_service, tmp_path)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 8)
+    host, _, port = service.http_address.partition(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(100)]
+    try:
+        # Long before a handshake takes too long.
+        await until(lambda: sum(map(_is_closed, silent)) >= 92, timeout_s=5)
+        assert await asyncio.to_thread(_status, service) == 200
+    finally:
+        for each in silent:
+            each.close()
+
+
+def _is_closed(wire: socket.socket) -> bool:
+    wire.setblocking(False)
+    try:
+        return wire.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True

@@ -94,7 +94,7 @@ def test_idle_connections_to_the_metrics_port_keep_no_worker_from_being_replaced
             program.serving()
             series = program.series()
         assert value(series, "holdsvc_workers") == 1
-        assert value(series, "process_open_fds", process="supervisor") < 4 * CONNECTIONS_MAX
+        assert value(series, "process_open_fds", process="supervisor") < 2 * CONNECTIONS_MAX
 
 
 def test_the_file_limit_is_raised_to_what_the_system_allows(data_dir: Path) -> None:

@@ -157,7 +157,9 @@ class HttpServer:
             self.lost(longest)
             longest.abort()
         elif self._handshakes:
-            next(iter(self._handshakes)).cancel()
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
 
     async def _look(self) -> float:
         self.date = formatdate(usegmt=True)
@@ -184,7 +186,13 @@ class HttpServer:
         self._make_room()
         task = asyncio.create_task(self._handshake(accepted))
         self._handshakes[task] = None
-        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+        task.add_done_callback(partial(self._end_handshake, accepted))
+
+    def _end_handshake(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        self._handshakes.pop(task, None)
+        if task.cancelled():
+            # It may have been cancelled before its first step.
+            accepted.close()
 
     async def _handshake(self, accepted: socket.socket) -> None:
         try:

@@ -82,12 +82,15 @@ class MetricsPage:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._asking[writer] = None
         if len(self._asking) > CONNECTIONS_MAX:
-            next(iter(self._asking)).transport.abort()
+            # Taken out at once: its own task takes some rounds, in which it would be the oldest for others too.
+            oldest = next(iter(self._asking))
+            del self._asking[oldest]
+            oldest.transport.abort()
         try:
             async with asyncio.timeout(REQUEST_MAX_S):
                 head = await reader.readuntil(b"\r\n\r\n")
             # A connection that has asked is not closed for those that only connect.
-            del self._asking[writer]
+            self._asking.pop(writer, None)
             full = len(self._answering) >= CONNECTIONS_MAX
             self._answering.add(writer)
             answer = _response(HTTPStatus.SERVICE_UNAVAILABLE) if full else await self._answer(head)
