@@ -23,7 +23,7 @@ from sale import Buyer, CallFailed, Heard, Sale
 from target import Target, reason_of
 from verdict import Check, summary
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 
 grpc_gevent.init_gevent()
 

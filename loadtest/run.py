@@ -16,7 +16,7 @@ import locustfile
 from locust.env import Environment
 from target import Target
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 
 
 def main() -> int:

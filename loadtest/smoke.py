@@ -18,7 +18,7 @@ from typing import Any
 from quickstart import decoded, differences, read
 from target import Target
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 
 ITEMS = ("tour", "room")
 """Ends of the names of the items that the quick start makes."""

@@ -4,8 +4,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from holdsvc.commands import CommandError
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.failure import CommandError
 
 CONNECT_TIMEOUT_S = 5.0
 

@@ -14,9 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdsvc.cell_file import CellAddress
-from holdsvc.commands import target
+from holdsvc.commands import CommandError, target
 from holdsvc.commands.cli import program
-from holdsvc.commands.failure import CommandError
 from holdsvc.ledger import joining
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.schema_files import MigrationError

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from holdsvc.commands import CommandError
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.failure import CommandError
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdsvc.commands import output
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output
 from holdsvc.commands.item_import import Counts, import_items
 from holdsvc.commands.row_work import BATCH
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.errors import HoldError
 from tests.support.harness import Harness
 

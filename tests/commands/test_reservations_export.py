@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.commands.reservations import Wanted, export_to
 from holdsvc.ledger import removal
 from inventoryhold.v1 import reservation_pb2

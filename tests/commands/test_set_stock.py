@@ -13,8 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdsvc.commands import output
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output
 from holdsvc.commands.row_work import BATCH
 from holdsvc.commands.set_stock import Counts, set_stock
 from holdsvc.ledger import items

@@ -13,8 +13,7 @@ import psycopg
 import pytest
 
 from holdsvc.client import AsyncClient, errors
-from holdsvc.commands import target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, target
 from holdsvc.ledger import database, retention, stock
 from holdsvc.ledger.database import Database
 from holdsvc.ledger.failures import NothingRan

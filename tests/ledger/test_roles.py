@@ -27,6 +27,6 @@ def test_a_role_that_is_no_superuser_migrates_and_may_serve(tmp_path: Path, pre_
         migrate.up(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SET ROLE holdsvc_service")
-            listed = f"SELECT * FROM {SET_NAME}.list_items('shop', '', NULL, '', '', 10)"
+            listed = f"SELECT * FROM {SET_NAME}.list_items('shop', '', '', 'z', NULL, 10, 10)"
             found = connection.execute(listed.encode()).fetchall()
             assert found == []

@@ -13,9 +13,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from holdsvc.client import Client
-from holdsvc.commands import output
+from holdsvc.commands import CommandError, output
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import read
 from holdsvc.durations import parse_duration
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Generic, NamedTuple, Self, TextIO, TypeVar
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 
 V = TypeVar("V")
 

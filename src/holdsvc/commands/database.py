@@ -11,8 +11,7 @@ from typing import Annotated, Optional
 import typer
 from psycopg import OperationalError
 
-from holdsvc.commands import target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, target
 from holdsvc.commands.options import CellName, DataDir, Dsn
 from holdsvc.embedded import binaries
 from holdsvc.embedded.server import EmbeddedServer, running_dsn

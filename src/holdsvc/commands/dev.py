@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.settings import PREFIX, Settings
 
 START_S = 120.0

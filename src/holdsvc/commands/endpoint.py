@@ -16,7 +16,7 @@ from holdsvc.addresses import join_address, split_address
 from holdsvc.client import CallError, Client, Tls
 from holdsvc.client.connection import TIMEOUT_S, channel_options
 from holdsvc.client.statuses import from_rpc
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.settings import PREFIX, Settings
 
 M = TypeVar("M")

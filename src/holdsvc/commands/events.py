@@ -8,8 +8,7 @@ from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
 
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.commands.tail import tail

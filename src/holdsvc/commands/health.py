@@ -10,8 +10,8 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdsvc.addresses import split_address
+from holdsvc.commands import CommandError
 from holdsvc.commands.endpoint import callable_address
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import read
 from holdsvc.durations import parse_duration
 from holdsvc.settings import Settings

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdsvc import errors
-from holdsvc.commands import item_file
+from holdsvc.commands import CommandError, item_file
 from holdsvc.commands.csv_file import CsvFile, GoodRow, RefusedFile, RefusedRow
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork
 from holdsvc.commands.target import lacks_schema

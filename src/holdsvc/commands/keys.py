@@ -8,8 +8,7 @@ import typer
 
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.api_keys import ApiKey
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.durations import parse_duration
 from holdsvc.errors import unwrap

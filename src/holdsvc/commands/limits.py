@@ -8,8 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from holdsvc import errors
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant, check_rules, read
 from holdsvc.durations import format_duration, parse_duration
 from holdsvc.errors import HoldError, unwrap

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from inventoryhold.v1 import item_pb2
 
 UNITS_DEFAULT = 1

@@ -5,8 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from holdsvc.commands import target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, target
 from holdsvc.commands.options import CellName, DataDir, Dsn
 from holdsvc.ledger import function_set, joining
 from holdsvc.ledger import migrate as migrations

@@ -8,7 +8,7 @@ from unicodedata import category
 import typer
 from google.protobuf.message import Message
 
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.errors import HoldError
 from holdsvc.model import Violation
 

@@ -12,8 +12,8 @@ from holdsvc.client.errors import (
     Unauthenticated,
     leaves_outcome_open,
 )
+from holdsvc.commands import CommandError
 from holdsvc.commands.endpoint import ServiceAway
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.lines import name
 from holdsvc.embedded.data_folder import EmbeddedServerError
 from holdsvc.errors import HoldError

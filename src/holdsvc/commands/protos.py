@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 import inventoryhold.v1
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 
 IMAGE = "inventoryhold.binpb"
 

@@ -15,8 +15,7 @@ from prometheus_client import REGISTRY
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from holdsvc.addresses import split_address
-from holdsvc.commands import target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.engine import tasks
 from holdsvc.engine.set_use import SetUse

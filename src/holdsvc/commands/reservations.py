@@ -13,8 +13,7 @@ from uuid import UUID
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, read
 from holdsvc.commands.output import Progress
 from holdsvc.durations import parse_duration

@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 import typer
 
+from holdsvc.commands import CommandError
 from holdsvc.commands.csv_file import CsvFile, GoodRow, RefusedFile, RefusedRow
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.output import Progress
 from holdsvc.commands.target import operator, run
 from holdsvc.ledger.database import Connection

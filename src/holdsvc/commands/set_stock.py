@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdsvc.change_requests import SetStock
+from holdsvc.commands import CommandError
 from holdsvc.commands.csv_file import CsvFile, GoodRow, Layout, RefusedFile, RefusedRow, time_cell, whole_number
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.options import check_rules
 from holdsvc.commands.output import Progress
 from holdsvc.commands.row_work import RowWork

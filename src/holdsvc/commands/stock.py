@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from holdsvc.commands import output
+from holdsvc.commands import CommandError, output
 from holdsvc.commands.call_options import (
     Address,
     AsJson,
@@ -19,7 +19,6 @@ from holdsvc.commands.call_options import (
     duration_of,
 )
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.failure import CommandError
 from holdsvc.commands.lines import lines_of
 from holdsvc.commands.outcome import REFUSED
 from inventoryhold.v1 import inventory_service_pb2 as pb

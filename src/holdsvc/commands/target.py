@@ -13,7 +13,7 @@ from psycopg.errors import InvalidSchemaName, UndefinedFunction, UndefinedTable
 
 from holdsvc.api.rpcs import ALL_SCOPES
 from holdsvc.cell_file import CellAddress
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError
 from holdsvc.embedded.server import EmbeddedServer, running_dsn
 from holdsvc.errors import HoldError
 from holdsvc.ledger import owner_sessions, tenants, upkeep

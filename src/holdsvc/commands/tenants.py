@@ -8,8 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from holdsvc.cell_file import CellAddress
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, TenantName
 from holdsvc.ledger import stock, tenant_move, tenants, upkeep
 from holdsvc.ledger.database import Connection

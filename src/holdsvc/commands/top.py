@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from holdsvc.commands import CommandError
 from holdsvc.commands.call_options import Address
 from holdsvc.commands.endpoint import Endpoint
-from holdsvc.commands.failure import CommandError
 
 
 def top(

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from holdsvc.commands import output, target
-from holdsvc.commands.failure import CommandError
+from holdsvc.commands import CommandError, output, target
 from holdsvc.commands.options import CellName, DataDir, Dsn, Tenant
 from holdsvc.entries import EntryState, WaitlistEntry
 from holdsvc.ledger import waitlist
