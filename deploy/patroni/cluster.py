@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = Path("/usr/lib/postgresql")
 NAMES = ("pg1", "pg2", "pg3")
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 CHANGE_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 20.0
 _POLL_S = 0.05
@@ -213,7 +213,11 @@ class Cluster:
             one_timeline = len({member.get("timeline") for member in members}) == 1
             return follows and one_timeline and bool(self.named("sync_standby")) and bool(self.named("leader"))
 
-        _wait(complete, timeout_s, f"the nodes do not come together, see the logs in {self.folder}")
+        try:
+            _wait(complete, timeout_s, "the nodes do not come together")
+        except TimeoutError as error:
+            told = {name: [member.get("role"), member.get("state")] for name, member in self.members().items()}
+            raise TimeoutError(f"{error}: {told}; see the logs in {self.folder}") from None
 
     def switchover(self) -> None:
         """Makes the synchronous standby the leader; returns when Patroni says that it is."""

@@ -32,8 +32,13 @@ CALLERS = 40
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path / "patroni", TIMEOUTS) as three:
-        yield three
+    try:
+        with Cluster(tmp_path / "patroni", TIMEOUTS) as three:
+            yield three
+    except TimeoutError:
+        for log in (tmp_path / "patroni").glob("*.log"):
+            print(log.name, log.read_text(errors="replace")[-3000:], sep="\n")  # noqa: T201
+        raise
 
 
 @pytest.fixture
