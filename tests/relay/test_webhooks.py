@@ -416,7 +416,9 @@ async def test_a_webhook_lives_as_long_as_its_client_has_a_key_with_its_rights(s
         test = wb.TestWebhookRequest(webhook_id=made.webhook.webhook_id)
         assert (await third.webhooks.TestWebhook(test)).delivered
         await until(lambda: receiver.events[-1]["subject"] == "b")
-        assert receiver.types == ["item_created", "webhook_test", "item_created"]
+        # At least once: its end may have come before the place of the first event was written.
+        told = {event["id"]: event["subject"] for event in receiver.events if event["type"].endswith("item_created")}
+        assert list(told.values()) == ["a", "b"]
 
 
 async def test_a_webhook_whose_key_has_ended_goes_on_with_no_more_rights_than_the_key_that_tests_it(

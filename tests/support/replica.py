@@ -97,10 +97,12 @@ class Replica:
         return list(psutil.Process(self.process.pid).children())
 
     def kill(self) -> None:
-        """Kills the supervisor with SIGKILL; the kernel then ends its children."""
+        """Kills the supervisor with SIGKILL; the kernel then ends its children. Returns when its port is free."""
         assert self.process is not None
+        workers = self.workers()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        psutil.wait_procs(workers, timeout=END_TIMEOUT_S)
 
     def terminate(self) -> None:
         """Sends SIGTERM and waits for the end."""
