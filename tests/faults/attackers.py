@@ -1,4 +1,4 @@
-"""Callers without a key that mean harm, each in a process of its own: `python attackers.py NAME PORT SECONDS`.
+"""Callers without a key that mean harm, each in a process of its own: see `main`.
 
 They speak HTTP/2 by hand: a library would keep the rules.
 """
@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
+
+from tests.faults import beside
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
@@ -21,8 +23,6 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 RESERVE = "/inventoryhold.v1.ReservationService/Reserve"
 BODY = 4_000_000
-
-AT_WORK = b"at work\n"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -318,20 +318,13 @@ METRICS: Mapping[str, Callable[[int], Iterator[None]]] = {
 }
 
 
-@contextmanager
-def attacking(name: str, port: int, seconds: float = 300) -> Iterator[subprocess.Popen[bytes]]:
+def attacking(name: str, port: int, seconds: float = 300) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Runs an attack in a process of its own while the block runs, which begins when all of it is at work."""
-    command = [sys.executable, __file__, name, str(port), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == AT_WORK
-            yield process
-        finally:
-            process.kill()
+    return beside.running("tests.faults.attackers", name, port, seconds)
 
 
 def main() -> None:
+    """`python -m tests.faults.attackers NAME PORT SECONDS`."""
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     end = time.monotonic() + seconds
     attack = {**GRPC, **METRICS}[name](port)
@@ -341,8 +334,7 @@ def main() -> None:
             next(attack)
             if not told:
                 told = True
-                sys.stdout.buffer.write(AT_WORK)
-                sys.stdout.flush()
+                beside.tell_at_work()
         except OSError:
             attack = {**GRPC, **METRICS}[name](port)
             time.sleep(0.01)

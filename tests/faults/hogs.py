@@ -3,8 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import NoReturn
 
 import grpc.aio
@@ -21,8 +21,7 @@ from inventoryhold.v1 import (
     reservation_service_pb2,
     reservation_service_pb2_grpc,
 )
-
-AT_WORK = b"at work\n"
+from tests.faults import beside
 
 
 class Hog:
@@ -159,25 +158,16 @@ HOGS: Mapping[str, Callable[[Hog], Awaitable[None]]] = {
 }
 
 
-@contextmanager
-def hogging(name: str, address: str, key: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
+def hogging(name: str, address: str, key: str, count: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Runs one while the block runs, which begins when it is at work."""
-    command = [sys.executable, "-m", "tests.faults.hogs", name, address, key, str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == AT_WORK
-            yield process
-        finally:
-            process.kill()
+    return beside.running("tests.faults.hogs", name, address, key, count)
 
 
 async def main() -> None:
     name, address, key, count = sys.argv[1:]
     hog = Hog(address, key, int(count))
     await hog.channel.channel_ready()
-    sys.stdout.buffer.write(AT_WORK)
-    sys.stdout.flush()
+    beside.tell_at_work()
     await HOGS[name](hog)
 
 

@@ -20,6 +20,7 @@ from holdsvc.ledger.database import Connection
 from holdsvc.ledger.holds import reserve
 from holdsvc.model import Done, ItemKey
 from tests.support import holds
+from tests.support.databases import copy_rows
 from tests.support.holds import CALLER, new_id
 from tests.support.polling import wait_until
 from tests.support.processor import backend_of, processor_s
@@ -141,14 +142,7 @@ def copy(source: str, target: str) -> None:
     with psycopg.connect(source, options=options) as reading, psycopg.connect(target, options=options) as writing:
         for table, columns in reading.execute(TABLES.encode()).fetchall():
             writing.execute(f"DELETE FROM {table}".encode())
-            with (
-                reading.cursor().copy(
-                    f"COPY (SELECT {columns} FROM {table}) TO STDOUT (FORMAT binary)".encode()
-                ) as rows,
-                writing.cursor().copy(f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)".encode()) as put,
-            ):
-                for row in rows:
-                    put.write(row)
+            copy_rows(reading, writing, table, columns)
         for sequence, last in reading.execute(SEQUENCES.encode()).fetchall():
             writing.execute("SELECT setval(%s::regclass, %s)", (sequence, last))
 

@@ -11,6 +11,7 @@ from holdsvc.cell_file import CellAddress
 from holdsvc.commands import target
 from holdsvc.commands.keys import create_key
 from holdsvc.ledger import joining, tenants
+from tests.support.databases import copy_rows
 from tests.support.harness import SET_NAME, Harness
 from tests.support.partners import Partner
 
@@ -75,14 +76,7 @@ class TwoCells(NamedTuple):
             sink.execute("SET session_replication_role = replica")
             for table in ("item", "reservation", "reservation_line", "request", "api_key"):
                 [[columns]] = source.execute(_COLUMNS, (table,))
-                with (
-                    source.cursor().copy(
-                        f"COPY (SELECT {columns} FROM holdsvc.{table} {where}) TO STDOUT".encode()
-                    ) as rows,
-                    sink.cursor().copy(f"COPY holdsvc.{table} ({columns}) FROM STDIN".encode()) as into,
-                ):
-                    for row in rows:
-                        into.write(row)
+                copy_rows(source, sink, f"holdsvc.{table}", columns, where)
             source.execute(
                 "UPDATE holdsvc.tenant_state SET state = 'MOVED', version = version + 1,"
                 " change_xid = pg_current_xact_id() WHERE tenant = %s",

@@ -21,6 +21,17 @@ def created(server_dsn: str, template: str = "template1") -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+def copy_rows(source: psycopg.Connection, sink: psycopg.Connection, table: str, columns: str, where: str = "") -> None:
+    """Adds rows of a table of one database to the same table of another."""
+    reading, writing = source.cursor(), sink.cursor()
+    with (
+        reading.copy(f"COPY (SELECT {columns} FROM {table} {where}) TO STDOUT (FORMAT binary)".encode()) as rows,
+        writing.copy(f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)".encode()) as into,
+    ):
+        for row in rows:
+            into.write(row)
+
+
 def database_of(dsn: str) -> str:
     """The name of the database, to copy from."""
     return str(conninfo_to_dict(dsn)["dbname"])

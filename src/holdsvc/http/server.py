@@ -151,9 +151,9 @@ class HttpServer:
     def _make_room(self) -> None:
         if self.connections < CONNECTIONS_MAX:
             return
+        # What makes room is taken out at once: its end is told only later, and the next one must find another.
         if self._idle:
             longest = next(iter(self._idle))
-            # Its end is told only later.
             self.lost(longest)
             longest.abort()
         elif self._handshakes:

@@ -97,6 +97,7 @@ _TRANSFER = bind(
 _GET = bind("get_items", ItemAnswer, "tenant", "sku", "pool")
 _RANGE = ("tenant", "from_sku", "from_pool", "last_sku")
 LIST = (*_RANGE, "pools", "limit", "looked_max")
+"""Arguments of the functions that list items, see `list_rows`."""
 _LIST = bind("list_items", ItemAnswer, *LIST)
 _LOOKED_TO = bind_out("items_looked_to", _Place, *_RANGE, "looked_max")
 _CHECK = bind_out("check_availability", _Available, "tenant", "sku", "pool")
